@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The backend: the kernels that a run is made of, as a table of function pointers.
+ * "ref" fills every entry with plain loops; "cpu" and "cuda" are further tables.
+ * Call sites never ask which backend they run on.
+ *
+ * Rules for every entry: tensors are as core/tensor.h says (pitch >= C unless the
+ * capability below is missing), sizes are already checked by the plan, outputs do not
+ * overlap inputs unless the entry says so, nothing is allocated: what a kernel needs
+ * beside its operands is `context->scratch`, of the size that the *_scratch_bytes entry
+ * answered for the same sizes. Arithmetic and sums are fp32 or wider for every dtype.
+ */
+#ifndef YM_CORE_BACKEND_H
+#define YM_CORE_BACKEND_H
+
+#include "core/status.h"
+#include "core/tensor.h"
+
+#define YM_BACKEND_API_VERSION 1
+
+typedef struct ym_context {
+    const struct ym_backend *backend;
+    ym_error error;
+    void *scratch; /* 64-byte aligned */
+    size_t scratch_bytes;
+    void *stream;       /* CUDA stream, NULL on the CPU */
+    int32_t device;     /* CUDA device, -1 on the CPU */
+    bool deterministic; /* the same bits for the same call (the CPU always does) */
+} ym_context;
+
+typedef struct ym_conv {
+    int32_t k, c, r, s; /* output channels, input channels (all groups), kernel */
+    int32_t stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
+} ym_conv;
+
+typedef enum ym_conv_pass {
+    YM_CONV_FORWARD = 0,
+    YM_CONV_BACKWARD_DATA,
+    YM_CONV_BACKWARD_WEIGHT,
+} ym_conv_pass;
+
+typedef enum ym_activation {
+    YM_IDENTITY = 0,
+    YM_SILU,
+    YM_RELU,
+    YM_LEAKY_RELU,
+} ym_activation;
+
+/* What one call of a batch norm reads and moves at run time. */
+typedef struct ym_norm {
+    const float *gamma, *beta;         /* (C), each may be NULL: 1 and 0 */
+    float *running_mean, *running_var; /* (C), both may be NULL */
+    float *dgamma, *dbeta;             /* (C), each may be NULL: not wanted */
+    float eps, momentum;
+    bool batch_statistics; /* normalise by the batch (training), not by running_* */
+    bool update_running;   /* move running_* once, with the unbiased variance */
+} ym_norm;
+
+/* One addend of a brick: value, or batch norm of value. */
+typedef struct ym_term {
+    ym_tensor value;
+    bool has_norm;
+    ym_norm norm;             /* already offset to the first channel of value */
+    const float *mean, *rstd; /* (C) saved by norm_statistics */
+} ym_term;
+
+/* out = activation(term 0 + term 1) + residual: the E-ELAN brick. */
+typedef struct ym_brick {
+    int32_t term_count; /* 1 or 2 */
+    ym_term term[2];
+    ym_activation activation;
+    float slope; /* of LeakyReLU */
+    bool has_residual;
+    ym_tensor residual;
+} ym_brick;
+
+/* Where the gradient of one term goes; data == NULL: not wanted. It may be exactly the
+ * memory of the incoming gradient (in place). */
+typedef struct ym_term_gradient {
+    ym_tensor dvalue;
+    bool accumulate;       /* dvalue += instead of = */
+    bool accumulate_param; /* dgamma, dbeta += instead of = */
+} ym_term_gradient;
+
+typedef struct ym_pool {
+    int32_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
+    bool count_include_pad; /* average pool only */
+} ym_pool;
+
+struct ym_mosaic_job; /* core/mosaic.h */
+struct ym_sgd_job;    /* core/sgd.h */
+
+enum {
+    YM_CAP_STRIDED_CONV = 1, /* convolutions take x, y, dx, dy with pitch > C */
+};
+
+typedef struct ym_backend {
+    int api_version;
+    const char *name;
+    unsigned capabilities;
+
+    /* y = conv(x, w) + bias. bias may be NULL. x is (n, h, w, c) with the given dtype.
+     */
+    size_t (*conv_scratch_bytes)(ym_conv_pass pass, const ym_conv *conv,
+                                 const ym_tensor *x, const ym_tensor *y);
+    ym_status (*conv_forward)(ym_context *context, const ym_conv *conv,
+                              const ym_tensor *x, const ym_weight *w, const float *bias,
+                              ym_tensor *y);
+    /* dx (+)= the data gradient. */
+    ym_status (*conv_backward_data)(ym_context *context, const ym_conv *conv,
+                                    const ym_tensor *dy, const ym_weight *w,
+                                    ym_tensor *dx, bool accumulate);
+    /* dw (+)=, dbias (+)=; dw->data or dbias may be NULL: not wanted. */
+    ym_status (*conv_backward_weight)(ym_context *context, const ym_conv *conv,
+                                      const ym_tensor *x, const ym_tensor *dy,
+                                      ym_weight *dw, bool accumulate_dw, float *dbias,
+                                      bool accumulate_dbias);
+
+    /* mean and rstd = 1 / sqrt(biased variance + eps) of each channel, (C) each, from
+     * the batch or from running_*; moves running_* if asked. */
+    size_t (*norm_scratch_bytes)(const ym_tensor *x);
+    ym_status (*norm_statistics)(ym_context *context, const ym_tensor *x,
+                                 const ym_norm *norm, float *mean, float *rstd);
+
+    /* out may have any pitch. */
+    ym_status (*brick_forward)(ym_context *context, const ym_brick *brick,
+                               ym_tensor *out);
+    /* From dout to the terms, with dgamma and dbeta of each norm. The residual's
+     * gradient is dout itself and is not this entry's business. */
+    size_t (*brick_scratch_bytes)(const ym_tensor *out);
+    ym_status (*brick_backward)(ym_context *context, const ym_brick *brick,
+                                const ym_tensor *dout, ym_term_gradient gradient[2]);
+
+    /* Max pool: first maximum in row-major order, NaN wins, as torch; padding never
+     * wins. The backward finds the maxima again from x. */
+    ym_status (*max_pool_forward)(ym_context *context, const ym_pool *pool,
+                                  const ym_tensor *x, ym_tensor *y);
+    ym_status (*max_pool_backward)(ym_context *context, const ym_pool *pool,
+                                   const ym_tensor *x, const ym_tensor *dy,
+                                   ym_tensor *dx, bool accumulate);
+    ym_status (*avg_pool_forward)(ym_context *context, const ym_pool *pool,
+                                  const ym_tensor *x, ym_tensor *y);
+    ym_status (*avg_pool_backward)(ym_context *context, const ym_pool *pool,
+                                   const ym_tensor *dy, ym_tensor *dx, bool accumulate);
+
+    /* Nearest: source row = min(floor(row * scale_h), H - 1), scale in float as torch.
+     */
+    ym_status (*upsample_forward)(ym_context *context, float scale_h, float scale_w,
+                                  const ym_tensor *x, ym_tensor *y);
+    ym_status (*upsample_backward)(ym_context *context, float scale_h, float scale_w,
+                                   const ym_tensor *dy, ym_tensor *dx, bool accumulate);
+
+    /* y (+)= x, any pitches. */
+    ym_status (*copy)(ym_context *context, const ym_tensor *x, ym_tensor *y,
+                      bool accumulate);
+    ym_status (*fill_zero)(ym_context *context, ym_tensor *y);
+
+    ym_status (*mosaic)(ym_context *context, const struct ym_mosaic_job *job);
+    ym_status (*sgd_norm)(ym_context *context, struct ym_sgd_job *job);
+    ym_status (*sgd_step)(ym_context *context, struct ym_sgd_job *job);
+} ym_backend;
+
+/* The tables; "cpu" starts as a copy of "ref" and overrides entry by entry. */
+const ym_backend *ym_ref_backend(void);
+const ym_backend *ym_cpu_backend(void);
+
+#endif

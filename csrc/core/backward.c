@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: MIT */
+#include "core/backward.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool needs_grad(const ym_backwarder *s, int32_t item)
+{
+    return s->b.program->item[item].needs_grad;
+}
+
+/* A gradient may be given a value's memory only if the value is no slice and no input
+ * (the input's gradient lies in the caller's memory). */
+static bool can_adopt(const ym_backwarder *s, int32_t item)
+{
+    ym_item_kind kind = s->b.program->item[item].kind;
+    return kind != YM_ITEM_SLICE && kind != YM_ITEM_INPUT && !ym_has_gradient(s, item);
+}
+
+static ym_view packed(ym_backwarder *s, int32_t item, ym_view view)
+{
+    bool strided = (s->b.backend->capabilities & YM_CAP_STRIDED_CONV) != 0;
+    if (strided || ym_is_packed(&s->b, view)) {
+        return view;
+    }
+    ym_view copy = ym_new_view(&s->b, YM_PLACE_WORKSPACE, 0, item);
+    ym_add_copy(&s->b, item, view, copy, false);
+    return copy;
+}
+
+static bool reach_param(ym_backwarder *s, int32_t param)
+{
+    bool again = s->param_written[param];
+    s->param_written[param] = true;
+    s->b.schedule->reached_param[param] = true;
+    return again;
+}
+
+static void visit_conv_weight(ym_backwarder *s, int32_t i, ym_view dy)
+{
+    const ym_item *item = &s->b.program->item[i];
+    int32_t weight = item->u.conv.weight, bias = item->u.conv.bias;
+    const bool *wanted = s->b.program->param_grad;
+    bool wants_bias = bias >= 0 && wanted[bias];
+    if (!wanted[weight] && !wants_bias) {
+        return;
+    }
+    /* A bias alone reads no value: the convolution's own gradient stands for x. */
+    ym_view x = YM_NO_VIEW;
+    if (wanted[weight]) {
+        x = packed(s, item->operand[0], ym_read_value(s, item->operand[0]));
+    }
+    ym_step *step = ym_add_step(&s->b, YM_STEP_CONV_WEIGHT, i);
+    step->in[0] = x;
+    step->in[3] = dy;
+    step->accumulate_param[0] = wanted[weight] && reach_param(s, weight);
+    step->accumulate_param[1] = wants_bias && reach_param(s, bias);
+    ym_finish_step(&s->b);
+}
+
+static void visit_conv(ym_backwarder *s, int32_t i, ym_view dy)
+{
+    int32_t x = s->b.program->item[i].operand[0];
+    dy = packed(s, i, dy);
+    visit_conv_weight(s, i, dy);
+    if (!needs_grad(s, x)) {
+        return;
+    }
+    bool accumulate;
+    ym_view dx = ym_gradient_target(s, x, &accumulate);
+    bool direct = (s->b.backend->capabilities & YM_CAP_STRIDED_CONV) != 0 ||
+                  ym_is_packed(&s->b, dx);
+    ym_view out = direct ? dx : ym_new_view(&s->b, YM_PLACE_WORKSPACE, 0, x);
+    ym_step *step = ym_add_step(&s->b, YM_STEP_CONV_DATA, i);
+    step->in[3] = dy;
+    step->out[0] = out;
+    step->accumulate[0] = direct && accumulate;
+    ym_finish_step(&s->b);
+    if (!direct) {
+        ym_add_copy(&s->b, x, out, dx, accumulate);
+    }
+}
+
+static void add_to_gradient(ym_backwarder *s, int32_t item, ym_view from)
+{
+    bool accumulate;
+    ym_view to = ym_gradient_target(s, item, &accumulate);
+    ym_add_copy(&s->b, item, from, to, accumulate);
+}
+
+static bool is_term(const ym_item *brick, int32_t item)
+{
+    return brick->operand[0] == item ||
+           (brick->u.brick.term_count == 2 && brick->operand[1] == item);
+}
+
+/* The residual's gradient is dout itself. Returns whether it has taken dout's memory.
+ */
+static bool visit_residual(ym_backwarder *s, const ym_item *brick, ym_view dout)
+{
+    if (!brick->u.brick.has_residual) {
+        return false;
+    }
+    int32_t residual = brick->operand[brick->u.brick.term_count];
+    if (!needs_grad(s, residual)) {
+        return false;
+    }
+    if (can_adopt(s, residual) && !is_term(brick, residual)) {
+        ym_adopt_gradient(s, residual, dout);
+        return true;
+    }
+    add_to_gradient(s, residual, dout);
+    return false;
+}
+
+static bool wants_norm_params(const ym_backwarder *s, int32_t call)
+{
+    const ym_program *p = s->b.program;
+    if (call < 0) {
+        return false;
+    }
+    const ym_norm_module *norm = &p->graph->norm[p->norm_call[call].module];
+    return (norm->gamma >= 0 && p->param_grad[norm->gamma]) ||
+           (norm->beta >= 0 && p->param_grad[norm->beta]);
+}
+
+static bool reach_norm(ym_backwarder *s, int32_t call)
+{
+    const ym_program *p = s->b.program;
+    const ym_norm_module *norm = &p->graph->norm[p->norm_call[call].module];
+    bool again = false;
+    if (norm->gamma >= 0 && p->param_grad[norm->gamma]) {
+        again = reach_param(s, norm->gamma);
+    }
+    if (norm->beta >= 0 && p->param_grad[norm->beta]) {
+        again = reach_param(s, norm->beta);
+    }
+    return again;
+}
+
+/* Where a term's gradient goes: in place of dout if nobody else wants that memory. */
+static ym_view term_target(ym_backwarder *s, int32_t term, ym_view dout,
+                           bool *dout_taken, bool *accumulate)
+{
+    bool strided = (s->b.backend->capabilities & YM_CAP_STRIDED_CONV) != 0;
+    if (!*dout_taken && can_adopt(s, term) && ym_is_writable(s, dout) &&
+        (strided || ym_is_packed(&s->b, dout))) {
+        *dout_taken = true;
+        *accumulate = false;
+        ym_adopt_gradient(s, term, dout);
+        return dout;
+    }
+    return ym_gradient_target(s, term, accumulate);
+}
+
+static void visit_brick(ym_backwarder *s, int32_t i, ym_view dout)
+{
+    const ym_item *brick = &s->b.program->item[i];
+    int32_t terms = brick->u.brick.term_count;
+    ym_view in[4] = {YM_NO_VIEW, YM_NO_VIEW, YM_NO_VIEW, dout};
+    ym_view out[2] = {YM_NO_VIEW, YM_NO_VIEW};
+    bool accumulate[2] = {false, false};
+    bool same = terms == 2 && brick->operand[0] == brick->operand[1];
+    bool any = false;
+    for (int32_t t = 0; t < terms; t++) {
+        any = any || needs_grad(s, brick->operand[t]) ||
+              wants_norm_params(s, brick->u.brick.norm_call[t]);
+        if (ym_backward_reads(s->b.program, i, t)) {
+            in[t] = ym_read_value(s, brick->operand[t]);
+        }
+    }
+    bool dout_taken = visit_residual(s, brick, dout);
+    if (!any) {
+        return;
+    }
+    for (int32_t t = 0; t < terms; t++) {
+        if (needs_grad(s, brick->operand[t])) {
+            out[t] = t == 1 && same
+                         ? ym_new_view(&s->b, YM_PLACE_WORKSPACE, 0, brick->operand[1])
+                         : term_target(s, brick->operand[t], dout, &dout_taken,
+                                       &accumulate[t]);
+        }
+    }
+    ym_step *step = ym_add_step(&s->b, YM_STEP_BRICK_BACKWARD, i);
+    memcpy(step->in, in, sizeof in);
+    memcpy(step->out, out, sizeof out);
+    memcpy(step->accumulate, accumulate, sizeof accumulate);
+    for (int32_t t = 0; t < terms; t++) {
+        int32_t call = brick->u.brick.norm_call[t];
+        step->accumulate_param[t] = wants_norm_params(s, call) && reach_norm(s, call);
+    }
+    ym_finish_step(&s->b);
+    if (same && out[1].block >= 0) {
+        add_to_gradient(s, brick->operand[1], out[1]);
+    }
+}
+
+static void visit_concat(ym_backwarder *s, int32_t i, ym_view dout)
+{
+    const ym_item *item = &s->b.program->item[i];
+    int32_t first = 0;
+    for (int32_t k = 0; k < item->operand_count; k++) {
+        int32_t member = item->operand[k], count = s->b.program->item[member].c;
+        ym_view part = ym_subview(dout, first, count);
+        first += count;
+        if (!needs_grad(s, member)) {
+            continue;
+        }
+        if (can_adopt(s, member) && ym_is_near(s->conv_count, member, i)) {
+            ym_adopt_gradient(s, member, part);
+        } else {
+            add_to_gradient(s, member, part);
+        }
+    }
+}
+
+static void visit_window(ym_backwarder *s, int32_t i, ym_view dout)
+{
+    const ym_item *item = &s->b.program->item[i];
+    int32_t x = item->operand[0];
+    if (!needs_grad(s, x)) {
+        return;
+    }
+    ym_view in = YM_NO_VIEW;
+    if (item->kind == YM_ITEM_MAX_POOL) {
+        in = ym_read_value(s, x);
+    }
+    bool accumulate;
+    ym_view dx = ym_gradient_target(s, x, &accumulate);
+    ym_step_kind kind = item->kind == YM_ITEM_MAX_POOL   ? YM_STEP_MAX_POOL_BACKWARD
+                        : item->kind == YM_ITEM_AVG_POOL ? YM_STEP_AVG_POOL_BACKWARD
+                                                         : YM_STEP_UPSAMPLE_BACKWARD;
+    ym_step *step = ym_add_step(&s->b, kind, i);
+    step->in[0] = in;
+    step->in[3] = dout;
+    step->out[0] = dx;
+    step->accumulate[0] = accumulate;
+    ym_finish_step(&s->b);
+}
+
+static void visit(ym_backwarder *s, int32_t i)
+{
+    const ym_item *item = &s->b.program->item[i];
+    /* A slice has no gradient of its own: it was written into its parent's. */
+    if (!item->needs_grad || item->kind == YM_ITEM_SLICE || !ym_has_gradient(s, i)) {
+        return;
+    }
+    s->now = i;
+    ym_view dout = ym_read_gradient(s, i);
+    switch (item->kind) {
+    case YM_ITEM_CONV:
+        visit_conv(s, i, dout);
+        break;
+    case YM_ITEM_BRICK:
+        visit_brick(s, i, dout);
+        break;
+    case YM_ITEM_CONCAT:
+        visit_concat(s, i, dout);
+        break;
+    case YM_ITEM_INPUT:
+        break;
+    default:
+        visit_window(s, i, dout);
+    }
+}
+
+/* The caller's gradients of the outputs start the sums. */
+static void seed(ym_backwarder *s)
+{
+    const ym_program *p = s->b.program;
+    for (int32_t o = 0; o < p->graph->output_count; o++) {
+        int32_t item = p->output[o];
+        bool wanted = s->request->output_has_grad == NULL ||
+                      s->request->output_has_grad[o];
+        s->b.schedule->mask[o] = wanted;
+        if (!wanted || !needs_grad(s, item)) {
+            continue;
+        }
+        ym_view given = ym_new_view(&s->b, YM_PLACE_GRAD_OUTPUT, o, item);
+        if (can_adopt(s, item)) {
+            ym_adopt_gradient(s, item, given);
+        } else {
+            add_to_gradient(s, item, given);
+        }
+    }
+}
+
+/* What forward kept is resident from the start, at the same offsets. */
+static void adopt_saved(ym_backwarder *s)
+{
+    const ym_forward *forward = s->request->forward;
+    ym_schedule *schedule = s->b.schedule;
+    int32_t *copy = malloc(((size_t)forward->schedule->block_count + 1) * sizeof *copy);
+    if (copy == NULL) {
+        s->b.out_of_memory = true;
+        return;
+    }
+    for (int32_t i = 0; i < forward->schedule->block_count; i++) {
+        const ym_block *block = &forward->schedule->block[i];
+        copy[i] = -1;
+        if (block->place != YM_PLACE_SAVED && block->place != YM_PLACE_INPUT) {
+            continue;
+        }
+        copy[i] = ym_add_block(&s->b, block->place, block->index,
+                               block->item >= 0 ? block->item : 0);
+        schedule->block[copy[i]] = *block;
+        schedule->block[copy[i]].first = 0;
+        schedule->block[copy[i]].last = block->item < 0 ? INT32_MAX - 1 : -1;
+    }
+    for (int32_t i = 0; i < s->b.program->item_count; i++) {
+        ym_view view = forward->view[i];
+        s->gradient[i] = (ym_gradient){YM_NO_VIEW, NULL};
+        s->value[i] = (ym_resident){YM_NO_VIEW, 0, false};
+        if (view.block >= 0 && copy[view.block] >= 0) {
+            view.block = copy[view.block];
+            s->value[i] = (ym_resident){view, 0, true};
+        }
+    }
+    free(copy);
+}
+
+/* Visits the items from the last to the first, segment by segment. */
+static void build(ym_backwarder *s)
+{
+    ym_schedule *schedule = s->b.schedule;
+    int32_t segments = s->request->segment_count;
+    adopt_saved(s);
+    if (s->b.out_of_memory) {
+        return;
+    }
+    s->now = s->b.program->item_count;
+    seed(s);
+    int32_t end = s->b.program->item_count;
+    for (int32_t k = segments - 1; k >= 0; k--) {
+        for (int32_t i = end - 1; i >= s->request->segment_first[k]; i--) {
+            visit(s, i);
+        }
+        end = s->request->segment_first[k];
+        schedule->segment_end[segments - 1 - k] = schedule->step_count;
+    }
+    int32_t last = schedule->step_count > 0 ? schedule->step_count - 1 : 0;
+    for (int32_t i = 0; i < schedule->block_count; i++) {
+        if (schedule->block[i].last > last) {
+            schedule->block[i].last = last;
+        }
+    }
+}
+
+static void free_state(ym_backwarder *s)
+{
+    for (int32_t i = 0; s->gradient != NULL && i < s->b.program->item_count; i++) {
+        free(s->gradient[i].covered);
+    }
+    free(s->value);
+    free(s->gradient);
+    free(s->param_written);
+    free(s->conv_count);
+}
+
+ym_status ym_backward_create(const ym_backward_request *request, ym_schedule **made,
+                             ym_error *error)
+{
+    const ym_program *p = request->program;
+    size_t items = (size_t)p->item_count + 1;
+    ym_backwarder s = {.request = request};
+    s.b = (ym_builder){.program = p,
+                       .backend = request->backend,
+                       .saved_bytes = request->forward->saved_bytes};
+    s.value = calloc(items, sizeof *s.value);
+    s.gradient = calloc(items, sizeof *s.gradient);
+    s.param_written = calloc((size_t)p->graph->param_count + 1, sizeof(bool));
+    s.conv_count = ym_count_convolutions(p);
+    ym_status status = YM_ERR_MEMORY;
+    bool ready = ym_builder_begin(&s.b);
+    if (ready) {
+        s.b.schedule->segment_count = request->segment_count;
+        s.b.schedule->segment_end =
+            calloc((size_t)request->segment_count + 1, sizeof(int32_t));
+        ready = s.b.schedule->segment_end != NULL;
+    }
+    if (ready && s.value != NULL && s.gradient != NULL && s.param_written != NULL &&
+        s.conv_count != NULL) {
+        build(&s);
+        s.b.schedule->live_bytes = ym_live_bytes(&s.b);
+        status = request->place ? ym_place_blocks(&s.b, error)
+                                : (s.b.out_of_memory ? YM_ERR_MEMORY : YM_OK);
+    }
+    if (status == YM_ERR_MEMORY) {
+        ym_fail(error, status, "plan: out of memory");
+    }
+    free_state(&s);
+    if (status != YM_OK) {
+        ym_schedule_free(s.b.schedule);
+        return status;
+    }
+    *made = s.b.schedule;
+    return YM_OK;
+}

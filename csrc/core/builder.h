@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Builder: what forward.c and backward.c share: appending blocks and steps, lifetimes
+ * and placing. An allocation failure is remembered and reported once, at the end, so
+ * that the planning code reads as the algorithm that it is.
+ */
+#ifndef YM_CORE_BUILDER_H
+#define YM_CORE_BUILDER_H
+
+#include "core/schedule.h"
+
+typedef struct ym_builder {
+    const ym_program *program;
+    const ym_backend *backend;
+    ym_schedule *schedule;
+    size_t saved_bytes;
+    const ym_view *kept;        /* by item: where forward left a value in `saved` */
+    const ym_block *kept_block; /* the blocks of those views */
+    bool out_of_memory;
+} ym_builder;
+
+bool ym_builder_begin(ym_builder *b);
+
+int32_t ym_add_block(ym_builder *b, ym_place place, int32_t index, int32_t item);
+int32_t ym_add_scratch(ym_builder *b, size_t bytes);
+ym_step *ym_add_step(ym_builder *b, ym_step_kind kind, int32_t item);
+
+/* A block as large as the item's value, and the view of all its channels. */
+ym_view ym_new_view(ym_builder *b, ym_place place, int32_t index, int32_t item);
+ym_view ym_subview(ym_view whole, int32_t first, int32_t count);
+bool ym_is_packed(const ym_builder *b, ym_view view);
+
+/* The newest step is complete: books its scratch and extends the lives of its views. */
+void ym_finish_step(ym_builder *b);
+
+/* Appends the step that computes item's value into `out` from the operand views. */
+void ym_add_forward_step(ym_builder *b, int32_t item, const ym_view *operand,
+                         ym_view out, int32_t first_channel, bool rebuilds);
+void ym_add_copy(ym_builder *b, int32_t item, ym_view from, ym_view to,
+                 bool accumulate);
+
+/* Most bytes live at one step; saved blocks count for their life. */
+size_t ym_live_bytes(const ym_builder *b);
+ym_status ym_place_blocks(ym_builder *b, ym_error *error);
+
+#endif

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: MIT */
+#include "core/forward.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/arena.h"
+
+/* An E-ELAN block of three repeats has 27 convolutions from its first value to its
+ * concat. */
+#define NEAR_CONVOLUTIONS 48
+
+typedef struct forwarder {
+    ym_builder b;
+    const bool *keep;
+    ym_view *view;
+    int32_t *concat;       /* by item: the concat it is written into, or -1 */
+    int32_t *concat_first; /* at which channel */
+    int32_t *output;       /* by item: the first output that it is, or -1 */
+    int32_t *conv_count;
+} forwarder;
+
+int32_t *ym_count_convolutions(const ym_program *p)
+{
+    int32_t *count = calloc((size_t)p->item_count + 1, sizeof *count);
+    for (int32_t i = 0; count != NULL && i < p->item_count; i++) {
+        count[i + 1] = count[i] + (p->item[i].kind == YM_ITEM_CONV);
+    }
+    return count;
+}
+
+bool ym_is_near(const int32_t *conv_count, int32_t item, int32_t reader)
+{
+    return conv_count[reader] - conv_count[item] <= NEAR_CONVOLUTIONS;
+}
+
+static bool can_share(const forwarder *f, int32_t member, int32_t concat)
+{
+    const ym_item *item = &f->b.program->item[member];
+    if (item->kind == YM_ITEM_INPUT || item->kind == YM_ITEM_SLICE || f->keep[member] ||
+        f->output[member] >= 0 || f->concat[member] >= 0) {
+        return false;
+    }
+    if (item->kind == YM_ITEM_CONV &&
+        (f->b.backend->capabilities & YM_CAP_STRIDED_CONV) == 0) {
+        return false;
+    }
+    return ym_is_near(f->conv_count, member, concat);
+}
+
+static void share_concat_buffers(forwarder *f)
+{
+    const ym_program *p = f->b.program;
+    for (int32_t i = 0; i < p->item_count; i++) {
+        f->concat[i] = -1;
+    }
+    for (int32_t i = 0; i < p->item_count; i++) {
+        const ym_item *item = &p->item[i];
+        int32_t first = 0;
+        for (int32_t k = 0; item->kind == YM_ITEM_CONCAT && k < item->operand_count;
+             k++) {
+            int32_t member = item->operand[k];
+            if (can_share(f, member, i)) {
+                f->concat[member] = i;
+                f->concat_first[member] = first;
+            }
+            first += p->item[member].c;
+        }
+    }
+}
+
+/* Where item's value goes; allocates on first use. */
+static ym_view locate(forwarder *f, int32_t item)
+{
+    if (f->view[item].block >= 0) {
+        return f->view[item];
+    }
+    const ym_item *made = &f->b.program->item[item];
+    ym_view view;
+    if (made->kind == YM_ITEM_SLICE) {
+        view = ym_subview(locate(f, made->operand[0]), made->u.first_channel, made->c);
+    } else if (f->concat[item] >= 0) {
+        view = ym_subview(locate(f, f->concat[item]), f->concat_first[item], made->c);
+    } else if (f->keep[item]) {
+        view = ym_new_view(&f->b, YM_PLACE_SAVED, 0, item);
+        ym_block *block = &f->b.schedule->block[view.block];
+        block->offset = f->b.saved_bytes;
+        f->b.saved_bytes += block->bytes;
+    } else if (made->kind == YM_ITEM_INPUT) {
+        view = ym_new_view(&f->b, YM_PLACE_INPUT, made->u.input.number, item);
+    } else if (f->output[item] >= 0) {
+        view = ym_new_view(&f->b, YM_PLACE_OUTPUT, f->output[item], item);
+    } else {
+        view = ym_new_view(&f->b, YM_PLACE_WORKSPACE, 0, item);
+    }
+    f->view[item] = view;
+    return view;
+}
+
+static void add_statistics(forwarder *f, int32_t item)
+{
+    const ym_item *made = &f->b.program->item[item];
+    for (int32_t t = 0; t < made->u.brick.term_count; t++) {
+        if (made->u.brick.norm_call[t] < 0) {
+            continue;
+        }
+        ym_step *step = ym_add_step(&f->b, YM_STEP_STATISTICS, item);
+        step->in[0] = f->view[made->operand[t]];
+        step->term = t;
+        ym_finish_step(&f->b);
+    }
+}
+
+static void add_concat(forwarder *f, int32_t item, ym_view whole)
+{
+    const ym_item *made = &f->b.program->item[item];
+    int32_t first = 0;
+    for (int32_t k = 0; k < made->operand_count; k++) {
+        int32_t member = made->operand[k], count = f->b.program->item[member].c;
+        bool in_place = f->concat[member] == item && f->concat_first[member] == first;
+        if (!in_place) {
+            ym_add_copy(&f->b, item, f->view[member], ym_subview(whole, first, count),
+                        false);
+        }
+        first += count;
+    }
+}
+
+/* A convolution of a backend that wants packed tensors reads a packed copy. */
+static ym_view packed_operand(forwarder *f, const ym_item *reader, ym_view view)
+{
+    bool strided = (f->b.backend->capabilities & YM_CAP_STRIDED_CONV) != 0;
+    if (reader->kind != YM_ITEM_CONV || strided || ym_is_packed(&f->b, view)) {
+        return view;
+    }
+    ym_view copy = ym_new_view(&f->b, YM_PLACE_WORKSPACE, 0, reader->operand[0]);
+    ym_add_copy(&f->b, reader->operand[0], view, copy, false);
+    return copy;
+}
+
+static void add_item(forwarder *f, int32_t i)
+{
+    const ym_item *item = &f->b.program->item[i];
+    ym_view view = locate(f, i);
+    if (item->kind == YM_ITEM_CONCAT) {
+        add_concat(f, i, view);
+    } else if (item->kind != YM_ITEM_INPUT && item->kind != YM_ITEM_SLICE) {
+        if (item->kind == YM_ITEM_BRICK) {
+            add_statistics(f, i);
+        }
+        ym_view operand[3];
+        for (int32_t k = 0; k < item->operand_count; k++) {
+            operand[k] = packed_operand(f, item, f->view[item->operand[k]]);
+        }
+        ym_add_forward_step(&f->b, i, operand, view, 0, false);
+    }
+    for (int32_t o = 0; o < f->b.program->graph->output_count; o++) {
+        const ym_block *block = &f->b.schedule->block[view.block];
+        bool written = block->place == YM_PLACE_OUTPUT && block->index == o &&
+                       block->c == view.count;
+        if (f->b.program->output[o] == i && !written) {
+            ym_add_copy(&f->b, i, view, ym_new_view(&f->b, YM_PLACE_OUTPUT, o, i),
+                        false);
+        }
+    }
+}
+
+/* The statistics of all norm calls stand at the start of `saved`. */
+static void add_statistics_block(ym_program *p, ym_builder *b)
+{
+    size_t bytes = 0;
+    for (int32_t i = 0; i < p->norm_call_count; i++) {
+        p->norm_call[i].saved_offset = bytes;
+        bytes += 2 * (size_t)p->norm_call[i].channels * sizeof(float);
+    }
+    int32_t block = ym_add_scratch(b, bytes);
+    b->schedule->block[block].place = YM_PLACE_SAVED;
+    b->schedule->block[block].first = 0;
+    b->saved_bytes = b->schedule->block[block].bytes;
+}
+
+static void build(forwarder *f, ym_program *p)
+{
+    for (int32_t i = 0; i < p->item_count; i++) {
+        f->view[i] = YM_NO_VIEW;
+        f->output[i] = -1;
+    }
+    for (int32_t o = p->graph->output_count - 1; o >= 0; o--) {
+        f->output[p->output[o]] = o;
+    }
+    share_concat_buffers(f);
+    add_statistics_block(p, &f->b);
+    for (int32_t i = 0; i < p->item_count; i++) {
+        add_item(f, i);
+    }
+    ym_schedule *s = f->b.schedule;
+    for (int32_t i = 0; i < s->block_count; i++) {
+        if (s->block[i].place == YM_PLACE_SAVED) {
+            s->block[i].first = s->block[i].first == INT32_MAX ? 0 : s->block[i].first;
+            s->block[i].last = s->step_count > 0 ? s->step_count - 1 : 0;
+        }
+    }
+}
+
+ym_status ym_forward_create(ym_program *program, const ym_backend *backend,
+                            const bool *keep, bool place, ym_forward *made,
+                            ym_error *error)
+{
+    size_t items = (size_t)program->item_count + 1;
+    forwarder f = {.b = {.program = program, .backend = backend}, .keep = keep};
+    f.view = malloc(items * sizeof *f.view);
+    f.concat = calloc(items, sizeof *f.concat);
+    f.concat_first = calloc(items, sizeof *f.concat_first);
+    f.output = calloc(items, sizeof *f.output);
+    f.conv_count = ym_count_convolutions(program);
+    ym_status status = YM_ERR_MEMORY;
+    if (ym_builder_begin(&f.b) && f.view != NULL && f.concat != NULL &&
+        f.concat_first != NULL && f.output != NULL && f.conv_count != NULL) {
+        build(&f, program);
+        f.b.schedule->live_bytes = ym_live_bytes(&f.b);
+        status = place || f.b.out_of_memory ? ym_place_blocks(&f.b, error) : YM_OK;
+    } else {
+        ym_fail(error, status, "plan: out of memory");
+    }
+    free(f.concat);
+    free(f.concat_first);
+    free(f.output);
+    free(f.conv_count);
+    *made = (ym_forward){f.b.schedule, f.view, f.b.saved_bytes};
+    if (status != YM_OK) {
+        ym_forward_free(made);
+    }
+    return status;
+}
+
+void ym_forward_free(ym_forward *forward)
+{
+    ym_schedule_free(forward->schedule);
+    free(forward->view);
+    *forward = (ym_forward){0};
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The forward schedule: every item once, in the order of the calls, and where each
+ * value lies. A value that is concatenated is written straight into its channels of the
+ * concat buffer; kept values are written into `saved`, outputs into the caller's
+ * memory.
+ */
+#ifndef YM_CORE_FORWARD_H
+#define YM_CORE_FORWARD_H
+
+#include "core/builder.h"
+
+typedef struct ym_forward {
+    ym_schedule *schedule;
+    ym_view *view;      /* by item: where its value lies */
+    size_t saved_bytes; /* statistics and kept values */
+} ym_forward;
+
+/* keep[item]: the value survives to backward. Also sets the norm calls' saved_offset.
+ * place false: only sizes are wanted, no offsets in the workspace. */
+ym_status ym_forward_create(ym_program *program, const ym_backend *backend,
+                            const bool *keep, bool place, ym_forward *made,
+                            ym_error *error);
+void ym_forward_free(ym_forward *forward);
+
+/* Is `reader` so close behind `item` that they may share one buffer? A far reader (a
+ * backbone value in a neck's concat) would hold the whole buffer all the way. */
+bool ym_is_near(const int32_t *conv_count, int32_t item, int32_t reader);
+int32_t *ym_count_convolutions(const ym_program *program); /* before each item */
+
+#endif

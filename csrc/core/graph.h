@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Graph: what a module computes, as a list of calls in the order they were made. Values
+ * are numbered; a value is made by exactly one node. The graph knows channels but no
+ * image sizes and no memory: those are the plan's.
+ *
+ *     ym_graph *g = ym_graph_create();
+ *     ym_graph_input(g, 64, &x, &error);
+ *     ym_graph_conv(g, x, &conv, weight, -1, &y, &error);  ...  ym_graph_output(g, y,
+ * ..)
+ */
+#ifndef YM_CORE_GRAPH_H
+#define YM_CORE_GRAPH_H
+
+#include "core/backend.h"
+
+typedef enum ym_op {
+    YM_OP_INPUT = 0,
+    YM_OP_CONV,
+    YM_OP_BATCH_NORM,
+    YM_OP_ACTIVATION,
+    YM_OP_ADD,
+    YM_OP_CONCAT, /* of channels */
+    YM_OP_SLICE,  /* of channels */
+    YM_OP_MAX_POOL,
+    YM_OP_AVG_POOL,
+    YM_OP_UPSAMPLE, /* nearest */
+} ym_op;
+
+const char *ym_op_name(ym_op op);
+
+typedef struct ym_upsample {
+    float scale_h, scale_w;     /* source pixels per output pixel (1 / scale_factor), or
+                                   0: in / out as torch does for a given size */
+    int32_t factor_h, factor_w; /* output = input * factor, or 0: size below */
+    int32_t out_h, out_w;
+} ym_upsample;
+
+typedef struct ym_node {
+    ym_op op;
+    int32_t operand_count;
+    int32_t *operand; /* values */
+    int32_t channels; /* of the value it makes; node i makes value i */
+    union {
+        struct {
+            ym_conv shape;
+            int32_t weight, bias; /* params; bias -1: none */
+        } conv;
+        int32_t norm; /* BATCH_NORM: which norm */
+        struct {
+            ym_activation kind;
+            float slope;
+        } activation;
+        int32_t first_channel; /* SLICE */
+        struct {
+            ym_pool window;
+            bool ceil_mode;
+        } pool;
+        ym_upsample upsample;
+    } u;
+    char *name; /* the module's path, for tables and errors; may be "" */
+} ym_node;
+
+typedef struct ym_param {
+    int32_t k, c, r,
+        s; /* conv weight (K, C / groups, R, S), or a vector (K, 1, 1, 1) */
+    char *name;
+} ym_param;
+
+/* A batch norm module: may be called by several nodes. */
+typedef struct ym_norm_module {
+    int32_t channels;
+    int32_t gamma, beta; /* params or -1 */
+    char *name;
+} ym_norm_module;
+
+typedef struct ym_graph {
+    ym_node *node;
+    int32_t node_count;
+    ym_param *param;
+    int32_t param_count;
+    ym_norm_module *norm;
+    int32_t norm_count;
+    int32_t *input; /* values */
+    int32_t input_count;
+    int32_t *output; /* values, in order; a value may be listed twice or be an input */
+    int32_t output_count;
+} ym_graph;
+
+ym_graph *ym_graph_create(void); /* NULL: out of memory */
+void ym_graph_free(ym_graph *graph);
+
+/* Each adds one thing and stores its number in *made. On error the graph is unchanged.
+ */
+ym_status ym_graph_input(ym_graph *g, int32_t channels, int32_t *made, ym_error *error);
+ym_status ym_graph_param(ym_graph *g, const int32_t shape[4], const char *name,
+                         int32_t *made, ym_error *error);
+ym_status ym_graph_norm(ym_graph *g, int32_t channels, int32_t gamma, int32_t beta,
+                        const char *name, int32_t *made, ym_error *error);
+ym_status ym_graph_conv(ym_graph *g, int32_t x, const ym_conv *conv, int32_t weight,
+                        int32_t bias, const char *name, int32_t *made, ym_error *error);
+ym_status ym_graph_batch_norm(ym_graph *g, int32_t x, int32_t norm, const char *name,
+                              int32_t *made, ym_error *error);
+ym_status ym_graph_activation(ym_graph *g, int32_t x, ym_activation kind, float slope,
+                              const char *name, int32_t *made, ym_error *error);
+ym_status ym_graph_add(ym_graph *g, const int32_t *x, int32_t count, const char *name,
+                       int32_t *made, ym_error *error);
+ym_status ym_graph_concat(ym_graph *g, const int32_t *x, int32_t count,
+                          const char *name, int32_t *made, ym_error *error);
+ym_status ym_graph_slice(ym_graph *g, int32_t x, int32_t first, int32_t count,
+                         const char *name, int32_t *made, ym_error *error);
+ym_status ym_graph_pool(ym_graph *g, ym_op op, int32_t x, const ym_pool *window,
+                        bool ceil_mode, const char *name, int32_t *made,
+                        ym_error *error);
+ym_status ym_graph_upsample(ym_graph *g, int32_t x, const ym_upsample *upsample,
+                            const char *name, int32_t *made, ym_error *error);
+ym_status ym_graph_output(ym_graph *g, int32_t x, ym_error *error);
+
+#endif

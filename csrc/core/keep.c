@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: MIT */
+#include "core/keep.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/arena.h"
+#include "core/forward.h"
+
+size_t ym_kept_bytes(const ym_program *p, const bool *keep)
+{
+    size_t bytes = 0;
+    for (int32_t i = 0; i < p->item_count; i++) {
+        bytes += keep[i] ? ym_align(ym_item_bytes(p, i)) : 0;
+    }
+    return bytes;
+}
+
+static bool is_window(ym_item_kind kind)
+{
+    return kind == YM_ITEM_SLICE || kind == YM_ITEM_CONCAT || kind == YM_ITEM_UPSAMPLE;
+}
+
+static void keep_all_of(const ym_program *p, int32_t item, bool *keep)
+{
+    if (p->item[item].kind == YM_ITEM_SLICE) {
+        item = p->item[item].operand[0];
+    }
+    keep[item] = p->item[item].kind != YM_ITEM_INPUT;
+}
+
+void ym_keep_all(const ym_program *p, const int32_t *conv_count, bool *keep)
+{
+    memset(keep, 0, (size_t)p->item_count * sizeof *keep);
+    for (int32_t i = 0; i < p->item_count; i++) {
+        for (int32_t k = 0; k < p->item[i].operand_count; k++) {
+            if (ym_backward_reads(p, i, k)) {
+                keep_all_of(p, p->item[i].operand[k], keep);
+            }
+        }
+    }
+    /* The members of a kept concat lie in it already. */
+    for (int32_t i = 0; i < p->item_count; i++) {
+        const ym_item *item = &p->item[i];
+        for (int32_t k = 0;
+             item->kind == YM_ITEM_CONCAT && keep[i] && k < item->operand_count; k++) {
+            int32_t member = item->operand[k];
+            ym_item_kind kind = p->item[member].kind;
+            if (kind != YM_ITEM_CONV && ym_is_near(conv_count, member, i)) {
+                keep[member] = false;
+            }
+        }
+    }
+}
+
+/* Flags what is needed to have item's value in backward, without running a convolution
+ * there. Where no gradient flows (frozen layers) the value itself is kept, as eager
+ * does: going back to convolution outputs could keep more. */
+static void keep_sources(const ym_program *p, int32_t item, bool *keep, bool *seen)
+{
+    const ym_item *made = &p->item[item];
+    if (made->kind == YM_ITEM_INPUT || seen[item]) {
+        return;
+    }
+    seen[item] = true;
+    if (made->kind == YM_ITEM_CONV || (!made->needs_grad && !is_window(made->kind))) {
+        keep[item] = true;
+        return;
+    }
+    for (int32_t k = 0; k < made->operand_count; k++) {
+        keep_sources(p, made->operand[k], keep, seen);
+    }
+}
+
+bool ym_keep_conv(const ym_program *p, bool *keep)
+{
+    bool *seen = calloc((size_t)p->item_count + 1, sizeof *seen);
+    if (seen == NULL) {
+        return false;
+    }
+    memset(keep, 0, (size_t)p->item_count * sizeof *keep);
+    for (int32_t i = 0; i < p->item_count; i++) {
+        for (int32_t k = 0; k < p->item[i].operand_count; k++) {
+            if (ym_backward_reads(p, i, k)) {
+                keep_sources(p, p->item[i].operand[k], keep, seen);
+            }
+        }
+    }
+    free(seen);
+    return true;
+}
+
+/* May a cut keep this value itself? A brick of one convolution is rebuilt from that
+ * convolution's output, which takes the same bytes and saves running it again. */
+static bool is_solid(const ym_program *p, int32_t item)
+{
+    const ym_item *made = &p->item[item];
+    if (made->kind == YM_ITEM_CONV) {
+        return true;
+    }
+    if (made->kind != YM_ITEM_BRICK) {
+        return !made->needs_grad && !is_window(made->kind) &&
+               made->kind != YM_ITEM_INPUT;
+    }
+    return made->operand_count > 1 || !made->needs_grad ||
+           p->item[made->operand[0]].kind != YM_ITEM_CONV;
+}
+
+/* Marks `reader` as a reader of the solid values that item is rebuilt from. Readers
+ * come in ascending order, so last[item] == reader also says: been here. */
+static void read_roots(const ym_program *p, int32_t item, int32_t reader, int32_t *last)
+{
+    if (p->item[item].kind == YM_ITEM_INPUT || last[item] == reader) {
+        return;
+    }
+    last[item] = reader;
+    if (is_solid(p, item)) {
+        return;
+    }
+    for (int32_t k = 0; k < p->item[item].operand_count; k++) {
+        read_roots(p, p->item[item].operand[k], reader, last);
+    }
+}
+
+/* last[i]: the last item that reads solid value i, through cheap values too. */
+static void find_last_readers(const ym_program *p, int32_t *last)
+{
+    for (int32_t i = 0; i < p->item_count; i++) {
+        last[i] = -1;
+        const ym_item *item = &p->item[i];
+        /* A frozen item never runs again, so it reads nothing in backward. */
+        bool reads = item->needs_grad && item->kind != YM_ITEM_CONCAT &&
+                     item->kind != YM_ITEM_SLICE && item->kind != YM_ITEM_INPUT;
+        for (int32_t k = 0; reads && k < item->operand_count; k++) {
+            read_roots(p, item->operand[k], i, last);
+        }
+    }
+}
+
+typedef struct cut {
+    size_t bytes;  /* kept by the best cuts before this item */
+    int32_t begin; /* of the segment that ends here */
+} cut;
+
+/* Extends the segment [a, b) over all b and improves best[b]. */
+static void extend_segment(const ym_program *p, const int32_t *last,
+                           const size_t *bytes, size_t limit, int32_t a, cut *best,
+                           int32_t *expire_head, int32_t *expire_next)
+{
+    size_t crossing = 0, inside = 0;
+    int32_t n = p->item_count;
+    memset(expire_head, 0xff, ((size_t)n + 1) * sizeof *expire_head);
+    for (int32_t b = a; b < n; b++) {
+        /* Item b joins; values whose last reader is b no longer cross. */
+        if (bytes[b] > 0 && last[b] > b) {
+            crossing += bytes[b];
+            expire_next[b] = expire_head[last[b]];
+            expire_head[last[b]] = b;
+        }
+        for (int32_t v = expire_head[b]; v >= 0; v = expire_next[v]) {
+            crossing -= bytes[v];
+            inside += bytes[v];
+        }
+        if (inside > limit && b > a) {
+            return;
+        }
+        if (best[a].bytes + crossing < best[b + 1].bytes) {
+            best[b + 1] = (cut){best[a].bytes + crossing, a};
+        }
+    }
+}
+
+bool ym_keep_cuts(const ym_program *p, size_t limit, bool *keep)
+{
+    size_t n = (size_t)p->item_count;
+    int32_t *last = malloc((n + 1) * sizeof *last);
+    size_t *bytes = malloc((n + 1) * sizeof *bytes);
+    cut *best = malloc((n + 1) * sizeof *best);
+    int32_t *head = malloc((n + 1) * sizeof *head);
+    int32_t *next = malloc((n + 1) * sizeof *next);
+    bool ready = last != NULL && bytes != NULL && best != NULL && head != NULL &&
+                 next != NULL;
+    if (ready) {
+        memset(keep, 0, n * sizeof *keep);
+        find_last_readers(p, last);
+        for (size_t i = 0; i <= n; i++) {
+            best[i] = (cut){i == 0 ? 0 : SIZE_MAX, 0};
+            bytes[i] = i < n && is_solid(p, (int32_t)i) ? ym_item_bytes(p, (int32_t)i)
+                                                        : 0;
+        }
+        for (size_t a = 0; a < n; a++) {
+            extend_segment(p, last, bytes, limit, (int32_t)a, best, head, next);
+        }
+        for (int32_t end = p->item_count; end > 0; end = best[end].begin) {
+            for (int32_t i = best[end].begin; i < end; i++) {
+                bool frozen = !p->item[i].needs_grad && last[i] >= 0;
+                keep[i] = bytes[i] > 0 && (last[i] >= end || frozen);
+            }
+        }
+    }
+    free(last);
+    free(bytes);
+    free(best);
+    free(head);
+    free(next);
+    return ready;
+}
+
+typedef struct candidate {
+    int32_t item;
+    double bytes_per_flop;
+} candidate;
+
+static int most_bytes_first(const void *a, const void *b)
+{
+    const candidate *x = a, *y = b;
+    if (x->bytes_per_flop != y->bytes_per_flop) {
+        return x->bytes_per_flop < y->bytes_per_flop ? 1 : -1;
+    }
+    return (x->item > y->item) - (x->item < y->item);
+}
+
+bool ym_keep_part(const ym_program *p, double fraction, bool *keep)
+{
+    candidate *list = malloc(((size_t)p->item_count + 1) * sizeof *list);
+    if (list == NULL || !ym_keep_conv(p, keep)) {
+        free(list);
+        return false;
+    }
+    int32_t count = 0;
+    for (int32_t i = 0; i < p->item_count; i++) {
+        const ym_item *item = &p->item[i];
+        if (keep[i] && item->kind == YM_ITEM_CONV && item->needs_grad) {
+            const ym_conv *c = &item->u.conv.shape;
+            double flop_per_byte = (double)c->r * c->s * (c->c / c->groups);
+            list[count++] = (candidate){i, 1.0 / flop_per_byte};
+        }
+    }
+    qsort(list, (size_t)count, sizeof *list, most_bytes_first);
+    double target = fraction * (double)ym_kept_bytes(p, keep), dropped = 0;
+    for (int32_t i = 0; i < count && dropped < target; i++) {
+        keep[list[i].item] = false;
+        dropped += (double)ym_item_bytes(p, list[i].item);
+    }
+    free(list);
+    return true;
+}

@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: MIT */
+#include "core/plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/plan_parts.h"
+
+static ym_status check_request(const ym_graph *g, const ym_plan_request *r,
+                               ym_error *error)
+{
+    YM_CHECK(error, g->output_count > 0, YM_ERR_ARGUMENT,
+             "plan: the graph has no output");
+    YM_CHECK(error, r->dtype <= YM_F16, YM_ERR_DTYPE,
+             "plan: dtype is %s, must be float32, bfloat16 or float16",
+             ym_dtype_name(r->dtype));
+    YM_CHECK(error, r->segment_count >= 1, YM_ERR_ARGUMENT,
+             "plan: segment_count is %d, must be at least 1", r->segment_count);
+    return YM_OK;
+}
+
+/* The first item that uses each param: its gradient is complete after that visit. */
+static void find_first_users(const ym_program *p, int32_t *first_user)
+{
+    for (int32_t i = 0; i < p->graph->param_count; i++) {
+        first_user[i] = -1;
+    }
+    for (int32_t i = p->item_count - 1; i >= 0; i--) {
+        const ym_item *item = &p->item[i];
+        if (item->kind == YM_ITEM_CONV) {
+            first_user[item->u.conv.weight] = i;
+            if (item->u.conv.bias >= 0) {
+                first_user[item->u.conv.bias] = i;
+            }
+        }
+        for (int32_t t = 0; item->kind == YM_ITEM_BRICK && t < item->u.brick.term_count;
+             t++) {
+            int32_t call = item->u.brick.norm_call[t];
+            if (call < 0) {
+                continue;
+            }
+            const ym_norm_module *norm = &p->graph->norm[p->norm_call[call].module];
+            if (norm->gamma >= 0) {
+                first_user[norm->gamma] = i;
+            }
+            if (norm->beta >= 0) {
+                first_user[norm->beta] = i;
+            }
+        }
+    }
+}
+
+static double param_elements(const ym_graph *g, int32_t param)
+{
+    const ym_param *w = &g->param[param];
+    return (double)w->k * w->c * w->r * w->s;
+}
+
+/* Cuts the items so that each segment completes about the same bytes of parameter
+ * gradients, counted from the end, where backward starts. */
+static ym_status cut_segments(ym_plan *plan, int32_t wanted, ym_error *error)
+{
+    const ym_program *p = plan->program;
+    const ym_graph *g = p->graph;
+    double *weight = calloc((size_t)p->item_count + 1, sizeof *weight);
+    int32_t *first = calloc((size_t)g->param_count + 1, sizeof *first);
+    plan->segment_first = calloc((size_t)wanted + 1, sizeof *plan->segment_first);
+    plan->param_segment =
+        calloc((size_t)g->param_count + 1, sizeof *plan->param_segment);
+    if (weight == NULL || first == NULL || plan->segment_first == NULL ||
+        plan->param_segment == NULL) {
+        free(weight);
+        free(first);
+        return ym_fail(error, YM_ERR_MEMORY, "plan: out of memory");
+    }
+    find_first_users(p, first);
+    double total = 0, passed = 0;
+    for (int32_t i = 0; i < g->param_count; i++) {
+        if (first[i] >= 0 && p->param_grad[i]) {
+            weight[first[i]] += param_elements(g, i);
+            total += param_elements(g, i);
+        }
+    }
+    int32_t cuts = 0;
+    int32_t *begin = plan->segment_first; /* filled from the last segment on */
+    for (int32_t i = p->item_count - 1; i > 0; i--) {
+        passed += weight[i];
+        if (cuts < wanted - 1 && weight[i] > 0 &&
+            passed >= total * (cuts + 1) / wanted) {
+            begin[cuts++] = i;
+        }
+    }
+    begin[cuts] = 0;
+    plan->segment_count = cuts + 1;
+    for (int32_t k = 0; k < (cuts + 1) / 2; k++) {
+        int32_t swapped = begin[k];
+        begin[k] = begin[cuts - k];
+        begin[cuts - k] = swapped;
+    }
+    for (int32_t i = 0; i < g->param_count; i++) {
+        int32_t k = plan->segment_count - 1;
+        while (first[i] >= 0 && first[i] < begin[k]) {
+            k--;
+        }
+        plan->param_segment[i] = first[i] >= 0 && p->param_grad[i] ? k : -1;
+    }
+    free(weight);
+    free(first);
+    return YM_OK;
+}
+
+static ym_status make_backward(ym_plan *plan, const bool *mask, ym_schedule **made,
+                               ym_error *error)
+{
+    ym_backward_request request = {.program = plan->program,
+                                   .backend = plan->backend,
+                                   .forward = &plan->forward,
+                                   .output_has_grad = mask,
+                                   .patience = plan->patience,
+                                   .segment_first = plan->segment_first,
+                                   .segment_count = plan->segment_count,
+                                   .place = true};
+    return ym_backward_create(&request, made, error);
+}
+
+static ym_status build(ym_plan *plan, const ym_plan_request *request, ym_error *error)
+{
+    YM_TRY(ym_program_create(plan->graph, request, &plan->program, error));
+    ym_choice choice;
+    YM_TRY(ym_choose(plan->program, request, &choice, error));
+    plan->patience = choice.patience;
+    ym_status status = ym_forward_create(plan->program, plan->backend, choice.keep,
+                                         true, &plan->forward, error);
+    free(choice.keep);
+    YM_TRY(status);
+    YM_TRY(cut_segments(plan, request->segment_count, error));
+    return make_backward(plan, NULL, &plan->backward, error);
+}
+
+ym_status ym_plan_create(const ym_graph *graph, const ym_plan_request *request,
+                         ym_plan **made, ym_error *error)
+{
+    YM_TRY(check_request(graph, request, error));
+    ym_plan *plan = calloc(1, sizeof *plan);
+    YM_CHECK(error, plan != NULL, YM_ERR_MEMORY, "plan: out of memory");
+    plan->graph = graph;
+    plan->backend = request->backend;
+    ym_status status = build(plan, request, error);
+    if (status != YM_OK) {
+        ym_plan_free(plan);
+        return status;
+    }
+    *made = plan;
+    return YM_OK;
+}
+
+void ym_plan_free(ym_plan *plan)
+{
+    if (plan == NULL) {
+        return;
+    }
+    for (ym_schedule *s = plan->backward; s != NULL;) {
+        ym_schedule *next = s->next;
+        ym_schedule_free(s);
+        s = next;
+    }
+    ym_forward_free(&plan->forward);
+    ym_program_free(plan->program);
+    free(plan->segment_first);
+    free(plan->param_segment);
+    free(plan);
+}
+
+const ym_schedule *ym_plan_forward_schedule(const ym_plan *plan)
+{
+    return plan->forward.schedule;
+}
+
+ym_status ym_plan_backward_schedule(ym_plan *plan, const bool *output_has_grad,
+                                    const ym_schedule **made, ym_error *error)
+{
+    size_t bytes = (size_t)plan->graph->output_count * sizeof(bool);
+    ym_schedule *s = plan->backward;
+    while (output_has_grad != NULL && s != NULL &&
+           memcmp(s->mask, output_has_grad, bytes) != 0) {
+        s = s->next;
+    }
+    if (s == NULL) {
+        YM_TRY(make_backward(plan, output_has_grad, &s, error));
+        s->next = plan->backward->next;
+        plan->backward->next = s;
+    }
+    *made = s;
+    return YM_OK;
+}
+
+void ym_segment_steps(const ym_schedule *schedule, int32_t segment, int32_t *begin,
+                      int32_t *end)
+{
+    *begin = 0;
+    *end = schedule->step_count;
+    if (schedule->segment_count > 0) {
+        int32_t turn = schedule->segment_count - 1 - segment;
+        *begin = turn > 0 ? schedule->segment_end[turn - 1] : 0;
+        *end = schedule->segment_end[turn];
+    }
+}
+
+static void touch(const ym_plan *plan, int32_t param, bool *touched)
+{
+    if (param >= 0 && plan->program->param_grad[param]) {
+        touched[param] = true;
+    }
+}
+
+void ym_plan_touched_params(const ym_plan *plan, const ym_schedule *schedule,
+                            int32_t segment, bool *touched)
+{
+    int32_t begin, end;
+    ym_segment_steps(schedule, segment, &begin, &end);
+    const ym_program *p = plan->program;
+    for (int32_t i = begin; i < end; i++) {
+        const ym_step *step = &schedule->step[i];
+        const ym_item *item = &p->item[step->item];
+        if (step->kind == YM_STEP_CONV_WEIGHT) {
+            touch(plan, item->u.conv.weight, touched);
+            touch(plan, item->u.conv.bias, touched);
+        }
+        for (int32_t t = 0;
+             step->kind == YM_STEP_BRICK_BACKWARD && t < item->u.brick.term_count;
+             t++) {
+            int32_t call = item->u.brick.norm_call[t];
+            if (call >= 0) {
+                touch(plan, p->graph->norm[p->norm_call[call].module].gamma, touched);
+                touch(plan, p->graph->norm[p->norm_call[call].module].beta, touched);
+            }
+        }
+    }
+}

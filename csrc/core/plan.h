@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Plan: how a graph is run for one set of input sizes, dtype, wanted gradients and keep
+ * rule. It says which values are kept from forward to backward and which are rebuilt,
+ * where each value lies in the two arenas (`saved` and `workspace`), and the steps in
+ * order. All sizes are known before anything runs; a plan is immutable and threads may
+ * share it.
+ */
+#ifndef YM_CORE_PLAN_H
+#define YM_CORE_PLAN_H
+
+#include "core/graph.h"
+
+typedef enum ym_keep {
+    YM_KEEP_ALL = 0, /* all that backward reads, as eager */
+    YM_KEEP_CONV,    /* convolution outputs: no convolution is run twice */
+    YM_KEEP_MIN,     /* the smallest peak with each convolution run at most twice */
+    YM_KEEP_BUDGET,  /* the cheapest of all whose peak fits budget_bytes */
+} ym_keep;
+
+typedef struct ym_plan_request {
+    const ym_backend *backend;
+    ym_dtype dtype;                 /* of every value: YM_F32, YM_BF16 or YM_F16 */
+    const int32_t (*input_size)[3]; /* N, H, W of each input */
+    const bool *input_grad;         /* per input: is its gradient wanted? */
+    const bool *param_grad;         /* per param */
+    ym_keep keep;
+    size_t budget_bytes;
+    int32_t segment_count; /* into how many parts backward is cut, at least 1 */
+} ym_plan_request;
+
+typedef struct ym_plan ym_plan;
+
+/* The memory of one run. `saved` must stay untouched from forward to the last segment
+ * of backward; `workspace` only during a call, in backward from the first segment to
+ * the last. Both 64-byte aligned. */
+typedef struct ym_bindings {
+    const ym_tensor *inputs; /* (N, H, W, C) packed, plan dtype */
+    ym_tensor *outputs;      /* forward only */
+    const ym_weight *params; /* by param number; vectors as (K, 1, 1, 1) */
+    const ym_norm *norms;    /* by norm module; gamma, beta, dgamma, dbeta ignored */
+    const ym_tensor *grad_outputs; /* backward; data NULL: no gradient */
+    ym_tensor *grad_inputs;        /* backward; data NULL: not wanted */
+    ym_weight *grad_params;        /* backward; overwritten, not accumulated */
+    void *saved, *workspace;
+    size_t saved_bytes, workspace_bytes; /* of the memory given */
+} ym_bindings;
+
+ym_status ym_plan_create(const ym_graph *graph, const ym_plan_request *request,
+                         ym_plan **made, ym_error *error);
+void ym_plan_free(ym_plan *plan);
+
+/* Backward depends on which outputs have a gradient. Schedules are made on first use
+ * and kept by the plan: the caller serialises calls of this function. mask NULL: all.
+ */
+typedef struct ym_schedule ym_schedule;
+ym_status ym_plan_backward_schedule(ym_plan *plan, const bool *output_has_grad,
+                                    const ym_schedule **made, ym_error *error);
+const ym_schedule *ym_plan_forward_schedule(const ym_plan *plan);
+
+/* Runs the forward schedule, or one segment of a backward schedule (the first to run is
+ * segment_count - 1). */
+ym_status ym_plan_run(const ym_plan *plan, const ym_schedule *schedule, int32_t segment,
+                      ym_context *context, const ym_bindings *bindings);
+
+#endif

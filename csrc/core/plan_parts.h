@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT
+ * What a plan is made of: for plan.c, the executor and the binding.
+ */
+#ifndef YM_CORE_PLAN_PARTS_H
+#define YM_CORE_PLAN_PARTS_H
+
+#include "core/choose.h"
+
+struct ym_plan {
+    const ym_graph *graph; /* borrowed: outlives the plan */
+    const ym_backend *backend;
+    ym_program *program;
+    ym_forward forward;
+    int32_t patience;
+    int32_t *segment_first; /* items */
+    int32_t segment_count;
+    int32_t *param_segment; /* -1: no gradient wanted */
+    ym_schedule *backward;  /* list; the first is for all outputs */
+};
+
+/* Flags the params whose gradients are written in one segment of a backward schedule.
+ */
+void ym_plan_touched_params(const ym_plan *plan, const ym_schedule *schedule,
+                            int32_t segment, bool *touched);
+
+/* The steps [*begin, *end) of one segment. */
+void ym_segment_steps(const ym_schedule *schedule, int32_t segment, int32_t *begin,
+                      int32_t *end);
+
+#endif

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: MIT
+ * From graph to program: sizes, then what backward needs.
+ */
+#include "core/program.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/fuse.h"
+
+const char *ym_item_kind_name(ym_item_kind kind)
+{
+    static const char *const names[] = {"input", "conv",     "brick",    "concat",
+                                        "slice", "max_pool", "avg_pool", "upsample"};
+    return names[kind];
+}
+
+size_t ym_item_bytes(const ym_program *program, int32_t item)
+{
+    const ym_item *i = &program->item[item];
+    return (size_t)i->n * (size_t)i->h * (size_t)i->w * (size_t)i->c *
+           ym_dtype_bytes(program->dtype);
+}
+
+static int64_t pooled_size(int64_t in, int32_t kernel, int32_t stride, int32_t pad,
+                           bool ceil_mode)
+{
+    int64_t span = in + 2 * (int64_t)pad - kernel;
+    if (span < 0) {
+        return 0;
+    }
+    int64_t out = (span + (ceil_mode ? stride - 1 : 0)) / stride + 1;
+    /* The last window must start inside the image or its left padding, as in torch. */
+    if (ceil_mode && (out - 1) * stride >= in + pad) {
+        out--;
+    }
+    return out;
+}
+
+static int64_t conv_size(int64_t in, int32_t kernel, int32_t stride, int32_t pad,
+                         int32_t dilation)
+{
+    int64_t span = in + 2 * (int64_t)pad - (int64_t)dilation * (kernel - 1) - 1;
+    return span < 0 ? 0 : span / stride + 1;
+}
+
+static void size_like_operand(ym_item *item, const ym_item *x)
+{
+    item->n = x->n;
+    item->h = x->h;
+    item->w = x->w;
+}
+
+static void size_of_upsample(const ym_node *node, ym_item *item, const ym_item *x)
+{
+    const ym_upsample *u = &node->u.upsample;
+    int64_t h = u->factor_h > 0 ? (int64_t)x->h * u->factor_h : u->out_h;
+    int64_t w = u->factor_w > 0 ? (int64_t)x->w * u->factor_w : u->out_w;
+    item->h = h <= INT32_MAX ? (int32_t)h : 0;
+    item->w = w <= INT32_MAX ? (int32_t)w : 0;
+    item->u.upsample.scale_h = u->scale_h > 0 ? u->scale_h : (float)x->h / (float)h;
+    item->u.upsample.scale_w = u->scale_w > 0 ? u->scale_w : (float)x->w / (float)w;
+}
+
+/* All operands of an addition or concatenation cover the same pixels. */
+static ym_status check_same_pixels(const ym_program *p, const ym_item *item,
+                                   ym_error *error)
+{
+    const ym_item *first = &p->item[item->operand[0]];
+    for (int32_t i = 1; i < item->operand_count; i++) {
+        const ym_item *x = &p->item[item->operand[i]];
+        YM_CHECK(error, x->n == first->n && x->h == first->h && x->w == first->w,
+                 YM_ERR_ARGUMENT,
+                 "%s %s: operand %d is (%d, %d, %d) in N, H, W, the first (%d, %d, %d)",
+                 ym_item_kind_name(item->kind), item->name, i, x->n, x->h, x->w,
+                 first->n, first->h, first->w);
+    }
+    return YM_OK;
+}
+
+ym_status ym_size_item(ym_program *p, const ym_node *node, ym_item *item,
+                       ym_error *error)
+{
+    const ym_item *x = &p->item[item->operand[0]];
+    YM_TRY(check_same_pixels(p, item, error));
+    size_like_operand(item, x);
+    if (item->kind == YM_ITEM_CONV) {
+        const ym_conv *s = &item->u.conv.shape;
+        item->h = (int32_t)conv_size(x->h, s->r, s->stride_h, s->pad_h, s->dilation_h);
+        item->w = (int32_t)conv_size(x->w, s->s, s->stride_w, s->pad_w, s->dilation_w);
+    } else if (item->kind == YM_ITEM_MAX_POOL || item->kind == YM_ITEM_AVG_POOL) {
+        const ym_pool *s = &item->u.pool;
+        bool ceil_mode = node->u.pool.ceil_mode;
+        item->h =
+            (int32_t)pooled_size(x->h, s->kernel_h, s->stride_h, s->pad_h, ceil_mode);
+        item->w =
+            (int32_t)pooled_size(x->w, s->kernel_w, s->stride_w, s->pad_w, ceil_mode);
+    } else if (item->kind == YM_ITEM_UPSAMPLE) {
+        size_of_upsample(node, item, x);
+    }
+    YM_CHECK(error, item->h > 0 && item->w > 0, YM_ERR_ARGUMENT,
+             "%s %s: an input of (%d, %d) pixels leaves no output",
+             ym_item_kind_name(item->kind), item->name, x->h, x->w);
+    double bytes = (double)item->n * item->h * item->w * item->c * 4.0;
+    YM_CHECK(error, bytes < 9e15, YM_ERR_MEMORY, "%s %s: (%d, %d, %d, %d) is too large",
+             ym_item_kind_name(item->kind), item->name, item->n, item->h, item->w,
+             item->c);
+    return YM_OK;
+}
+
+static bool brick_needs_grad(const ym_program *p, const ym_item *item)
+{
+    for (int t = 0; t < item->u.brick.term_count; t++) {
+        int32_t call = item->u.brick.norm_call[t];
+        if (call < 0) {
+            continue;
+        }
+        const ym_norm_module *norm = &p->graph->norm[p->norm_call[call].module];
+        if ((norm->gamma >= 0 && p->param_grad[norm->gamma]) ||
+            (norm->beta >= 0 && p->param_grad[norm->beta])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void mark_gradients(ym_program *p)
+{
+    for (int32_t i = 0; i < p->item_count; i++) {
+        ym_item *item = &p->item[i];
+        bool needs = false;
+        if (item->kind == YM_ITEM_INPUT) {
+            needs = p->input_grad[item->u.input.number];
+        } else if (item->kind == YM_ITEM_CONV) {
+            needs = p->param_grad[item->u.conv.weight] ||
+                    (item->u.conv.bias >= 0 && p->param_grad[item->u.conv.bias]);
+        } else if (item->kind == YM_ITEM_BRICK) {
+            needs = brick_needs_grad(p, item);
+        }
+        for (int32_t k = 0; k < item->operand_count; k++) {
+            needs = needs || p->item[item->operand[k]].needs_grad;
+        }
+        item->needs_grad = needs;
+    }
+}
+
+bool ym_backward_reads(const ym_program *p, int32_t i, int32_t operand)
+{
+    const ym_item *item = &p->item[i];
+    if (!item->needs_grad) {
+        return false;
+    }
+    switch (item->kind) {
+    case YM_ITEM_CONV:
+        return p->param_grad[item->u.conv.weight];
+    case YM_ITEM_MAX_POOL:
+        return p->item[item->operand[0]].needs_grad;
+    case YM_ITEM_BRICK:
+        return operand < item->u.brick.term_count &&
+               (item->u.brick.activation != YM_IDENTITY ||
+                item->u.brick.norm_call[operand] >= 0);
+    default:
+        return false;
+    }
+}
+
+static bool *copy_flags(const bool *flags, int32_t count)
+{
+    bool *copy = calloc((size_t)count + 1, sizeof *copy);
+    for (int32_t i = 0; copy != NULL && flags != NULL && i < count; i++) {
+        copy[i] = flags[i];
+    }
+    return copy;
+}
+
+ym_status ym_program_create(const ym_graph *graph, const ym_plan_request *request,
+                            ym_program **made, ym_error *error)
+{
+    ym_program *p = calloc(1, sizeof *p);
+    YM_CHECK(error, p != NULL, YM_ERR_MEMORY, "plan: out of memory");
+    p->graph = graph;
+    p->dtype = request->dtype;
+    size_t nodes = (size_t)graph->node_count;
+    p->item = calloc(nodes + 1, sizeof *p->item);
+    p->norm_call = calloc(nodes + 1, sizeof *p->norm_call);
+    p->output = calloc((size_t)graph->output_count + 1, sizeof *p->output);
+    p->param_grad = copy_flags(request->param_grad, graph->param_count);
+    p->input_grad = copy_flags(request->input_grad, graph->input_count);
+    ym_status status = YM_ERR_MEMORY;
+    if (p->item == NULL || p->norm_call == NULL || p->output == NULL ||
+        p->param_grad == NULL || p->input_grad == NULL) {
+        ym_fail(error, status, "plan: out of memory");
+    } else {
+        status = ym_fuse(p, request, error);
+    }
+    if (status != YM_OK) {
+        ym_program_free(p);
+        return status;
+    }
+    mark_gradients(p);
+    *made = p;
+    return YM_OK;
+}
+
+void ym_program_free(ym_program *p)
+{
+    if (p == NULL) {
+        return;
+    }
+    for (int32_t i = 0; p->item != NULL && i < p->item_count; i++) {
+        free(p->item[i].operand);
+    }
+    free(p->item);
+    free(p->norm_call);
+    free(p->output);
+    free(p->param_grad);
+    free(p->input_grad);
+    free(p);
+}

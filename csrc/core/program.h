@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Program: a graph made ready for planning. Sizes are known, and batch norm, addition
+ * and activation are fused into bricks,
+ *
+ *     out = activation(term 0 + term 1) + residual,    term = value or
+ * batch_norm(value),
+ *
+ * so that each item is one kernel call in each direction. Item i makes value i; items
+ * stand in the order of the calls.
+ */
+#ifndef YM_CORE_PROGRAM_H
+#define YM_CORE_PROGRAM_H
+
+#include "core/plan.h"
+
+typedef enum ym_item_kind {
+    YM_ITEM_INPUT = 0,
+    YM_ITEM_CONV,
+    YM_ITEM_BRICK,
+    YM_ITEM_CONCAT,
+    YM_ITEM_SLICE,
+    YM_ITEM_MAX_POOL,
+    YM_ITEM_AVG_POOL,
+    YM_ITEM_UPSAMPLE,
+} ym_item_kind;
+
+typedef struct ym_item {
+    ym_item_kind kind;
+    int32_t n, h, w, c;
+    int32_t operand_count;
+    int32_t *operand; /* items; of a brick: the terms, then the residual */
+    bool needs_grad;  /* some gradient flows into this value */
+    union {
+        struct {
+            int32_t number;
+        } input;
+        struct {
+            ym_conv shape;
+            int32_t weight, bias;
+        } conv;
+        struct {
+            int32_t term_count;
+            int32_t norm_call[2]; /* -1: a plain term */
+            ym_activation activation;
+            float slope;
+            bool has_residual;
+        } brick;
+        int32_t first_channel;
+        ym_pool pool;
+        struct {
+            float scale_h, scale_w;
+        } upsample;
+    } u;
+    const char *name; /* the graph's */
+} ym_item;
+
+/* One call of a batch norm module. Its mean and rstd, (C) floats each, lie in `saved`.
+ */
+typedef struct ym_norm_call {
+    int32_t module;
+    int32_t channels;
+    size_t saved_offset; /* mean, then rstd */
+} ym_norm_call;
+
+typedef struct ym_program {
+    const ym_graph *graph;
+    ym_dtype dtype;
+    ym_item *item;
+    int32_t item_count;
+    ym_norm_call *norm_call;
+    int32_t norm_call_count;
+    int32_t *output; /* items */
+    bool *param_grad, *input_grad;
+} ym_program;
+
+ym_status ym_program_create(const ym_graph *graph, const ym_plan_request *request,
+                            ym_program **made, ym_error *error);
+void ym_program_free(ym_program *program);
+
+/* Of a value in memory, packed. */
+size_t ym_item_bytes(const ym_program *program, int32_t item);
+
+/* Does item's backward read its operand number i? */
+bool ym_backward_reads(const ym_program *program, int32_t item, int32_t i);
+
+const char *ym_item_kind_name(ym_item_kind kind);
+
+#endif

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT
+ * Values in backward: found in `saved` or rebuilt on demand.
+ */
+#include "core/backward.h"
+
+static void rebuild_into(ym_backwarder *s, int32_t item, ym_view out);
+
+static bool is_resident(const ym_backwarder *s, int32_t item)
+{
+    const ym_resident *value = &s->value[item];
+    return value->view.block >= 0 &&
+           (value->lasting || value->last_read - s->now <= s->request->patience);
+}
+
+static void remember(ym_backwarder *s, int32_t item, ym_view view)
+{
+    bool convolution = s->b.program->item[item].kind == YM_ITEM_CONV;
+    s->value[item] = (ym_resident){view, s->now, convolution};
+}
+
+/* Some channels of a brick, without the rest of it. */
+static ym_view rebuild_slice(ym_backwarder *s, int32_t slice)
+{
+    const ym_item *made = &s->b.program->item[slice];
+    int32_t parent = made->operand[0], first = made->u.first_channel;
+    const ym_item *brick = &s->b.program->item[parent];
+    ym_view operand[3];
+    for (int32_t k = 0; k < brick->operand_count; k++) {
+        operand[k] = ym_subview(ym_read_value(s, brick->operand[k]), first, made->c);
+    }
+    ym_view out = ym_new_view(&s->b, YM_PLACE_WORKSPACE, 0, slice);
+    ym_add_forward_step(&s->b, parent, operand, out, first, true);
+    return out;
+}
+
+static ym_view read_slice(ym_backwarder *s, int32_t slice)
+{
+    const ym_item *made = &s->b.program->item[slice];
+    int32_t parent = made->operand[0];
+    if (s->b.program->item[parent].kind != YM_ITEM_BRICK || is_resident(s, parent)) {
+        return ym_subview(ym_read_value(s, parent), made->u.first_channel, made->c);
+    }
+    if (!is_resident(s, slice)) {
+        remember(s, slice, rebuild_slice(s, slice));
+    }
+    s->value[slice].last_read = s->now;
+    return s->value[slice].view;
+}
+
+static void rebuild_concat(ym_backwarder *s, int32_t item, ym_view out)
+{
+    const ym_item *made = &s->b.program->item[item];
+    int32_t first = 0;
+    for (int32_t k = 0; k < made->operand_count; k++) {
+        int32_t member = made->operand[k], count = s->b.program->item[member].c;
+        ym_view part = ym_subview(out, first, count);
+        ym_item_kind kind = s->b.program->item[member].kind;
+        bool ready = kind == YM_ITEM_INPUT || kind == YM_ITEM_SLICE ||
+                     kind == YM_ITEM_CONV || is_resident(s, member);
+        if (ready) {
+            ym_add_copy(&s->b, item, ym_read_value(s, member), part, false);
+        } else {
+            rebuild_into(s, member, part);
+            remember(s, member, part);
+        }
+        first += count;
+    }
+}
+
+static ym_view packed(ym_backwarder *s, int32_t item, ym_view view)
+{
+    bool strided = (s->b.backend->capabilities & YM_CAP_STRIDED_CONV) != 0;
+    if (strided || ym_is_packed(&s->b, view)) {
+        return view;
+    }
+    ym_view copy = ym_new_view(&s->b, YM_PLACE_WORKSPACE, 0, item);
+    ym_add_copy(&s->b, item, view, copy, false);
+    return copy;
+}
+
+static void rebuild_into(ym_backwarder *s, int32_t item, ym_view out)
+{
+    const ym_item *made = &s->b.program->item[item];
+    if (made->kind == YM_ITEM_CONCAT) {
+        rebuild_concat(s, item, out);
+        return;
+    }
+    ym_view operand[3];
+    for (int32_t k = 0; k < made->operand_count; k++) {
+        operand[k] = ym_read_value(s, made->operand[k]);
+        if (made->kind == YM_ITEM_CONV) {
+            operand[k] = packed(s, made->operand[k], operand[k]);
+        }
+    }
+    ym_add_forward_step(&s->b, item, operand, out, 0, true);
+}
+
+ym_view ym_read_value(ym_backwarder *s, int32_t item)
+{
+    if (!is_resident(s, item)) {
+        if (s->b.program->item[item].kind == YM_ITEM_SLICE) {
+            return read_slice(s, item);
+        }
+        ym_view out = ym_new_view(&s->b, YM_PLACE_WORKSPACE, 0, item);
+        rebuild_into(s, item, out);
+        remember(s, item, out);
+    }
+    s->value[item].last_read = s->now;
+    return s->value[item].view;
+}

@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: MIT
+ * Parsing the arguments of Plan.forward and Plan.backward.
+ */
+#include "python/plan_arguments.h"
+
+#include <stdio.h>
+#include <string.h>
+
+void ym_release_arguments(ym_run_arguments *a)
+{
+    PyMem_Free(a->inputs);
+    PyMem_Free(a->outputs);
+    PyMem_Free(a->grad_outputs);
+    PyMem_Free(a->grad_inputs);
+    PyMem_Free(a->params);
+    PyMem_Free(a->grad_params);
+    PyMem_Free(a->norms);
+    PyMem_Free(a->mask);
+}
+
+/* A sequence of exactly `count` entries, as a new reference; NULL with an exception. */
+static PyObject *sequence_of(PyObject *object, const char *name, int32_t count)
+{
+    char message[96];
+    snprintf(message, sizeof message, "%s: must be a sequence of %d entries", name,
+             count);
+    PyObject *list = PySequence_Fast(object, message);
+    if (list != NULL && PySequence_Fast_GET_SIZE(list) != count) {
+        PyErr_Format(PyExc_ValueError, "%s: has %zd entries, must have %d", name,
+                     PySequence_Fast_GET_SIZE(list), count);
+        Py_CLEAR(list);
+    }
+    return list;
+}
+
+/* One value in channels-last order; None is allowed where `optional`. */
+static int parse_value(const ym_plan *plan, PyObject *object, const char *name,
+                       int32_t item, bool optional, bool writes, ym_tensor *value)
+{
+    ym_array array;
+    const ym_item *made = &plan->program->item[item];
+    int64_t shape[4] = {made->n, made->h, made->w, made->c};
+    *value = (ym_tensor){0};
+    if (optional && object == Py_None) {
+        return 0;
+    }
+    if (ym_parse_array(object, name, &array) < 0 ||
+        ym_require_dtype(&array, name, plan->program->dtype) < 0 ||
+        ym_require_shape(&array, name, 4, shape) < 0 ||
+        ym_require_packed(&array, name) < 0 ||
+        (writes && ym_require_writable(&array, name) < 0)) {
+        return -1;
+    }
+    if (array.device >= 0) {
+        PyErr_Format(PyExc_ValueError,
+                     "%s: is on CUDA device %d, the plan is for the CPU", name,
+                     array.device);
+        return -1;
+    }
+    *value = (ym_tensor){array.data, array.dtype, made->n, made->h,
+                         made->w,    made->c,     made->c};
+    return 0;
+}
+
+int ym_parse_values(const ym_plan *plan, PyObject *object, const ym_value_list *rule,
+                    ym_tensor **values)
+{
+    PyObject *list = sequence_of(object, rule->name, rule->count);
+    *values = PyMem_Calloc((size_t)rule->count + 1, sizeof **values);
+    int status = list != NULL && *values != NULL ? 0 : -1;
+    for (int32_t i = 0; status == 0 && i < rule->count; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s[%d]", rule->name, i);
+        status = parse_value(plan, PySequence_Fast_GET_ITEM(list, i), name,
+                             rule->items[i], rule->optional, rule->writes,
+                             &(*values)[i]);
+    }
+    Py_XDECREF(list);
+    return status;
+}
+
+/* A weight (K, C / groups, R, S) with any strides, or a vector (C). */
+static int parse_weight(PyObject *object, const ym_param *param, const char *kind,
+                        bool writes, ym_weight *weight)
+{
+    ym_array array;
+    int64_t shape[4] = {param->k, param->c, param->r, param->s};
+    char name[192];
+    snprintf(name, sizeof name, "%s %.150s", kind, param->name);
+    if (ym_parse_array(object, name, &array) < 0 ||
+        ym_require_dtype(&array, name, YM_F32) < 0 ||
+        (writes && ym_require_writable(&array, name) < 0)) {
+        return -1;
+    }
+    bool vector = param->c == 1 && param->r == 1 && param->s == 1 && array.ndim == 1;
+    if (ym_require_shape(&array, name, vector ? 1 : 4, shape) < 0) {
+        return -1;
+    }
+    if (array.ndim == 1 && param->k > 1 && array.stride[0] != 1) {
+        return ym_require_packed(&array, name);
+    }
+    if (array.device >= 0) {
+        PyErr_Format(PyExc_ValueError,
+                     "%s: is on CUDA device %d, the plan is for the CPU", name,
+                     array.device);
+        return -1;
+    }
+    *weight = (ym_weight){array.data,      param->k, param->c, param->r, param->s,
+                          array.stride[0], 0,        0,        0};
+    if (!vector) {
+        weight->stride_c = array.stride[1];
+        weight->stride_r = array.stride[2];
+        weight->stride_s = array.stride[3];
+    }
+    return 0;
+}
+
+static int parse_weights(const ym_plan *plan, PyObject *object, const char *name,
+                         bool gradients, ym_weight **weights)
+{
+    const ym_graph *g = plan->graph;
+    PyObject *list = sequence_of(object, name, g->param_count);
+    *weights = PyMem_Calloc((size_t)g->param_count + 1, sizeof **weights);
+    int status = list != NULL && *weights != NULL ? 0 : -1;
+    for (int32_t i = 0; status == 0 && i < g->param_count; i++) {
+        PyObject *entry = PySequence_Fast_GET_ITEM(list, i);
+        const ym_param *p = &g->param[i];
+        if (gradients && entry == Py_None) {
+            (*weights)[i] = (ym_weight){NULL, p->k, p->c, p->r, p->s, 0, 0, 0, 0};
+        } else {
+            status = parse_weight(entry, p, gradients ? "gradient of" : "parameter",
+                                  gradients, &(*weights)[i]);
+        }
+        /* A gradient that the plan does not compute is not touched. */
+        if (gradients && !plan->program->param_grad[i]) {
+            (*weights)[i].data = NULL;
+        }
+    }
+    Py_XDECREF(list);
+    return status;
+}
+
+static int parse_running(PyObject *object, const char *what,
+                         const ym_norm_module *module, float **data)
+{
+    ym_array array;
+    char name[192];
+    int64_t shape[1] = {module->channels};
+    snprintf(name, sizeof name, "%s of %.150s", what, module->name);
+    if (ym_parse_optional_array(object, name, &array) < 0) {
+        return -1;
+    }
+    *data = array.data;
+    if (array.data == NULL) {
+        return 0;
+    }
+    if (ym_require_dtype(&array, name, YM_F32) < 0 ||
+        ym_require_shape(&array, name, 1, shape) < 0 ||
+        ym_require_packed(&array, name) < 0 || ym_require_writable(&array, name) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+static int parse_norm(PyObject *object, const ym_norm_module *module, ym_norm *norm)
+{
+    PyObject *mean, *variance;
+    double eps, momentum;
+    int batch_statistics, update_running;
+    if (!PyTuple_Check(object) ||
+        !PyArg_ParseTuple(object, "OOddpp", &mean, &variance, &eps, &momentum,
+                          &batch_statistics, &update_running)) {
+        if (!PyErr_Occurred()) {
+            PyErr_Format(PyExc_TypeError,
+                         "norm %s: must be a tuple (running_mean, running_var, eps, "
+                         "momentum, batch_statistics, update_running)",
+                         module->name);
+        }
+        return -1;
+    }
+    *norm = (ym_norm){.eps = (float)eps,
+                      .momentum = (float)momentum,
+                      .batch_statistics = batch_statistics != 0,
+                      .update_running = update_running != 0};
+    if (parse_running(mean, "running_mean", module, &norm->running_mean) < 0 ||
+        parse_running(variance, "running_var", module, &norm->running_var) < 0) {
+        return -1;
+    }
+    if ((!norm->batch_statistics || norm->update_running) &&
+        (norm->running_mean == NULL || norm->running_var == NULL)) {
+        PyErr_Format(PyExc_ValueError,
+                     "norm %s: running_mean and running_var are needed here, got None",
+                     module->name);
+        return -1;
+    }
+    return 0;
+}
+
+static int parse_norms(const ym_plan *plan, PyObject *object, ym_norm **norms)
+{
+    const ym_graph *g = plan->graph;
+    PyObject *list = sequence_of(object, "norms", g->norm_count);
+    *norms = PyMem_Calloc((size_t)g->norm_count + 1, sizeof **norms);
+    int status = list != NULL && *norms != NULL ? 0 : -1;
+    for (int32_t i = 0; status == 0 && i < g->norm_count; i++) {
+        status =
+            parse_norm(PySequence_Fast_GET_ITEM(list, i), &g->norm[i], &(*norms)[i]);
+    }
+    Py_XDECREF(list);
+    return status;
+}
+
+/* An arena: bytes in a row, aligned. None stands for no bytes. */
+static int parse_arena(PyObject *object, const char *name, void **data, size_t *bytes)
+{
+    ym_array array;
+    int64_t shape[1] = {-1};
+    if (ym_parse_optional_array(object, name, &array) < 0) {
+        return -1;
+    }
+    if (object == Py_None) {
+        *bytes = 0;
+        return 0;
+    }
+    if (ym_require_dtype(&array, name, YM_U8) < 0 ||
+        ym_require_shape(&array, name, 1, shape) < 0 ||
+        ym_require_packed(&array, name) < 0 || ym_require_writable(&array, name) < 0) {
+        return -1;
+    }
+    if (array.shape[0] > 0 && (uintptr_t)array.data % 64 != 0) {
+        PyErr_Format(PyExc_ValueError, "%s: must be aligned to 64 bytes", name);
+        return -1;
+    }
+    *data = array.data;
+    *bytes = (size_t)array.shape[0];
+    return 0;
+}
+
+int ym_parse_common(ym_run_arguments *a, PyObject *inputs, PyObject *params,
+                    PyObject *norms, PyObject *saved, PyObject *workspace)
+{
+    const ym_graph *g = a->plan->graph;
+    int32_t *items = PyMem_Calloc((size_t)g->input_count + 1, sizeof *items);
+    if (items == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    const ym_program *p = a->plan->program;
+    for (int32_t i = 0; i < p->item_count; i++) {
+        if (p->item[i].kind == YM_ITEM_INPUT) {
+            items[p->item[i].u.input.number] = i;
+        }
+    }
+    ym_value_list rule = {"inputs", items, g->input_count, false, false};
+    int status = ym_parse_values(a->plan, inputs, &rule, &a->inputs);
+    PyMem_Free(items);
+    if (status < 0 || parse_weights(a->plan, params, "params", false, &a->params) < 0 ||
+        parse_norms(a->plan, norms, &a->norms) < 0 ||
+        parse_arena(saved, "saved", &a->bindings.saved, &a->bindings.saved_bytes) < 0 ||
+        parse_arena(workspace, "workspace", &a->bindings.workspace,
+                    &a->bindings.workspace_bytes) < 0) {
+        return -1;
+    }
+    a->bindings.inputs = a->inputs;
+    a->bindings.params = a->params;
+    a->bindings.norms = a->norms;
+    return 0;
+}
+
+int ym_parse_gradients(ym_run_arguments *a, PyObject *grad_outputs,
+                       PyObject *grad_inputs, PyObject *grad_params)
+{
+    const ym_graph *g = a->plan->graph;
+    const ym_program *p = a->plan->program;
+    int32_t *items = PyMem_Calloc((size_t)g->input_count + 1, sizeof *items);
+    if (items == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (int32_t i = 0; i < p->item_count; i++) {
+        if (p->item[i].kind == YM_ITEM_INPUT) {
+            items[p->item[i].u.input.number] = i;
+        }
+    }
+    ym_value_list outputs = {"grad_outputs", p->output, g->output_count, true, false};
+    ym_value_list inputs = {"grad_inputs", items, g->input_count, true, true};
+    int status =
+        ym_parse_values(a->plan, grad_outputs, &outputs, &a->grad_outputs) < 0 ||
+                ym_parse_values(a->plan, grad_inputs, &inputs, &a->grad_inputs) < 0 ||
+                parse_weights(a->plan, grad_params, "grad_params", true,
+                              &a->grad_params) < 0
+            ? -1
+            : 0;
+    PyMem_Free(items);
+    a->bindings.grad_outputs = a->grad_outputs;
+    a->bindings.grad_inputs = a->grad_inputs;
+    a->bindings.grad_params = a->grad_params;
+    return status;
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT
+ * What one run of a plan borrows from Python objects.
+ */
+#ifndef YM_PYTHON_PLAN_ARGUMENTS_H
+#define YM_PYTHON_PLAN_ARGUMENTS_H
+
+#include "python/plan_type.h"
+
+/* All that one run borrows, in one allocation per list; freed by
+ * ym_release_arguments. */
+typedef struct ym_run_arguments {
+    const ym_plan *plan;
+    ym_bindings bindings;
+    ym_tensor *inputs, *outputs, *grad_outputs, *grad_inputs;
+    ym_weight *params, *grad_params;
+    ym_norm *norms;
+    bool *mask;
+} ym_run_arguments;
+
+typedef struct ym_value_list {
+    const char *name;
+    const int32_t *items;
+    int32_t count;
+    bool optional, writes;
+} ym_value_list;
+
+/* Each returns 0, or -1 with an exception that names the entry. */
+int ym_parse_values(const ym_plan *plan, PyObject *object, const ym_value_list *rule,
+                    ym_tensor **values);
+int ym_parse_common(ym_run_arguments *a, PyObject *inputs, PyObject *params,
+                    PyObject *norms, PyObject *saved, PyObject *workspace);
+int ym_parse_gradients(ym_run_arguments *a, PyObject *grad_outputs,
+                       PyObject *grad_inputs, PyObject *grad_params);
+void ym_release_arguments(ym_run_arguments *a);
+
+#endif

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT
+ * yolov9mem._core.Plan: making plans and asking for their sizes.
+ */
+#include "python/plan_type.h"
+
+#include <string.h>
+
+#include "python/graph_type.h"
+#include "python/module.h"
+
+int ym_parse_flags(PyObject *object, const char *name, int32_t count, bool **flags)
+{
+    *flags = NULL;
+    if (object == NULL || object == Py_None) {
+        return 0;
+    }
+    PyObject *list = PySequence_Fast(object, "flags must be a sequence");
+    if (list == NULL) {
+        return -1;
+    }
+    if (PySequence_Fast_GET_SIZE(list) != count) {
+        PyErr_Format(PyExc_ValueError, "%s: has %zd entries, must have %d", name,
+                     PySequence_Fast_GET_SIZE(list), count);
+        Py_DECREF(list);
+        return -1;
+    }
+    *flags = PyMem_Calloc((size_t)count + 1, sizeof(bool));
+    if (*flags == NULL) {
+        Py_DECREF(list);
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (int32_t i = 0; i < count; i++) {
+        (*flags)[i] = PyObject_IsTrue(PySequence_Fast_GET_ITEM(list, i)) == 1;
+    }
+    Py_DECREF(list);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static int parse_input_sizes(PyObject *object, int32_t count, int32_t (**sizes)[3])
+{
+    PyObject *list = PySequence_Fast(object, "input_sizes: must be a sequence");
+    if (list == NULL) {
+        return -1;
+    }
+    int status = -1;
+    *sizes = PyMem_Calloc((size_t)count + 1, sizeof **sizes);
+    if (*sizes == NULL) {
+        PyErr_NoMemory();
+    } else if (PySequence_Fast_GET_SIZE(list) != count) {
+        PyErr_Format(PyExc_ValueError,
+                     "input_sizes: has %zd entries, the graph %d inputs",
+                     PySequence_Fast_GET_SIZE(list), count);
+    } else {
+        status = 0;
+    }
+    for (int32_t i = 0; status == 0 && i < count; i++) {
+        int32_t *size = (*sizes)[i];
+        PyObject *item = PySequence_Fast_GET_ITEM(list, i);
+        if (!PyTuple_Check(item) ||
+            !PyArg_ParseTuple(item, "iii", &size[0], &size[1], &size[2])) {
+            PyErr_Format(PyExc_TypeError, "input_sizes[%d]: must be a tuple (N, H, W)",
+                         i);
+            status = -1;
+        }
+    }
+    Py_DECREF(list);
+    return status;
+}
+
+static int parse_keep(const char *text, ym_keep *keep)
+{
+    static const char *const names[] = {"all", "conv", "min", "budget"};
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *keep = (ym_keep)i;
+            return 0;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "keep: is '%s', must be all, conv, min or budget",
+                 text);
+    return -1;
+}
+
+static int parse_dtype(const char *text, ym_dtype *dtype)
+{
+    for (int i = YM_F32; i <= YM_F16; i++) {
+        if (strcmp(text, ym_dtype_name((ym_dtype)i)) == 0) {
+            *dtype = (ym_dtype)i;
+            return 0;
+        }
+    }
+    PyErr_Format(PyExc_TypeError,
+                 "dtype: is '%s', must be float32, bfloat16 or float16", text);
+    return -1;
+}
+
+static int parse_backend(const char *text, ym_plan_request *request)
+{
+    if (strcmp(text, "cpu") == 0) {
+        request->backend = ym_cpu_backend();
+    } else if (strcmp(text, "ref") == 0) {
+        request->backend = ym_ref_backend();
+    } else {
+        PyErr_Format(PyExc_ValueError, "backend: is '%s', must be cpu or ref", text);
+        return -1;
+    }
+    if (request->dtype == YM_F16) {
+        PyErr_SetString(
+            PyExc_NotImplementedError,
+            "dtype: float16 is not done on the CPU, use float32 or bfloat16");
+        return -1;
+    }
+    return 0;
+}
+
+typedef struct plan_arguments {
+    PyObject *graph, *sizes, *input_grads, *param_grads;
+    const char *dtype, *keep, *backend;
+    unsigned long long budget;
+    int segments;
+} plan_arguments;
+
+/* Fills the request; its arrays are freed by the caller on every path. */
+static int parse_request(const plan_arguments *a, const ym_graph *g,
+                         ym_plan_request *request, int32_t (**sizes)[3], bool **inputs,
+                         bool **params)
+{
+    request->budget_bytes = (size_t)a->budget;
+    request->segment_count = a->segments;
+    if (parse_dtype(a->dtype, &request->dtype) < 0 ||
+        parse_keep(a->keep, &request->keep) < 0 ||
+        parse_backend(a->backend, request) < 0 ||
+        parse_input_sizes(a->sizes, g->input_count, sizes) < 0 ||
+        ym_parse_flags(a->input_grads, "input_grads", g->input_count, inputs) < 0 ||
+        ym_parse_flags(a->param_grads, "param_grads", g->param_count, params) < 0) {
+        return -1;
+    }
+    if (*params == NULL) {
+        *params = PyMem_Malloc((size_t)g->param_count + 1);
+        if (*params == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        memset(*params, 1, (size_t)g->param_count + 1);
+    }
+    request->input_size = (const int32_t(*)[3]) * sizes;
+    request->input_grad = *inputs;
+    request->param_grad = *params;
+    return 0;
+}
+
+static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"graph",    "input_sizes", "dtype",       "keep",
+                            "budget",   "backend",     "input_grads", "param_grads",
+                            "segments", NULL};
+    plan_arguments a = {
+        .dtype = "float32", .keep = "conv", .backend = "cpu", .segments = 1};
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$ssKsOOi", names, &a.graph,
+                                     &a.sizes, &a.dtype, &a.keep, &a.budget, &a.backend,
+                                     &a.input_grads, &a.param_grads, &a.segments)) {
+        return NULL;
+    }
+    ym_graph *graph = ym_graph_of(a.graph);
+    if (graph == NULL) {
+        return NULL;
+    }
+    ym_plan_request request = {0};
+    int32_t(*sizes)[3] = NULL;
+    bool *inputs = NULL, *params = NULL;
+    plan_object *self = NULL;
+    ym_error error;
+    if (parse_request(&a, graph, &request, &sizes, &inputs, &params) == 0) {
+        ym_plan *plan = NULL;
+        ym_status status = ym_plan_create(graph, &request, &plan, &error);
+        self = status == YM_OK ? (plan_object *)type->tp_alloc(type, 0) : NULL;
+        if (status != YM_OK) {
+            ym_raise(status, &error);
+        } else if (self == NULL) {
+            ym_plan_free(plan);
+        } else {
+            self->plan = plan;
+            self->graph = Py_NewRef(a.graph);
+            ym_graph_seal(a.graph);
+        }
+    }
+    PyMem_Free(sizes);
+    PyMem_Free(inputs);
+    PyMem_Free(params);
+    return (PyObject *)self;
+}
+
+static void plan_dealloc(plan_object *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    ym_plan_free(self->plan);
+    Py_XDECREF(self->graph);
+    type->tp_free((PyObject *)self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef plan_methods[] = {
+    {"forward", (PyCFunction)ym_plan_forward_method, METH_VARARGS,
+     "forward(inputs, params, norms, outputs, saved, workspace)\n--\n\n"
+     "Runs forward; fills outputs and saved."},
+    {"backward", (PyCFunction)ym_plan_backward_method, METH_VARARGS,
+     "backward(segment, inputs, params, norms, grad_outputs, grad_inputs, grad_params, "
+     "saved, workspace)\n--\n\nRuns one segment of backward, the highest first."},
+    {"backward_workspace", (PyCFunction)ym_plan_backward_workspace_method, METH_O,
+     "backward_workspace(mask)\n--\n\nBytes for that set of outputs with gradients."},
+    {"reached_params", (PyCFunction)ym_plan_reached_params_method, METH_O,
+     "reached_params(mask)\n--\n\nWhich params get a gradient."},
+    {"reached_inputs", (PyCFunction)ym_plan_reached_inputs_method, METH_O,
+     "reached_inputs(mask)\n--\n\nWhich inputs get a gradient."},
+    {"touched_params", (PyCFunction)ym_plan_touched_params_method, METH_VARARGS,
+     "touched_params(segment, mask=None)\n--\n\n"
+     "Which params' gradients that segment of backward writes."},
+    {"param_segments", (PyCFunction)ym_plan_param_segments_method, METH_NOARGS,
+     "param_segments()\n--\n\nThe segment that completes each param's gradient, or "
+     "-1."},
+    {"table", (PyCFunction)ym_plan_table_method, METH_NOARGS,
+     "table()\n--\n\nOne dict per value: name, op, shape, bytes, state."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot plan_slots[] = {
+    {Py_tp_doc,
+     "Plan(graph, input_sizes, *, dtype, keep, budget, backend, input_grads, "
+     "param_grads, segments)\n--\n\n"
+     "How a graph is run for one set of sizes: see csrc/core/plan.h."},
+    {Py_tp_new, plan_new},
+    {Py_tp_dealloc, plan_dealloc},
+    {Py_tp_methods, plan_methods},
+    {Py_tp_getset, ym_plan_getset},
+    {0, NULL},
+};
+
+static PyType_Spec plan_spec = {
+    .name = "yolov9mem._core.Plan",
+    .basicsize = sizeof(plan_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = plan_slots,
+};
+
+int ym_add_plan_type(PyObject *module)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, &plan_spec, NULL);
+    if (type == NULL) {
+        return -1;
+    }
+    int status = PyModule_AddObjectRef(module, "Plan", type);
+    Py_DECREF(type);
+    return status;
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT
+ * The Python type Plan and what its files share.
+ */
+#ifndef YM_PYTHON_PLAN_TYPE_H
+#define YM_PYTHON_PLAN_TYPE_H
+
+#include "core/plan_parts.h"
+#include "python/arguments.h"
+
+typedef struct plan_object {
+    PyObject_HEAD ym_plan *plan;
+    PyObject *graph; /* owned: keeps the ym_graph alive */
+} plan_object;
+
+/* plan_run.c */
+PyObject *ym_plan_forward_method(plan_object *self, PyObject *args);
+PyObject *ym_plan_backward_method(plan_object *self, PyObject *args);
+/* A list of flags, one per output, or None: all. Returns -1 with an exception set; the
+ * result is freed by PyMem_Free and NULL for None. */
+int ym_parse_flags(PyObject *object, const char *name, int32_t count, bool **flags);
+
+/* plan_queries.c */
+extern PyGetSetDef ym_plan_getset[];
+PyObject *ym_plan_backward_workspace_method(plan_object *self, PyObject *mask);
+PyObject *ym_plan_reached_params_method(plan_object *self, PyObject *mask);
+PyObject *ym_plan_reached_inputs_method(plan_object *self, PyObject *mask);
+PyObject *ym_plan_touched_params_method(plan_object *self, PyObject *args);
+PyObject *ym_plan_param_segments_method(plan_object *self, PyObject *unused);
+
+/* plan_table.c */
+PyObject *ym_plan_table_method(plan_object *self, PyObject *unused);
+
+#endif

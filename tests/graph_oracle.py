@@ -1,0 +1,231 @@
+"""Graphs beside an oracle: each call adds a node and computes it with float64 torch.
+
+The oracle is stock PyTorch in float64 with autograd; nothing of it comes from the plan.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from yolov9mem import _core
+
+
+class Tracer:
+    """Builds a `_core.Graph` and, in step with it, the same computation in torch."""
+
+    def __init__(self, seed: int, dtype: torch.dtype = torch.float64) -> None:
+        self.graph = _core.Graph()
+        self.random = torch.Generator().manual_seed(seed)
+        self.dtype = dtype
+        self.inputs: list[torch.Tensor] = []
+        self.params: list[torch.Tensor] = []
+        self.norms: list[dict] = []
+        self.values: dict[int, torch.Tensor] = {}
+        self.outputs: list[int] = []
+
+    def draw(self, *shape: int, scale: float = 1.0, shift: float = 0.0) -> torch.Tensor:
+        x = torch.randn(*shape, generator=self.random) * scale + shift
+        return x.to(self.dtype).requires_grad_()
+
+    def keep(self, number: int, value: torch.Tensor) -> int:
+        self.values[number] = value
+        return number
+
+    def input(self, n: int, c: int, h: int, w: int) -> int:
+        x = self.draw(n, c, h, w)
+        self.inputs.append(x)
+        return self.keep(self.graph.input(c), x)
+
+    def param(self, *shape: int, scale: float = 1.0, shift: float = 0.0) -> int:
+        value = self.draw(*shape, scale=scale, shift=shift)
+        self.params.append(value)
+        return self.graph.param(shape, f"p{len(self.params)}")
+
+    def conv(
+        self, x, k, kernel=1, stride=1, padding=0, dilation=1, groups=1, bias=False
+    ) -> int:
+        c = self.values[x].shape[1]
+        scale = (c // groups * kernel * kernel) ** -0.5
+        w = self.param(k, c // groups, kernel, kernel, scale=scale)
+        b = self.param(k) if bias else -1
+        y = self.graph.conv(
+            x,
+            w,
+            bias=b,
+            stride=(stride, stride),
+            padding=(padding, padding),
+            dilation=(dilation, dilation),
+            groups=groups,
+            name=f"conv{w}",
+        )
+        value = F.conv2d(
+            self.values[x],
+            self.params[w],
+            self.params[b] if bias else None,
+            stride,
+            padding,
+            dilation,
+            groups,
+        )
+        return self.keep(y, value)
+
+    def new_norm(self, channels: int) -> int:
+        gamma, beta = self.param(channels, scale=0.2, shift=1.0), self.param(channels)
+        self.norms.append(
+            {
+                "mean": torch.zeros(channels, dtype=self.dtype),
+                "var": torch.ones(channels, dtype=self.dtype),
+                "gamma": gamma,
+                "beta": beta,
+                "training": True,
+            }
+        )
+        return self.graph.norm(channels, gamma=gamma, beta=beta)
+
+    def batch_norm(self, x: int, norm: int | None = None) -> int:
+        if norm is None:
+            norm = self.new_norm(self.values[x].shape[1])
+        n = self.norms[norm]
+        value = F.batch_norm(
+            self.values[x],
+            n["mean"],
+            n["var"],
+            self.params[n["gamma"]],
+            self.params[n["beta"]],
+            n["training"],
+            0.03,
+            1e-3,
+        )
+        return self.keep(self.graph.batch_norm(x, norm), value)
+
+    def act(self, x: int, kind: str = "silu") -> int:
+        run = {
+            "silu": F.silu,
+            "relu": F.relu,
+            "leaky_relu": lambda v: F.leaky_relu(v, 0.1),
+            "identity": lambda v: v * 1.0,
+        }[kind]
+        return self.keep(
+            self.graph.activation(x, kind, slope=0.1), run(self.values[x])
+        )
+
+    def add(self, *xs: int) -> int:
+        total = self.values[xs[0]]
+        for x in xs[1:]:
+            total = total + self.values[x]
+        return self.keep(self.graph.add(list(xs)), total * 1.0)
+
+    def concat(self, *xs: int) -> int:
+        value = torch.cat([self.values[x] for x in xs], 1)
+        return self.keep(self.graph.concat(list(xs)), value)
+
+    def slice(self, x: int, first: int, count: int) -> int:
+        value = self.values[x][:, first : first + count]
+        return self.keep(self.graph.slice(x, first, count), value)
+
+    def max_pool(self, x: int, k: int, s: int, p: int, ceil: bool = False) -> int:
+        y = self.graph.max_pool(x, (k, k), (s, s), (p, p), ceil_mode=ceil)
+        return self.keep(y, F.max_pool2d(self.values[x], k, s, p, 1, ceil))
+
+    def avg_pool(
+        self, x: int, k: int, s: int, p: int, ceil: bool = False, pad: bool = True
+    ) -> int:
+        y = self.graph.avg_pool(
+            x, (k, k), (s, s), (p, p), ceil_mode=ceil, count_include_pad=pad
+        )
+        return self.keep(y, F.avg_pool2d(self.values[x], k, s, p, ceil, pad))
+
+    def upsample(self, x: int, *, scale: int = 0, size: tuple = ()) -> int:
+        if size:
+            y = self.graph.upsample(x, size=size)
+            return self.keep(y, F.interpolate(self.values[x], size=size))
+        y = self.graph.upsample(x, scale=(float(scale), float(scale)))
+        return self.keep(y, F.interpolate(self.values[x], scale_factor=scale))
+
+    def output(self, x: int) -> None:
+        self.graph.output(x)
+        self.outputs.append(x)
+
+    def brick(self, x: int, k: int, kernel=1, stride=1, groups=1, kind="silu") -> int:
+        """conv -> batch norm -> activation."""
+        y = self.conv(x, k, kernel, stride, kernel // 2, groups=groups)
+        return self.act(self.batch_norm(y), kind)
+
+
+def nhwc(x: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(x.detach().permute(0, 2, 3, 1).float().numpy())
+
+
+def arena(count: int) -> np.ndarray:
+    """`count` bytes aligned to 64, with garbage in them."""
+    raw = np.full(count + 64, 0xFF, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + count]
+
+
+class Run:
+    """One forward and backward of a tracer's graph through a plan, on NumPy arrays."""
+
+    def __init__(self, tracer: Tracer, norms_before: list[dict], **request) -> None:
+        t = self.tracer = tracer
+        sizes = [(x.shape[0], x.shape[2], x.shape[3]) for x in t.inputs]
+        request.setdefault("input_grads", [True] * len(sizes))
+        request.setdefault("param_grads", [True] * len(t.params))
+        self.request = request
+        self.plan = _core.Plan(t.graph, sizes, **request)
+        self.inputs = [nhwc(x) for x in t.inputs]
+        self.params = [p.detach().float().numpy().copy() for p in t.params]
+        self.running = [
+            (n["mean"].float().numpy().copy(), n["var"].float().numpy().copy())
+            for n in norms_before
+        ]
+        self.norms = [
+            (m, v, 1e-3, 0.03, n["training"], n["training"])
+            for (m, v), n in zip(self.running, norms_before, strict=True)
+        ]
+
+    def forward(self) -> list[np.ndarray]:
+        p = self.plan
+        self.outputs = [np.full(s, np.nan, np.float32) for s in p.output_shapes]
+        self.saved = arena(p.saved_bytes)
+        work = arena(p.forward_workspace_bytes)
+        p.forward(
+            self.inputs, self.params, self.norms, self.outputs, self.saved, work
+        )
+        return self.outputs
+
+    def backward(self, grads: list[np.ndarray | None]) -> None:
+        p = self.plan
+        mask = [g is not None for g in grads]
+        wanted = self.request["param_grads"]
+        self.grad_params = [
+            np.full_like(w, np.nan) if want else None
+            for w, want in zip(self.params, wanted, strict=True)
+        ]
+        self.grad_inputs = [
+            np.full_like(x, np.nan) if want else None
+            for x, want in zip(self.inputs, self.request["input_grads"], strict=True)
+        ]
+        work = arena(p.backward_workspace(mask))
+        for segment in reversed(range(p.segments)):
+            p.backward(
+                segment,
+                self.inputs,
+                self.params,
+                self.norms,
+                grads,
+                self.grad_inputs,
+                self.grad_params,
+                self.saved,
+                work,
+            )
+        self.reached_params = p.reached_params(mask)
+        self.reached_inputs = p.reached_inputs(mask)
+
+
+def relative_error(value: np.ndarray, exact: torch.Tensor) -> float:
+    truth = exact.detach().double().numpy()
+    norm = float(np.linalg.norm(truth))
+    return float(np.linalg.norm(value.astype(np.float64) - truth)) / (norm + 1e-12)
