@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+#include "cpu/cpu.h"
+
+static const ym_backend backend = {
+    .api_version = YM_BACKEND_API_VERSION,
+    .name = "cpu",
+    .capabilities = YM_CAP_STRIDED_CONV,
+    .conv_scratch_bytes = cpu_conv_scratch_bytes,
+    .conv_forward = cpu_conv_forward,
+    .conv_backward_data = cpu_conv_backward_data,
+    .conv_backward_weight = cpu_conv_backward_weight,
+    .norm_scratch_bytes = cpu_norm_scratch_bytes,
+    .norm_statistics = cpu_norm_statistics,
+    .brick_forward = cpu_brick_forward,
+    .brick_scratch_bytes = cpu_brick_scratch_bytes,
+    .brick_backward = cpu_brick_backward,
+    .max_pool_forward = cpu_max_pool_forward,
+    .max_pool_backward = cpu_max_pool_backward,
+    .avg_pool_forward = cpu_avg_pool_forward,
+    .avg_pool_backward = cpu_avg_pool_backward,
+    .upsample_forward = cpu_upsample_forward,
+    .upsample_backward = cpu_upsample_backward,
+    .copy = cpu_copy,
+    .fill_zero = cpu_fill_zero,
+    .mosaic = cpu_mosaic,
+    .sgd_norm = cpu_sgd_norm,
+    .sgd_step = cpu_sgd_step,
+};
+
+const ym_backend *ym_cpu_backend(void)
+{
+    return &backend;
+}

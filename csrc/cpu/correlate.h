@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Correlation of an image with packed weights: the engine under convolution's forward
+ * and data gradient.
+ *
+ *     out(n, first_h + step_h t, first_w + step_w u, j) (+)= bias(j) +
+ *         sum over taps (a, b) and channels i of
+ *         in(n, h(t, a), w(u, b), i) weights(a, b, i, j)
+ *
+ * The data gradient of a strided convolution is one such sum per phase of its pixels.
+ */
+#ifndef YM_CPU_CORRELATE_H
+#define YM_CPU_CORRELATE_H
+
+#include "cpu/cpu.h"
+
+/* One image dimension. Output t lies at pixel out_first + out_step * t of `out`; tap a
+ * of it reads pixel in_step * t + tap_first + tap_step * a of `in` (0 outside). */
+typedef struct cpu_axis {
+    int32_t out_count, out_first, out_step;
+    int32_t in_step, tap_count, tap_first, tap_step;
+    int32_t weight_first, weight_step; /* which row of the kernel tap a is */
+} cpu_axis;
+
+typedef struct cpu_correlation {
+    cpu_axis h, w;
+    ym_tensor in, out;
+    int32_t groups, in_count, out_count; /* channels of one group */
+    float *weights;    /* packed, see cpu_pack */
+    const float *bias; /* groups * padded out_count, or NULL */
+    bool accumulate;
+} cpu_correlation;
+
+/* Where the weight of (group, input channel i, output channel j, tap) lies:
+ * data[group * group_step + i * in_step + j * out_step + r * r_step + s * s_step]. */
+typedef struct cpu_weight_view {
+    const float *data;
+    int64_t group_step, in_step, out_step, r_step, s_step;
+} cpu_weight_view;
+
+int64_t cpu_padded_count(int32_t out_count);
+
+/* Floats of packed weights for the whole kernel. */
+int64_t cpu_packed_floats(int32_t groups, int32_t in_count, int32_t out_count,
+                          int32_t taps);
+
+/* Packs the weights of c's taps into c->weights: per group and block of 2 * lanes output
+ * channels, (taps, in_count, block) with zeros after the last channel. */
+void cpu_pack(const cpu_correlation *c, const cpu_weight_view *view);
+
+/* Floats that each thread needs beside the weights. */
+int64_t cpu_correlate_panel_floats(const cpu_correlation *c);
+
+/* Runs with `panel_floats` floats at `panels` for each of `threads` threads. */
+void cpu_correlate(const cpu_correlation *c, float *panels, int64_t panel_floats,
+                   int32_t threads);
+
+#endif

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The inner loops of backend "cpu". They are written once (kernels_rows.h,
+ * kernels_product.h), compiled for several instruction sets (kernels_avx512.c,
+ * kernels_avx2.c, kernels_plain.c) and chosen at run time.
+ *
+ * Row loops work on `n` floats that lie in the first-level cache; arrays of one call do
+ * not overlap unless said. The callers move tensors of any dtype and pitch in and out
+ * with copy, widen and narrow.
+ */
+#ifndef YM_CPU_KERNELS_H
+#define YM_CPU_KERNELS_H
+
+#include "core/backend.h"
+
+/* A loop of a product: how often, and how far a and b move each time (elements). */
+typedef struct cpu_loop {
+    int64_t count, a_step, b_step;
+} cpu_loop;
+
+/* A register tile of a matrix product whose sum runs over three nested loops:
+ *
+ *     c[i][j] = start + sum over the loops of a[i * a_row] * b[j]
+ *
+ * for 0 <= i < rows and 0 <= j < vectors * lanes. start is c itself if accumulate, else
+ * bias[j], else 0. Steps of any size let the same code read images in place:
+ * convolution sums over (r, s, channel), the weight gradient over (row, column). */
+typedef struct cpu_product {
+    const float *a, *b;
+    float *c;
+    const float *bias;
+    int64_t a_row, c_row;
+    cpu_loop loop[3]; /* outermost first */
+    int32_t rows;     /* 1 .. kernels->tile_rows */
+    int32_t vectors;  /* 1 or 2 */
+    bool accumulate;
+} cpu_product;
+
+typedef struct cpu_kernels {
+    const char *name;
+    int32_t tile_rows, lanes;
+    void (*product)(const cpu_product *product);
+
+    /* y[p][i] = x[p][i], `count` channels of each of `pixels` pixels. */
+    void (*copy)(int64_t pixels, int32_t count, const float *x, int64_t x_pitch, float *y,
+                 int64_t y_pitch);
+    void (*widen)(int64_t pixels, int32_t count, const uint16_t *x, int64_t x_pitch,
+                  float *y, int64_t y_pitch);
+    void (*narrow)(int64_t pixels, int32_t count, const float *x, int64_t x_pitch,
+                   uint16_t *y, int64_t y_pitch);
+
+    void (*add)(int32_t n, const float *x, float *y);         /* y += x */
+    void (*divide)(int32_t n, float divisor, float *y);       /* y /= divisor */
+    void (*maximum)(int32_t n, const float *x, float *y);     /* NaN wins */
+    /* Where x > most or x is NaN: most = x, codes = code. */
+    void (*arg_maximum)(int32_t n, const float *x, int32_t code, float *most,
+                        int32_t *codes);
+
+    /* z = (v - mean) * scale + shift;  z += (v - mean) * scale */
+    void (*affine)(int32_t n, const float *v, const float *mean, const float *scale,
+                   const float *shift, float *z);
+    void (*affine_add)(int32_t n, const float *v, const float *mean, const float *scale,
+                       float *z);
+    void (*activate)(int32_t n, ym_activation kind, float slope, float *z);
+    /* z = d * activation'(z) */
+    void (*activate_backward)(int32_t n, ym_activation kind, float slope, const float *d,
+                              float *z);
+
+    /* sum += v - mean, squares += (v - mean)^2 */
+    void (*add_deviation)(int32_t n, const float *v, const float *mean, float *sum,
+                          float *squares);
+    /* sum += d * (v - mean) */
+    void (*add_product)(int32_t n, const float *d, const float *v, const float *mean,
+                        float *sum);
+    /* dv = scale * (d - d_mean) - slope * (v - mean); dv may be d */
+    void (*normalise_backward)(int32_t n, const float *d, const float *v,
+                               const float *const channel[4], float *dv);
+} cpu_kernels;
+
+/* The best set of this machine, or what YOLOV9MEM_ISA names (avx512, avx2, plain). */
+const cpu_kernels *cpu_kernels_best(void);
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define YM_CPU_X86 1
+extern const cpu_kernels cpu_kernels_avx512, cpu_kernels_avx2;
+#endif
+extern const cpu_kernels cpu_kernels_plain;
+
+#endif

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Batch norm statistics. Groups of rows that fit the second-level cache are read twice,
+ * for their mean and for the deviations from it, and merged in double (Chan, Golub,
+ * LeVeque 1979): one pass over memory and no cancellation when |mean| >> std.
+ */
+#include "cpu/rows.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef struct run {
+    const ym_tensor *x;
+    const cpu_kernels *kernels;
+    int32_t blocks;
+    double *partials; /* (blocks, 2, C): mean, sum of squared deviations */
+    const ym_norm *norm;
+    float *mean, *rstd;
+} run;
+
+size_t cpu_norm_scratch_bytes(const ym_tensor *x)
+{
+    return (size_t)cpu_sum_blocks(x) * 2 * (size_t)x->c * sizeof(double);
+}
+
+/* Merges `count` more values with the given mean and square sum. */
+static void merge(double *mean, double *squares, double before, double count,
+                  double more_mean, double more_squares)
+{
+    const double delta = more_mean - *mean, all = before + count;
+    *mean += delta * count / all;
+    *squares += more_squares + delta * delta * before * count / all;
+}
+
+static void group_mean(const run *r, const cpu_patch *patch, int64_t first, int64_t end,
+                       float *mean)
+{
+    float buffer[CPU_ROW];
+    memset(mean, 0, CPU_ROW * sizeof *mean);
+    for (int64_t p = first; p < end; p += patch->row_pixels) {
+        const int32_t pixels = (int32_t)cpu_min(patch->row_pixels, end - p);
+        const float *row = cpu_row(r->x, patch, p, pixels, buffer);
+        r->kernels->add(pixels * patch->count, row, mean);
+    }
+    cpu_fold(patch, mean);
+    for (int32_t c = 0; c < patch->count; c++) {
+        mean[c] /= (float)(end - first);
+    }
+    cpu_repeat(patch, mean);
+}
+
+static void add_group(const run *r, const cpu_patch *patch, int64_t first, int64_t end,
+                      double *mean_of, double *squares_of)
+{
+    float mean[CPU_ROW], buffer[CPU_ROW], sum[CPU_ROW] = {0}, squares[CPU_ROW] = {0};
+    const double count = (double)(end - first), before = (double)(first - patch->first);
+    group_mean(r, patch, first, end, mean);
+    for (int64_t p = first; p < end; p += patch->row_pixels) {
+        const int32_t pixels = (int32_t)cpu_min(patch->row_pixels, end - p);
+        const float *row = cpu_row(r->x, patch, p, pixels, buffer);
+        r->kernels->add_deviation(pixels * patch->count, row, mean, sum, squares);
+    }
+    cpu_fold(patch, sum);
+    cpu_fold(patch, squares);
+    for (int32_t c = 0; c < patch->count; c++) {
+        const double off = sum[c] / count; /* what rounding left of the mean */
+        merge(&mean_of[c], &squares_of[c], before, count, mean[c] + off,
+              squares[c] - off * off * count);
+    }
+}
+
+static void statistics_task(void *argument, int32_t index)
+{
+    const run *r = argument;
+    const cpu_patch patch = cpu_patch_of(r->x, r->blocks, index);
+    const int32_t block = index / cpu_channel_parts(r->x->c);
+    double *mean = r->partials + (int64_t)block * 2 * r->x->c + patch.channel;
+    double *squares = mean + r->x->c;
+    const int64_t step = (int64_t)CPU_FLUSH_ROWS * patch.row_pixels;
+    memset(mean, 0, (size_t)patch.count * sizeof *mean);
+    memset(squares, 0, (size_t)patch.count * sizeof *squares);
+    for (int64_t p = patch.first; p < patch.end; p += step) {
+        add_group(r, &patch, p, cpu_min(p + step, patch.end), mean, squares);
+    }
+}
+
+static void finish_channel(const run *r, int32_t c)
+{
+    const ym_norm *norm = r->norm;
+    const int64_t pixels = ym_pixels(r->x);
+    const double momentum = norm->momentum;
+    double mean = 0.0, squares = 0.0;
+    for (int32_t block = 0; block < r->blocks; block++) {
+        const double *partial = r->partials + (int64_t)block * 2 * r->x->c + c;
+        const int64_t before = cpu_part(pixels, r->blocks, block);
+        const int64_t count = cpu_part(pixels, r->blocks, block + 1) - before;
+        merge(&mean, &squares, (double)before, (double)count, partial[0],
+              partial[r->x->c]);
+    }
+    r->mean[c] = (float)mean;
+    r->rstd[c] = (float)(1.0 / sqrt(squares / (double)pixels + norm->eps));
+    if (norm->update_running && norm->running_mean != NULL) {
+        const double unbiased = squares / (double)(pixels - 1);
+        norm->running_mean[c] =
+            (float)(momentum * mean + (1.0 - momentum) * norm->running_mean[c]);
+        norm->running_var[c] =
+            (float)(momentum * unbiased + (1.0 - momentum) * norm->running_var[c]);
+    }
+}
+
+ym_status cpu_norm_statistics(ym_context *context, const ym_tensor *x,
+                              const ym_norm *norm, float *mean, float *rstd)
+{
+    run r = {.x = x, .norm = norm, .mean = mean, .rstd = rstd};
+    YM_CHECK(&context->error, norm->batch_statistics || norm->running_mean != NULL,
+             YM_ERR_ARGUMENT, "batch norm: no running statistics to normalise with");
+    if (!norm->batch_statistics) {
+        for (int32_t c = 0; c < x->c; c++) {
+            mean[c] = norm->running_mean[c];
+            rstd[c] = (float)(1.0 / sqrt((double)norm->running_var[c] + norm->eps));
+        }
+        return YM_OK;
+    }
+    YM_CHECK(&context->error, context->scratch_bytes >= cpu_norm_scratch_bytes(x),
+             YM_ERR_ARGUMENT, "batch norm: %zu bytes of scratch are too few",
+             context->scratch_bytes);
+    r.kernels = cpu_kernels_best();
+    r.blocks = cpu_sum_blocks(x);
+    r.partials = context->scratch;
+    ym_pool_run(statistics_task, &r, r.blocks * cpu_channel_parts(x->c));
+    for (int32_t c = 0; c < x->c; c++) {
+        finish_channel(&r, c);
+    }
+    return YM_OK;
+}

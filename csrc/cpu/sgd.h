@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT
+ * The entries `sgd_norm` and `sgd_step` of backend "cpu".
+ */
+#ifndef YM_CPU_SGD_H
+#define YM_CPU_SGD_H
+
+#include "core/backend.h"
+
+ym_status cpu_sgd_norm(ym_context *context, struct ym_sgd_job *job);
+ym_status cpu_sgd_step(ym_context *context, struct ym_sgd_job *job);
+
+#endif

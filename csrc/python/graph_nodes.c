@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: MIT
+ * The methods of Graph that add a node: they read the arguments, core/graph.c checks.
+ */
+#include "python/graph_nodes.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "python/graph_type.h"
+
+/* Reads a sequence of value numbers. The caller frees *values with PyMem_Free. */
+static int read_values(PyObject *sequence, const char *name, int32_t **values,
+                       int32_t *count)
+{
+    PyObject *fast = PySequence_Fast(sequence, "expected a sequence of value numbers");
+    if (fast == NULL) {
+        return -1;
+    }
+    Py_ssize_t length = PySequence_Fast_GET_SIZE(fast);
+    if (length > INT32_MAX) {
+        Py_DECREF(fast);
+        PyErr_Format(PyExc_ValueError, "%s: %zd values are too many", name, length);
+        return -1;
+    }
+    *values = PyMem_New(int32_t, length > 0 ? (size_t)length : 1);
+    bool failed = *values == NULL;
+    for (Py_ssize_t i = 0; i < length && !failed; i++) {
+        long value = PyLong_AsLong(PySequence_Fast_GET_ITEM(fast, i));
+        failed = value == -1 && PyErr_Occurred();
+        /* numbers beyond int32 can't exist: -1 makes the graph say so */
+        (*values)[i] = value > INT32_MAX || value < 0 ? -1 : (int32_t)value;
+    }
+    Py_DECREF(fast);
+    if (failed) {
+        PyMem_Free(*values);
+        return PyErr_Occurred() ? -1 : (PyErr_NoMemory(), -1);
+    }
+    *count = (int32_t)length;
+    return 0;
+}
+
+/* The sizes that the weight already says; the graph checks them all. */
+static int complete_conv(const ym_graph *graph, int weight, ym_conv *conv)
+{
+    if (weight < 0 || weight >= graph->param_count) {
+        PyErr_Format(PyExc_ValueError, "conv: param %d does not exist, the graph has %d",
+                     weight, (int)graph->param_count);
+        return -1;
+    }
+    const ym_param *w = &graph->param[weight];
+    int64_t channels = (int64_t)w->c * conv->groups;
+    if (channels > INT32_MAX) {
+        PyErr_Format(PyExc_ValueError, "conv: %d groups of %d channels are too many",
+                     (int)conv->groups, (int)w->c);
+        return -1;
+    }
+    conv->k = w->k;
+    conv->c = (int32_t)channels;
+    conv->r = w->r;
+    conv->s = w->s;
+    return 0;
+}
+
+const char ym_node_conv_doc[] = PyDoc_STR(
+             "conv(x, weight, bias=-1, stride=(1, 1), padding=(0, 0), dilation=(1, 1),\n"
+             "     groups=1, name='') -> value");
+
+PyObject *ym_node_conv(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"x",        "weight", "bias", "stride", "padding",
+                            "dilation", "groups", "name", NULL};
+    int x, weight, bias = -1, stride[2] = {1, 1}, pad[2] = {0, 0}, dilation[2] = {1, 1};
+    int groups = 1;
+    const char *name = "";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii|i(ii)(ii)(ii)is:conv", names, &x,
+                                     &weight, &bias, &stride[0], &stride[1], &pad[0],
+                                     &pad[1], &dilation[0], &dilation[1], &groups,
+                                     &name)) {
+        return NULL;
+    }
+    ym_graph *graph = ym_graph_open(self);
+    ym_conv conv = {.stride_h = stride[0], .stride_w = stride[1],
+                    .pad_h = pad[0], .pad_w = pad[1],
+                    .dilation_h = dilation[0], .dilation_w = dilation[1],
+                    .groups = groups};
+    if (graph == NULL || complete_conv(graph, weight, &conv) < 0) {
+        return NULL;
+    }
+    int32_t made = -1;
+    ym_error error;
+    ym_status status = ym_graph_conv(graph, x, &conv, weight, bias, name, &made, &error);
+    return ym_graph_made(status, made, &error);
+}
+
+const char ym_node_batch_norm_doc[] = PyDoc_STR( "batch_norm(x, norm, name='') -> value");
+
+PyObject *ym_node_batch_norm(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"x", "norm", "name", NULL};
+    int x, norm;
+    const char *name = "";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii|s:batch_norm", names, &x, &norm,
+                                     &name)) {
+        return NULL;
+    }
+    ym_graph *graph = ym_graph_open(self);
+    if (graph == NULL) {
+        return NULL;
+    }
+    int32_t made = -1;
+    ym_error error;
+    ym_status status = ym_graph_batch_norm(graph, x, norm, name, &made, &error);
+    return ym_graph_made(status, made, &error);
+}
+
+static int read_activation(const char *text, ym_activation *kind)
+{
+    static const char *const names[] = {"identity", "silu", "relu", "leaky_relu"};
+    for (int i = YM_IDENTITY; i <= YM_LEAKY_RELU; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *kind = (ym_activation)i;
+            return 0;
+        }
+    }
+    PyErr_Format(PyExc_ValueError,
+                 "activation: kind is '%s', must be identity, silu, relu or leaky_relu",
+                 text);
+    return -1;
+}
+
+const char ym_node_activation_doc[] = PyDoc_STR(
+             "activation(x, kind, slope=0.01, name='') -> value\n\n"
+             "kind: 'silu', 'relu', 'leaky_relu' (with slope) or 'identity'.");
+
+PyObject *ym_node_activation(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"x", "kind", "slope", "name", NULL};
+    int x;
+    const char *text, *name = "";
+    double slope = 0.01;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "is|ds:activation", names, &x, &text,
+                                     &slope, &name)) {
+        return NULL;
+    }
+    ym_graph *graph = ym_graph_open(self);
+    ym_activation kind = YM_IDENTITY;
+    if (graph == NULL || read_activation(text, &kind) < 0) {
+        return NULL;
+    }
+    int32_t made = -1;
+    ym_error error;
+    ym_status status =
+        ym_graph_activation(graph, x, kind, (float)slope, name, &made, &error);
+    return ym_graph_made(status, made, &error);
+}
+
+typedef ym_status add_many(ym_graph *g, const int32_t *x, int32_t count, const char *name,
+                           int32_t *made, ym_error *error);
+
+/* add and concat differ only in what they call. */
+static PyObject *add_node_of_many(PyObject *self, PyObject *args, PyObject *kwargs,
+                                  const char *format, const char *what, add_many *add)
+{
+    static char *names[] = {"x", "name", NULL};
+    PyObject *sequence;
+    const char *name = "";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, format, names, &sequence, &name)) {
+        return NULL;
+    }
+    ym_graph *graph = ym_graph_open(self);
+    int32_t *values = NULL, count = 0;
+    if (graph == NULL || read_values(sequence, what, &values, &count) < 0) {
+        return NULL;
+    }
+    int32_t made = -1;
+    ym_error error;
+    ym_status status = add(graph, values, count, name, &made, &error);
+    PyMem_Free(values);
+    return ym_graph_made(status, made, &error);
+}
+
+const char ym_node_add_doc[] = PyDoc_STR( "add(values, name='') -> value\n\nThe sum, from the left.");
+
+PyObject *ym_node_add(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    return add_node_of_many(self, args, kwargs, "O|s:add", "add", ym_graph_add);
+}
+
+const char ym_node_concat_doc[] = PyDoc_STR( "concat(values, name='') -> value\n\nAlong the channels.");
+
+PyObject *ym_node_concat(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    return add_node_of_many(self, args, kwargs, "O|s:concat", "concat", ym_graph_concat);
+}
+
+const char ym_node_slice_doc[] = PyDoc_STR(
+             "slice(x, first, count, name='') -> value\n\n"
+             "The channels [first, first + count).");
+
+PyObject *ym_node_slice(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"x", "first", "count", "name", NULL};
+    int x, first, count;
+    const char *name = "";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iii|s:slice", names, &x, &first,
+                                     &count, &name)) {
+        return NULL;
+    }
+    ym_graph *graph = ym_graph_open(self);
+    if (graph == NULL) {
+        return NULL;
+    }
+    int32_t made = -1;
+    ym_error error;
+    ym_status status = ym_graph_slice(graph, x, first, count, name, &made, &error);
+    return ym_graph_made(status, made, &error);
+}
+
+const char ym_node_max_pool_doc[] = PyDoc_STR(
+             "max_pool(x, kernel, stride, padding=(0, 0), ceil_mode=False, name='')\n"
+             "    -> value");
+
+PyObject *ym_node_max_pool(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"x", "kernel", "stride", "padding", "ceil_mode", "name", NULL};
+    int x, kernel[2], stride[2], pad[2] = {0, 0}, ceil_mode = 0;
+    const char *name = "";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i(ii)(ii)|(ii)ps:max_pool", names, &x,
+                                     &kernel[0], &kernel[1], &stride[0], &stride[1],
+                                     &pad[0], &pad[1], &ceil_mode, &name)) {
+        return NULL;
+    }
+    ym_graph *graph = ym_graph_open(self);
+    if (graph == NULL) {
+        return NULL;
+    }
+    const ym_pool window = {kernel[0], kernel[1], stride[0], stride[1],
+                            pad[0],    pad[1],    false};
+    int32_t made = -1;
+    ym_error error;
+    ym_status status = ym_graph_pool(graph, YM_OP_MAX_POOL, x, &window, ceil_mode != 0,
+                                     name, &made, &error);
+    return ym_graph_made(status, made, &error);
+}
+
+const char ym_node_avg_pool_doc[] = PyDoc_STR(
+             "avg_pool(x, kernel, stride, padding=(0, 0), ceil_mode=False,\n"
+             "         count_include_pad=True, name='') -> value");
+
+PyObject *ym_node_avg_pool(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"x",         "kernel",            "stride", "padding",
+                            "ceil_mode", "count_include_pad", "name",   NULL};
+    int x, kernel[2], stride[2], pad[2] = {0, 0}, ceil_mode = 0, include_pad = 1;
+    const char *name = "";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i(ii)(ii)|(ii)pps:avg_pool", names, &x,
+                                     &kernel[0], &kernel[1], &stride[0], &stride[1],
+                                     &pad[0], &pad[1], &ceil_mode, &include_pad, &name)) {
+        return NULL;
+    }
+    ym_graph *graph = ym_graph_open(self);
+    if (graph == NULL) {
+        return NULL;
+    }
+    const ym_pool window = {kernel[0], kernel[1], stride[0],       stride[1],
+                            pad[0],    pad[1],    include_pad != 0};
+    int32_t made = -1;
+    ym_error error;
+    ym_status status = ym_graph_pool(graph, YM_OP_AVG_POOL, x, &window, ceil_mode != 0,
+                                     name, &made, &error);
+    return ym_graph_made(status, made, &error);
+}
+
+/* By a whole factor, as torch does for scale_factor=. */
+static int read_factor(PyObject *scale, ym_upsample *upsample)
+{
+    double h, w;
+    if (!PyArg_ParseTuple(scale, "dd:scale", &h, &w)) {
+        return -1;
+    }
+    bool whole = h >= 1 && w >= 1 && h <= 1024 && w <= 1024 && h == floor(h) &&
+                 w == floor(w);
+    if (!whole) {
+        PyErr_Format(PyExc_ValueError,
+                     "upsample: scale is %R, must be whole numbers from 1 to 1024", scale);
+        return -1;
+    }
+    upsample->factor_h = (int32_t)h;
+    upsample->factor_w = (int32_t)w;
+    upsample->scale_h = (float)(1 / h);
+    upsample->scale_w = (float)(1 / w);
+    return 0;
+}
+
+static int read_upsample(PyObject *scale, PyObject *size, ym_upsample *upsample)
+{
+    if ((scale == Py_None) == (size == Py_None)) {
+        PyErr_SetString(PyExc_ValueError, "upsample: give either scale or size");
+        return -1;
+    }
+    PyObject *given = scale != Py_None ? scale : size;
+    if (!PyTuple_Check(given)) {
+        PyErr_Format(PyExc_TypeError, "upsample: expected a pair (h, w), got %R", given);
+        return -1;
+    }
+    if (scale != Py_None) {
+        return read_factor(scale, upsample);
+    }
+    return PyArg_ParseTuple(size, "ii:size", &upsample->out_h, &upsample->out_w) ? 0 : -1;
+}
+
+const char ym_node_upsample_doc[] =
+    PyDoc_STR("upsample(x, scale=None, size=None, name='') -> value\n\n"
+              "Nearest, by whole factors (h, w) or to a size (h, w).");
+
+PyObject *ym_node_upsample(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"x", "scale", "size", "name", NULL};
+    int x;
+    PyObject *scale = Py_None, *size = Py_None;
+    const char *name = "";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|OOs:upsample", names, &x, &scale,
+                                     &size, &name)) {
+        return NULL;
+    }
+    ym_graph *graph = ym_graph_open(self);
+    ym_upsample upsample = {0};
+    if (graph == NULL || read_upsample(scale, size, &upsample) < 0) {
+        return NULL;
+    }
+    int32_t made = -1;
+    ym_error error;
+    ym_status status = ym_graph_upsample(graph, x, &upsample, name, &made, &error);
+    return ym_graph_made(status, made, &error);
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+#include "ref/ref.h"
+
+const ym_backend *ym_ref_backend(void)
+{
+    static const ym_backend backend = {
+        .api_version = YM_BACKEND_API_VERSION,
+        .name = "ref",
+        .capabilities = YM_CAP_STRIDED_CONV,
+        .conv_scratch_bytes = ref_conv_scratch_bytes,
+        .conv_forward = ref_conv_forward,
+        .conv_backward_data = ref_conv_backward_data,
+        .conv_backward_weight = ref_conv_backward_weight,
+        .norm_scratch_bytes = ref_norm_scratch_bytes,
+        .norm_statistics = ref_norm_statistics,
+        .brick_forward = ref_brick_forward,
+        .brick_scratch_bytes = ref_brick_scratch_bytes,
+        .brick_backward = ref_brick_backward,
+        .max_pool_forward = ref_max_pool_forward,
+        .max_pool_backward = ref_max_pool_backward,
+        .avg_pool_forward = ref_avg_pool_forward,
+        .avg_pool_backward = ref_avg_pool_backward,
+        .upsample_forward = ref_upsample_forward,
+        .upsample_backward = ref_upsample_backward,
+        .copy = ref_copy,
+        .fill_zero = ref_fill_zero,
+        .mosaic = ref_mosaic,
+        .sgd_norm = ref_sgd_norm,
+        .sgd_step = ref_sgd_step,
+    };
+    return &backend;
+}

@@ -1,0 +1,236 @@
+"""What a plan promises about memory: budgets, keep rules, exact sizes, clear errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graph_oracle import Run, Tracer, arena
+from test_plan import elan
+
+from yolov9mem import _core
+
+
+def tower(depth: int = 4, px: int = 32) -> tuple[Tracer, list[dict]]:
+    """A small backbone of E-ELAN blocks with a neck that reads an early value."""
+    t = Tracer(0)
+    x = t.brick(t.input(1, 3, px, px), 8, 3, 2)
+    early = None
+    for i in range(depth):
+        x = elan(t, x, 8)
+        early = x if i == 0 else early
+    small = t.brick(t.max_pool(x, 2, 2, 0), 16)
+    x = elan(t, t.concat(t.upsample(small, scale=2), early), 8)
+    t.output(t.conv(x, 5, bias=True))
+    return t, [dict(n) for n in t.norms]
+
+
+def plan(t: Tracer, **request) -> _core.Plan:
+    sizes = [(x.shape[0], x.shape[2], x.shape[3]) for x in t.inputs]
+    return _core.Plan(t.graph, sizes, **request)
+
+
+def test_conv_keeps_convolution_outputs_only() -> None:
+    t, _ = tower()
+    p = plan(t, keep="conv")
+    kept = [row for row in p.table() if row["state"] == "kept"]
+    assert kept and all(row["op"] == "conv" for row in kept)
+    assert p.rerun_convolutions == 0
+    statistics = sum(2 * n["mean"].numel() * 4 for n in t.norms)
+    bytes_kept = sum(-(-row["bytes"] // 64) * 64 for row in kept)
+    assert p.saved_bytes == bytes_kept + -(-statistics // 64) * 64
+
+
+def test_all_rebuilds_nothing() -> None:
+    t, _ = tower()
+    assert all(row["rebuilds"] == 0 for row in plan(t, keep="all").table())
+
+
+def test_min_runs_no_convolution_more_than_twice() -> None:
+    t, _ = tower()
+    rows = plan(t, keep="min").table()
+    assert max(row["rebuilds"] for row in rows if row["op"] == "conv") <= 1
+    assert plan(t, keep="min").rerun_convolutions > 0
+
+
+def test_rules_are_ordered() -> None:
+    t, _ = tower()
+    keep_all, conv, low = (plan(t, keep=k) for k in ("all", "conv", "min"))
+    assert low.saved_bytes < conv.saved_bytes < keep_all.saved_bytes
+    assert low.peak_bytes < conv.peak_bytes < keep_all.peak_bytes
+
+
+def test_budget_is_held_and_cost_never_rises() -> None:
+    t, _ = tower()
+    top = plan(t, keep="all").peak_bytes
+    bottom = plan(t, keep="min").peak_bytes
+    cost = None
+    for budget in np.linspace(bottom, top, 23).astype(int):
+        p = plan(t, keep="budget", budget=int(budget))
+        assert p.peak_bytes <= budget
+        assert cost is None or p.rerun_flops <= cost
+        cost = p.rerun_flops
+    assert cost == 0
+
+
+def test_budget_too_small_names_the_smallest() -> None:
+    t, _ = tower()
+    with pytest.raises(ValueError, match="smallest plan needs") as raised:
+        plan(t, keep="budget", budget=1000)
+    smallest = int(str(raised.value).rsplit(" ", 1)[1])
+    assert plan(t, keep="budget", budget=smallest).peak_bytes <= smallest
+    with pytest.raises(ValueError, match="too small"):
+        plan(t, keep="budget", budget=smallest - 1)
+
+
+def test_nothing_is_kept_for_frozen_layers_that_eager_does_not_keep() -> None:
+    t, _ = tower()
+    frozen = [False] * len(t.params)
+    frozen[-2] = frozen[-1] = True  # the last convolution only
+    p = plan(t, keep="conv", input_grads=[False], param_grads=frozen)
+    kept = [row["op"] for row in p.table() if row["state"] == "kept"]
+    assert len(kept) == 1
+    nothing = plan(t, param_grads=[False] * len(t.params))
+    assert all(row["state"] != "kept" for row in nothing.table())
+
+
+@pytest.mark.parametrize("keep", ["all", "conv", "min"])
+def test_guard_bytes_round_both_arenas_stay(keep: str) -> None:
+    t, before = tower(2)
+    run = Run(t, before, keep=keep)
+    plan_ = run.plan
+    saved = arena(plan_.saved_bytes + 128)
+    work = arena(plan_.workspace_bytes + 128)
+    saved[plan_.saved_bytes :] = work[plan_.workspace_bytes :] = 0xAB
+    outputs = [np.zeros(s, np.float32) for s in plan_.output_shapes]
+    plan_.forward(run.inputs, run.params, run.norms, outputs, saved, work)
+    gradients = [np.ones_like(o) for o in outputs]
+    plan_.backward(
+        0,
+        run.inputs,
+        run.params,
+        run.norms,
+        gradients,
+        [np.zeros_like(x) for x in run.inputs],
+        [np.zeros_like(w) for w in run.params],
+        saved,
+        work,
+    )
+    assert (saved[plan_.saved_bytes :] == 0xAB).all()
+    assert (work[plan_.workspace_bytes :] == 0xAB).all()
+
+
+def test_segments_split_the_parameters() -> None:
+    t, _ = tower()
+    p = plan(t, segments=4)
+    assert p.segments == 4
+    segments = p.param_segments()
+    assert set(segments) == {0, 1, 2, 3}
+    for k in range(4):
+        touched = p.touched_params(k)
+        assert all(touched[i] for i, s in enumerate(segments) if s == k)
+
+
+class TestBadInput:
+    """Each rule has its sentence: what, value, rule."""
+
+    def run(self) -> Run:
+        t, before = tower(1, 16)
+        run = Run(t, before)
+        run.forward()
+        return run
+
+    def forward(self, run: Run, **changed) -> None:
+        p = run.plan
+        call = {
+            "inputs": run.inputs,
+            "params": run.params,
+            "norms": run.norms,
+            "outputs": run.outputs,
+            "saved": run.saved,
+            "workspace": arena(p.forward_workspace_bytes),
+        }
+        p.forward(*(call | changed).values())
+
+    def test_dtype(self) -> None:
+        run = self.run()
+        with pytest.raises(TypeError, match=r"inputs\[0\]: dtype is float16"):
+            self.forward(run, inputs=[run.inputs[0].astype(np.float16)])
+
+    def test_shape(self) -> None:
+        run = self.run()
+        with pytest.raises(ValueError, match=r"inputs\[0\]: shape is .* must be"):
+            self.forward(run, inputs=[run.inputs[0][:, :-1]])
+
+    def test_stride(self) -> None:
+        run = self.run()
+        wrong = np.ascontiguousarray(run.inputs[0].transpose(0, 3, 1, 2))
+        with pytest.raises(ValueError, match=r"inputs\[0\]: stride .*packed"):
+            self.forward(run, inputs=[wrong.transpose(0, 2, 3, 1)])
+
+    def test_read_only_output(self) -> None:
+        run = self.run()
+        run.outputs[0].flags.writeable = False
+        with pytest.raises(ValueError, match=r"outputs\[0\]: is read-only"):
+            self.forward(run)
+
+    def test_short_arena(self) -> None:
+        run = self.run()
+        with pytest.raises(ValueError, match="saved: .* bytes given, the plan needs"):
+            self.forward(run, saved=run.saved[:-64])
+
+    def test_unaligned_arena(self) -> None:
+        run = self.run()
+        with pytest.raises(ValueError, match="saved: must be aligned"):
+            self.forward(run, saved=arena(run.plan.saved_bytes + 64)[4:])
+
+    def test_wrong_count(self) -> None:
+        run = self.run()
+        with pytest.raises(ValueError, match="params: has .* entries, must have"):
+            self.forward(run, params=run.params[:-1])
+
+    def test_parameter_shape_is_named(self) -> None:
+        run = self.run()
+        wrong = [*run.params]
+        wrong[0] = wrong[0][:, :, :1]
+        with pytest.raises(ValueError, match="parameter p1: shape is"):
+            self.forward(run, params=wrong)
+
+    def test_no_array(self) -> None:
+        run = self.run()
+        with pytest.raises(TypeError, match=r"inputs\[0\]: expected a NumPy array"):
+            self.forward(run, inputs=["image"])
+
+    @pytest.mark.parametrize(
+        ("request_", "error"),
+        [
+            ({"dtype": "float64"}, "dtype"),
+            ({"keep": "some"}, "keep"),
+            ({"backend": "tpu"}, "backend"),
+            ({"segments": 0}, "segment_count"),
+        ],
+    )
+    def test_requests(self, request_: dict, error: str) -> None:
+        t, _ = tower(1, 16)
+        with pytest.raises((TypeError, ValueError), match=error):
+            plan(t, **request_)
+
+    def test_sizes(self) -> None:
+        t, _ = tower(1, 16)
+        with pytest.raises(ValueError, match="must be positive"):
+            _core.Plan(t.graph, [(0, 16, 16)])
+        with pytest.raises(ValueError, match="input_sizes: has 2 entries"):
+            _core.Plan(t.graph, [(1, 16, 16), (1, 16, 16)])
+
+    def test_too_small_an_image(self) -> None:
+        g = _core.Graph()
+        w = g.param((4, 3, 5, 5), "w")
+        g.output(g.conv(g.input(3), w, name="stem"))
+        with pytest.raises(ValueError, match="conv stem: an input of .* no output"):
+            _core.Plan(g, [(1, 4, 4)])
+
+    def test_huge(self) -> None:
+        g = _core.Graph()
+        w = g.param((4096, 3, 1, 1), "w")
+        g.output(g.conv(g.input(3), w, name="stem"))
+        with pytest.raises((ValueError, MemoryError), match="too large"):
+            _core.Plan(g, [(2_000_000, 30_000, 30_000)])
