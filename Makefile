@@ -1,0 +1,69 @@
+# Everything from a fresh checkout: `make demo` trains, `make test` tests. Both make the
+# virtual environment .venv and build the extension first.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+
+BIN := $(VENV)/bin
+C_FILES := $(wildcard csrc/*/*.c csrc/*/*.h)
+PYTHON_FOLDERS := yolov9mem tests benchmarks examples setup.py
+SANITIZED := build/sanitize
+# Those that reach every C file in little time.
+SANITIZE_TESTS := tests/test_blocks.py tests/test_leaks.py tests/test_plan.py \
+    tests/test_plan_memory.py tests/test_sgd.py $(wildcard tests/test_mosaic*.py)
+
+.PHONY: help build demo test lint format sanitize bench clean
+
+help:
+	@echo "make demo      train on drawn shapes with and without yolov9mem"
+	@echo "make test      all tests"
+	@echo "make lint      ruff, clang-format, mypy"
+	@echo "make format    rewrite the sources as lint wants them"
+	@echo "make sanitize  the tests of the C core under ASan and UBSan"
+	@echo "make bench     measure, write a record and the tables of README.md"
+	@echo "make clean     remove what was built, .venv included"
+
+$(VENV)/.packages: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "setuptools>=77" "numpy>=2,<3"
+	$(BIN)/pip install --quiet "$(TORCH)"
+	YOLOV9MEM_DEBUG=1 $(BIN)/pip install --quiet --no-build-isolation -e ".[test,lint]"
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.packages setup.py $(C_FILES)
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps -e .
+	@touch $@
+
+build: $(VENV)/.built
+
+demo: build
+	$(BIN)/python examples/train_dual.py --demo
+
+test: build
+	$(BIN)/python -m pytest
+
+lint: build
+	$(BIN)/ruff check $(PYTHON_FOLDERS)
+	$(BIN)/ruff format --check $(PYTHON_FOLDERS)
+	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
+	$(BIN)/mypy
+
+format: build
+	$(BIN)/ruff check --fix $(PYTHON_FOLDERS)
+	$(BIN)/ruff format $(PYTHON_FOLDERS)
+	$(BIN)/clang-format -i $(C_FILES)
+
+sanitize: build
+	YOLOV9MEM_SANITIZE=1 $(BIN)/python setup.py --quiet build \
+	    --build-base $(SANITIZED)/tmp --build-lib $(SANITIZED)/lib
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	PYTHONMALLOC=malloc PYTHONPATH=$(CURDIR)/$(SANITIZED)/lib YOLOV9MEM_EXPECT_SANITIZE=1 \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	$(BIN)/pytest $(SANITIZE_TESTS)
+
+bench: build
+	$(BIN)/python -m benchmarks cpu
+	$(BIN)/python -m benchmarks render
+
+clean:
+	rm -rf $(VENV) build *.egg-info yolov9mem/*.so

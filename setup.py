@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""Builds the one extension module, yolov9mem._core, from csrc.
+
+Switches, by environment:
+    YOLOV9MEM_DEBUG=1      -O1 -g and assertions
+    YOLOV9MEM_SANITIZE=1   AddressSanitizer and UBSan (preload libasan to import it)
+    YOLOV9MEM_WERROR=1     compiler warnings are errors
+    YOLOV9MEM_JOBS=N       compile N files at once; default: one for each CPU
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+FOLDERS = ("core", "ops", "ref", "cpu", "python")
+
+
+def switch(name: str) -> bool:
+    """Whether the environment says YOLOV9MEM_<name>=1."""
+    return os.environ.get(f"YOLOV9MEM_{name}", "0") not in ("", "0")
+
+
+def compile_flags() -> list[str]:
+    flags = ["-std=gnu11", "-ffp-contract=off", "-fvisibility=hidden", "-pthread"]
+    flags += ["-Wall", "-Wextra", "-Wshadow", "-Wvla", "-Wstrict-prototypes"]
+    flags += ["-Werror"] if switch("WERROR") else []
+    if switch("SANITIZE"):
+        flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+        flags += ["-fno-omit-frame-pointer", "-g", "-O1", "-UNDEBUG"]
+    elif switch("DEBUG"):
+        flags += ["-O1", "-g", "-UNDEBUG", "-DYM_DEBUG"]
+    else:
+        flags += ["-O3", "-g0"]
+    return flags
+
+
+def link_flags() -> list[str]:
+    sanitize = ["-fsanitize=address,undefined"] if switch("SANITIZE") else []
+    return ["-pthread", *sanitize]
+
+
+class BuildInParallel(build_ext):
+    """build_ext that compiles the files of an extension side by side."""
+
+    def build_extension(self, ext: Extension) -> None:
+        jobs = int(os.environ.get("YOLOV9MEM_JOBS", 0)) or len(os.sched_getaffinity(0))
+        compile_one_by_one = self.compiler.compile
+
+        def compile_all(sources: list[str], *args, **kwargs) -> list[str]:
+            with ThreadPoolExecutor(jobs) as pool:
+                parts = pool.map(
+                    lambda source: compile_one_by_one([source], *args, **kwargs),
+                    sources,
+                )
+                return [object_file for part in parts for object_file in part]
+
+        self.compiler.compile = compile_all
+        try:
+            super().build_extension(ext)
+        finally:
+            self.compiler.compile = compile_one_by_one
+
+
+def files(pattern: str) -> list[str]:
+    found = (
+        path for folder in FOLDERS for path in (ROOT / "csrc" / folder).glob(pattern)
+    )
+    return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+core = Extension(
+    "yolov9mem._core",
+    sources=files("*.c"),
+    depends=[*files("*.h"), *sorted(str(p) for p in Path("csrc/math").glob("*.h"))],
+    include_dirs=["csrc", numpy.get_include()],
+    extra_compile_args=compile_flags(),
+    extra_link_args=link_flags(),
+    libraries=["m"],
+)
+
+setup(ext_modules=[core], cmdclass={"build_ext": BuildInParallel})
