@@ -109,7 +109,7 @@ ym_status ym_graph_input(ym_graph *g, int32_t channels, int32_t *made, ym_error 
     YM_CHECK(error, channels > 0, YM_ERR_ARGUMENT,
              "input: channels is %d, must be positive", channels);
     YM_TRY(grow((void **)&g->input, g->input_count, sizeof *g->input, error));
-    ym_node *node;
+    ym_node *node = NULL;
     YM_TRY(append(g, YM_OP_INPUT, NULL, 0, "", &node, error));
     node->channels = channels;
     *made = g->node_count - 1;
@@ -203,7 +203,7 @@ ym_status ym_graph_conv(ym_graph *g, int32_t x, const ym_conv *conv, int32_t wei
 {
     YM_TRY(check_conv(g, x, conv, weight, name, error));
     YM_TRY(check_vector(g, bias, conv->k, "conv bias", error));
-    ym_node *node;
+    ym_node *node = NULL;
     YM_TRY(append(g, YM_OP_CONV, &x, 1, name, &node, error));
     node->channels = conv->k;
     node->u.conv.shape = *conv;
@@ -223,7 +223,7 @@ ym_status ym_graph_batch_norm(ym_graph *g, int32_t x, int32_t norm, const char *
     YM_CHECK(error, g->node[x].channels == g->norm[norm].channels, YM_ERR_ARGUMENT,
              "batch_norm %s: input has %d channels, must be %d", name,
              g->node[x].channels, g->norm[norm].channels);
-    ym_node *node;
+    ym_node *node = NULL;
     YM_TRY(append(g, YM_OP_BATCH_NORM, &x, 1, name, &node, error));
     node->channels = g->node[x].channels;
     node->u.norm = norm;
@@ -234,7 +234,7 @@ ym_status ym_graph_batch_norm(ym_graph *g, int32_t x, int32_t norm, const char *
 ym_status ym_graph_activation(ym_graph *g, int32_t x, ym_activation kind, float slope,
                               const char *name, int32_t *made, ym_error *error)
 {
-    ym_node *node;
+    ym_node *node = NULL;
     YM_TRY(append(g, YM_OP_ACTIVATION, &x, 1, name, &node, error));
     node->channels = g->node[x].channels;
     node->u.activation.kind = kind;
@@ -256,7 +256,7 @@ ym_status ym_graph_add(ym_graph *g, const int32_t *x, int32_t count, const char 
     }
     int32_t sum = x[0];
     for (int32_t i = count > 1 ? 1 : 0; i < count; i++) {
-        ym_node *node;
+        ym_node *node = NULL;
         int32_t pair[2] = {sum, x[i]};
         YM_TRY(append(g, YM_OP_ADD, pair, count > 1 ? 2 : 1, name, &node, error));
         node->channels = g->node[x[0]].channels;
@@ -277,7 +277,7 @@ ym_status ym_graph_concat(ym_graph *g, const int32_t *x, int32_t count,
     }
     YM_CHECK(error, channels <= INT32_MAX, YM_ERR_ARGUMENT,
              "concat %s: %lld channels are too many", name, (long long)channels);
-    ym_node *node;
+    ym_node *node = NULL;
     YM_TRY(append(g, YM_OP_CONCAT, x, count, name, &node, error));
     node->channels = (int32_t)channels;
     *made = g->node_count - 1;
@@ -292,7 +292,7 @@ ym_status ym_graph_slice(ym_graph *g, int32_t x, int32_t first, int32_t count,
              first >= 0 && count > 0 && (int64_t)first + count <= g->node[x].channels,
              YM_ERR_ARGUMENT, "slice %s: channels [%d, %d) of %d do not exist", name,
              first, first + count, g->node[x].channels);
-    ym_node *node;
+    ym_node *node = NULL;
     YM_TRY(append(g, YM_OP_SLICE, &x, 1, name, &node, error));
     node->channels = count;
     node->u.first_channel = first;
@@ -315,7 +315,7 @@ ym_status ym_graph_pool(ym_graph *g, ym_op op, int32_t x, const ym_pool *window,
                  window->pad_w >= 0 && window->pad_w <= window->kernel_w / 2,
              YM_ERR_ARGUMENT, "pool %s: padding must be at most half of the kernel",
              name);
-    ym_node *node;
+    ym_node *node = NULL;
     YM_TRY(append(g, op, &x, 1, name, &node, error));
     node->channels = g->node[x].channels;
     node->u.pool.window = *window;
@@ -332,7 +332,7 @@ ym_status ym_graph_upsample(ym_graph *g, int32_t x, const ym_upsample *upsample,
     YM_CHECK(error, by_factor != by_size, YM_ERR_ARGUMENT,
              "upsample %s: needs either a positive whole factor or a positive size",
              name);
-    ym_node *node;
+    ym_node *node = NULL;
     YM_TRY(append(g, YM_OP_UPSAMPLE, &x, 1, name, &node, error));
     node->channels = g->node[x].channels;
     node->u.upsample = *upsample;

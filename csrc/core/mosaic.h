@@ -41,7 +41,7 @@ typedef struct ym_scene {
     double inverse[9]; /* image -> canvas, row by row; affine: the first six */
     /* One bit a canvas pixel, (height, paste_row_bytes), lowest bit first, or NULL.
      * Where the bit of the mirrored pixel (width - 1 - x, y) is set, (x, y) shows it.
-     */
+     * Rows have at least 8 bytes more than they need, so that words can be read. */
     const uint8_t *paste;
     int64_t paste_row_bytes;
 } ym_scene;

@@ -145,6 +145,7 @@ ym_status ym_plan_create(const ym_graph *graph, const ym_plan_request *request,
     YM_CHECK(error, plan != NULL, YM_ERR_MEMORY, "plan: out of memory");
     plan->graph = graph;
     plan->backend = request->backend;
+    plan->device = request->device;
     ym_status status = build(plan, request, error);
     if (status != YM_OK) {
         ym_plan_free(plan);

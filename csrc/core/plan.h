@@ -20,6 +20,7 @@ typedef enum ym_keep {
 
 typedef struct ym_plan_request {
     const ym_backend *backend;
+    int32_t device;                 /* CUDA device of all memory, -1: the host's */
     ym_dtype dtype;                 /* of every value: YM_F32, YM_BF16 or YM_F16 */
     const int32_t (*input_size)[3]; /* N, H, W of each input */
     const bool *input_grad;         /* per input: is its gradient wanted? */

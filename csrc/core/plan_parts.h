@@ -9,6 +9,7 @@
 struct ym_plan {
     const ym_graph *graph; /* borrowed: outlives the plan */
     const ym_backend *backend;
+    int32_t device;
     ym_program *program;
     ym_forward forward;
     int32_t patience;

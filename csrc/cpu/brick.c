@@ -52,24 +52,35 @@ static void fill_coefficients(const ym_brick *brick, const cpu_patch *patch,
 }
 
 typedef struct row_buffers {
-    float value[2][CPU_ROW], d[CPU_ROW], z[CPU_ROW], dvalue[CPU_ROW];
-    const float *v[2];
+    float value[2][CPU_ROW], d[CPU_ROW], out[2][CPU_ROW];
 } row_buffers;
 
-static void load_terms(const run *r, const cpu_patch *patch, int64_t p, int32_t pixels,
-                       row_buffers *rows)
+/* The parts of a row's description that are the same for the whole patch. */
+static cpu_brick_row describe(const ym_brick *brick, const coefficients *k)
 {
-    for (int32_t t = 0; t < r->brick->term_count; t++) {
-        rows->v[t] = cpu_row(&r->brick->term[t].value, patch, p, pixels, rows->value[t]);
-    }
+    return (cpu_brick_row){
+        .terms = brick->term_count,
+        .activation = brick->activation,
+        .slope = brick->slope,
+        .mean = {k->mean[0], k->mean[1]},
+        .scale = {k->scale[0], k->scale[1]},
+        .shift = k->shift,
+    };
 }
 
-static void combine_terms(const run *r, const coefficients *k, int32_t n,
-                          const row_buffers *rows, float *z)
+static void load_terms(const ym_brick *brick, const cpu_patch *patch, int64_t p,
+                       cpu_brick_row *row, row_buffers *buffers)
 {
-    r->kernels->affine(n, rows->v[0], k->mean[0], k->scale[0], k->shift, z);
-    if (r->brick->term_count > 1) {
-        r->kernels->affine_add(n, rows->v[1], k->mean[1], k->scale[1], z);
+    const int32_t pixels = cpu_row_pixels(patch, p);
+    row->n = pixels * patch->count;
+    for (int32_t t = 0; t < brick->term_count; t++) {
+        const ym_tensor *value = &brick->term[t].value;
+        if (value->data == NULL) { /* backward of an identity needs no plain term */
+            memset(buffers->value[t], 0, (size_t)row->n * sizeof(float));
+            row->v[t] = buffers->value[t];
+        } else {
+            row->v[t] = cpu_row(value, patch, p, pixels, buffers->value[t]);
+        }
     }
 }
 
@@ -79,18 +90,18 @@ static void forward_task(void *argument, int32_t index)
     const ym_brick *brick = r->brick;
     const cpu_patch patch = cpu_patch_of(r->out, r->blocks, index);
     coefficients k;
-    row_buffers rows;
+    row_buffers buffers;
     fill_coefficients(brick, &patch, &k);
+    cpu_brick_row row = describe(brick, &k);
     for (int64_t p = patch.first; p < patch.end; p += patch.row_pixels) {
-        const int32_t pixels = cpu_row_pixels(&patch, p), n = pixels * patch.count;
-        float *z = cpu_row_to(r->out, &patch, p, pixels, rows.z);
-        load_terms(r, &patch, p, pixels, &rows);
-        combine_terms(r, &k, n, &rows, z);
-        r->kernels->activate(n, brick->activation, brick->slope, z);
+        const int32_t pixels = cpu_row_pixels(&patch, p);
+        load_terms(brick, &patch, p, &row, &buffers);
         if (brick->has_residual) {
-            r->kernels->add(n, cpu_row(&brick->residual, &patch, p, pixels, rows.d), z);
+            row.residual = cpu_row(&brick->residual, &patch, p, pixels, buffers.d);
         }
-        cpu_row_done(r->out, &patch, p, pixels, z);
+        row.out = cpu_row_to(r->out, &patch, p, pixels, buffers.out[0]);
+        r->kernels->brick_forward(&row);
+        cpu_row_done(r->out, &patch, p, pixels, row.out);
     }
 }
 
@@ -108,27 +119,16 @@ size_t cpu_brick_scratch_bytes(const ym_tensor *out)
     return (size_t)cpu_sum_blocks(out) * 3 * (size_t)out->c * sizeof(double);
 }
 
-/* rows->z = dz of the row at pixel p; the terms are in rows->v. */
-static void row_dz(const run *r, const cpu_patch *patch, const coefficients *k, int64_t p,
-                   int32_t pixels, row_buffers *rows)
-{
-    const ym_brick *brick = r->brick;
-    const int32_t n = pixels * patch->count;
-    const float *d = cpu_row(r->dout, patch, p, pixels, rows->d);
-    load_terms(r, patch, p, pixels, rows);
-    if (brick->activation != YM_IDENTITY) {
-        combine_terms(r, k, n, rows, rows->z);
-    }
-    r->kernels->activate_backward(n, brick->activation, brick->slope, d, rows->z);
-}
-
 static void flush(const cpu_patch *patch, int32_t channels, float sum[3][CPU_ROW],
                   double *to)
 {
     for (int32_t i = 0; i < 3; i++) {
-        cpu_fold(patch, sum[i]);
-        for (int32_t c = 0; c < patch->count; c++) {
-            to[(int64_t)i * channels + patch->channel + c] += sum[i][c];
+        double *restrict total = to + (int64_t)i * channels + patch->channel;
+        for (int32_t pixel = 0; pixel < patch->row_pixels; pixel++) {
+            const float *restrict row = sum[i] + pixel * patch->count;
+            for (int32_t c = 0; c < patch->count; c++) {
+                total[c] += row[c];
+            }
         }
         memset(sum[i], 0, CPU_ROW * sizeof sum[i][0]);
     }
@@ -139,10 +139,10 @@ static void sum_task(void *argument, int32_t index)
     const run *r = argument;
     const int32_t channels = r->dout->c;
     const cpu_patch patch = cpu_patch_of(r->dout, r->blocks, index);
-    double *to =
-        r->sums + (int64_t)(index / cpu_channel_parts(channels)) * 3 * channels;
+    double *to = r->sums +
+                 (int64_t)(index / cpu_channel_parts(channels)) * 3 * channels;
     coefficients k;
-    row_buffers rows;
+    row_buffers buffers;
     float sum[3][CPU_ROW] = {{0}};
     int32_t waiting = 0;
     for (int32_t i = 0; i < 3; i++) {
@@ -150,15 +150,14 @@ static void sum_task(void *argument, int32_t index)
                (size_t)patch.count * sizeof *to);
     }
     fill_coefficients(r->brick, &patch, &k);
+    cpu_brick_row row = describe(r->brick, &k);
+    for (int32_t i = 0; i < 3; i++) {
+        row.sum[i] = sum[i];
+    }
     for (int64_t p = patch.first; p < patch.end; p += patch.row_pixels) {
-        const int32_t pixels = cpu_row_pixels(&patch, p), n = pixels * patch.count;
-        row_dz(r, &patch, &k, p, pixels, &rows);
-        r->kernels->add(n, rows.z, sum[0]);
-        for (int32_t t = 0; t < r->brick->term_count; t++) {
-            if (r->brick->term[t].has_norm) {
-                r->kernels->add_product(n, rows.z, rows.v[t], k.mean[t], sum[1 + t]);
-            }
-        }
+        load_terms(r->brick, &patch, p, &row, &buffers);
+        row.d = cpu_row(r->dout, &patch, p, cpu_row_pixels(&patch, p), buffers.d);
+        r->kernels->brick_sums(&row);
         if (++waiting == CPU_FLUSH_ROWS) {
             flush(&patch, channels, sum, to);
             waiting = 0;
@@ -195,14 +194,14 @@ static void finish_sums(const run *r)
     }
 }
 
-/* The last two rows of normalise_backward: dz's mean and the slope over v - mean. */
+/* dz's mean, and the factor of v - mean; zeros where nothing but dz is propagated. */
 static void fill_back_coefficients(const run *r, const cpu_patch *patch, int32_t t,
-                                   float *d_mean, float *slope)
+                                   float *d_mean, float *back)
 {
     const ym_term *term = &r->brick->term[t];
     const double pixels = (double)ym_pixels(r->dout);
     memset(d_mean, 0, CPU_ROW * sizeof *d_mean);
-    memset(slope, 0, CPU_ROW * sizeof *slope);
+    memset(back, 0, CPU_ROW * sizeof *back);
     if (!term->has_norm || !term->norm.batch_statistics) {
         return;
     }
@@ -211,54 +210,67 @@ static void fill_back_coefficients(const run *r, const cpu_patch *patch, int32_t
         const double product = r->sums[(int64_t)(1 + t) * r->dout->c + c];
         const double rstd = term->rstd[c];
         d_mean[i] = (float)(r->sums[c] / pixels);
-        slope[i] = (float)(scale_of(term, c) * rstd * rstd * product / pixels);
+        back[i] = (float)(scale_of(term, c) * rstd * rstd * product / pixels);
     }
     cpu_repeat(patch, d_mean);
-    cpu_repeat(patch, slope);
+    cpu_repeat(patch, back);
 }
 
-static void put_gradient(const run *r, const cpu_patch *patch, int64_t p, int32_t pixels,
-                         int32_t t, const float *const channel[4], row_buffers *rows)
+/* Where the kernel writes the row of a term's gradient: a buffer if it must be added to
+ * what is there, converted, or thrown away. */
+static float *gradient_row(ym_term_gradient *gradient, const cpu_patch *patch,
+                           int64_t p, int32_t pixels, float *buffer)
 {
-    ym_term_gradient *gradient = &r->gradient[t];
-    const int32_t n = pixels * patch->count;
-    float *to = rows->dvalue;
+    if (gradient->dvalue.data == NULL || gradient->accumulate) {
+        return buffer;
+    }
+    return cpu_row_to(&gradient->dvalue, patch, p, pixels, buffer);
+}
+
+static void put_gradient(const run *r, ym_term_gradient *gradient,
+                         const cpu_patch *patch, int64_t p, float *row)
+{
+    const int32_t pixels = cpu_row_pixels(patch, p);
+    ym_tensor *dvalue = &gradient->dvalue;
+    float old[CPU_ROW];
+    if (dvalue->data == NULL) {
+        return;
+    }
     if (!gradient->accumulate) {
-        to = cpu_row_to(&gradient->dvalue, patch, p, pixels, rows->dvalue);
+        cpu_row_done(dvalue, patch, p, pixels, row);
+        return;
     }
-    if (r->brick->term[t].has_norm) {
-        r->kernels->normalise_backward(n, rows->z, rows->v[t], channel, to);
-    } else {
-        memcpy(to, rows->z, (size_t)n * sizeof *to);
-    }
-    if (gradient->accumulate) {
-        r->kernels->add(n, cpu_row(&gradient->dvalue, patch, p, pixels, rows->d), to);
-        cpu_store(to, patch->count, pixels, patch->count, &gradient->dvalue,
-                  p * gradient->dvalue.pitch + patch->channel, 1);
-    } else {
-        cpu_row_done(&gradient->dvalue, patch, p, pixels, to);
-    }
+    r->kernels->add(pixels * patch->count, cpu_row(dvalue, patch, p, pixels, old), row);
+    cpu_store(row, patch->count, pixels, patch->count, dvalue,
+              p * dvalue->pitch + patch->channel, 1);
 }
 
 static void backward_task(void *argument, int32_t index)
 {
     const run *r = argument;
+    const int32_t terms = r->brick->term_count;
     const cpu_patch patch = cpu_patch_of(r->dout, r->blocks, index);
     coefficients k;
-    row_buffers rows;
-    float d_mean[2][CPU_ROW], slope[2][CPU_ROW];
+    row_buffers buffers;
+    float d_mean[2][CPU_ROW], back[2][CPU_ROW];
     fill_coefficients(r->brick, &patch, &k);
-    for (int32_t t = 0; t < r->brick->term_count; t++) {
-        fill_back_coefficients(r, &patch, t, d_mean[t], slope[t]);
+    cpu_brick_row row = describe(r->brick, &k);
+    for (int32_t t = 0; t < terms; t++) {
+        fill_back_coefficients(r, &patch, t, d_mean[t], back[t]);
+        row.d_mean[t] = d_mean[t];
+        row.back[t] = back[t];
     }
     for (int64_t p = patch.first; p < patch.end; p += patch.row_pixels) {
         const int32_t pixels = cpu_row_pixels(&patch, p);
-        row_dz(r, &patch, &k, p, pixels, &rows);
-        for (int32_t t = 0; t < r->brick->term_count; t++) {
-            const float *const channel[4] = {k.mean[t], k.scale[t], d_mean[t], slope[t]};
-            if (r->gradient[t].dvalue.data != NULL) {
-                put_gradient(r, &patch, p, pixels, t, channel, &rows);
-            }
+        load_terms(r->brick, &patch, p, &row, &buffers);
+        row.d = cpu_row(r->dout, &patch, p, pixels, buffers.d);
+        for (int32_t t = 0; t < terms; t++) {
+            row.dv[t] =
+                gradient_row(&r->gradient[t], &patch, p, pixels, buffers.out[t]);
+        }
+        r->kernels->brick_values(&row);
+        for (int32_t t = 0; t < terms; t++) {
+            put_gradient(r, &r->gradient[t], &patch, p, row.dv[t]);
         }
     }
 }
@@ -278,7 +290,8 @@ ym_status cpu_brick_backward(ym_context *context, const ym_brick *brick,
     }
     r.gradient = gradient;
     if (sums) {
-        YM_CHECK(&context->error, context->scratch_bytes >= cpu_brick_scratch_bytes(dout),
+        YM_CHECK(&context->error,
+                 context->scratch_bytes >= cpu_brick_scratch_bytes(dout),
                  YM_ERR_ARGUMENT, "brick: %zu bytes of scratch are too few",
                  context->scratch_bytes);
         r.sums = context->scratch;

@@ -8,8 +8,8 @@
 
 #include <string.h>
 
-static cpu_axis forward_axis(int32_t out_size, int32_t taps, int32_t stride, int32_t pad,
-                             int32_t dilation)
+static cpu_axis forward_axis(int32_t out_size, int32_t taps, int32_t stride,
+                             int32_t pad, int32_t dilation)
 {
     return (cpu_axis){
         .out_count = out_size,
@@ -62,10 +62,10 @@ static cpu_correlation backward_correlation(const ym_conv *conv, const ym_tensor
                                             const ym_tensor *dy, int32_t phase)
 {
     return (cpu_correlation){
-        .h = backward_axis(dx->h, conv->r, conv->stride_h, conv->pad_h, conv->dilation_h,
-                           phase / conv->stride_w),
-        .w = backward_axis(dx->w, conv->s, conv->stride_w, conv->pad_w, conv->dilation_w,
-                           phase % conv->stride_w),
+        .h = backward_axis(dx->h, conv->r, conv->stride_h, conv->pad_h,
+                           conv->dilation_h, phase / conv->stride_w),
+        .w = backward_axis(dx->w, conv->s, conv->stride_w, conv->pad_w,
+                           conv->dilation_w, phase % conv->stride_w),
         .in = *dy,
         .out = *dx,
         .groups = conv->groups,
@@ -96,8 +96,8 @@ static int64_t backward_panel_floats(const ym_conv *conv, const ym_tensor *dx,
     return most;
 }
 
-size_t cpu_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv, const ym_tensor *x,
-                              const ym_tensor *y)
+size_t cpu_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv,
+                              const ym_tensor *x, const ym_tensor *y)
 {
     const int64_t threads = ym_pool_threads();
     if (pass == YM_CONV_BACKWARD_WEIGHT) {
@@ -115,13 +115,14 @@ size_t cpu_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv, const ym_t
            sizeof(float);
 }
 
-/* How many threads the scratch has panels for: the plan may have been made for fewer. */
+/* How many threads the scratch has panels for: the plan may have been made for fewer.
+ */
 static ym_status threads_for(ym_context *context, int64_t fixed_floats,
                              int64_t panel_floats, int32_t *threads)
 {
     const int64_t floats = (int64_t)(context->scratch_bytes / sizeof(float));
-    const int64_t panels =
-        panel_floats == 0 ? INT32_MAX : (floats - fixed_floats) / panel_floats;
+    const int64_t panels = panel_floats == 0 ? INT32_MAX
+                                             : (floats - fixed_floats) / panel_floats;
     YM_CHECK(&context->error, floats >= fixed_floats && panels > 0, YM_ERR_ARGUMENT,
              "convolution: %zu bytes of scratch are too few", context->scratch_bytes);
     *threads = (int32_t)cpu_min(panels, ym_pool_threads());
@@ -152,8 +153,9 @@ ym_status cpu_conv_forward(ym_context *context, const ym_conv *conv, const ym_te
         c.bias = scratch + packed;
     }
     c.weights = scratch;
-    const cpu_weight_view view = {w->data,     c.out_count * w->stride_k, w->stride_c,
-                                  w->stride_k, w->stride_r,               w->stride_s};
+    const cpu_weight_view view = {w->data,     c.out_count * w->stride_k,
+                                  w->stride_c, w->stride_k,
+                                  w->stride_r, w->stride_s};
     cpu_pack(&c, &view);
     cpu_correlate(&c, scratch + packed + bias_floats(&c), panel, threads);
     return YM_OK;
@@ -172,8 +174,9 @@ ym_status cpu_conv_backward_data(ym_context *context, const ym_conv *conv,
         YM_TRY(threads_for(context, packed, panel, &threads));
         c.weights = scratch;
         c.accumulate = accumulate;
-        const cpu_weight_view view = {w->data,     c.in_count * w->stride_k, w->stride_k,
-                                      w->stride_c, w->stride_r,              w->stride_s};
+        const cpu_weight_view view = {w->data,     c.in_count * w->stride_k,
+                                      w->stride_k, w->stride_c,
+                                      w->stride_r, w->stride_s};
         cpu_pack(&c, &view);
         cpu_correlate(&c, scratch + packed, panel, threads);
     }

@@ -6,7 +6,8 @@
  * into blocks of 2 * lanes. A task owns one range and one block and sums its own
  * dw(r, s, c, block) in scratch; the ranges are then added in order. The number of
  * ranges follows from the sizes alone, so the sum does not depend on the threads. Float
- * images are read in place: a tap simply leaves out the pixels that fall in the padding.
+ * images are read in place: a tap simply leaves out the pixels that fall in the
+ * padding.
  */
 #include "cpu/cpu.h"
 
@@ -15,9 +16,9 @@
 enum {
     PARTIAL_BYTES = 2 << 20, /* of all ranges together, if more than one */
     MAX_SPLITS = 16,
-    BLOCK_PIXELS = 256, /* per register tile visit */
+    BLOCK_PIXELS = 256,       /* of dy at most for each visit of a register tile */
+    BLOCK_FLOATS = 80 * 1024, /* of x meanwhile */
     MAX_COLUMNS = 2 * 16,
-    BIAS_PIXELS = 64, /* summed in float before double */
     BIAS_CHANNELS = 64,
 };
 
@@ -25,8 +26,8 @@ typedef struct layout {
     int32_t c_count, k_count; /* channels of one group */
     int32_t blocks;           /* of columns, per group */
     int32_t splits;
-    int32_t block_rows;       /* rows of dy per visit */
-    int64_t partial;          /* floats of dw, padded, all groups */
+    int32_t block_rows;        /* rows of dy per visit */
+    int64_t partial;           /* floats of dw, padded, all groups */
     int64_t x_panel, dy_panel; /* floats per thread */
 } layout;
 
@@ -58,6 +59,15 @@ static int64_t padded(int32_t columns)
     return cpu_round_up(columns, cpu_kernels_best()->lanes);
 }
 
+/* Rows of dy that keep a register tile busy while the rows of x stay in the cache. */
+static int32_t block_rows_of(const ym_conv *conv, const ym_tensor *x,
+                             const ym_tensor *dy)
+{
+    const int64_t x_rows = BLOCK_FLOATS / ((int64_t)x->w * (conv->c / conv->groups));
+    const int64_t fit = (x_rows - (conv->r - 1) * conv->dilation_h) / conv->stride_h;
+    return (int32_t)cpu_max(1, cpu_min(cpu_min(BLOCK_PIXELS / dy->w, dy->h), fit));
+}
+
 static layout layout_of(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy)
 {
     layout l = {.c_count = conv->c / conv->groups, .k_count = conv->k / conv->groups};
@@ -67,7 +77,7 @@ static layout layout_of(const ym_conv *conv, const ym_tensor *x, const ym_tensor
     l.partial = cpu_round_up(l.partial, 16);
     l.splits = (int32_t)(PARTIAL_BYTES / (l.partial * (int64_t)sizeof(float)));
     l.splits = (int32_t)cpu_max(1, cpu_min(cpu_min(l.splits, MAX_SPLITS), rows));
-    l.block_rows = (int32_t)cpu_max(1, cpu_min(BLOCK_PIXELS / dy->w, dy->h));
+    l.block_rows = block_rows_of(conv, x, dy);
     if (x->dtype != YM_F32) {
         int64_t reach = (int64_t)(l.block_rows - 1) * conv->stride_h +
                         (conv->r - 1) * conv->dilation_h + 1;
@@ -144,7 +154,8 @@ static void add_tap(const run *r, const rows_view *x, const rows_view *dy,
     product->loop[0] = (cpu_loop){any ? 1 : 0, 0, 0};
     product->loop[1] =
         (cpu_loop){end_h - first_h, conv->stride_h * x->row_pitch, dy->row_pitch};
-    product->loop[2] = (cpu_loop){end_w - first_w, conv->stride_w * x->pitch, dy->pitch};
+    product->loop[2] =
+        (cpu_loop){end_w - first_w, conv->stride_w * x->pitch, dy->pitch};
     product->b = b;
     const int32_t count = r->size.c_count;
     const int32_t parts = (count + r->kernels->tile_rows - 1) / r->kernels->tile_rows;
@@ -244,15 +255,11 @@ static void bias_task(void *argument, int32_t index)
     const int32_t count = (int32_t)cpu_min(BIAS_CHANNELS, r->dy->c - first);
     const int64_t pixels = ym_pixels(r->dy);
     double total[BIAS_CHANNELS] = {0};
-    for (int64_t p = 0; p < pixels; p += BIAS_PIXELS) {
-        float sum[BIAS_CHANNELS] = {0}, row[BIAS_CHANNELS];
-        const int64_t end = cpu_min(p + BIAS_PIXELS, pixels);
-        for (int64_t q = p; q < end; q++) {
-            cpu_load(r->dy, q * r->dy->pitch + first, 1, count, 1, row, count);
-            r->kernels->add(count, row, sum);
-        }
+    float row[BIAS_CHANNELS];
+    for (int64_t p = 0; p < pixels; p++) {
+        cpu_load(r->dy, p * r->dy->pitch + first, 1, count, 1, row, count);
         for (int32_t k = 0; k < count; k++) {
-            total[k] += sum[k];
+            total[k] += row[k];
         }
     }
     for (int32_t k = 0; k < count; k++) {

@@ -18,8 +18,8 @@ enum {
 
 /* The sizes of tiles and panel. All are at least 1. */
 typedef struct tiling {
-    int32_t tiles_h, tiles_w; /* per image */
-    int32_t span_h, span_w;   /* panel pixels for the largest tile */
+    int32_t tiles_h, tiles_w;   /* per image */
+    int32_t span_h, span_w;     /* panel pixels for the largest tile */
     int32_t gather_h, gather_w; /* pixels of `in` from one panel pixel to the next */
     bool direct;
 } tiling;
@@ -37,7 +37,7 @@ typedef struct tile {
     int32_t n, group, t0, t1, u0, u1;
     const float *base; /* of input channel 0 for output (t0, u0) and the first tap */
     int64_t row_step, column_step; /* from output to output, in floats */
-    cpu_product product;           /* loops and steps, the same for all register tiles */
+    cpu_product product; /* loops and steps, the same for all register tiles */
 } tile;
 
 int64_t cpu_padded_count(int32_t out_count)
@@ -141,8 +141,8 @@ static bool inside(const cpu_axis *axis, int32_t size)
            axis->tap_first + (axis->out_count - 1) * axis->in_step < size;
 }
 
-/* Into how many tiles a side is cut: until a tile's span is at most `most`, and, as long
- * as tiles have more than `least` outputs, until there are `wanted` of them. */
+/* Into how many tiles a side is cut: until a tile's span is at most `most`, and, as
+ * long as tiles have more than `least` outputs, until there are `wanted` of them. */
 static int32_t split(const cpu_axis *axis, int64_t most, int32_t least, int32_t wanted)
 {
     int32_t parts = 1;
@@ -161,7 +161,8 @@ static tiling tiling_of(const cpu_correlation *c)
     const int32_t rows = cpu_kernels_best()->tile_rows;
     const int32_t taps = c->h.tap_count * c->w.tap_count;
     tiling t = {.tiles_h = 1, .tiles_w = 1};
-    t.direct = c->in.dtype == YM_F32 && inside(&c->h, c->in.h) && inside(&c->w, c->in.w);
+    t.direct = c->in.dtype == YM_F32 && inside(&c->h, c->in.h) &&
+               inside(&c->w, c->in.w);
     t.gather_h = c->h.tap_count == 1 ? c->h.in_step : 1;
     t.gather_w = c->w.tap_count == 1 ? c->w.in_step : 1;
     if (taps == 0) {
@@ -198,8 +199,8 @@ static void gather_row(const run *r, const tile *at, int32_t in_h, int32_t width
         memset(to, 0, (size_t)width * count * sizeof *to);
         return;
     }
-    const int64_t pixel =
-        ((int64_t)at->n * c->in.h + in_h) * c->in.w + first + (int64_t)left * step;
+    const int64_t pixel = ((int64_t)at->n * c->in.h + in_h) * c->in.w + first +
+                          (int64_t)left * step;
     memset(to, 0, (size_t)left * count * sizeof *to);
     cpu_load(&c->in, pixel * c->in.pitch + at->group * count, end - left, count, step,
              to + (int64_t)left * count, count);
@@ -273,13 +274,14 @@ static void correlate_row(const run *r, const tile *at, int32_t t, int32_t block
     const int32_t first_column = at->group * c->out_count + block * block_columns();
     const int32_t count = at->u1 - at->u0;
     const int32_t parts = (count + r->kernels->tile_rows - 1) / r->kernels->tile_rows;
-    const int64_t out_row = (int64_t)at->n * c->out.h + c->h.out_first + t * c->h.out_step;
+    const int64_t out_row = (int64_t)at->n * c->out.h + c->h.out_first +
+                            t * c->h.out_step;
     cpu_product product = at->product;
     product.vectors = columns > r->kernels->lanes ? 2 : 1;
     for (int32_t part = 0; part < parts; part++) {
         const int64_t u = cpu_part(count, parts, part);
-        const int64_t pixel =
-            out_row * c->out.w + c->w.out_first + (at->u0 + u) * c->w.out_step;
+        const int64_t pixel = out_row * c->out.w + c->w.out_first +
+                              (at->u0 + u) * c->w.out_step;
         const int64_t index = pixel * c->out.pitch + first_column;
         product.a = at->base + (t - at->t0) * at->row_step + u * at->column_step;
         product.rows = (int32_t)(cpu_part(count, parts, part + 1) - u);

@@ -26,8 +26,8 @@ typedef struct cpu_correlation {
     cpu_axis h, w;
     ym_tensor in, out;
     int32_t groups, in_count, out_count; /* channels of one group */
-    float *weights;    /* packed, see cpu_pack */
-    const float *bias; /* groups * padded out_count, or NULL */
+    float *weights;                      /* packed, see cpu_pack */
+    const float *bias;                   /* groups * padded out_count, or NULL */
     bool accumulate;
 } cpu_correlation;
 
@@ -44,8 +44,8 @@ int64_t cpu_padded_count(int32_t out_count);
 int64_t cpu_packed_floats(int32_t groups, int32_t in_count, int32_t out_count,
                           int32_t taps);
 
-/* Packs the weights of c's taps into c->weights: per group and block of 2 * lanes output
- * channels, (taps, in_count, block) with zeros after the last channel. */
+/* Packs the weights of c's taps into c->weights: per group and block of 2 * lanes
+ * output channels, (taps, in_count, block) with zeros after the last channel. */
 void cpu_pack(const cpu_correlation *c, const cpu_weight_view *view);
 
 /* Floats that each thread needs beside the weights. */

@@ -41,8 +41,8 @@ static inline void cpu_load(const ym_tensor *x, int64_t index, int64_t pixels,
 {
     const cpu_kernels *kernels = cpu_kernels_best();
     if (x->dtype == YM_BF16) {
-        kernels->widen(pixels, count, (const uint16_t *)x->data + index, x->pitch * step,
-                       y, y_pitch);
+        kernels->widen(pixels, count, (const uint16_t *)x->data + index,
+                       x->pitch * step, y, y_pitch);
     } else {
         kernels->copy(pixels, count, (const float *)x->data + index, x->pitch * step, y,
                       y_pitch);
@@ -64,8 +64,8 @@ static inline void cpu_store(const float *x, int64_t x_pitch, int64_t pixels,
     }
 }
 
-size_t cpu_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv, const ym_tensor *x,
-                              const ym_tensor *y);
+size_t cpu_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv,
+                              const ym_tensor *x, const ym_tensor *y);
 ym_status cpu_conv_forward(ym_context *context, const ym_conv *conv, const ym_tensor *x,
                            const ym_weight *w, const float *bias, ym_tensor *y);
 ym_status cpu_conv_backward_data(ym_context *context, const ym_conv *conv,

@@ -13,7 +13,8 @@ static const cpu_kernels *choose(void)
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                   __builtin_cpu_supports("avx512bw") &&
-                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+                  __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
     if (asked != NULL) {
         avx512 = avx512 && strcmp(asked, "avx512") == 0;
         avx2 = avx2 && (avx512 || strcmp(asked, "avx2") == 0);

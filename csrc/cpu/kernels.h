@@ -20,11 +20,12 @@ typedef struct cpu_loop {
 
 /* A register tile of a matrix product whose sum runs over three nested loops:
  *
- *     c[i][j] = start + sum over the loops of a[i * a_row] * b[j]
+ *     c[i][j] = (sum over the loops of a[i * a_row] * b[j]) + base
  *
- * for 0 <= i < rows and 0 <= j < vectors * lanes. start is c itself if accumulate, else
- * bias[j], else 0. Steps of any size let the same code read images in place:
- * convolution sums over (r, s, channel), the weight gradient over (row, column). */
+ * for 0 <= i < rows and 0 <= j < vectors * lanes. base is c itself if accumulate, else
+ * bias[j], else 0; it is added last, where it costs the least accuracy. Steps of any
+ * size let the same code read images in place: convolution sums over (r, s, channel),
+ * the weight gradient over (row, column). */
 typedef struct cpu_product {
     const float *a, *b;
     float *c;
@@ -36,45 +37,52 @@ typedef struct cpu_product {
     bool accumulate;
 } cpu_product;
 
+/* n elements of a brick. With x_t = v_t - mean_t and z = shift + sum of x_t scale_t:
+ *
+ *     forward   out = activation(z) + residual
+ *     sums      dz = d activation'(z); sum_0 += dz; sum_{1+t} += dz x_t
+ *     values    dv_t = scale_t (dz - d_mean_t) - back_t x_t
+ */
+typedef struct cpu_brick_row {
+    int32_t n, terms;
+    ym_activation activation;
+    float slope;
+    const float *v[2], *mean[2], *scale[2], *shift;
+    const float *residual; /* may be NULL; forward only, as out */
+    float *out;
+    const float *d; /* backward only, as what follows */
+    float *sum[3];
+    const float *d_mean[2], *back[2];
+    float *dv[2]; /* one of them may be d */
+} cpu_brick_row;
+
 typedef struct cpu_kernels {
     const char *name;
     int32_t tile_rows, lanes;
     void (*product)(const cpu_product *product);
 
     /* y[p][i] = x[p][i], `count` channels of each of `pixels` pixels. */
-    void (*copy)(int64_t pixels, int32_t count, const float *x, int64_t x_pitch, float *y,
-                 int64_t y_pitch);
+    void (*copy)(int64_t pixels, int32_t count, const float *x, int64_t x_pitch,
+                 float *y, int64_t y_pitch);
     void (*widen)(int64_t pixels, int32_t count, const uint16_t *x, int64_t x_pitch,
                   float *y, int64_t y_pitch);
     void (*narrow)(int64_t pixels, int32_t count, const float *x, int64_t x_pitch,
                    uint16_t *y, int64_t y_pitch);
 
-    void (*add)(int32_t n, const float *x, float *y);         /* y += x */
-    void (*divide)(int32_t n, float divisor, float *y);       /* y /= divisor */
-    void (*maximum)(int32_t n, const float *x, float *y);     /* NaN wins */
+    void (*add)(int32_t n, const float *x, float *y);     /* y += x */
+    void (*divide)(int32_t n, float divisor, float *y);   /* y /= divisor */
+    void (*maximum)(int32_t n, const float *x, float *y); /* NaN wins */
     /* Where x > most or x is NaN: most = x, codes = code. */
     void (*arg_maximum)(int32_t n, const float *x, int32_t code, float *most,
                         int32_t *codes);
 
-    /* z = (v - mean) * scale + shift;  z += (v - mean) * scale */
-    void (*affine)(int32_t n, const float *v, const float *mean, const float *scale,
-                   const float *shift, float *z);
-    void (*affine_add)(int32_t n, const float *v, const float *mean, const float *scale,
-                       float *z);
-    void (*activate)(int32_t n, ym_activation kind, float slope, float *z);
-    /* z = d * activation'(z) */
-    void (*activate_backward)(int32_t n, ym_activation kind, float slope, const float *d,
-                              float *z);
-
     /* sum += v - mean, squares += (v - mean)^2 */
     void (*add_deviation)(int32_t n, const float *v, const float *mean, float *sum,
                           float *squares);
-    /* sum += d * (v - mean) */
-    void (*add_product)(int32_t n, const float *d, const float *v, const float *mean,
-                        float *sum);
-    /* dv = scale * (d - d_mean) - slope * (v - mean); dv may be d */
-    void (*normalise_backward)(int32_t n, const float *d, const float *v,
-                               const float *const channel[4], float *dv);
+    /* The three passes over a brick (cpu/brick.c). */
+    void (*brick_forward)(const cpu_brick_row *row);
+    void (*brick_sums)(const cpu_brick_row *row);
+    void (*brick_values)(const cpu_brick_row *row);
 } cpu_kernels;
 
 /* The best set of this machine, or what YOLOV9MEM_ISA names (avx512, avx2, plain). */

@@ -2,16 +2,16 @@
  *
  * The row loops of kernels.h, for the instruction set that the including file has
  * switched on: plain loops that the compiler makes vectors of. The includer defines
- * MULTIPLY_ADD(a, b, c).
+ * MULTIPLY_ADD(a, b, c), LANES, LOAD and STORE.
  */
 #include "math/bf16.h"
 
-/* exp(x) to about 1 ulp: 2^n times a polynomial of the remainder (Cephes, expf). Clamped
- * to where 2^n is a normal number. */
-static inline float row_exp(float x)
+/* exp(x) to about 1 ulp: 2^n times a polynomial of the remainder (Cephes, expf).
+ * Clamped to where 2^n is a normal number. */
+static inline __attribute__((always_inline)) float row_exp(float x)
 {
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
-    x = x > 88.0f ? 88.0f : x;
+    x = x > 89.0f ? 89.0f : x;
     x = x < -87.0f ? -87.0f : x;
     float shifted = MULTIPLY_ADD(x, 1.44269504088896341f, magic);
     float n = shifted - magic;
@@ -32,14 +32,17 @@ static inline float row_exp(float x)
     return p * power;
 }
 
+/* By vectors: pixels of a slice are short, and a call of memcpy for each costs more. */
 static void row_copy(int64_t pixels, int32_t count, const float *x, int64_t x_pitch,
                      float *y, int64_t y_pitch)
 {
     for (int64_t p = 0; p < pixels; p++, x += x_pitch, y += y_pitch) {
-        const float *restrict from = x;
-        float *restrict to = y;
-        for (int32_t i = 0; i < count; i++) {
-            to[i] = from[i];
+        int32_t i = 0;
+        for (; i + LANES <= count; i += LANES) {
+            STORE(y + i, LOAD(x + i));
+        }
+        for (; i < count; i++) {
+            y[i] = x[i];
         }
     }
 }
@@ -100,63 +103,6 @@ static void row_arg_maximum(int32_t n, const float *restrict x, int32_t code,
     }
 }
 
-static void row_affine(int32_t n, const float *restrict v, const float *restrict mean,
-                       const float *restrict scale, const float *restrict shift,
-                       float *restrict z)
-{
-    for (int32_t i = 0; i < n; i++) {
-        z[i] = MULTIPLY_ADD(v[i] - mean[i], scale[i], shift[i]);
-    }
-}
-
-static void row_affine_add(int32_t n, const float *restrict v, const float *restrict mean,
-                           const float *restrict scale, float *restrict z)
-{
-    for (int32_t i = 0; i < n; i++) {
-        z[i] = MULTIPLY_ADD(v[i] - mean[i], scale[i], z[i]);
-    }
-}
-
-static void row_activate(int32_t n, ym_activation kind, float slope, float *restrict z)
-{
-    if (kind == YM_SILU) {
-        for (int32_t i = 0; i < n; i++) {
-            z[i] = z[i] / (1.0f + row_exp(-z[i]));
-        }
-    } else if (kind == YM_RELU) {
-        for (int32_t i = 0; i < n; i++) {
-            z[i] = z[i] <= 0.0f ? 0.0f : z[i];
-        }
-    } else if (kind == YM_LEAKY_RELU) {
-        for (int32_t i = 0; i < n; i++) {
-            z[i] = z[i] > 0.0f ? z[i] : slope * z[i];
-        }
-    }
-}
-
-static void row_activate_backward(int32_t n, ym_activation kind, float slope,
-                                  const float *restrict d, float *restrict z)
-{
-    if (kind == YM_SILU) {
-        for (int32_t i = 0; i < n; i++) {
-            float s = 1.0f / (1.0f + row_exp(-z[i]));
-            z[i] = d[i] * s * MULTIPLY_ADD(z[i], 1.0f - s, 1.0f);
-        }
-    } else if (kind == YM_RELU) {
-        for (int32_t i = 0; i < n; i++) {
-            z[i] = z[i] <= 0.0f ? 0.0f : d[i];
-        }
-    } else if (kind == YM_LEAKY_RELU) {
-        for (int32_t i = 0; i < n; i++) {
-            z[i] = z[i] > 0.0f ? d[i] : slope * d[i];
-        }
-    } else {
-        for (int32_t i = 0; i < n; i++) {
-            z[i] = d[i];
-        }
-    }
-}
-
 static void row_add_deviation(int32_t n, const float *restrict v,
                               const float *restrict mean, float *restrict sum,
                               float *restrict squares)
@@ -168,21 +114,128 @@ static void row_add_deviation(int32_t n, const float *restrict v,
     }
 }
 
-static void row_add_product(int32_t n, const float *restrict d, const float *restrict v,
-                            const float *restrict mean, float *restrict sum)
+/* Loops over arrays that do not overlap, or that overlap element by element only. */
+#ifdef __clang__
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+ALWAYS_INLINE float row_activate(ym_activation kind, float slope, float z)
 {
-    for (int32_t i = 0; i < n; i++) {
-        sum[i] = MULTIPLY_ADD(d[i], v[i] - mean[i], sum[i]);
+    return kind == YM_SILU         ? z / (1.0f + row_exp(-z))
+           : kind == YM_RELU       ? (z <= 0.0f ? 0.0f : z)
+           : kind == YM_LEAKY_RELU ? (z > 0.0f ? z : slope * z)
+                                   : z;
+}
+
+ALWAYS_INLINE float row_activate_backward(ym_activation kind, float slope, float z,
+                                          float d)
+{
+    if (kind == YM_SILU) {
+        const float s = 1.0f / (1.0f + row_exp(-z));
+        return d * s * MULTIPLY_ADD(z, 1.0f - s, 1.0f);
+    }
+    return kind == YM_RELU         ? (z <= 0.0f ? 0.0f : d)
+           : kind == YM_LEAKY_RELU ? (z > 0.0f ? d : slope * d)
+                                   : d;
+}
+
+/* z, with the terms' x_0 and x_1. */
+ALWAYS_INLINE float row_combine(const cpu_brick_row *r, int terms, int32_t i,
+                                float x[2])
+{
+    x[0] = r->v[0][i] - r->mean[0][i];
+    float z = MULTIPLY_ADD(x[0], r->scale[0][i], r->shift[i]);
+    if (terms > 1) {
+        x[1] = r->v[1][i] - r->mean[1][i];
+        z = MULTIPLY_ADD(x[1], r->scale[1][i], z);
+    }
+    return z;
+}
+
+ALWAYS_INLINE void forward_loop(const cpu_brick_row *row, int terms, ym_activation kind,
+                                bool residual)
+{
+    const cpu_brick_row r = *row;
+    INDEPENDENT
+    for (int32_t i = 0; i < r.n; i++) {
+        float x[2];
+        const float z = row_combine(&r, terms, i, x);
+        const float y = row_activate(kind, r.slope, z);
+        r.out[i] = residual ? y + r.residual[i] : y;
     }
 }
 
-static void row_normalise_backward(int32_t n, const float *d, const float *restrict v,
-                                   const float *const channel[4], float *dv)
+ALWAYS_INLINE void sums_loop(const cpu_brick_row *row, int terms, ym_activation kind)
 {
-    const float *restrict mean = channel[0], *restrict scale = channel[1];
-    const float *restrict d_mean = channel[2], *restrict slope = channel[3];
-    for (int32_t i = 0; i < n; i++) {
-        float back = slope[i] * (v[i] - mean[i]);
-        dv[i] = MULTIPLY_ADD(scale[i], d[i] - d_mean[i], -back);
+    const cpu_brick_row r = *row;
+    INDEPENDENT
+    for (int32_t i = 0; i < r.n; i++) {
+        float x[2];
+        const float z = row_combine(&r, terms, i, x);
+        const float dz = row_activate_backward(kind, r.slope, z, r.d[i]);
+        r.sum[0][i] += dz;
+        r.sum[1][i] = MULTIPLY_ADD(dz, x[0], r.sum[1][i]);
+        if (terms > 1) {
+            r.sum[2][i] = MULTIPLY_ADD(dz, x[1], r.sum[2][i]);
+        }
     }
+}
+
+ALWAYS_INLINE void values_loop(const cpu_brick_row *row, int terms, ym_activation kind)
+{
+    const cpu_brick_row r = *row;
+    INDEPENDENT
+    for (int32_t i = 0; i < r.n; i++) {
+        float x[2];
+        const float z = row_combine(&r, terms, i, x);
+        const float dz = row_activate_backward(kind, r.slope, z, r.d[i]);
+        const float back = r.back[0][i] * x[0];
+        r.dv[0][i] = MULTIPLY_ADD(r.scale[0][i], dz - r.d_mean[0][i], -back);
+        if (terms > 1) {
+            const float other = r.back[1][i] * x[1];
+            r.dv[1][i] = MULTIPLY_ADD(r.scale[1][i], dz - r.d_mean[1][i], -other);
+        }
+    }
+}
+
+/* One loop for each number of terms and activation, so that none has a branch. */
+#define BRICK_CASES(loop, ...)                                       \
+    switch (row->activation) {                                       \
+    case YM_SILU:                                                    \
+        row->terms > 1 ? loop(row, 2, YM_SILU, ##__VA_ARGS__)        \
+                       : loop(row, 1, YM_SILU, ##__VA_ARGS__);       \
+        break;                                                       \
+    case YM_RELU:                                                    \
+        row->terms > 1 ? loop(row, 2, YM_RELU, ##__VA_ARGS__)        \
+                       : loop(row, 1, YM_RELU, ##__VA_ARGS__);       \
+        break;                                                       \
+    case YM_LEAKY_RELU:                                              \
+        row->terms > 1 ? loop(row, 2, YM_LEAKY_RELU, ##__VA_ARGS__)  \
+                       : loop(row, 1, YM_LEAKY_RELU, ##__VA_ARGS__); \
+        break;                                                       \
+    default:                                                         \
+        row->terms > 1 ? loop(row, 2, YM_IDENTITY, ##__VA_ARGS__)    \
+                       : loop(row, 1, YM_IDENTITY, ##__VA_ARGS__);   \
+    }
+
+static void row_brick_forward(const cpu_brick_row *row)
+{
+    if (row->residual != NULL) {
+        BRICK_CASES(forward_loop, true)
+    } else {
+        BRICK_CASES(forward_loop, false)
+    }
+}
+
+static void row_brick_sums(const cpu_brick_row *row)
+{
+    BRICK_CASES(sums_loop)
+}
+
+static void row_brick_values(const cpu_brick_row *row)
+{
+    BRICK_CASES(values_loop)
 }

@@ -32,13 +32,13 @@ static struct {
     pthread_mutex_t lock; /* guards what follows, up to the atomics */
     pthread_cond_t wake, done;
     pool_job job;
-    int32_t workers;      /* threads started */
+    int32_t workers;        /* threads started */
     int32_t joined, wanted; /* workers in the job; how many may join */
     int32_t sleeping;
-    atomic_int running;      /* workers that joined and have not left */
-    atomic_uint generation;  /* jobs so far */
-    atomic_int next;         /* index */
-    atomic_int chosen;       /* threads set or found, 0: not yet */
+    atomic_int running;     /* workers that joined and have not left */
+    atomic_uint generation; /* jobs so far */
+    atomic_int next;        /* index */
+    atomic_int chosen;      /* threads set or found, 0: not yet */
 } pool = {
     .run = PTHREAD_MUTEX_INITIALIZER,
     .lock = PTHREAD_MUTEX_INITIALIZER,
@@ -267,9 +267,9 @@ static int32_t default_threads(void)
     count = quota_of("/sys/fs/cgroup/cpu/cpu.cfs_quota_us",
                      "/sys/fs/cgroup/cpu/cpu.cfs_period_us", count);
 #endif
-    count = from_environment(
-        getenv("YOLOV9MEM_NUM_THREADS") ? "YOLOV9MEM_NUM_THREADS" : "OMP_NUM_THREADS",
-        count);
+    count = from_environment(getenv("YOLOV9MEM_NUM_THREADS") ? "YOLOV9MEM_NUM_THREADS"
+                                                             : "OMP_NUM_THREADS",
+                             count);
     return count < 1 ? 1 : count;
 }
 

@@ -23,8 +23,8 @@ void ym_pool_run_on(int32_t threads, void (*task)(void *argument, int32_t index)
 /* Inside a task: which of the run's threads this is, 0 .. threads - 1. */
 int32_t ym_pool_slot(void);
 
-/* How many threads a run uses: what was set, else the least of YOLOV9MEM_NUM_THREADS (or
- * OMP_NUM_THREADS), the CPUs of the affinity mask and the cgroup's quota. */
+/* How many threads a run uses: what was set, else the least of YOLOV9MEM_NUM_THREADS
+ * (or OMP_NUM_THREADS), the CPUs of the affinity mask and the cgroup's quota. */
 int32_t ym_pool_threads(void);
 
 /* count < 1: back to the default. */

@@ -11,7 +11,7 @@
 #include <string.h>
 
 enum {
-    TILE = 8,           /* pixels a side */
+    TILE = 8, /* pixels a side */
     TILE_CHANNELS = 64,
 };
 
@@ -27,7 +27,8 @@ typedef struct range {
     int32_t first, end, padded;
 } range;
 
-static range window(int32_t o, int32_t kernel, int32_t stride, int32_t pad, int32_t size)
+static range window(int32_t o, int32_t kernel, int32_t stride, int32_t pad,
+                    int32_t size)
 {
     const int32_t first = o * stride - pad, end = first + kernel;
     return (range){(int32_t)cpu_max(first, 0), (int32_t)cpu_min(end, size),
@@ -68,7 +69,8 @@ static void pool_pixel(const run *r, const cpu_patch *patch, const int32_t at[3]
     for (int32_t i = h.first; i < h.end; i++) {
         for (int32_t j = w.first; j < w.end; j++) {
             const float *x = pixel_at(r->x, patch, at[0], i, j, buffer);
-            (r->average ? r->kernels->add : r->kernels->maximum)(patch->count, x, result);
+            (r->average ? r->kernels->add : r->kernels->maximum)(patch->count, x,
+                                                                 result);
         }
     }
     if (r->average) {
@@ -144,8 +146,7 @@ static void max_window(const run *r, tile *t, range h, range w, const float *dy)
     for (int32_t i = h.first; i < h.end; i++) {
         for (int32_t j = w.first; j < w.end; j++) {
             const bool in_tile = i >= t->h0 && i < t->h1 && j >= t->w0 && j < t->w1;
-            const int32_t code =
-                in_tile ? (int32_t)(tile_pixel(t, i, j) - t->sum) : -1;
+            const int32_t code = in_tile ? (int32_t)(tile_pixel(t, i, j) - t->sum) : -1;
             for (int32_t c = 0; first && c < count; c++) {
                 most[c] = -INFINITY;
                 codes[c] = code;
@@ -213,8 +214,8 @@ static void backward_tile(const run *r, tile *t)
     const int32_t end_w = end_window(t->w1 - 1, p->stride_w, p->pad_w, dy->w);
     const int32_t first_w = first_window(t->w0, p->kernel_w, p->stride_w, p->pad_w);
     memset(t->sum, 0, sizeof t->sum);
-    for (int32_t oh = first_window(t->h0, p->kernel_h, p->stride_h, p->pad_h); oh < end_h;
-         oh++) {
+    for (int32_t oh = first_window(t->h0, p->kernel_h, p->stride_h, p->pad_h);
+         oh < end_h; oh++) {
         const range h = rows_of(r, oh, r->y->h);
         for (int32_t ow = first_w; ow < end_w; ow++) {
             const range w = columns_of(r, ow, r->y->w);
@@ -272,6 +273,7 @@ ym_status cpu_avg_pool_backward(ym_context *context, const ym_pool *pool,
                                 const ym_tensor *dy, ym_tensor *dx, bool accumulate)
 {
     (void)context;
-    run r = {.pool = pool, .dy = dy, .y = dx, .average = true, .accumulate = accumulate};
+    run r = {
+        .pool = pool, .dy = dy, .y = dx, .average = true, .accumulate = accumulate};
     return backward(&r);
 }

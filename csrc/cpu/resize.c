@@ -31,8 +31,8 @@ static void upsample_task(void *argument, int32_t row)
     const run *r = argument;
     const ym_tensor *x = r->from, *y = r->to;
     const size_t bytes = (size_t)y->c * ym_dtype_bytes(y->dtype);
-    const int64_t source =
-        (int64_t)(row / y->h) * x->h + nearest(row % y->h, r->scale_h, x->h);
+    const int64_t source = (int64_t)(row / y->h) * x->h +
+                           nearest(row % y->h, r->scale_h, x->h);
     for (int32_t ow = 0; ow < y->w; ow++) {
         memcpy(pixel_of(y, (int64_t)row * y->w + ow),
                pixel_of(x, source * x->w + nearest(ow, r->scale_w, x->w)), bytes);
@@ -83,8 +83,8 @@ static void upsample_back_task(void *argument, int32_t index)
         if (r->accumulate) {
             r->kernels->add(patch.count, cpu_row(dx, &patch, pixel, 1, buffer), sum);
         }
-        cpu_store(sum, patch.count, 1, patch.count, dx, pixel * dx->pitch + patch.channel,
-                  1);
+        cpu_store(sum, patch.count, 1, patch.count, dx,
+                  pixel * dx->pitch + patch.channel, 1);
     }
 }
 
@@ -128,7 +128,8 @@ static void copy_task(void *argument, int32_t index)
     }
 }
 
-ym_status cpu_copy(ym_context *context, const ym_tensor *x, ym_tensor *y, bool accumulate)
+ym_status cpu_copy(ym_context *context, const ym_tensor *x, ym_tensor *y,
+                   bool accumulate)
 {
     (void)context;
     run r = {.from = x, .to = y, .kernels = cpu_kernels_best()};

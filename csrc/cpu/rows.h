@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * How elementwise passes walk over a value: in rows of floats that fit the first-level
- * cache. A row is as many whole pixels as fit (so that narrow images make long vectors),
- * or a part of one wide pixel. Per-channel coefficients are repeated for each pixel of
- * the row. Packed float values are used in place, others by way of a buffer.
+ * cache. A row is as many whole pixels as fit (so that narrow images make long
+ * vectors), or a part of one wide pixel. Per-channel coefficients are repeated for each
+ * pixel of the row. Packed float values are used in place, others by way of a buffer.
  */
 #ifndef YM_CPU_ROWS_H
 #define YM_CPU_ROWS_H
@@ -60,14 +60,15 @@ static inline int32_t cpu_row_pixels(const cpu_patch *patch, int64_t p)
     return (int32_t)cpu_min(patch->row_pixels, patch->end - p);
 }
 
-static inline bool cpu_in_place(const ym_tensor *x, const cpu_patch *patch, int32_t pixels)
+static inline bool cpu_in_place(const ym_tensor *x, const cpu_patch *patch,
+                                int32_t pixels)
 {
     return x->dtype == YM_F32 && (pixels == 1 || x->pitch == patch->count);
 }
 
 /* The row of x at pixel p: in x itself or copied to the buffer. */
-static inline const float *cpu_row(const ym_tensor *x, const cpu_patch *patch, int64_t p,
-                                   int32_t pixels, float *buffer)
+static inline const float *cpu_row(const ym_tensor *x, const cpu_patch *patch,
+                                   int64_t p, int32_t pixels, float *buffer)
 {
     const int64_t index = p * x->pitch + patch->channel;
     if (cpu_in_place(x, patch, pixels)) {

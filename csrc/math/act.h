@@ -21,36 +21,36 @@
 #endif
 #endif
 
-#define YM_DEFINE_ACTIVATION(suffix, real, exponential)                               \
-    YM_MATH real ym_activate_##suffix(ym_activation kind, real slope, real z)         \
-    {                                                                                 \
-        switch (kind) {                                                               \
-        case YM_SILU:                                                                 \
-            return z / ((real)1 + exponential(-z));                                   \
-        case YM_RELU:                                                                 \
-            return z <= (real)0 ? (real)0 : z;                                        \
-        case YM_LEAKY_RELU:                                                           \
-            return z > (real)0 ? z : slope * z;                                       \
-        default:                                                                      \
-            return z;                                                                 \
-        }                                                                             \
-    }                                                                                 \
-                                                                                      \
-    YM_MATH real ym_activate_derivative_##suffix(ym_activation kind, real slope,      \
-                                                 real z)                              \
-    {                                                                                 \
-        switch (kind) {                                                               \
-        case YM_SILU: {                                                               \
-            real s = (real)1 / ((real)1 + exponential(-z));                           \
-            return s * ((real)1 + z * ((real)1 - s));                                 \
-        }                                                                             \
-        case YM_RELU:                                                                 \
-            return z <= (real)0 ? (real)0 : (real)1;                                  \
-        case YM_LEAKY_RELU:                                                           \
-            return z > (real)0 ? (real)1 : slope;                                     \
-        default:                                                                      \
-            return (real)1;                                                           \
-        }                                                                             \
+#define YM_DEFINE_ACTIVATION(suffix, real, exponential)                          \
+    YM_MATH real ym_activate_##suffix(ym_activation kind, real slope, real z)    \
+    {                                                                            \
+        switch (kind) {                                                          \
+        case YM_SILU:                                                            \
+            return z / ((real)1 + exponential(-z));                              \
+        case YM_RELU:                                                            \
+            return z <= (real)0 ? (real)0 : z;                                   \
+        case YM_LEAKY_RELU:                                                      \
+            return z > (real)0 ? z : slope * z;                                  \
+        default:                                                                 \
+            return z;                                                            \
+        }                                                                        \
+    }                                                                            \
+                                                                                 \
+    YM_MATH real ym_activate_derivative_##suffix(ym_activation kind, real slope, \
+                                                 real z)                         \
+    {                                                                            \
+        switch (kind) {                                                          \
+        case YM_SILU: {                                                          \
+            real s = (real)1 / ((real)1 + exponential(-z));                      \
+            return s * ((real)1 + z * ((real)1 - s));                            \
+        }                                                                        \
+        case YM_RELU:                                                            \
+            return z <= (real)0 ? (real)0 : (real)1;                             \
+        case YM_LEAKY_RELU:                                                      \
+            return z > (real)0 ? (real)1 : slope;                                \
+        default:                                                                 \
+            return (real)1;                                                      \
+        }                                                                        \
     }
 
 YM_DEFINE_ACTIVATION(f32, float, expf)

@@ -43,8 +43,9 @@ static int read_values(PyObject *sequence, const char *name, int32_t **values,
 static int complete_conv(const ym_graph *graph, int weight, ym_conv *conv)
 {
     if (weight < 0 || weight >= graph->param_count) {
-        PyErr_Format(PyExc_ValueError, "conv: param %d does not exist, the graph has %d",
-                     weight, (int)graph->param_count);
+        PyErr_Format(PyExc_ValueError,
+                     "conv: param %d does not exist, the graph has %d", weight,
+                     (int)graph->param_count);
         return -1;
     }
     const ym_param *w = &graph->param[weight];
@@ -62,8 +63,8 @@ static int complete_conv(const ym_graph *graph, int weight, ym_conv *conv)
 }
 
 const char ym_node_conv_doc[] = PyDoc_STR(
-             "conv(x, weight, bias=-1, stride=(1, 1), padding=(0, 0), dilation=(1, 1),\n"
-             "     groups=1, name='') -> value");
+    "conv(x, weight, bias=-1, stride=(1, 1), padding=(0, 0), dilation=(1, 1),\n"
+    "     groups=1, name='') -> value");
 
 PyObject *ym_node_conv(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -79,20 +80,25 @@ PyObject *ym_node_conv(PyObject *self, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     ym_graph *graph = ym_graph_open(self);
-    ym_conv conv = {.stride_h = stride[0], .stride_w = stride[1],
-                    .pad_h = pad[0], .pad_w = pad[1],
-                    .dilation_h = dilation[0], .dilation_w = dilation[1],
+    ym_conv conv = {.stride_h = stride[0],
+                    .stride_w = stride[1],
+                    .pad_h = pad[0],
+                    .pad_w = pad[1],
+                    .dilation_h = dilation[0],
+                    .dilation_w = dilation[1],
                     .groups = groups};
     if (graph == NULL || complete_conv(graph, weight, &conv) < 0) {
         return NULL;
     }
     int32_t made = -1;
     ym_error error;
-    ym_status status = ym_graph_conv(graph, x, &conv, weight, bias, name, &made, &error);
+    ym_status status =
+        ym_graph_conv(graph, x, &conv, weight, bias, name, &made, &error);
     return ym_graph_made(status, made, &error);
 }
 
-const char ym_node_batch_norm_doc[] = PyDoc_STR( "batch_norm(x, norm, name='') -> value");
+const char ym_node_batch_norm_doc[] =
+    PyDoc_STR("batch_norm(x, norm, name='') -> value");
 
 PyObject *ym_node_batch_norm(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -128,9 +134,9 @@ static int read_activation(const char *text, ym_activation *kind)
     return -1;
 }
 
-const char ym_node_activation_doc[] = PyDoc_STR(
-             "activation(x, kind, slope=0.01, name='') -> value\n\n"
-             "kind: 'silu', 'relu', 'leaky_relu' (with slope) or 'identity'.");
+const char ym_node_activation_doc[] =
+    PyDoc_STR("activation(x, kind, slope=0.01, name='') -> value\n\n"
+              "kind: 'silu', 'relu', 'leaky_relu' (with slope) or 'identity'.");
 
 PyObject *ym_node_activation(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -154,8 +160,8 @@ PyObject *ym_node_activation(PyObject *self, PyObject *args, PyObject *kwargs)
     return ym_graph_made(status, made, &error);
 }
 
-typedef ym_status add_many(ym_graph *g, const int32_t *x, int32_t count, const char *name,
-                           int32_t *made, ym_error *error);
+typedef ym_status add_many(ym_graph *g, const int32_t *x, int32_t count,
+                           const char *name, int32_t *made, ym_error *error);
 
 /* add and concat differ only in what they call. */
 static PyObject *add_node_of_many(PyObject *self, PyObject *args, PyObject *kwargs,
@@ -179,23 +185,26 @@ static PyObject *add_node_of_many(PyObject *self, PyObject *args, PyObject *kwar
     return ym_graph_made(status, made, &error);
 }
 
-const char ym_node_add_doc[] = PyDoc_STR( "add(values, name='') -> value\n\nThe sum, from the left.");
+const char ym_node_add_doc[] =
+    PyDoc_STR("add(values, name='') -> value\n\nThe sum, from the left.");
 
 PyObject *ym_node_add(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     return add_node_of_many(self, args, kwargs, "O|s:add", "add", ym_graph_add);
 }
 
-const char ym_node_concat_doc[] = PyDoc_STR( "concat(values, name='') -> value\n\nAlong the channels.");
+const char ym_node_concat_doc[] =
+    PyDoc_STR("concat(values, name='') -> value\n\nAlong the channels.");
 
 PyObject *ym_node_concat(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    return add_node_of_many(self, args, kwargs, "O|s:concat", "concat", ym_graph_concat);
+    return add_node_of_many(self, args, kwargs, "O|s:concat", "concat",
+                            ym_graph_concat);
 }
 
-const char ym_node_slice_doc[] = PyDoc_STR(
-             "slice(x, first, count, name='') -> value\n\n"
-             "The channels [first, first + count).");
+const char ym_node_slice_doc[] =
+    PyDoc_STR("slice(x, first, count, name='') -> value\n\n"
+              "The channels [first, first + count).");
 
 PyObject *ym_node_slice(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -216,17 +225,18 @@ PyObject *ym_node_slice(PyObject *self, PyObject *args, PyObject *kwargs)
     return ym_graph_made(status, made, &error);
 }
 
-const char ym_node_max_pool_doc[] = PyDoc_STR(
-             "max_pool(x, kernel, stride, padding=(0, 0), ceil_mode=False, name='')\n"
-             "    -> value");
+const char ym_node_max_pool_doc[] =
+    PyDoc_STR("max_pool(x, kernel, stride, padding=(0, 0), ceil_mode=False, name='')\n"
+              "    -> value");
 
 PyObject *ym_node_max_pool(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"x", "kernel", "stride", "padding", "ceil_mode", "name", NULL};
+    static char *names[] = {"x",         "kernel", "stride", "padding",
+                            "ceil_mode", "name",   NULL};
     int x, kernel[2], stride[2], pad[2] = {0, 0}, ceil_mode = 0;
     const char *name = "";
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i(ii)(ii)|(ii)ps:max_pool", names, &x,
-                                     &kernel[0], &kernel[1], &stride[0], &stride[1],
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i(ii)(ii)|(ii)ps:max_pool", names,
+                                     &x, &kernel[0], &kernel[1], &stride[0], &stride[1],
                                      &pad[0], &pad[1], &ceil_mode, &name)) {
         return NULL;
     }
@@ -243,19 +253,21 @@ PyObject *ym_node_max_pool(PyObject *self, PyObject *args, PyObject *kwargs)
     return ym_graph_made(status, made, &error);
 }
 
-const char ym_node_avg_pool_doc[] = PyDoc_STR(
-             "avg_pool(x, kernel, stride, padding=(0, 0), ceil_mode=False,\n"
-             "         count_include_pad=True, name='') -> value");
+const char ym_node_avg_pool_doc[] =
+    PyDoc_STR("avg_pool(x, kernel, stride, padding=(0, 0), ceil_mode=False,\n"
+              "         count_include_pad=True, name='') -> value");
 
 PyObject *ym_node_avg_pool(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"x",         "kernel",            "stride", "padding",
-                            "ceil_mode", "count_include_pad", "name",   NULL};
+    static char *names[] = {"x",       "kernel",    "stride",
+                            "padding", "ceil_mode", "count_include_pad",
+                            "name",    NULL};
     int x, kernel[2], stride[2], pad[2] = {0, 0}, ceil_mode = 0, include_pad = 1;
     const char *name = "";
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i(ii)(ii)|(ii)pps:avg_pool", names, &x,
-                                     &kernel[0], &kernel[1], &stride[0], &stride[1],
-                                     &pad[0], &pad[1], &ceil_mode, &include_pad, &name)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i(ii)(ii)|(ii)pps:avg_pool", names,
+                                     &x, &kernel[0], &kernel[1], &stride[0], &stride[1],
+                                     &pad[0], &pad[1], &ceil_mode, &include_pad,
+                                     &name)) {
         return NULL;
     }
     ym_graph *graph = ym_graph_open(self);
@@ -282,7 +294,8 @@ static int read_factor(PyObject *scale, ym_upsample *upsample)
                  w == floor(w);
     if (!whole) {
         PyErr_Format(PyExc_ValueError,
-                     "upsample: scale is %R, must be whole numbers from 1 to 1024", scale);
+                     "upsample: scale is %R, must be whole numbers from 1 to 1024",
+                     scale);
         return -1;
     }
     upsample->factor_h = (int32_t)h;
@@ -300,13 +313,15 @@ static int read_upsample(PyObject *scale, PyObject *size, ym_upsample *upsample)
     }
     PyObject *given = scale != Py_None ? scale : size;
     if (!PyTuple_Check(given)) {
-        PyErr_Format(PyExc_TypeError, "upsample: expected a pair (h, w), got %R", given);
+        PyErr_Format(PyExc_TypeError, "upsample: expected a pair (h, w), got %R",
+                     given);
         return -1;
     }
     if (scale != Py_None) {
         return read_factor(scale, upsample);
     }
-    return PyArg_ParseTuple(size, "ii:size", &upsample->out_h, &upsample->out_w) ? 0 : -1;
+    return PyArg_ParseTuple(size, "ii:size", &upsample->out_h, &upsample->out_w) ? 0
+                                                                                 : -1;
 }
 
 const char ym_node_upsample_doc[] =

@@ -6,8 +6,7 @@
 #include "python/graph_nodes.h"
 
 typedef struct graph_object {
-    PyObject_HEAD
-    ym_graph *graph;
+    PyObject_HEAD ym_graph *graph;
     bool sealed; /* a plan was made from it */
 } graph_object;
 
@@ -37,7 +36,8 @@ static void graph_dealloc(PyObject *object)
     Py_DECREF(type);
 }
 
-/* The type can't be subclassed, so its dealloc identifies it without a global pointer. */
+/* The type can't be subclassed, so its dealloc identifies it without a global pointer.
+ */
 ym_graph *ym_graph_of(PyObject *object)
 {
     if (Py_TYPE(object)->tp_dealloc != graph_dealloc) {
@@ -57,8 +57,9 @@ ym_graph *ym_graph_open(PyObject *object)
 {
     graph_object *self = (graph_object *)object;
     if (self->sealed) {
-        PyErr_SetString(PyExc_ValueError,
-                        "graph: a plan was made from it, nothing can be added any more");
+        PyErr_SetString(
+            PyExc_ValueError,
+            "graph: a plan was made from it, nothing can be added any more");
         return NULL;
     }
     return self->graph;
@@ -69,7 +70,8 @@ PyObject *ym_graph_made(ym_status status, int32_t made, const ym_error *error)
     return status == YM_OK ? PyLong_FromLong(made) : ym_raise(status, error);
 }
 
-PyDoc_STRVAR(input_doc, "input(channels) -> value\n\nAn input with that many channels.");
+PyDoc_STRVAR(input_doc,
+             "input(channels) -> value\n\nAn input with that many channels.");
 
 static PyObject *graph_input(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -105,10 +107,11 @@ static PyObject *graph_param(PyObject *self, PyObject *args, PyObject *kwargs)
     Py_ssize_t length = PyTuple_GET_SIZE(shape);
     if (length != 1 && length != 4) {
         return PyErr_Format(PyExc_ValueError,
-                            "param %s: shape has %zd dimensions, must have 1 or 4", name,
-                            length);
+                            "param %s: shape has %zd dimensions, must have 1 or 4",
+                            name, length);
     }
-    if (!PyArg_ParseTuple(shape, "i|iii:shape", &size[0], &size[1], &size[2], &size[3])) {
+    if (!PyArg_ParseTuple(shape, "i|iii:shape", &size[0], &size[1], &size[2],
+                          &size[3])) {
         return NULL;
     }
     ym_graph *graph = ym_graph_open(self);
@@ -131,8 +134,8 @@ static PyObject *graph_norm(PyObject *self, PyObject *args, PyObject *kwargs)
     static char *names[] = {"channels", "gamma", "beta", "name", NULL};
     int channels, gamma = -1, beta = -1;
     const char *name = "";
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|iis:norm", names, &channels, &gamma,
-                                     &beta, &name)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|iis:norm", names, &channels,
+                                     &gamma, &beta, &name)) {
         return NULL;
     }
     ym_graph *graph = ym_graph_open(self);
@@ -141,8 +144,7 @@ static PyObject *graph_norm(PyObject *self, PyObject *args, PyObject *kwargs)
     }
     int32_t made = -1;
     ym_error error;
-    ym_status status =
-        ym_graph_norm(graph, channels, gamma, beta, name, &made, &error);
+    ym_status status = ym_graph_norm(graph, channels, gamma, beta, name, &made, &error);
     return ym_graph_made(status, made, &error);
 }
 
@@ -164,7 +166,7 @@ static PyObject *graph_output(PyObject *self, PyObject *args, PyObject *kwargs)
     return status == YM_OK ? Py_NewRef(Py_None) : ym_raise(status, &error);
 }
 
-#define METHOD(name, function, doc)                                                   \
+#define METHOD(name, function, doc) \
     {name, (PyCFunction)(void (*)(void))(function), METH_VARARGS | METH_KEYWORDS, doc}
 
 static PyMethodDef graph_methods[] = {
@@ -184,9 +186,10 @@ static PyMethodDef graph_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-PyDoc_STRVAR(graph_doc,
-             "What a module computes: calls in the order they were made. Methods return\n"
-             "numbers: of a value (what a call makes), a param or a norm module.");
+PyDoc_STRVAR(
+    graph_doc,
+    "What a module computes: calls in the order they were made. Methods return\n"
+    "numbers: of a value (what a call makes), a param or a norm module.");
 
 static PyType_Slot graph_slots[] = {
     {Py_tp_doc, (void *)graph_doc},

@@ -7,15 +7,16 @@
 #include "core/graph.h"
 #include "python/module.h"
 
-/* The graph inside a Graph object, owned by it; NULL with TypeError for other objects. */
+/* The graph inside a Graph object, owned by it; NULL with TypeError for other objects.
+ */
 ym_graph *ym_graph_of(PyObject *object);
 
 /* A plan reads the graph as long as it lives: from now on nothing may be added. The
  * object must be a Graph. */
 void ym_graph_seal(PyObject *object);
 
-/* For the methods: the graph to add to, or NULL with an exception when it is sealed; and
- * the number made, or the exception of a failed status. */
+/* For the methods: the graph to add to, or NULL with an exception when it is sealed;
+ * and the number made, or the exception of a failed status. */
 ym_graph *ym_graph_open(PyObject *object);
 PyObject *ym_graph_made(ym_status status, int32_t made, const ym_error *error);
 

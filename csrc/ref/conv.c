@@ -10,16 +10,16 @@
  */
 #include "ref/ref.h"
 
-static bool source(int32_t o, int32_t tap, int32_t stride, int32_t pad, int32_t dilation,
-                   int32_t size, int32_t *found)
+static bool source(int32_t o, int32_t tap, int32_t stride, int32_t pad,
+                   int32_t dilation, int32_t size, int32_t *found)
 {
     *found = o * stride - pad + tap * dilation;
     return *found >= 0 && *found < size;
 }
 
 /* The output that tap `tap` brings pixel i to, if there is one. */
-static bool target(int32_t i, int32_t tap, int32_t stride, int32_t pad, int32_t dilation,
-                   int32_t size, int32_t *found)
+static bool target(int32_t i, int32_t tap, int32_t stride, int32_t pad,
+                   int32_t dilation, int32_t size, int32_t *found)
 {
     int32_t scaled = i + pad - tap * dilation;
     *found = scaled / stride;
@@ -28,11 +28,12 @@ static bool target(int32_t i, int32_t tap, int32_t stride, int32_t pad, int32_t 
 
 static double weight_at(const ym_weight *w, int32_t k, int32_t c, int32_t r, int32_t s)
 {
-    return w->data[k * w->stride_k + c * w->stride_c + r * w->stride_r + s * w->stride_s];
+    return w
+        ->data[k * w->stride_k + c * w->stride_c + r * w->stride_r + s * w->stride_s];
 }
 
-size_t ref_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv, const ym_tensor *x,
-                              const ym_tensor *y)
+size_t ref_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv,
+                              const ym_tensor *x, const ym_tensor *y)
 {
     (void)pass, (void)conv, (void)x, (void)y;
     return 0;
@@ -68,8 +69,8 @@ ym_status ref_conv_forward(ym_context *context, const ym_conv *conv, const ym_te
     (void)context;
     for (int64_t p = 0; p < ym_pixels(y); p++) {
         for (int32_t k = 0; k < conv->k; k++) {
-            const int32_t at[4] = {(int32_t)(p / y->w / y->h), (int32_t)(p / y->w % y->h),
-                                   (int32_t)(p % y->w), k};
+            const int32_t at[4] = {(int32_t)(p / y->w / y->h),
+                                   (int32_t)(p / y->w % y->h), (int32_t)(p % y->w), k};
             double sum = output_at(conv, x, w, at);
             ref_store(y, p * y->pitch + k, sum + (bias != NULL ? bias[k] : 0.0));
         }
@@ -109,7 +110,8 @@ ym_status ref_conv_backward_data(ym_context *context, const ym_conv *conv,
     for (int64_t p = 0; p < ym_pixels(dx); p++) {
         for (int32_t c = 0; c < conv->c; c++) {
             const int32_t at[4] = {(int32_t)(p / dx->w / dx->h),
-                                   (int32_t)(p / dx->w % dx->h), (int32_t)(p % dx->w), c};
+                                   (int32_t)(p / dx->w % dx->h), (int32_t)(p % dx->w),
+                                   c};
             ref_put(dx, p * dx->pitch + c, input_gradient_at(conv, dy, w, at),
                     accumulate);
         }
@@ -127,8 +129,10 @@ static double weight_gradient_at(const ym_conv *conv, const ym_tensor *x,
         const int32_t n = (int32_t)(p / dy->w / dy->h);
         const int32_t oh = (int32_t)(p / dy->w % dy->h), ow = (int32_t)(p % dy->w);
         int32_t h, w;
-        if (source(oh, at[2], conv->stride_h, conv->pad_h, conv->dilation_h, x->h, &h) &&
-            source(ow, at[3], conv->stride_w, conv->pad_w, conv->dilation_w, x->w, &w)) {
+        if (source(oh, at[2], conv->stride_h, conv->pad_h, conv->dilation_h, x->h,
+                   &h) &&
+            source(ow, at[3], conv->stride_w, conv->pad_w, conv->dilation_w, x->w,
+                   &w)) {
             sum += ref_load(x, ref_index(x, n, h, w, c)) *
                    ref_load(dy, p * dy->pitch + k);
         }
@@ -156,7 +160,8 @@ ym_status ref_conv_backward_weight(ym_context *context, const ym_conv *conv,
     const int32_t c_count = conv->c / conv->groups, taps = conv->r * conv->s;
     const int64_t count = (int64_t)conv->k * c_count * taps;
     for (int64_t i = 0; dw->data != NULL && i < count; i++) {
-        const int32_t at[4] = {(int32_t)(i / taps / c_count), (int32_t)(i / taps % c_count),
+        const int32_t at[4] = {(int32_t)(i / taps / c_count),
+                               (int32_t)(i / taps % c_count),
                                (int32_t)(i % taps / conv->s), (int32_t)(i % conv->s)};
         float *to = dw->data + at[0] * dw->stride_k + at[1] * dw->stride_c +
                     at[2] * dw->stride_r + at[3] * dw->stride_s;

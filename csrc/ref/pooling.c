@@ -14,7 +14,8 @@ typedef struct range {
     int32_t padded;     /* how many, counting the padding */
 } range;
 
-static range window(int32_t o, int32_t kernel, int32_t stride, int32_t pad, int32_t size)
+static range window(int32_t o, int32_t kernel, int32_t stride, int32_t pad,
+                    int32_t size)
 {
     int32_t first = o * stride - pad, end = first + kernel;
     int32_t padded = (end < size + pad ? end : size + pad) - first;
@@ -74,19 +75,23 @@ ym_status ref_max_pool_forward(ym_context *context, const ym_pool *pool,
     return YM_OK;
 }
 
-/* Sums in double before one rounding: for each element of dx the windows that chose it. */
+/* Sums in double before one rounding: for each element of dx the windows that chose it.
+ */
 static double max_pool_gradient_at(const ym_pool *pool, const ym_tensor *x,
                                    const ym_tensor *dy, const int32_t at[4])
 {
     const int64_t index = ref_index(x, at[0], at[1], at[2], at[3]);
     const int32_t last_h = at[1] + pool->pad_h, last_w = at[2] + pool->pad_w;
-    const int32_t first_h = first_window(at[1], pool->kernel_h, pool->stride_h, pool->pad_h);
-    const int32_t first_w = first_window(at[2], pool->kernel_w, pool->stride_w, pool->pad_w);
+    const int32_t first_h =
+        first_window(at[1], pool->kernel_h, pool->stride_h, pool->pad_h);
+    const int32_t first_w =
+        first_window(at[2], pool->kernel_w, pool->stride_w, pool->pad_w);
     double sum = 0.0;
     for (int32_t oh = first_h; oh < dy->h && oh * pool->stride_h <= last_h; oh++) {
         range rows = window(oh, pool->kernel_h, pool->stride_h, pool->pad_h, x->h);
         for (int32_t ow = first_w; ow < dy->w && ow * pool->stride_w <= last_w; ow++) {
-            range columns = window(ow, pool->kernel_w, pool->stride_w, pool->pad_w, x->w);
+            range columns =
+                window(ow, pool->kernel_w, pool->stride_w, pool->pad_w, x->w);
             place here = {rows, columns, at[0], at[3], 0};
             if (maximum(x, &here) == index) {
                 sum += ref_load(dy, ref_index(dy, at[0], oh, ow, at[3]));
@@ -104,7 +109,8 @@ ym_status ref_max_pool_backward(ym_context *context, const ym_pool *pool,
     for (int64_t p = 0; p < ym_pixels(dx); p++) {
         for (int32_t c = 0; c < dx->c; c++) {
             const int32_t at[4] = {(int32_t)(p / dx->w / dx->h),
-                                   (int32_t)(p / dx->w % dx->h), (int32_t)(p % dx->w), c};
+                                   (int32_t)(p / dx->w % dx->h), (int32_t)(p % dx->w),
+                                   c};
             ref_put(dx, p * dx->pitch + c, max_pool_gradient_at(pool, x, dy, at),
                     accumulate);
         }
@@ -141,8 +147,10 @@ static double avg_pool_gradient_at(const ym_pool *pool, const ym_tensor *dy,
                                    const ym_tensor *dx, const int32_t at[4])
 {
     const int32_t last_h = at[1] + pool->pad_h, last_w = at[2] + pool->pad_w;
-    const int32_t first_h = first_window(at[1], pool->kernel_h, pool->stride_h, pool->pad_h);
-    const int32_t first_w = first_window(at[2], pool->kernel_w, pool->stride_w, pool->pad_w);
+    const int32_t first_h =
+        first_window(at[1], pool->kernel_h, pool->stride_h, pool->pad_h);
+    const int32_t first_w =
+        first_window(at[2], pool->kernel_w, pool->stride_w, pool->pad_w);
     double sum = 0.0;
     for (int32_t oh = first_h; oh < dy->h && oh * pool->stride_h <= last_h; oh++) {
         range h = window(oh, pool->kernel_h, pool->stride_h, pool->pad_h, dx->h);
@@ -162,7 +170,8 @@ ym_status ref_avg_pool_backward(ym_context *context, const ym_pool *pool,
     for (int64_t p = 0; p < ym_pixels(dx); p++) {
         for (int32_t c = 0; c < dx->c; c++) {
             const int32_t at[4] = {(int32_t)(p / dx->w / dx->h),
-                                   (int32_t)(p / dx->w % dx->h), (int32_t)(p % dx->w), c};
+                                   (int32_t)(p / dx->w % dx->h), (int32_t)(p % dx->w),
+                                   c};
             ref_put(dx, p * dx->pitch + c, avg_pool_gradient_at(pool, dy, dx, at),
                     accumulate);
         }

@@ -41,8 +41,8 @@ static inline void ref_put(ym_tensor *x, int64_t index, double value, bool accum
     ref_store(x, index, accumulate ? ref_load(x, index) + value : value);
 }
 
-size_t ref_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv, const ym_tensor *x,
-                              const ym_tensor *y);
+size_t ref_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv,
+                              const ym_tensor *x, const ym_tensor *y);
 ym_status ref_conv_forward(ym_context *context, const ym_conv *conv, const ym_tensor *x,
                            const ym_weight *w, const float *bias, ym_tensor *y);
 ym_status ref_conv_backward_data(ym_context *context, const ym_conv *conv,

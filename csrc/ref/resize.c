@@ -47,7 +47,8 @@ ym_status ref_upsample_backward(ym_context *context, float scale_h, float scale_
     return YM_OK;
 }
 
-ym_status ref_copy(ym_context *context, const ym_tensor *x, ym_tensor *y, bool accumulate)
+ym_status ref_copy(ym_context *context, const ym_tensor *x, ym_tensor *y,
+                   bool accumulate)
 {
     (void)context;
     for (int64_t p = 0; p < ym_pixels(y); p++) {
