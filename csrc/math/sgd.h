@@ -10,33 +10,41 @@
 
 #include <math.h>
 
-static inline float ym_sgd_unscale(float g, float inverse_scale, float clip)
+#ifndef YM_MATH
+#ifdef __CUDACC__
+#define YM_MATH static inline __host__ __device__
+#else
+#define YM_MATH static inline
+#endif
+#endif
+
+YM_MATH float ym_sgd_unscale(float g, float inverse_scale, float clip)
 {
     return g * inverse_scale * clip;
 }
 
-static inline float ym_sgd_weight_decay(float g, float p, float weight_decay)
+YM_MATH float ym_sgd_weight_decay(float g, float p, float weight_decay)
 {
     return fmaf(p, weight_decay, g);
 }
 
-static inline float ym_sgd_momentum(float buffer, float g, float momentum,
+YM_MATH float ym_sgd_momentum(float buffer, float g, float momentum,
                                     float gradient_weight)
 {
     return fmaf(g, gradient_weight, buffer * momentum);
 }
 
-static inline float ym_sgd_nesterov(float g, float buffer, float momentum)
+YM_MATH float ym_sgd_nesterov(float g, float buffer, float momentum)
 {
     return fmaf(buffer, momentum, g);
 }
 
-static inline float ym_sgd_descend(float p, float g, float minus_lr)
+YM_MATH float ym_sgd_descend(float p, float g, float minus_lr)
 {
     return fmaf(g, minus_lr, p);
 }
 
-static inline float ym_sgd_average(float ema, float p, float decay, float weight)
+YM_MATH float ym_sgd_average(float ema, float p, float decay, float weight)
 {
     return ema * decay + p * weight;
 }

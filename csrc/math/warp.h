@@ -77,7 +77,7 @@ YM_MATH int32_t ym_perspective_block(int32_t height, int32_t width)
 YM_MATH int32_t ym_clamped_to_int(double value)
 {
     double low = value < 2147483647.0 ? value : 2147483647.0;
-    return ym_round_to_int(low > -2147483648.0 ? low : -2147483648.0);
+    return (int32_t)rint(low > -2147483648.0 ? low : -2147483648.0);
 }
 
 YM_MATH ym_tap ym_perspective_tap(const double *inverse, int32_t x, int32_t y,

@@ -91,10 +91,12 @@ static ym_status check_scene(const ym_mosaic_job *job, const ym_scene *scene,
                  i / 3, i % 3, scene->inverse[i]);
     }
     YM_CHECK(error,
-             scene->paste == NULL || scene->paste_row_bytes >= (scene->width + 7) / 8,
+             scene->paste == NULL ||
+                 (scene->paste_row_bytes >= (scene->width + 7) / 8 + 8 &&
+                  scene->paste_row_bytes * scene->height <= INT32_MAX),
              YM_ERR_ARGUMENT,
-             "mosaic: a row of the paste mask has %lld bytes, must have %d",
-             (long long)scene->paste_row_bytes, (scene->width + 7) / 8);
+             "mosaic: a row of the paste mask has %lld bytes, must have at least %d",
+             (long long)scene->paste_row_bytes, (scene->width + 7) / 8 + 8);
     return YM_OK;
 }
 

@@ -237,15 +237,11 @@ ym_status ym_polygon_fill(const ym_bitmap *bitmap, const ym_point *point, int32_
 }
 
 /* numpy.interp over the closed outline at index `at`. */
-static ym_point outline_at(const ym_point *point, int32_t count, double at)
+static ym_point outline_at(const ym_point *closed, double at)
 {
     int32_t i = (int32_t)at;
-    ym_point a = point[i < count ? i : 0];
-    if (i >= count) {
-        return a;
-    }
-    ym_point b = point[i + 1 < count ? i + 1 : 0];
     double part = at - i;
+    ym_point a = closed[i], b = closed[i + 1];
     return (ym_point){(b.x - a.x) * part + a.x, (b.y - a.y) * part + a.y};
 }
 
@@ -261,7 +257,7 @@ static ym_point warp_point(const ym_polygon_warp *warp, ym_point p)
     return moved;
 }
 
-void ym_polygon_box(const ym_polygon_warp *warp, const ym_point *point, int32_t count,
+void ym_polygon_box(const ym_polygon_warp *warp, const ym_point *closed, int32_t count,
                     double box[4])
 {
     double step = (double)count / (RESAMPLED - 1);
@@ -269,7 +265,7 @@ void ym_polygon_box(const ym_polygon_warp *warp, const ym_point *point, int32_t 
     bool found = false; /* YOLOv9 asks whether any x inside is other than 0 */
     for (int32_t i = 0; i < RESAMPLED; i++) {
         double at = i < RESAMPLED - 1 ? i * step : count;
-        ym_point p = warp_point(warp, outline_at(point, count, at));
+        ym_point p = warp_point(warp, outline_at(closed, at));
         if (p.x >= 0.0 && p.y >= 0.0 && p.x <= warp->width && p.y <= warp->height) {
             found = found || p.x != 0.0;
             low_x = p.x < low_x ? p.x : low_x;

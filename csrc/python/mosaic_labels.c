@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-/* Points of one polygon, reused for the next. */
+/* Points of one polygon, then the first again twice; reused for the next polygon. */
 typedef struct outline {
     ym_point *point;
     int32_t count, room;
@@ -31,7 +31,7 @@ static int reserve(outline *o, Py_ssize_t count)
     if (count > o->room) {
         release(o);
         o->room = (int32_t)count;
-        o->point = PyMem_Malloc((size_t)count * sizeof *o->point);
+        o->point = PyMem_Malloc((size_t)(count + 2) * sizeof *o->point);
         o->scratch = PyMem_Malloc(ym_polygon_scratch_bytes((int32_t)count));
     }
     if (count > 0 && (o->point == NULL || o->scratch == NULL)) {
@@ -76,6 +76,7 @@ static int read_view(const Py_buffer *view, Py_ssize_t index, outline *o)
     for (Py_ssize_t i = 0; i < view->shape[0]; i++) {
         o->point[i] = (ym_point){coordinate(view, i, 0), coordinate(view, i, 1)};
     }
+    o->point[o->count] = o->point[o->count + 1] = o->point[0];
     return 0;
 }
 

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: MIT
+ * The steps of a mosaic for AVX2 and FMA.
+ */
+#if defined(__x86_64__)
+#include "cpu/mosaic_loops.h"
+
+#include <immintrin.h>
+
+#define AVX2 TARGET("avx2,fma")
+
+AVX2 static void locate_affine(cpu_span *span, const cpu_affine *affine, int32_t count)
+{
+    loop_locate_affine(span, affine, count);
+}
+
+AVX2 static void locate_perspective(cpu_span *span, const cpu_perspective *perspective,
+                                    int32_t count)
+{
+    loop_locate_perspective(span, perspective, count);
+}
+
+/* Pixels first, first + 1 in the low half and first + 4, first + 5 in the high half. */
+AVX2 static inline __m256i load_pairs(const uint64_t *pairs)
+{
+    __m256i low =
+        _mm256_castsi128_si256(_mm_load_si128((const __m128i *)(const void *)pairs));
+    return _mm256_inserti128_si256(
+        low, _mm_load_si128((const __m128i *)(const void *)(pairs + 4)), 1);
+}
+
+/* Rows of two pixels in each half, blended over x: b g r - as 16 bits each. */
+AVX2 static inline __m256i blend_x(const uint64_t *pairs, __m256i weights)
+{
+    const __m256i interleave = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 3, 1, 4, 2, 5, 6, 7, 8, 11, 9, 12, 10, 13, 14, 15));
+    return _mm256_maddubs_epi16(_mm256_shuffle_epi8(load_pairs(pairs), interleave),
+                                weights);
+}
+
+/* 16-bit upper and lower values, alternating, blended over y. */
+AVX2 static inline __m256i blend_y(__m256i both, __m256i weights)
+{
+    __m256i sum = _mm256_madd_epi16(both, weights);
+    return _mm256_srli_epi32(_mm256_add_epi32(sum, _mm256_set1_epi32(512)), 10);
+}
+
+/* Four pixels: first, first + 1, first + 4, first + 5. */
+AVX2 static inline __m256i blend_four(const cpu_span *span, int32_t first,
+                                      __m256i weight_x, __m256i weight_y, __m256i lanes)
+{
+    __m256i upper = blend_x(&span->upper[first], weight_x);
+    __m256i lower = blend_x(&span->lower[first], weight_x);
+    __m256i next = _mm256_add_epi32(lanes, _mm256_set1_epi32(1));
+    __m256i even = blend_y(_mm256_unpacklo_epi16(upper, lower),
+                           _mm256_permutevar8x32_epi32(weight_y, lanes));
+    __m256i odd = blend_y(_mm256_unpackhi_epi16(upper, lower),
+                          _mm256_permutevar8x32_epi32(weight_y, next));
+    return _mm256_packs_epi32(even, odd);
+}
+
+AVX2 static void blend(const cpu_span *span, cpu_planes *planes, int32_t count)
+{
+    const __m256i spread0 =
+        _mm256_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 8, 9, 8, 9, 8, 9,
+                         8, 9, 10, 11, 10, 11, 10, 11, 10, 11);
+    const __m256i spread2 = _mm256_add_epi8(spread0, _mm256_set1_epi8(4));
+    const __m256i lanes0 = _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4);
+    const __m256i lanes2 = _mm256_add_epi32(lanes0, _mm256_set1_epi32(2));
+    const __m256i planar = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    const __m256i halves = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for (int32_t i = 0; i < count; i += 8) {
+        __m256i weight_x = _mm256_broadcastsi128_si256(
+            _mm_load_si128((const __m128i *)&span->weight_x[i]));
+        __m256i weight_y = _mm256_load_si256((const __m256i *)&span->weight_y[i]);
+        __m256i low = blend_four(span, i, _mm256_shuffle_epi8(weight_x, spread0),
+                                 weight_y, lanes0);
+        __m256i high = blend_four(span, i + 2, _mm256_shuffle_epi8(weight_x, spread2),
+                                  weight_y, lanes2);
+        __m256i bytes = _mm256_shuffle_epi8(_mm256_packus_epi16(low, high), planar);
+        bytes = _mm256_permutevar8x32_epi32(bytes, halves);
+        __m128i blue_green = _mm256_castsi256_si128(bytes);
+        _mm_storel_epi64((__m128i *)&planes->b[i], blue_green);
+        _mm_storel_epi64((__m128i *)&planes->g[i], _mm_srli_si128(blue_green, 8));
+        _mm_storel_epi64((__m128i *)&planes->r[i], _mm256_extracti128_si256(bytes, 1));
+    }
+}
+
+AVX2 static void mix(cpu_planes *planes, const cpu_planes *other, double ratio,
+                     int32_t count)
+{
+    loop_mix(planes->b, other->b, ratio, count);
+    loop_mix(planes->g, other->g, ratio, count);
+    loop_mix(planes->r, other->r, ratio, count);
+}
+
+/* Eight pixels as integers, stored as bytes. */
+AVX2 static inline void store_eight(cpu_planes *planes, int32_t i, __m256i b, __m256i g,
+                                    __m256i r)
+{
+    const __m256i halves = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256i bytes =
+        _mm256_packus_epi16(_mm256_packs_epi32(b, g), _mm256_packs_epi32(r, r));
+    bytes = _mm256_permutevar8x32_epi32(bytes, halves);
+    __m128i low = _mm256_castsi256_si128(bytes);
+    _mm_storel_epi64((__m128i *)&planes->b[i], low);
+    _mm_storel_epi64((__m128i *)&planes->g[i], _mm_srli_si128(low, 8));
+    _mm_storel_epi64((__m128i *)&planes->r[i], _mm256_extracti128_si256(bytes, 1));
+}
+
+AVX2 static inline __m256i load_eight(const uint8_t *plane)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)plane));
+}
+
+/* round(numerator / denominator); anything where that is 0, for it is multiplied by 0. */
+AVX2 static inline __m256i reciprocal(float numerator, __m256i denominator)
+{
+    return _mm256_cvtps_epi32(
+        _mm256_div_ps(_mm256_set1_ps(numerator), _mm256_cvtepi32_ps(denominator)));
+}
+
+AVX2 static inline __m256i scale_down(__m256i value, __m256i factor)
+{
+    __m256i product = _mm256_mullo_epi32(value, factor);
+    return _mm256_srai_epi32(_mm256_add_epi32(product, _mm256_set1_epi32(2048)), 12);
+}
+
+AVX2 static void to_hsv(cpu_planes *planes, int32_t count)
+{
+    for (int32_t i = 0; i < count; i += 8) {
+        __m256i b = load_eight(&planes->b[i]);
+        __m256i g = load_eight(&planes->g[i]);
+        __m256i r = load_eight(&planes->r[i]);
+        __m256i v = _mm256_max_epi32(_mm256_max_epi32(b, g), r);
+        __m256i low = _mm256_min_epi32(_mm256_min_epi32(b, g), r);
+        __m256i span = _mm256_sub_epi32(v, low);
+        __m256i twice = _mm256_add_epi32(span, span);
+        __m256i h = _mm256_add_epi32(_mm256_sub_epi32(r, g), _mm256_add_epi32(twice, twice));
+        h = _mm256_blendv_epi8(h, _mm256_add_epi32(_mm256_sub_epi32(b, r), twice),
+                               _mm256_cmpeq_epi32(v, g));
+        h = _mm256_blendv_epi8(h, _mm256_sub_epi32(g, b), _mm256_cmpeq_epi32(v, r));
+        h = scale_down(h, reciprocal(122880.0f, span));
+        __m256i turn =
+            _mm256_and_si256(_mm256_srai_epi32(h, 31), _mm256_set1_epi32(180));
+        __m256i s = scale_down(span, reciprocal(1044480.0f, v));
+        store_eight(planes, i, _mm256_add_epi32(h, turn), s, v);
+    }
+}
+
+/* Of each sector of the hue: bit 31 if the colour is v there, bit 30 if it is the one in
+ * between, else it is the lowest. */
+#define TOP INT32_MIN
+#define MID (1 << 30)
+
+AVX2 static inline __m256i choose(__m256i table, __m256i sector, __m256 low, __m256 mid,
+                                  __m256 v)
+{
+    __m256i kind = _mm256_permutevar8x32_epi32(table, sector);
+    __m256 is_mid = _mm256_castsi256_ps(_mm256_slli_epi32(kind, 1));
+    __m256 value = _mm256_blendv_ps(low, mid, is_mid);
+    value = _mm256_blendv_ps(value, v, _mm256_castsi256_ps(kind));
+    return _mm256_cvttps_epi32(_mm256_mul_ps(value, _mm256_set1_ps(255.0f)));
+}
+
+AVX2 static inline __m256 load_scaled(const uint8_t *plane, float scale)
+{
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(load_eight(plane)), _mm256_set1_ps(scale));
+}
+
+AVX2 static void to_bgr(cpu_planes *planes, int32_t count)
+{
+    const __m256 one = _mm256_set1_ps(1.0f);
+    const __m256i blue = _mm256_setr_epi32(0, 0, MID, TOP, TOP, MID, 0, 0);
+    const __m256i green = _mm256_setr_epi32(MID, TOP, TOP, MID, 0, 0, 0, 0);
+    const __m256i red = _mm256_setr_epi32(TOP, MID, 0, 0, MID, TOP, 0, 0);
+    for (int32_t i = 0; i < count; i += 8) {
+        __m256 h = load_scaled(&planes->b[i], 6.0f / 180.0f);
+        __m256 s = load_scaled(&planes->g[i], 1.0f / 255.0f);
+        __m256 v = load_scaled(&planes->r[i], 1.0f / 255.0f);
+        __m256i sector = _mm256_cvttps_epi32(h);
+        __m256 f = _mm256_sub_ps(h, _mm256_cvtepi32_ps(sector));
+        __m256 odd = _mm256_castsi256_ps(_mm256_slli_epi32(sector, 31));
+        __m256 part = _mm256_blendv_ps(_mm256_sub_ps(one, f), f, odd);
+        __m256 mid = _mm256_mul_ps(v, _mm256_fnmadd_ps(s, part, one));
+        __m256 low = _mm256_mul_ps(v, _mm256_sub_ps(one, s));
+        store_eight(planes, i, choose(blue, sector, low, mid, v),
+                    choose(green, sector, low, mid, v), choose(red, sector, low, mid, v));
+    }
+}
+
+AVX2 static void jitter(cpu_planes *planes, const uint8_t *lut, int32_t count)
+{
+    to_hsv(planes, count);
+    loop_look_up(planes->b, lut, count);
+    loop_look_up(planes->g, lut + 256, count);
+    loop_look_up(planes->r, lut + 512, count);
+    to_bgr(planes, count);
+}
+
+AVX2 static void reverse(uint8_t *out, const uint8_t *plane, int32_t count)
+{
+    const __m256i mirror = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+    int32_t i = 0;
+    for (; i + 32 <= count; i += 32) {
+        __m256i bytes = _mm256_load_si256((const __m256i *)(plane + i));
+        bytes = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(bytes, mirror), 0x4E);
+        _mm256_storeu_si256((__m256i *)(out + count - 32 - i), bytes);
+    }
+    for (; i < count; i++) {
+        out[count - 1 - i] = plane[i];
+    }
+}
+
+const cpu_mosaic_kernels cpu_mosaic_avx2 = {
+    .locate_affine = locate_affine,
+    .locate_perspective = locate_perspective,
+    .gather = cpu_mosaic_gather_avx2,
+    .blend = blend,
+    .mix = mix,
+    .jitter = jitter,
+    .reverse = reverse,
+};
+#endif

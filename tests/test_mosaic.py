@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: MIT
+"""Mosaic, letterbox and all that follows, byte for byte against OpenCV and NumPy."""
+
+import random
+
+import numpy as np
+import pytest
+
+cv2 = pytest.importorskip("cv2", reason="the reference chain is made of OpenCV calls")
+
+from official_chain import Chain, why_not_equal  # noqa: E402
+
+from yolov9mem import _core  # noqa: E402
+from yolov9mem.augment import HYP_SCRATCH_HIGH, Mosaic  # noqa: E402
+
+if why_not_equal():
+    pytest.skip(why_not_equal(), allow_module_level=True)
+
+PLAIN = dict.fromkeys(HYP_SCRATCH_HIGH, 0.0) | {"mosaic": 1.0}
+STRONG = HYP_SCRATCH_HIGH | {
+    "degrees": 45.0,
+    "shear": 20.0,
+    "mixup": 0.5,
+    "flipud": 0.5,
+    "copy_paste": 0.6,
+}
+CASES = {
+    "official": HYP_SCRATCH_HIGH,
+    "plain": PLAIN,
+    "strong": STRONG,
+    "perspective": STRONG | {"perspective": 0.001},
+    "steep": STRONG | {"perspective": 0.02, "degrees": 180.0},
+    "tiny": PLAIN | {"scale": 0.999, "hsv_h": 0.5},
+    "huge": PLAIN | {"scale": 20.0, "translate": 5.0},
+    "mixup": PLAIN | {"mixup": 1.0, "scale": 0.5},
+    "hsv": PLAIN | {"hsv_h": 0.9, "hsv_s": 0.9, "hsv_v": 0.9},
+    "half": STRONG | {"mosaic": 0.5},
+}
+
+
+def make_segment(rng):
+    """A polygon of 3 to 40 points, normalised, (points, 2) float32."""
+    angle = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 40)))
+    radius = rng.uniform(0.03, 0.4) * rng.uniform(0.4, 1, len(angle))
+    middle = rng.uniform(0, 1, 2)
+    points = middle + radius[:, None] * np.stack((np.cos(angle), np.sin(angle)), 1)
+    return points.clip(0, 1).astype(np.float32)
+
+
+def make_data(rng, size, polygons, count=7):
+    """Tiles (long side `size`), labels and segments."""
+    images, labels, segments = [], [], []
+    for i in range(count):
+        short = int(rng.integers(max(size // 3, 2), size + 1))
+        shape = (size, short) if i % 2 else (short, size)
+        noise = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+        noise[rng.random(shape) < 0.1] = rng.choice([0, 255])
+        images.append(noise if i % 3 else cv2.blur(noise, (5, 5)))
+        outlines = [make_segment(rng) for _ in range(rng.integers(0, 8))]
+        low = np.array([s.min(0) for s in outlines], np.float32).reshape(-1, 2)
+        high = np.array([s.max(0) for s in outlines], np.float32).reshape(-1, 2)
+        kinds = rng.integers(0, 80, (len(outlines), 1)).astype(np.float32)
+        labels.append(np.concatenate((kinds, (low + high) / 2, high - low), 1))
+        segments.append(outlines if polygons else [])
+    return images, labels, segments
+
+
+def seed(number):
+    random.seed(number)
+    np.random.seed(number)
+
+
+def assert_equal_samples(chain, ours, count, first_seed=0):
+    for i in range(count):
+        index = i % len(chain.images)
+        seed(first_seed + i)
+        image, labels = chain.sample(index)
+        after = random.random(), np.random.random()
+        seed(first_seed + i)
+        our_image, our_labels = ours.sample(index)
+        assert (random.random(), np.random.random()) == after, "draws differ"
+        np.testing.assert_array_equal(
+            our_image, image, err_msg=f"seed {first_seed + i}"
+        )
+        assert our_labels.dtype == np.float32
+        np.testing.assert_allclose(our_labels, labels, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("polygons", [False, True], ids=["boxes", "polygons"])
+@pytest.mark.parametrize("case", CASES)
+def test_equals_official_chain(case, polygons):
+    rng = np.random.default_rng(len(case))
+    hyp = dict(CASES[case])
+    for size in (64, 90):
+        data = make_data(rng, size, polygons)
+        ours = Mosaic(*data, image_size=size, hyp=hyp)
+        assert_equal_samples(Chain(*data, size, hyp), ours, 8)
+
+
+@pytest.mark.parametrize("case", ["official", "strong", "perspective"])
+def test_nine_tiles_equal(case):
+    rng = np.random.default_rng(9)
+    data = make_data(rng, 64, True)
+    hyp = dict(CASES[case])
+    ours = Mosaic(*data, image_size=64, hyp=hyp, nine=True)
+    assert_equal_samples(Chain(*data, 64, hyp, nine=True), ours, 12)
+
+
+@pytest.mark.parametrize("case", ["official", "plain", "perspective"])
+def test_letterbox_after_close_mosaic_equals(case):
+    rng = np.random.default_rng(3)
+    data = make_data(rng, 96, True)
+    hyp = dict(CASES[case])
+    ours = Mosaic(*data, image_size=96, hyp=hyp)
+    ours.mosaic = False
+    assert_equal_samples(Chain(*data, 96, hyp, mosaic=False), ours, 10)
+
+
+def test_full_size_equals():
+    rng = np.random.default_rng(5)
+    data = make_data(rng, 640, True)
+    hyp = dict(STRONG)
+    ours = Mosaic(*data, image_size=640, hyp=hyp)
+    assert_equal_samples(Chain(*data, 640, hyp), ours, 3)
+
+
+@pytest.mark.parametrize("size", [2, 6, 14, 30, 32, 34, 62, 322, 350])
+def test_awkward_sizes_equal(size):
+    rng = np.random.default_rng(size)
+    data = make_data(rng, size, True)
+    for hyp in (STRONG, STRONG | {"perspective": 0.002}):
+        ours = Mosaic(*data, image_size=size, hyp=hyp)
+        assert_equal_samples(Chain(*data, size, dict(hyp)), ours, 4)
+
+
+def random_scene(rng, image, warp_kind):
+    """Overlapping and tiny tiles, a paste mask, any matrix: what no data set has."""
+    height, width = (int(v) for v in rng.integers(8, 90, 2))
+    if warp_kind == 0:
+        height, width = image
+    tiles = []
+    for _ in range(rng.integers(0, 10)):
+        h, w = int(rng.integers(1, height + 1)), int(rng.integers(1, width + 1))
+        x, y = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+        tiles.append((rng.integers(0, 256, (h, w, 3), dtype=np.uint8), x, y))
+    paste = None
+    if rng.random() < 0.5:
+        paste = rng.integers(0, 256, (height, (width + 7) // 8 + 8), dtype=np.uint8)
+        paste[rng.random(paste.shape) < 0.5] = 255
+    matrix = np.eye(3)
+    matrix[:2] += rng.normal(0, 1, (2, 3)) * [1, 1, 30]
+    matrix[2, :2] = rng.normal(0, 0.02, 2)
+    if rng.random() < 0.2:
+        matrix *= rng.choice([1e-7, 1e7, 0.0])
+    return (tuple(tiles), (height, width), warp_kind, tuple(matrix.ravel()), paste)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "cpu-plain", "cpu-avx2", "cpu-avx512"])
+def test_backends_agree(backend):
+    rng = np.random.default_rng(17)
+    for number in range(150):
+        image = tuple(int(v) for v in rng.integers(1, 400 if number < 10 else 80, 2))
+        kind = number % 3
+        scenes = tuple(random_scene(rng, image, kind) for _ in range(1 + number % 2))
+        hsv = rng.integers(0, 180, (3, 256), dtype=np.uint8) if number % 4 else None
+        ratio, flips = rng.random(), rng.integers(0, 2, 2).tolist()
+        expected = np.empty((3, *image), np.uint8)
+        _core.mosaic_render(expected, scenes, ratio, hsv, *flips, "ref")
+        guarded = np.full(expected.size + 128, 77, np.uint8)
+        out = guarded[64:-64].reshape(expected.shape)
+        try:
+            _core.mosaic_render(out, scenes, ratio, hsv, *flips, backend)
+        except NotImplementedError as error:
+            pytest.skip(str(error))
+        np.testing.assert_array_equal(out, expected, err_msg=f"case {number}")
+        assert (guarded[:64] == 77).all() and (guarded[-64:] == 77).all()
+
+
+def test_reference_equals_opencv_on_every_colour():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    hsv = np.stack([np.arange(256, dtype=np.uint8) % 180, *[np.arange(256)] * 2])
+    hsv = hsv.astype(np.uint8)
+    for width in (512, 500, 33, 31, 1):
+        part = np.ascontiguousarray(image[:, :width])
+        expected = cv2.cvtColor(part, cv2.COLOR_BGR2HSV)
+        expected = cv2.cvtColor(expected, cv2.COLOR_HSV2BGR).transpose(2, 0, 1)[::-1]
+        for backend in ("ref", "cpu", "cpu-plain"):
+            out = np.empty((3, 512, width), np.uint8)
+            scene = (((part, 0, 0),), (512, width), 0, None, None)
+            _core.mosaic_render(out, (scene,), 1.0, hsv, False, False, backend)
+            np.testing.assert_array_equal(out, expected)

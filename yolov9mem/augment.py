@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""YOLOv9's training augmentation: random draws in its order, pixels in one pass."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from yolov9mem.draws import (
+    Source,
+    draw_letterbox_picture,
+    draw_mosaic_picture,
+    finish_picture,
+)
+from yolov9mem.images import read_image, resize_to_fit
+from yolov9mem.labels import check_labels, check_segments
+from yolov9mem.official import official_item, official_sample
+from yolov9mem.warp import HYP_SCRATCH_HIGH
+
+__all__ = ["HYP_SCRATCH_HIGH", "Mosaic", "official_item", "official_sample"]
+
+
+class Mosaic:
+    """YOLOv9's training samples from images and labels.
+
+    Args:
+        images: file names, arrays (h, w, 3) uint8 BGR, or a function from an index to
+            either; arrays are resized to `image_size` on the long side where they are
+            not, file names are decoded at every use.
+        labels: for each image (n, 5): class and normalised xywh.
+        segments: for each image a list of normalised polygons (points, 2), one per
+            label, or an empty list; None if there are none at all.
+        image_size: of the result, pixels, even.
+        hyp: augmentation, see HYP_SCRATCH_HIGH; what is missing is taken from there.
+        nine: nine tiles instead of four.
+
+    `mosaic` may be set to False for the last epochs (--close-mosaic): images are then
+    letterboxed. Draws come from `random` and `numpy.random`.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[np.ndarray | str] | Callable[[int], np.ndarray | str],
+        labels: Sequence[np.ndarray],
+        segments: Sequence[Sequence[np.ndarray]] | None = None,
+        *,
+        image_size: int = 640,
+        hyp: Mapping[str, float] | None = None,
+        nine: bool = False,
+    ) -> None:
+        if image_size < 2 or image_size % 2:
+            raise ValueError(f"image_size is {image_size}, must be even, at least 2")
+        if not callable(images) and len(images) != len(labels):
+            raise ValueError(f"{len(images)} images but {len(labels)} arrays of labels")
+        if segments is not None and len(segments) != len(labels):
+            raise ValueError(
+                f"{len(segments)} lists of segments but {len(labels)} arrays of labels"
+            )
+        if len(labels) == 0:
+            raise ValueError("there are no images")
+        checked = [
+            check_labels(x, f"labels of image {i}") for i, x in enumerate(labels)
+        ]
+        polygons: Sequence[Sequence[np.ndarray]] = [[] for _ in checked]
+        if segments is not None:
+            polygons = [
+                check_segments(s, len(x), f"segments of image {i}")
+                for i, (s, x) in enumerate(zip(segments, checked, strict=True))
+            ]
+        self.images = images
+        self.mosaic = True
+        self.nine = nine
+        half = image_size // 2
+        self._source = Source(
+            self.load,
+            checked,
+            polygons,
+            range(len(checked)),
+            image_size,
+            (-half, -half),
+            {**HYP_SCRATCH_HIGH, **(hyp or {})},
+            len(checked),
+        )
+
+    def __len__(self) -> int:
+        return len(self._source.labels)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the result, pixels."""
+        return self._source.image_size
+
+    @property
+    def hyp(self) -> Mapping[str, float]:
+        """The augmentation in force."""
+        return self._source.hyp
+
+    def load(self, index: int) -> np.ndarray:
+        """A tile, (h, w, 3) uint8 BGR, its long side image_size."""
+        image = self.images(index) if callable(self.images) else self.images[index]
+        if not isinstance(image, np.ndarray):
+            image = read_image(image)
+        return resize_to_fit(image, self._source.image_size)
+
+    def sample(
+        self, index: int, out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """An augmented image (3, image_size, image_size) uint8 RGB and its labels.
+
+        Labels are (n, 5) float32, class and normalised xywh. out: written if given.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index}, must be 0 to {len(self) - 1}")
+        source = self._source
+        if self.mosaic and random.random() < source.hyp["mosaic"]:
+            picture = draw_mosaic_picture(source, index, nine=self.nine)
+        else:
+            size = (source.image_size, source.image_size)
+            picture = draw_letterbox_picture(
+                self.load(index), source.labels[index], size, source.hyp
+            )
+        return finish_picture(picture, source.hyp, out)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""Reading and resizing images."""
+
+import os
+
+import numpy as np
+
+from yolov9mem import _core
+
+_MAX_SIDE = 32766
+
+
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """An image file as (h, w, 3) uint8 BGR, upright as its EXIF data says.
+
+    Decoded by OpenCV or else by Pillow, whichever is installed; ImportError names both
+    if neither is. Raises FileNotFoundError, or ValueError for a file that is no image.
+    """
+    name = os.fspath(path)
+    if not os.path.isfile(name):
+        raise FileNotFoundError(f"image {name} does not exist")
+    try:
+        import cv2
+    except ImportError:
+        return _read_with_pillow(name)
+    image = cv2.imread(name)
+    if image is None:
+        raise ValueError(f"image {name}: OpenCV can't read it")
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _read_with_pillow(name: str) -> np.ndarray:
+    try:
+        from PIL import Image, ImageOps, UnidentifiedImageError
+    except ImportError as error:
+        raise ImportError(
+            "reading images needs OpenCV (pip install opencv-python-headless) or "
+            "Pillow (pip install pillow); neither is installed"
+        ) from error
+    try:
+        with Image.open(name) as file:
+            rgb = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"image {name}: Pillow can't read it: {error}") from error
+    return np.ascontiguousarray(rgb[..., ::-1])
+
+
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A new (height, width, 3) uint8 image, bit-equal to cv2.resize, INTER_LINEAR.
+
+    Raises ValueError for another shape, or sides that are not 1 to 32766.
+    """
+    if not (1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE):
+        raise ValueError(
+            f"resize: to {width}x{height} pixels, sides must be 1 to {_MAX_SIDE}"
+        )
+    out = np.empty((height, width, 3), np.uint8)
+    _core.resize_image(image, out)
+    return out
+
+
+def resize_to_fit(image: np.ndarray, image_size: int) -> np.ndarray:
+    """The image with its long side `image_size` pixels, as YOLOv9's load_image has it.
+
+    The very same array if it fits already. Raises ValueError where the short side would
+    vanish.
+    """
+    if image.ndim != 3 or 0 in image.shape:
+        raise ValueError(f"image: shape is {image.shape}, must be (h, w, 3), not empty")
+    height, width = image.shape[:2]
+    ratio = image_size / max(height, width)
+    if ratio == 1:
+        return image
+    new_height, new_width = int(height * ratio), int(width * ratio)
+    if new_height < 1 or new_width < 1:
+        raise ValueError(
+            f"image: {width}x{height} resized to a long side of {image_size} "
+            f"is {new_width}x{new_height}, sides must be at least 1"
+        )
+    return resize_image(image, new_height, new_width)

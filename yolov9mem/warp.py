@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""Random warps and colour tables, drawn in YOLOv9's order.
+
+The draws come from Python's ``random`` and NumPy's legacy global generator, as in
+utils/augmentations.py of WongKinYiu/yolov9, so that a seed gives the same picture.
+"""
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+HYP_SCRATCH_HIGH: Mapping[str, float] = {
+    "hsv_h": 0.015,
+    "hsv_s": 0.7,
+    "hsv_v": 0.4,
+    "degrees": 0.0,
+    "translate": 0.1,
+    "scale": 0.9,
+    "shear": 0.0,
+    "perspective": 0.0,
+    "flipud": 0.0,
+    "fliplr": 0.5,
+    "mosaic": 1.0,
+    "mixup": 0.15,
+    "copy_paste": 0.3,
+}
+"""Augmentation of YOLOv9's hyp.scratch-high.yaml."""
+
+
+@dataclass(frozen=True)
+class Warp:
+    """How a canvas becomes an image.
+
+    matrix: (3, 3) float64, canvas pixels to image pixels. scale: the zoom drawn, by
+    which a source box is scaled before its area is compared. perspective: whether the
+    third row counts.
+    """
+
+    matrix: np.ndarray
+    scale: float = 1.0
+    perspective: bool = False
+
+    def is_identity(self) -> bool:
+        """Whether nothing moves."""
+        return bool((self.matrix == np.eye(3)).all())
+
+
+def _rotation(degrees: float, scale: float) -> np.ndarray:
+    """(3, 3): cv2.getRotationMatrix2D about the origin."""
+    angle = degrees * (math.pi / 180)
+    alpha, beta = math.cos(angle) * scale, math.sin(angle) * scale
+    return np.array([[alpha, beta, 0.0], [-beta, alpha, 0.0], [0.0, 0.0, 1.0]])
+
+
+def draw_warp(
+    hyp: Mapping[str, float], canvas: tuple[int, int], image: tuple[int, int]
+) -> Warp:
+    """Draws perspective, rotation, zoom, shear and shift: eight numbers, always.
+
+    hyp: gains "perspective", "degrees", "scale", "shear", "translate". canvas, image:
+    (height, width) in pixels. Source: random_perspective.
+    """
+
+    def around(middle: float, gain: float) -> float:
+        return random.uniform(middle - gain, middle + gain)
+
+    center = np.eye(3)
+    center[0, 2], center[1, 2] = -canvas[1] / 2, -canvas[0] / 2
+    tilt = np.eye(3)
+    tilt[2, 0] = around(0, hyp["perspective"])
+    tilt[2, 1] = around(0, hyp["perspective"])
+    degrees = around(0, hyp["degrees"])
+    scale = around(1, hyp["scale"])
+    shear = np.eye(3)
+    shear[0, 1] = math.tan(around(0, hyp["shear"]) * math.pi / 180)
+    shear[1, 0] = math.tan(around(0, hyp["shear"]) * math.pi / 180)
+    shift = np.eye(3)
+    shift[0, 2] = around(0.5, hyp["translate"]) * image[1]
+    shift[1, 2] = around(0.5, hyp["translate"]) * image[0]
+    matrix = shift @ shear @ _rotation(degrees, scale) @ tilt @ center
+    return Warp(matrix, scale, bool(hyp["perspective"]))
+
+
+def hsv_tables(gains: np.ndarray) -> np.ndarray:
+    """(3, 256) uint8: new hue, saturation and value for factors `gains` (3,).
+
+    NumPy's own float64 arithmetic, then truncated. Source: augment_hsv.
+    """
+    tables = np.arange(256) * np.asarray(gains, np.float64)[:, None]
+    tables[0] %= 180
+    np.clip(tables[1:], 0, 255, out=tables[1:])
+    return tables.astype(np.uint8)
+
+
+def draw_hsv(hyp: Mapping[str, float]) -> np.ndarray | None:
+    """Draws the colour tables; None, and no draw, if all three gains are 0."""
+    gains = [hyp["hsv_h"], hyp["hsv_s"], hyp["hsv_v"]]
+    if not any(gains):
+        return None
+    return hsv_tables(np.random.uniform(-1, 1, 3) * gains + 1)
