@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Both passes are bound by memory, so a span is worked through in blocks that stay in the
- * first-level cache, one plain loop per formula: the compiler makes vectors of each, and
- * every combination of options needs no code of its own. The same code is compiled for
- * three instruction sets and has the same bits in all.
+ * Both passes are bound by memory, so a span is worked through in blocks that stay in
+ * the first-level cache, one plain loop per formula: the compiler makes vectors of
+ * each, and every combination of options needs no code of its own. The same code is
+ * compiled for three instruction sets and has the same bits in all.
  */
 #include "cpu/sgd.h"
 
@@ -74,8 +74,8 @@ static VECTORISED void momentum_block(const ym_sgd_group *group, bool first_step
         memcpy(buffer, g, (size_t)n * sizeof *g);
     } else {
         for (int i = 0; i < n; i++) {
-            buffer[i] =
-                ym_sgd_momentum(buffer[i], g[i], group->momentum, group->gradient_weight);
+            buffer[i] = ym_sgd_momentum(buffer[i], g[i], group->momentum,
+                                        group->gradient_weight);
         }
     }
     if (!group->nesterov) {
@@ -194,16 +194,18 @@ static void norm_task(void *argument, int32_t index)
     for (int32_t i = job->task_first[index]; i < job->task_first[index + 1]; i++) {
         const ym_sgd_span *span = &job->span[i];
         const float *g = job->tensor[span->tensor].grad;
-        job->partial[i] = g == NULL ? 0
-                                    : p->kernel->sum_of_squares(
-                                          g + span->first, span->count, job->inverse_scale);
+        job->partial[i] = g == NULL
+                              ? 0
+                              : p->kernel->sum_of_squares(g + span->first, span->count,
+                                                          job->inverse_scale);
     }
 }
 
 static void step_task(void *argument, int32_t index)
 {
     const pass *p = argument;
-    for (int32_t i = p->job->task_first[index]; i < p->job->task_first[index + 1]; i++) {
+    for (int32_t i = p->job->task_first[index]; i < p->job->task_first[index + 1];
+         i++) {
         p->kernel->step(p->job, &p->job->span[i]);
     }
 }

@@ -52,8 +52,8 @@ static ym_status check_overlap(const ym_sgd_job *job, interval *list, ym_error *
         for (int32_t role = 0; role < ROLE_COUNT; role++) {
             if (array[role] != NULL && t->count > 0) {
                 uintptr_t first = (uintptr_t)array[role];
-                list[count++] = (interval){first, first + (size_t)t->count * sizeof(float),
-                                           i, role};
+                list[count++] = (interval){
+                    first, first + (size_t)t->count * sizeof(float), i, role};
             }
         }
     }
@@ -77,8 +77,9 @@ static ym_status check_group(const ym_sgd_group *group, int32_t index, ym_error 
              "group %d: momentum is %g, must be finite and at least 0", index,
              (double)group->momentum);
     YM_CHECK(error, isfinite(group->weight_decay) && group->weight_decay >= 0,
-             YM_ERR_ARGUMENT, "group %d: weight_decay is %g, must be finite and at least 0",
-             index, (double)group->weight_decay);
+             YM_ERR_ARGUMENT,
+             "group %d: weight_decay is %g, must be finite and at least 0", index,
+             (double)group->weight_decay);
     YM_CHECK(error, isfinite(group->gradient_weight), YM_ERR_ARGUMENT,
              "group %d: dampening is not finite", index);
     return YM_OK;
@@ -88,7 +89,8 @@ static ym_status check_tensor(const ym_sgd_job *job, int32_t index, ym_error *er
 {
     const ym_sgd_tensor *t = &job->tensor[index];
     YM_CHECK(error, t->count >= 0, YM_ERR_ARGUMENT,
-             "tensor %d: count is %lld, must be at least 0", index, (long long)t->count);
+             "tensor %d: count is %lld, must be at least 0", index,
+             (long long)t->count);
     YM_CHECK(error, t->param != NULL || t->count == 0, YM_ERR_ARGUMENT,
              "tensor %d: param has no memory", index);
     uintptr_t bits = (uintptr_t)t->param | (uintptr_t)t->grad | (uintptr_t)t->momentum |
@@ -103,8 +105,9 @@ static ym_status check_tensor(const ym_sgd_job *job, int32_t index, ym_error *er
              job->group_count);
     YM_CHECK(error,
              !job->update || t->momentum != NULL || job->group[t->group].momentum == 0,
-             YM_ERR_ARGUMENT, "tensor %d: has no momentum buffer, its group's momentum is %g",
-             index, (double)job->group[t->group].momentum);
+             YM_ERR_ARGUMENT,
+             "tensor %d: has no momentum buffer, its group's momentum is %g", index,
+             (double)job->group[t->group].momentum);
     return YM_OK;
 }
 
@@ -119,8 +122,9 @@ ym_status ym_sgd_check(const ym_sgd_job *job, void *scratch, ym_error *error)
     YM_CHECK(error, count_spans(job) < INT32_MAX, YM_ERR_ARGUMENT,
              "%lld spans of elements, at most 2^31 - 2 are possible",
              (long long)count_spans(job));
-    YM_CHECK(error, !job->average || (isfinite(job->ema_decay) && job->ema_decay >= 0 &&
-                                      job->ema_decay <= 1),
+    YM_CHECK(error,
+             !job->average || (isfinite(job->ema_decay) && job->ema_decay >= 0 &&
+                               job->ema_decay <= 1),
              YM_ERR_ARGUMENT, "ema_decay is %g, must be in [0, 1]",
              (double)job->ema_decay);
     return check_overlap(job, scratch, error);
@@ -134,7 +138,8 @@ void ym_sgd_divide(ym_sgd_job *job, void *scratch)
     job->task_first = (int32_t *)(job->span + spans);
     job->span_count = 0;
     job->task_count = 0;
-    int64_t open = YM_SGD_SPAN; /* elements in the last task: full, so the first opens */
+    int64_t open =
+        YM_SGD_SPAN; /* elements in the last task: full, so the first opens */
     for (int32_t i = 0; i < job->tensor_count; i++) {
         int64_t count = job->tensor[i].count;
         for (int64_t first = 0; first < count; first += YM_SGD_SPAN) {

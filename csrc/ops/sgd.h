@@ -13,7 +13,8 @@ size_t ym_sgd_scratch_bytes(const ym_sgd_job *job);
  * scratch only during the call. */
 ym_status ym_sgd_check(const ym_sgd_job *job, void *scratch, ym_error *error);
 
-/* Fills span, task_first and partial with parts of scratch, which the job then holds. */
+/* Fills span, task_first and partial with parts of scratch, which the job then holds.
+ */
 void ym_sgd_divide(ym_sgd_job *job, void *scratch);
 
 /* Adds up `partial` in a fixed order. */

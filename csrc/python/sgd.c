@@ -11,8 +11,15 @@
 #include <string.h>
 
 enum { PARAM = 0, GRAD, MOMENTUM, EMA, COUNT, GROUP, FIRST_STEP, TABLE_COLUMNS };
-enum { GROUP_LR = 0, GROUP_MOMENTUM, GROUP_DAMPENING, GROUP_WEIGHT_DECAY, GROUP_NESTEROV,
-       GROUP_MAXIMIZE, GROUP_COLUMNS };
+enum {
+    GROUP_LR = 0,
+    GROUP_MOMENTUM,
+    GROUP_DAMPENING,
+    GROUP_WEIGHT_DECAY,
+    GROUP_NESTEROV,
+    GROUP_MAXIMIZE,
+    GROUP_COLUMNS
+};
 
 static const ym_backend *backend_by_name(const char *name)
 {
@@ -135,11 +142,12 @@ static ym_status run_step(const ym_backend *backend, call *c, const Py_buffer *t
     return status;
 }
 
-PyDoc_STRVAR(sgd_norm_doc,
-             "sgd_norm(table, inverse_scale=1.0, backend='cpu') -> float\n\n"
-             "L2 norm of all gradients times inverse_scale; not finite exactly when one\n"
-             "of them is not. table: int64 rows (param, grad, momentum, ema, count,\n"
-             "group, first_step), addresses of float32 memory, 0: absent.");
+PyDoc_STRVAR(
+    sgd_norm_doc,
+    "sgd_norm(table, inverse_scale=1.0, backend='cpu') -> float\n\n"
+    "L2 norm of all gradients times inverse_scale; not finite exactly when one\n"
+    "of them is not. table: int64 rows (param, grad, momentum, ema, count,\n"
+    "group, first_step), addresses of float32 memory, 0: absent.");
 
 static PyObject *sgd_norm(PyObject *module, PyObject *args, PyObject *kwargs)
 {
@@ -163,8 +171,8 @@ static PyObject *sgd_norm(PyObject *module, PyObject *args, PyObject *kwargs)
     ym_error error;
     ym_status status;
     Py_BEGIN_ALLOW_THREADS
-    status = run_norm(backend, &c, &table, &error);
-    release(&c);
+        status = run_norm(backend, &c, &table, &error);
+        release(&c);
     Py_END_ALLOW_THREADS
 
     PyBuffer_Release(&table);
@@ -172,12 +180,13 @@ static PyObject *sgd_norm(PyObject *module, PyObject *args, PyObject *kwargs)
                            : ym_raise(status, &error);
 }
 
-PyDoc_STRVAR(sgd_step_doc,
-             "sgd_step(table, groups, *, inverse_scale=1.0, clip=1.0, update=True,\n"
-             "         gradient=1, ema_decay=None, backend='cpu')\n\n"
-             "The rest of an optimizer step. groups: float64 rows (lr, momentum,\n"
-             "dampening, weight_decay, nesterov, maximize). gradient: 0 keep, 1 zero,\n"
-             "2 write unscaled and clipped. update=False skips parameters and momentum.");
+PyDoc_STRVAR(
+    sgd_step_doc,
+    "sgd_step(table, groups, *, inverse_scale=1.0, clip=1.0, update=True,\n"
+    "         gradient=1, ema_decay=None, backend='cpu')\n\n"
+    "The rest of an optimizer step. groups: float64 rows (lr, momentum,\n"
+    "dampening, weight_decay, nesterov, maximize). gradient: 0 keep, 1 zero,\n"
+    "2 write unscaled and clipped. update=False skips parameters and momentum.");
 
 /* ema_decay: a float, or None for no average. */
 static int read_average(PyObject *ema_decay, ym_sgd_job *job)
@@ -218,9 +227,9 @@ static PyObject *sgd_step(PyObject *module, PyObject *args, PyObject *kwargs)
     int update = 1, gradient = YM_SGD_GRADIENT_ZERO;
     PyObject *ema_decay = NULL;
     const char *backend_name = "cpu";
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*y*|$ddpiOs:sgd_step", names, &table,
-                                     &groups, &inverse_scale, &clip, &update, &gradient,
-                                     &ema_decay, &backend_name)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*y*|$ddpiOs:sgd_step", names,
+                                     &table, &groups, &inverse_scale, &clip, &update,
+                                     &gradient, &ema_decay, &backend_name)) {
         return NULL;
     }
     const ym_backend *backend = backend_by_name(backend_name);
@@ -234,8 +243,8 @@ static PyObject *sgd_step(PyObject *module, PyObject *args, PyObject *kwargs)
     ym_status status = YM_OK;
     if (read == 0) {
         Py_BEGIN_ALLOW_THREADS
-        status = run_step(backend, &c, &table, &groups, &error);
-        release(&c);
+            status = run_step(backend, &c, &table, &groups, &error);
+            release(&c);
         Py_END_ALLOW_THREADS
     }
 

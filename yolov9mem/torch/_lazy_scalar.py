@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""A scalar tensor whose value is worked out when somebody reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+
+class LazyScalar(Tensor):
+    """A float32 scalar on the CPU; every torch call on it sees an ordinary tensor.
+
+    Args:
+        compute: makes the value, called at most once and let go after that.
+    """
+
+    _compute: Callable[[], float] | None
+    _value: Tensor
+
+    @staticmethod
+    def __new__(cls, compute: Callable[[], float]) -> LazyScalar:
+        made = Tensor._make_subclass(cls, torch.zeros(()))
+        made._compute = compute
+        made._value = torch.zeros(())
+        return made
+
+    def resolve(self) -> Tensor:
+        """The ordinary tensor, computed now if it was not."""
+        if self._compute is not None:
+            compute, self._compute = self._compute, None
+            self._value.fill_(compute())
+        return self._value
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        args, kwargs = tree_map(_plain, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def _plain(x: Any) -> Any:
+    return x.resolve() if isinstance(x, LazyScalar) else x

@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: MIT
+"""Sorts an optimizer's tensors into rows for the C step and a rest for stock torch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from array import array
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+from torch.optim.sgd import sgd as stock_sgd
+
+from yolov9mem import _core
+from yolov9mem.torch._averages import move_average
+
+KEEP, ZERO, WRITE = 0, 1, 2
+
+PLAIN = (Tensor, torch.nn.Parameter)
+_COLUMNS = 7
+_GRAD, _MOMENTUM, _FIRST_STEP = 1, 2, 6
+
+
+def _steps(x: Tensor) -> list[tuple[int, int]]:
+    """(stride, size) of every dimension that has more than one element."""
+    pairs = zip(x.stride(), x.shape, strict=True)
+    return [(stride, size) for stride, size in pairs if size > 1]
+
+
+def _is_dense(x: Tensor) -> bool:
+    expected = 1
+    for stride, size in sorted(_steps(x)):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _is_flat(x: Tensor) -> bool:
+    """Ordinary float32 memory on the CPU."""
+    return (
+        type(x) in PLAIN
+        and x.dtype is torch.float32
+        and x.is_cpu
+        and x.layout is torch.strided
+    )
+
+
+def matches(x: Tensor, like: Tensor) -> bool:
+    """Element i of x's memory belongs to element i of `like`'s; `like` is flat."""
+    if not _is_flat(x) or x.shape != like.shape:
+        return False
+    if like.is_contiguous():
+        return x.is_contiguous()
+    return _steps(x) == _steps(like) and _is_dense(like)
+
+
+class StepTable:
+    """The tensors of one optimizer step, looked at once.
+
+    Args:
+        param_groups, state: the optimizer's.
+        pairs: (average, live) tensors of a moving average, or nothing.
+
+    Raises:
+        TypeError: a gradient is sparse.
+    """
+
+    def __init__(
+        self,
+        param_groups: list[dict[str, Any]],
+        state: dict[Tensor, Any],
+        pairs: Iterable[tuple[Tensor, Tensor]] = (),
+    ) -> None:
+        self._groups = param_groups
+        self._state = state
+        self._rows: list[int] = []
+        self._stepped: list[Tensor] = []  # parameters and their momentum buffers
+        self._grads: list[Tensor] = []
+        self._averaged: list[Tensor] = []
+        self._unborn: list[tuple[int, Tensor]] = []  # row, parameter without a buffer
+        self._rest: list[list[Tensor]] = [[] for _ in param_groups]
+        self._averages: dict[int, tuple[Tensor, Tensor]] = {}
+        self._late: list[tuple[Tensor, Tensor]] = []
+        self._sort_pairs(pairs)
+        for number, group in enumerate(param_groups):
+            self._add_group(number, group)
+        self._add_averages()
+        self._table = np.array(self._rows, np.int64).reshape(-1, _COLUMNS)
+
+    @property
+    def is_reusable(self) -> bool:
+        """Would the same tensors make the same table again, but for gradients?"""
+        return not self._unborn and not any(self._rest)
+
+    def with_gradients(
+        self, param_groups: list[dict[str, Any]], grads: list[Tensor]
+    ) -> StepTable:
+        """The same table for other gradients of the same layouts, one per parameter."""
+        made = copy.copy(self)
+        made._groups = param_groups
+        made._grads = grads
+        made._table = self._table.copy()
+        made._table[: len(grads), _GRAD] = [g.data_ptr() for g in grads]
+        return made
+
+    def _sort_pairs(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+        seen: set[int] = set()
+        for average, live in pairs:
+            # A tied tensor is averaged once per name, as the official loop does.
+            addresses = {average.data_ptr(), live.data_ptr()}
+            if seen & addresses:
+                self._late.append((average, live))
+            else:
+                self._averages[id(live)] = (average, live)
+                seen |= addresses
+
+    def _add_group(self, number: int, group: dict[str, Any]) -> None:
+        has_momentum = group["momentum"] != 0
+        for p in group["params"]:
+            g = p.grad
+            if g is None:
+                continue
+            if g.layout is not torch.strided:
+                raise TypeError(
+                    f"param_groups[{number}]: a gradient of shape {tuple(g.shape)} has "
+                    f"layout {g.layout}, must be dense (torch.strided)"
+                )
+            buffer = self._buffer(p) if has_momentum else None
+            if (
+                not _is_flat(p)
+                or not matches(p, p)
+                or not matches(g, p)
+                or (buffer is not None and not matches(buffer, p))
+            ):
+                self._rest[number].append(p)
+                continue
+            if has_momentum and buffer is None:
+                self._unborn.append((len(self._rows) // _COLUMNS, p))
+            self._add_row(p, g, buffer, self._average_of(p), number)
+
+    def _buffer(self, p: Tensor) -> Tensor | None:
+        """The momentum buffer; asking makes no entry in the state."""
+        return self._state[p].get("momentum_buffer") if p in self._state else None
+
+    def _average_of(self, p: Tensor) -> Tensor | None:
+        found = self._averages.get(id(p))
+        if found is None or not matches(found[0], p):
+            return None
+        del self._averages[id(p)]
+        return found[0]
+
+    def _add_averages(self) -> None:
+        """Rows for averages whose live tensor is not stepped: buffers, frozen ones."""
+        stepped = {id(p) for rest in self._rest for p in rest}
+        for average, live in self._averages.values():
+            if (
+                id(live) not in stepped
+                and _is_flat(live)
+                and matches(live, live)
+                and matches(average, live)
+            ):
+                self._add_row(live, None, None, average, 0)
+            else:
+                self._late.append((average, live))
+
+    def _add_row(
+        self,
+        p: Tensor,
+        g: Tensor | None,
+        buffer: Tensor | None,
+        average: Tensor | None,
+        number: int,
+    ) -> None:
+        self._rows += (
+            p.data_ptr(),
+            0 if g is None else g.data_ptr(),
+            0 if buffer is None else buffer.data_ptr(),
+            0 if average is None else average.data_ptr(),
+            p.numel(),
+            number,
+            0,
+        )
+        if g is not None:
+            self._stepped += (p,) if buffer is None else (p, buffer)
+            self._grads.append(g)
+        if average is not None:
+            self._averaged.append(average)
+
+    def has_same_rows(self, other: StepTable) -> bool:
+        """Are the same gradients at the same addresses?"""
+        return np.array_equal(self._table, other._table)
+
+    def _rest_gradients(self) -> list[Tensor]:
+        return [p.grad for rest in self._rest for p in rest if p.grad is not None]
+
+    def unscale_rest(self, inverse: float) -> bool:
+        """Unscales, in place, the gradients that C does not handle; are all finite?
+
+        Raises:
+            ValueError: a gradient is float16.
+        """
+        lots: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+        for g in self._rest_gradients():
+            if g.dtype == torch.float16:
+                raise ValueError("Attempting to unscale FP16 gradients.")
+            lots.setdefault((g.device, g.dtype), []).append(g)
+        finite = True
+        for (device, _), grads in lots.items():
+            found = torch.zeros((), device=device)
+            factor = torch.full((), inverse, device=device)
+            torch._amp_foreach_non_finite_check_and_unscale_(grads, found, factor)
+            finite = finite and found.item() == 0
+        return finite
+
+    def norm(self, inverse: float) -> float:
+        """L2 norm of all gradients; those that C handles are still to be unscaled."""
+        norm = _core.sgd_norm(self._table, inverse)
+        rest = [torch.linalg.vector_norm(g) for g in self._rest_gradients()]
+        return math.hypot(norm, *(float(n) for n in rest)) if rest else norm
+
+    def run(
+        self,
+        *,
+        inverse: float = 1.0,
+        clip: float = 1.0,
+        update: bool = True,
+        gradient: int = ZERO,
+        decay: float | None = None,
+    ) -> None:
+        """Does everything after the norm; `unscale_rest` has run if inverse is not 1.
+
+        Args:
+            inverse: factor of the gradients that C handles.
+            clip: clip coefficient.
+            update: False leaves parameters and momentum.
+            gradient: KEEP, ZERO or WRITE.
+            decay: of the moving average; None: no average.
+
+        Raises:
+            ValueError: arrays overlap in memory, or a hyper-parameter is not finite.
+        """
+        born = self._give_birth() if update else []
+        _core.sgd_step(
+            self._table,
+            array("d", self._hyper()),
+            inverse_scale=inverse,
+            clip=clip,
+            update=update,
+            gradient=gradient if (inverse, clip, gradient) != (1, 1, WRITE) else KEEP,
+            ema_decay=decay,
+        )
+        for p, buffer in born:
+            self._state[p]["momentum_buffer"] = buffer
+        self._tell_autograd(update, decay is not None)
+        self._run_rest(clip, update, gradient)
+        if decay is not None:
+            for average, live in self._late:
+                move_average(average, live, decay)
+
+    def _tell_autograd(self, update: bool, averaged: bool) -> None:
+        """Counts up the versions of what C has written."""
+        written = self._grads + (self._stepped if update else [])
+        increment_version(written + (self._averaged if averaged else []))
+
+    def _give_birth(self) -> list[tuple[Tensor, Tensor]]:
+        born = []
+        for row, p in self._unborn:
+            buffer = torch.empty_like(p, requires_grad=False)
+            self._table[row, _MOMENTUM] = buffer.data_ptr()
+            self._table[row, _FIRST_STEP] = 1
+            born.append((p, buffer))
+        return born
+
+    def _hyper(self) -> list[float]:
+        return [
+            float(group[name])
+            for group in self._groups
+            for name in (
+                "lr",
+                "momentum",
+                "dampening",
+                "weight_decay",
+                "nesterov",
+                "maximize",
+            )
+        ]
+
+    def _run_rest(self, clip: float, update: bool, gradient: int) -> None:
+        for group, params in zip(self._groups, self._rest, strict=True):
+            if not params:
+                continue
+            grads = [p.grad for p in params if p.grad is not None]
+            if clip != 1:
+                torch._foreach_mul_(grads, clip)
+            if update:
+                self._stock_step(group, params, grads)
+            if gradient == ZERO:
+                torch._foreach_zero_(grads)
+
+    def _stock_step(
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]
+    ) -> None:
+        buffers: list[Tensor | None] = []
+        if group["momentum"] != 0:
+            buffers = [self._buffer(p) for p in params]
+        names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+        stock_sgd(
+            params,
+            grads,
+            buffers,
+            foreach=group["foreach"] if not params[0].is_cpu else False,
+            fused=False,
+            **{name: group[name] for name in names},
+        )
+        for p, buffer in zip(params, buffers, strict=False):
+            self._state[p]["momentum_buffer"] = buffer

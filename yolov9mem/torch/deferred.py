@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: MIT
+"""The two-pass step for a script that unscales, clips, steps and averages by itself.
+
+Within `deferred(optimizer)` the usual lines
+
+    scaler.unscale_(optimizer)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=10.0)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+    ema.update(model)
+
+touch memory twice instead of six times. Whatever cannot wait (another norm type, other
+parameters, clip_grad_value_) first gets the gradients as they should be. Only a script
+that reads `p.grad` by itself between unscale_ and step sees it still scaled.
+"""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import OptState
+from torch.nn.utils import clip_grad
+
+from yolov9mem.torch._averages import unwrap
+from yolov9mem.torch.sgd import AccumulatingSGD
+
+_active: weakref.WeakSet[AccumulatingSGD] = weakref.WeakSet()
+_originals: dict[tuple[Any, str], Any] = {}
+
+
+class deferred:
+    """Context in which unscale_, clip_grad_norm_ and ema.update wait for the step.
+
+    `start()` and `stop()` do the same without a `with`; the launcher uses them.
+
+    Args:
+        optimizer: its gradients are the ones that wait.
+        ema: also moved in the step: `ema.update(model)` then only counts. It must be
+            called once after every step, as the official trainer does.
+        model: what `ema` averages (None: found by itself, see AccumulatingSGD).
+
+    Raises:
+        TypeError: optimizer is no AccumulatingSGD.
+        ValueError: optimizer.accumulate is not 1: such a script accumulates by itself.
+    """
+
+    def __init__(
+        self,
+        optimizer: AccumulatingSGD,
+        ema: Any = None,
+        model: nn.Module | None = None,
+    ) -> None:
+        if not isinstance(optimizer, AccumulatingSGD):
+            raise TypeError(
+                f"optimizer: expected AccumulatingSGD, got {type(optimizer).__name__}"
+            )
+        if optimizer.accumulate != 1:
+            raise ValueError(f"accumulate is {optimizer.accumulate}, must be 1")
+        self._optimizer = optimizer
+        self._ema = ema
+        self._model = model
+        self._zero_grads = optimizer.zero_grads
+
+    def start(self) -> None:
+        _install()
+        _active.add(self._optimizer)
+        # The script zeroes by itself, and may look at the gradients before it does.
+        self._optimizer.zero_grads = False
+        if self._ema is not None:
+            self._optimizer.attach_ema(self._ema, self._model, counted_outside=True)
+            self._ema.update = _counting_update(self._ema, self._optimizer)
+
+    def stop(self) -> None:
+        self._optimizer.apply_deferred()
+        _active.discard(self._optimizer)
+        self._optimizer.zero_grads = self._zero_grads
+        if self._ema is not None:
+            self._optimizer.attach_ema(None)
+            del self._ema.update
+        if not _active:
+            _uninstall()
+
+    def __enter__(self) -> AccumulatingSGD:
+        self.start()
+        return self._optimizer
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def _counting_update(ema: Any, optimizer: AccumulatingSGD) -> Callable[..., None]:
+    stock = type(ema).update
+
+    def update(model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        if args or kwargs or not optimizer.averages(unwrap(model)):
+            stock(ema, model, *args, **kwargs)
+        else:
+            optimizer.update_ema()
+
+    return update
+
+
+def _install() -> None:
+    if _originals:
+        return
+    scaler = torch.amp.GradScaler
+    _patch(scaler, "unscale_", _unscale)
+    for module in (torch.nn.utils, clip_grad):
+        _patch(module, "clip_grad_norm_", _clip_grad_norm)
+        _patch(module, "clip_grad_value_", _applied_first(clip_grad.clip_grad_value_))
+    # Caught here too: a script that imported clip_grad_norm_ by name before us.
+    if hasattr(clip_grad, "_get_total_norm"):
+        _patch(clip_grad, "_get_total_norm", _applied_first(clip_grad._get_total_norm))
+
+
+def _patch(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
+    _originals[owner, name] = getattr(owner, name)
+    setattr(owner, name, replacement)
+
+
+def _uninstall() -> None:
+    for (owner, name), original in _originals.items():
+        setattr(owner, name, original)
+    _originals.clear()
+
+
+def _unscale(scaler: Any, optimizer: Any) -> None:
+    original = _originals[torch.amp.GradScaler, "unscale_"]
+    if (
+        isinstance(optimizer, AccumulatingSGD)
+        and optimizer in _active
+        and scaler.is_enabled()
+        and not optimizer.has_pre_hooks()
+    ):
+        stage = scaler._per_optimizer_states[id(optimizer)]["stage"]
+        if stage.value == OptState.READY.value:
+            optimizer.defer_unscale(scaler)
+            return
+    original(scaler, optimizer)  # also where it raises
+
+
+def _clip_grad_norm(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    if not isinstance(parameters, (Tensor, list, tuple)):
+        parameters = list(parameters)
+    if float(norm_type) == 2.0 and not error_if_nonfinite and float(max_norm) >= 0:
+        optimizer = _owner_of(parameters)
+        if optimizer is not None:
+            return optimizer.defer_clip(max_norm)
+    _apply_all()
+    original: Callable[..., Tensor] = _originals[clip_grad, "clip_grad_norm_"]
+    return original(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
+
+
+def _owner_of(parameters: Tensor | Iterable[Tensor]) -> AccumulatingSGD | None:
+    """The active optimizer whose gradients are exactly those of the parameters."""
+    listed = [parameters] if isinstance(parameters, Tensor) else parameters
+    wanted = {id(p) for p in listed if p.grad is not None}
+    for optimizer in _active:
+        owned = {
+            id(p)
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        }
+        if wanted and wanted == owned and not optimizer.has_pre_hooks():
+            return optimizer
+    return None
+
+
+def _apply_all() -> None:
+    for optimizer in _active:
+        optimizer.apply_deferred()
+
+
+def _applied_first(original: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        _apply_all()
+        return original(*args, **kwargs)
+
+    return call

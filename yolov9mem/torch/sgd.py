@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: MIT
+"""SGD that accumulates, clips, steps, averages and zeroes in two passes over memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import OptState
+
+from yolov9mem.sgd import inverse_scale
+from yolov9mem.torch._averages import AveragePairs, find_model
+from yolov9mem.torch._deferring import DeferringOptimizer
+from yolov9mem.torch._pending import Pending
+from yolov9mem.torch._step_table import WRITE, ZERO, StepTable
+from yolov9mem.torch._table_cache import TableCache
+
+
+class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
+    """torch.optim.SGD with the whole optimizer step of a YOLOv9 trainer in one call.
+
+    `step()` reads all gradients once (norm and finite check) and then does the rest per
+    element in one more pass: unscale, clip, weight decay, momentum, Nesterov,
+    parameter, moving average, gradient zeroed. The results are bit-equal to
+    torch.optim.SGD with foreach=False and to the official ModelEMA; the clip
+    coefficient uses a norm summed in double (torch's float32 sum is about 1e-6 off).
+
+    Call `step()` after **every micro-batch**: with `accumulate=N` it returns at once
+    N - 1 times and acts on each N-th call. Gradients are summed over the N
+    micro-batches, never divided, as the official trainer does. Do not call
+    `zero_grad()` in between: `step()` zeroes the gradients that it used, in place
+    (`zero_grads=False` leaves them, as torch does). `zero_grad()` has torch's meaning
+    and does not restart the count. After each call:
+
+    - `stepped`: this call acted (the N-th micro-batch); `scaler.update()` is due,
+    - `skipped`: it acted, but a gradient was not finite under a scaler, so parameters
+      and momentum stayed (the average still moved, as in the official trainer),
+    - `grad_norm`: the L2 norm before clipping, None if nobody needed it.
+
+    float32 parameters on the CPU whose gradient, buffer and average have the same dense
+    layout are stepped in C; all others by stock torch, in the same call, with the same
+    result. `param_groups` and `state_dict()` are those of torch.optim.SGD and load into
+    it and back; hyper-parameters are read from `param_groups` at every step.
+
+    Args:
+        params, lr, momentum, dampening, weight_decay, nesterov, maximize, foreach: as
+            torch.optim.SGD (foreach matters only to parameters not on the CPU).
+        accumulate: micro-batches per step; may be assigned at any time.
+        max_norm: clip the norm of all gradients, as clip_grad_norm_(params, max_norm).
+        ema: an object with `.ema` (module), `.updates` (int) and `.decay` (function of
+            updates), such as the official ModelEMA. Each step counts `updates` up and
+            moves every floating-point entry of ema.ema.state_dict(), frozen parameters
+            and batch-norm statistics too; do not call `ema.update` besides.
+        model: the live module that `ema.ema` averages. Found by itself if only one
+            module of that class owns these parameters.
+        zero_grads: zero the gradients within the step.
+
+    Raises:
+        ValueError: a value breaks its rule; the text names it.
+        NotImplementedError: differentiable=True or fused=True (other bits than the
+            loop).
+
+    The count of micro-batches, like the gradients, is not in `state_dict()`. Copies and
+    pickles do not carry `ema`: attach it again with `attach_ema`.
+    """
+
+    max_norm: float | None
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        *,
+        accumulate: int = 1,
+        max_norm: float | None = None,
+        ema: Any = None,
+        model: nn.Module | None = None,
+        zero_grads: bool = True,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        if differentiable or fused:
+            name = "differentiable" if differentiable else "fused"
+            raise NotImplementedError(f"AccumulatingSGD: {name}=True is not supported")
+        for name, value in (
+            ("lr", lr),
+            ("momentum", momentum),
+            ("dampening", dampening),
+        ):
+            if not math.isfinite(value):
+                raise ValueError(f"{name} is {value}, must be finite")
+        if not math.isfinite(weight_decay):
+            raise ValueError(f"weight_decay is {weight_decay}, must be finite")
+        super().__init__(
+            params,
+            lr,
+            momentum,
+            dampening,
+            weight_decay,
+            nesterov,
+            maximize=maximize,
+            foreach=foreach,
+        )
+        self._set_defaults()
+        self.accumulate = accumulate
+        self.max_norm = _checked_max_norm(max_norm)
+        self.zero_grads = bool(zero_grads)
+        if ema is not None:
+            self.attach_ema(ema, model)
+
+    def _set_defaults(self) -> None:
+        self._accumulate = 1
+        self._micro_batches = 0
+        self.max_norm = None
+        self.zero_grads = True
+        self.stepped = False
+        self.skipped = False
+        self.grad_norm: float | None = None
+        self._ema: Any = None
+        self._pairs: AveragePairs | None = None
+        self._ema_is_counted_outside = False
+        self._ema_is_ahead = False
+        self._pending: Pending | None = None
+        self._tables = TableCache()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("_accumulate", "_micro_batches", "max_norm", "zero_grads")
+        return {
+            **super().__getstate__(),
+            **{name: getattr(self, name) for name in kept},
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "_accumulate" not in self.__dict__:
+            self._set_defaults()
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["fused"] = None  # of a stock optimizer's state: not the loop's bits
+
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches per step, at least 1."""
+        return self._accumulate
+
+    @accumulate.setter
+    def accumulate(self, count: int) -> None:
+        if int(count) != count or count < 1:
+            raise ValueError(
+                f"accumulate is {count}, must be a whole number of at least 1"
+            )
+        self._accumulate = int(count)
+
+    @property
+    def ema(self) -> Any:
+        """The attached moving average, or None."""
+        return self._ema
+
+    def attach_ema(
+        self, ema: Any, model: nn.Module | None = None, *, counted_outside: bool = False
+    ) -> None:
+        """Moves this average in every step from now on; None: no longer.
+
+        Args:
+            ema, model: as in the constructor.
+            counted_outside: `ema.updates` is counted by somebody else after each step
+                (see yolov9mem.torch.deferred).
+
+        Raises:
+            TypeError: ema lacks `.ema`, `.updates` or `.decay`.
+            ValueError: the live model is not found, or has not the average's tensors.
+        """
+        if ema is None:
+            self._ema = self._pairs = None
+            return
+        for name in ("ema", "updates", "decay"):
+            if not hasattr(ema, name):
+                raise TypeError(f"ema: {type(ema).__name__} has no attribute '{name}'")
+        if model is None:
+            model = find_model(
+                ema.ema, (p for g in self.param_groups for p in g["params"])
+            )
+        self._pairs = AveragePairs(ema.ema, model)
+        self._ema = ema
+        self._ema_is_counted_outside = counted_outside
+        self._ema_is_ahead = False
+
+    @torch.no_grad()
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        scaler: Any = None,
+        max_norm: float | None = None,
+    ) -> Any:
+        """One micro-batch is done; acts if it is the `accumulate`-th.
+
+        Args:
+            closure: evaluates the model again and returns the loss.
+            scaler: a torch.amp.GradScaler: does what unscale_, clipping and scaler.step
+                do. Call `scaler.update()` yourself when `stepped` is True.
+            max_norm: instead of the constructor's.
+
+        Returns:
+            The closure's loss, or None.
+
+        Raises:
+            RuntimeError: wrong order of calls, or a closure together with a scaler.
+            ValueError: a hyper-parameter is not finite, tensors overlap in memory.
+        """
+        max_norm = _checked_max_norm(max_norm)
+        if scaler is not None and not scaler.is_enabled():
+            scaler = None
+        self._check_scaler(closure, scaler)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._micro_batches += 1
+        self.stepped = self._micro_batches >= self._accumulate
+        self.skipped = False
+        if self.stepped:
+            self._act(scaler, self.max_norm if max_norm is None else max_norm)
+            self._micro_batches = 0
+        return loss
+
+    def _check_scaler(self, closure: Any, scaler: Any) -> None:
+        if hasattr(self, "found_inf"):
+            for name in ("found_inf", "grad_scale"):
+                delattr(self, name)
+            raise RuntimeError(
+                f"accumulate is {self._accumulate}: scaler.step(optimizer) would "
+                "unscale each micro-batch; call optimizer.step(scaler=scaler), and "
+                "scaler.update() when optimizer.stepped"
+            )
+        if scaler is None:
+            return
+        if closure is not None:
+            raise RuntimeError(
+                "a closure cannot be combined with an enabled GradScaler"
+            )
+        if not hasattr(scaler, "_per_optimizer_states"):
+            raise TypeError(
+                f"scaler: expected a torch.amp.GradScaler, got {type(scaler).__name__}"
+            )
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:  # type: ignore[override]
+        """Makes GradScaler.step come straight to `step`, which then refuses."""
+        return self._accumulate > 1
+
+    def _act(self, scaler: Any, max_norm: float | None) -> None:
+        if self._pending is not None and (scaler is not None or max_norm is not None):
+            self.apply_deferred()
+        pending, self._pending = self._pending or Pending(), None
+        pending.resolve()
+        if pending.max_norm is None:
+            pending.max_norm = max_norm
+        table = self._table()
+        if pending.table is not None and not table.has_same_rows(pending.table):
+            pending.norm = None  # gradients were replaced since
+        is_finite = True
+        if scaler is not None:
+            is_finite = self._unscale(scaler, table, pending)
+        if pending.max_norm is not None:
+            pending.measure(table)
+        self.skipped = not is_finite
+        self.grad_norm = pending.norm
+        self._run(table, pending)
+
+    def _run(self, table: StepTable, pending: Pending) -> None:
+        decay = None
+        if self._ema is not None:
+            if self._ema_is_ahead:
+                raise RuntimeError(
+                    "ema.update(model) was not called after the last optimizer step, "
+                    "which had moved the average already"
+                )
+            decay = float(self._ema.decay(self._ema.updates + 1))
+        table.run(
+            inverse=pending.factor,
+            clip=pending.clip(),
+            update=not self.skipped,
+            gradient=ZERO if self.zero_grads else WRITE,
+            decay=decay,
+        )
+        if decay is not None and self._ema_is_counted_outside:
+            self._ema_is_ahead = True
+        elif decay is not None:
+            self._ema.updates += 1
+
+    def _unscale(self, scaler: Any, table: StepTable, pending: Pending) -> bool:
+        """As GradScaler.unscale_ and step, but for the writing. Are all finite?"""
+        scale, _ = scaler._check_scale_growth_tracker("step")
+        record = scaler._per_optimizer_states[id(self)]
+        if record["stage"].value == OptState.STEPPED.value:
+            raise RuntimeError(
+                "step() has already been called since the last update()."
+            )
+        if record["stage"].value == OptState.READY.value:
+            pending.inverse = inverse_scale(scale.item())
+            is_finite = self._is_finite(pending, table)
+            found = torch.full((), float(not is_finite), device=scale.device)
+            record["found_inf_per_device"] = {scale.device: found}
+        else:
+            founds = record["found_inf_per_device"].values()
+            is_finite = sum(found.item() for found in founds) == 0
+        record["stage"] = type(record["stage"])(OptState.STEPPED.value)
+        return is_finite
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch; also forgets an unscale_ or a clip that still waits for a step."""
+        self._drop_deferred()
+        super().zero_grad(set_to_none)
+
+
+def _checked_max_norm(max_norm: float | None) -> float | None:
+    if max_norm is not None and not max_norm >= 0:
+        raise ValueError(f"max_norm is {max_norm}, must be at least 0")
+    return None if max_norm is None else float(max_norm)
