@@ -1,0 +1,140 @@
+"""Small modules in the style of the YOLOv9 family, for the tests of the torch adapter."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Brick(nn.Module):
+    """Convolution, batch norm, activation."""
+
+    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c1, c2, k, s, k // 2, groups=g, bias=False)
+        self.bn = nn.BatchNorm2d(c2, eps=1e-3, momentum=0.03)
+        self.act = nn.SiLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x)))
+
+    def forward_fuse(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(x))
+
+
+class Rep(nn.Module):
+    """Two branches, summed with the zero that the field adds."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.a, self.b = Brick(c, c, 3), Brick(c, c, 1)
+        self.a.act = self.b.act = nn.Identity()
+        self.act = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.a(x) + self.b(x) + 0)
+
+
+class Elan(nn.Module):
+    """chunk, branches, cat."""
+
+    def __init__(self, c1: int, c2: int, c: int) -> None:
+        super().__init__()
+        self.cv1 = Brick(c1, 2 * c)
+        self.cv2 = nn.Sequential(Rep(c), Brick(c, c, 3))
+        self.cv3 = Brick(3 * c, c2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = list(self.cv1(x).chunk(2, 1))
+        y.append(self.cv2(y[-1]))
+        return self.cv3(torch.cat(y, 1))
+
+
+class Net(nn.Module):
+    """An image to two heads of two levels each, by all calls of the family."""
+
+    def __init__(self, nc: int = 3) -> None:
+        super().__init__()
+        self.stem = Brick(3, 8, 3, 2)
+        self.elan = Elan(8, 16, 8)
+        self.down = Brick(16, 16, 3, 2)
+        self.side = nn.Conv2d(16, 24, 1)
+        self.pool = nn.MaxPool2d(5, 1, 2)
+        self.spp = Brick(32, 16)
+        self.aux = nn.ModuleList(nn.Conv2d(c, nc, 1) for c in (16, 16))
+        self.main = nn.ModuleList(
+            nn.Sequential(Brick(c, 8, 3, g=4), nn.Conv2d(8, nc, 1)) for c in (16, 16)
+        )
+
+    def forward(self, x: Tensor, augment: bool = False) -> list[list[Tensor]]:
+        if augment:
+            x = x.flip(3)
+        fine = self.elan(self.stem(x))
+        part, other = self.side(fine).split([8, 16], 1)
+        coarse = self.down(F.avg_pool2d(fine, 2, 1, 0, False, True))
+        coarse = self.spp(torch.cat((coarse, self.pool(coarse)), 1))
+        up = F.interpolate(coarse, size=fine.shape[2:], mode="nearest")
+        fine = torch.sum(torch.stack([up, other, fine]), dim=0)
+        fine = torch.cat((fine[:, :8], part), 1)
+        levels = [fine, coarse]
+        return [
+            [head(level) for head, level in zip(heads, levels)]
+            for heads in (self.aux, self.main)
+        ]
+
+
+def leaves(out: object) -> list[Tensor]:
+    """The tensors of nested lists, tuples and dicts."""
+    if isinstance(out, Tensor):
+        return [out]
+    if isinstance(out, dict):
+        out = list(out.values())
+    return [leaf for part in out for leaf in leaves(part)]
+
+
+def backward(out: object, seed: int = 0, only: slice = slice(None)) -> None:
+    """Backward of a fixed random linear loss on the outputs."""
+    made = [leaf for leaf in leaves(out) if leaf.requires_grad][only]
+    random = torch.Generator().manual_seed(seed)
+    grads = [torch.randn(leaf.shape, generator=random).to(leaf.dtype) for leaf in made]
+    torch.autograd.backward(made, grads)
+
+
+def assert_close(ours: object, stock: object, tolerance: float = 2e-4) -> None:
+    """Relative L2 error, pooled: loose, since test_rule.py measures exactness."""
+    a = [leaf.detach() for leaf in leaves(ours)]
+    b = [leaf.detach() for leaf in leaves(stock)]
+    assert [x.shape for x in a] == [y.shape for y in b]
+    assert [x.dtype for x in a] == [y.dtype for y in b]
+    wrong = sum(float((x.double() - y.double()).square().sum()) for x, y in zip(a, b))
+    size = sum(float(y.double().square().sum()) for y in b)
+    assert wrong**0.5 <= tolerance * max(size, 1e-30) ** 0.5
+
+
+def assert_same_training(
+    ours: nn.Module, stock: nn.Module, *inputs: object, tolerance: float = 1e-3
+) -> None:
+    """Outputs, gradients and buffers after one forward and backward of each."""
+    for module in (ours, stock):
+        module.zero_grad(set_to_none=True)
+    made, expected = ours(*inputs), stock(*inputs)
+    assert_close(made, expected, tolerance)
+    backward(made)
+    backward(expected)
+    ours_grads = {n: p.grad for n, p in ours.named_parameters() if p.grad is not None}
+    grads = {n: p.grad for n, p in stock.named_parameters() if p.grad is not None}
+    assert sorted(ours_grads) == sorted(grads)
+    assert_close([ours_grads[n] for n in sorted(grads)], [grads[n] for n in sorted(grads)], tolerance)
+    for (name, a), (_, b) in zip(ours.named_buffers(), stock.named_buffers()):
+        if a.is_floating_point():
+            assert_close(a, b, tolerance)
+        else:
+            assert torch.equal(a, b), name
+
+
+def ran_in_core(module: nn.Module) -> int:
+    """How many training forwards of the module went through the C core."""
+    import yolov9mem.torch as ym
+
+    return sum(row.calls for row in ym.report(module).rows)

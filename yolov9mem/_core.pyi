@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: MIT
+"""The C core.
+
+An array argument is a NumPy array or a tuple (address, dtype name, shape, strides in
+elements, device) that stands for memory which the caller keeps alive.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias, final
+
+import numpy.typing as npt
+
+_Array: TypeAlias = npt.NDArray[Any]
+_Memory: TypeAlias = (
+    _Array | tuple[int, str, tuple[int, ...], tuple[int, ...], int] | Any
+)
+_Pair: TypeAlias = tuple[int, int]
+# running_mean, running_var, eps, momentum, by the batch's statistics, move running_*
+_Norm: TypeAlias = tuple[_Memory | None, _Memory | None, float, float, bool, bool]
+
+@final
+class Graph:
+    def input(self, channels: int) -> int: ...
+    def param(self, shape: tuple[int, ...], name: str) -> int: ...
+    def norm(
+        self, channels: int, gamma: int = -1, beta: int = -1, name: str = ""
+    ) -> int: ...
+    def conv(
+        self,
+        x: int,
+        weight: int,
+        bias: int = -1,
+        stride: _Pair = (1, 1),
+        padding: _Pair = (0, 0),
+        dilation: _Pair = (1, 1),
+        groups: int = 1,
+        name: str = "",
+    ) -> int: ...
+    def batch_norm(self, x: int, norm: int, name: str = "") -> int: ...
+    def activation(
+        self, x: int, kind: str, slope: float = 0.01, name: str = ""
+    ) -> int: ...
+    def add(self, x: Sequence[int], name: str = "") -> int: ...
+    def concat(self, x: Sequence[int], name: str = "") -> int: ...
+    def slice(self, x: int, first: int, count: int, name: str = "") -> int: ...
+    def max_pool(
+        self,
+        x: int,
+        kernel: _Pair,
+        stride: _Pair,
+        padding: _Pair = (0, 0),
+        ceil_mode: bool = False,
+        name: str = "",
+    ) -> int: ...
+    def avg_pool(
+        self,
+        x: int,
+        kernel: _Pair,
+        stride: _Pair,
+        padding: _Pair = (0, 0),
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        name: str = "",
+    ) -> int: ...
+    def upsample(
+        self,
+        x: int,
+        scale: tuple[float, float] | None = None,
+        size: _Pair | None = None,
+        name: str = "",
+    ) -> int: ...
+    def output(self, x: int) -> None: ...
+
+@final
+class Plan:
+    def __new__(
+        cls,
+        graph: Graph,
+        input_sizes: Sequence[tuple[int, int, int]],
+        *,
+        dtype: str = "float32",
+        keep: str = "conv",
+        budget: int = 0,
+        backend: str | object = "cpu",
+        input_grads: Sequence[bool] | None = None,
+        param_grads: Sequence[bool] | None = None,
+        segments: int = 1,
+    ) -> Plan: ...
+    @property
+    def saved_bytes(self) -> int: ...
+    @property
+    def forward_workspace_bytes(self) -> int: ...
+    @property
+    def backward_workspace_bytes(self) -> int: ...
+    @property
+    def workspace_bytes(self) -> int: ...
+    @property
+    def peak_bytes(self) -> int: ...
+    @property
+    def rerun_convolutions(self) -> int: ...
+    @property
+    def rerun_flops(self) -> float: ...
+    @property
+    def segments(self) -> int: ...
+    @property
+    def output_shapes(self) -> list[tuple[int, int, int, int]]: ...
+    def forward(
+        self,
+        inputs: Sequence[_Memory],
+        params: Sequence[_Memory],
+        norms: Sequence[_Norm],
+        outputs: Sequence[_Memory],
+        saved: _Memory | None,
+        workspace: _Memory | None,
+        stream: int = 0,
+        /,
+    ) -> None: ...
+    def backward(
+        self,
+        segment: int,
+        inputs: Sequence[_Memory],
+        params: Sequence[_Memory],
+        norms: Sequence[_Norm],
+        grad_outputs: Sequence[_Memory | None],
+        grad_inputs: Sequence[_Memory | None],
+        grad_params: Sequence[_Memory | None],
+        saved: _Memory | None,
+        workspace: _Memory | None,
+        stream: int = 0,
+        /,
+    ) -> None: ...
+    def backward_workspace(self, mask: Sequence[bool] | None, /) -> int: ...
+    def reached_params(self, mask: Sequence[bool] | None, /) -> list[bool]: ...
+    def reached_inputs(self, mask: Sequence[bool] | None, /) -> list[bool]: ...
+    def touched_params(
+        self, segment: int, mask: Sequence[bool] | None = None, /
+    ) -> list[bool]: ...
+    def param_segments(self) -> list[int]: ...
+    def table(self) -> list[dict[str, Any]]: ...
+
+def set_num_threads(count: int, /) -> None: ...
+def get_num_threads() -> int: ...
+def build_info() -> dict[str, Any]: ...
+def sgd_norm(
+    table: bytes | memoryview | Any, inverse_scale: float = 1.0, backend: str = "cpu"
+) -> float: ...
+def sgd_step(
+    table: bytes | memoryview | Any,
+    groups: bytes | memoryview | Any,
+    *,
+    inverse_scale: float = 1.0,
+    clip: float = 1.0,
+    update: bool = True,
+    gradient: int = 1,
+    ema_decay: float | None = None,
+    backend: str = "cpu",
+) -> None: ...
+def mosaic_render(
+    out: _Array,
+    scenes: tuple[Any, ...],
+    ratio: float = 1.0,
+    hsv: _Array | None = None,
+    flip_vertical: bool = False,
+    flip_horizontal: bool = False,
+    backend: str = "cpu",
+) -> None: ...
+def resize_image(source: _Array, out: _Array, /) -> None: ...
+def polygon_fill(bits: _Array, width: int, polygons: list[_Array], /) -> None: ...
+def polygon_boxes(
+    polygons: list[_Array],
+    matrix: tuple[float, ...],
+    perspective: bool,
+    height: float,
+    width: float,
+    /,
+) -> list[tuple[float, float, float, float]]: ...

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: MIT
+"""python -m yolov9mem SCRIPT ...: an unmodified training script, in less memory.
+
+Which file does what: cli.py reads the command line, script.py the target; launch.py
+puts everything in place, session.py swaps one training's model and optimizer,
+dataset.py its mosaic, validation.py slices eval batches; codebases.py knows what is
+particular to one code base, files.py guards checkpoints, banner.py and measure.py
+tell about it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from .cli import HELP, PROG, Command, Settings, UsageError, parse
+
+__all__ = ["Settings", "UsageError", "main", "patch"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `python -m yolov9mem ARGUMENTS`; what the script raises passes.
+
+    Returns the exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _main(words)
+    except UsageError as error:
+        print(f"{PROG}: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _main(words: list[str]) -> int:
+    from . import script
+
+    programs: list[script.Program] = []
+
+    def own_flags(target: str, is_module: bool) -> set[str]:
+        programs.append(script.find(target, is_module))
+        return programs[0].own_flags()
+
+    command = parse(words, own_flags)
+    if command is None:
+        print(HELP, end="")
+        return 0
+    return _run(command, programs[0])
+
+
+def _run(command: Command, program: object) -> int:
+    from . import codebases, script
+    from .launch import Launch
+
+    assert isinstance(program, script.Program)
+    settings = command.settings
+    applied = []
+    if settings.accumulate is not None and program.tree is not None:
+        if script.set_accumulate(program.tree, settings.accumulate):
+            applied.append("accumulate")
+        elif not program.uses_framework():
+            raise UsageError(
+                f"--accumulate: {command.target} has no assignment to `accumulate` in "
+                "a function train()"
+            )
+    added = ()
+    if command.is_module:
+        added = codebases.added_arguments(command.target, settings)
+        applied += ["mosaic", "mixup"] if added else []
+    notes = tuple(
+        ("flags", f"{flag} is the script's own") for flag in command.left_to_script
+    )
+    arguments = (*command.arguments, *added)
+    launch = Launch(settings, command.target, arguments, tuple(applied), notes)
+    launch.start()
+    failed = True
+    try:
+        script.run(program, command.target, arguments)
+        failed = False
+    except SystemExit as error:
+        failed = bool(error.code)
+        raise
+    finally:
+        code = launch.finish()
+        launch.stop()
+        if code and not failed:
+            sys.exit(code)
+    return 0
+
+
+def patch(
+    ckpt: str = "conv",
+    *,
+    accumulate: int | None = None,
+    mosaic: float | None = None,
+    mixup: float | None = None,
+    amp: bool = True,
+    strict: bool = False,
+) -> object:
+    """Swaps yolov9mem's parts into whatever this process trains from now on.
+
+    One line before `YOLO("yolov9s.yaml").train(...)`. The arguments are the flags of
+    `python -m yolov9mem --help`; `accumulate` needs ultralytics or Lightning here.
+
+    Returns an object with stop(), which puts everything back.
+    """
+    from .launch import Launch
+
+    launch = Launch(Settings(ckpt, accumulate, mosaic, mixup, amp, None, strict))
+    launch.start()
+    return launch

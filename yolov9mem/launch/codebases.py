@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: MIT
+"""What is particular to a code base, known by names that it defines.
+
+Each function here gets a module that has just been imported and changes it if it is
+the one that is meant; nothing is imported for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+from .cli import Settings
+from .patches import Patches
+
+Change = Callable[[types.ModuleType, Settings, Patches], "str | None"]
+
+
+def _own_function(module: types.ModuleType, name: str) -> Callable[..., Any] | None:
+    """A function that the module itself defines."""
+    found = vars(module).get(name)
+    if isinstance(found, types.FunctionType) and found.__module__ == module.__name__:
+        return found
+    return None
+
+
+def official_amp(
+    module: types.ModuleType, settings: Settings, patches: Patches
+) -> str | None:
+    """--no-amp: `check_amp` (official, ultralytics) says no."""
+    if settings.amp or _own_function(module, "check_amp") is None:
+        return None
+    patches.set(module, "check_amp", lambda *args, **kwargs: False)
+    return "amp"
+
+
+def autobatch(
+    module: types.ModuleType, settings: Settings, patches: Patches
+) -> str | None:
+    """--batch -1: `autobatch` (official, ultralytics) measures the swapped model."""
+    stock = _own_function(module, "autobatch")
+    if stock is None or settings.keep == "off":
+        return None
+
+    @functools.wraps(stock)
+    def measured(model: Any, *args: Any, **kwargs: Any) -> Any:
+        from yolov9mem.torch import checkpoint, release
+
+        checkpoint(model, keep=settings.keep, strict=False)
+        try:
+            return stock(model, *args, **kwargs)
+        finally:
+            release(model)
+
+    patches.set(module, "autobatch", measured)
+    return "autobatch"
+
+
+def ultralytics_trainer(
+    module: types.ModuleType, settings: Settings, patches: Patches
+) -> str | None:
+    """--accumulate: the trainer's attribute reads N whatever is written to it."""
+    cls = vars(module).get("BaseTrainer")
+    if module.__name__ != "ultralytics.engine.trainer" or not isinstance(cls, type):
+        return None
+    if settings.accumulate is None:
+        return None
+    count = settings.accumulate
+
+    def ignore(self: Any, value: Any) -> None:
+        del self, value
+
+    patches.set(cls, "accumulate", property(lambda self: count, ignore))
+    return "accumulate"
+
+
+def lightning_trainer(
+    module: types.ModuleType, settings: Settings, patches: Patches
+) -> str | None:
+    """Lightning (MultimediaTechLab/YOLO): its Trainer's own arguments."""
+    cls = vars(module).get("Trainer")
+    if not module.__name__.endswith("pytorch.trainer.trainer") and (
+        module.__name__ != "pytorch_lightning.trainer.trainer"
+    ):
+        return None
+    if not isinstance(cls, type) or (settings.accumulate is None and settings.amp):
+        return None
+    stock = cls.__init__
+
+    @functools.wraps(stock)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        if settings.accumulate is not None:
+            kwargs["accumulate_grad_batches"] = settings.accumulate
+        if not settings.amp:
+            kwargs["precision"] = "32-true"
+        stock(self, *args, **kwargs)
+
+    patches.set(cls, "__init__", init)
+    return "accumulate"
+
+
+CHANGES: tuple[Change, ...] = (
+    official_amp,
+    autobatch,
+    ultralytics_trainer,
+    lightning_trainer,
+)
+
+
+def override_hyp(loaded: Any, settings: Settings) -> Any:
+    """--mosaic and --mixup in a hyper-parameter file just read, or a run's options."""
+    for hyp in (loaded, loaded.get("hyp") if isinstance(loaded, dict) else None):
+        if isinstance(hyp, dict) and {"mosaic", "mixup", "hsv_h"} <= hyp.keys():
+            for name in ("mosaic", "mixup"):
+                value = getattr(settings, name)
+                if value is not None:
+                    hyp[name] = value
+    return loaded
+
+
+def added_arguments(target: str, settings: Settings) -> tuple[str, ...]:
+    """--mosaic and --mixup in the words of a framework's own command line."""
+    top = target.partition(".")[0]
+    forms = {
+        "ultralytics": {"mosaic": "mosaic", "mixup": "mixup"},
+        "yolo": {
+            "mosaic": "task.data.data_augment.Mosaic",
+            "mixup": "task.data.data_augment.MixUp",
+        },
+    }.get(top, {})
+    given = {name: getattr(settings, name) for name in ("mosaic", "mixup")}
+    return tuple(
+        f"{forms[n]}={v:g}" for n, v in given.items() if forms and v is not None
+    )

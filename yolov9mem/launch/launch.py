@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: MIT
+"""A launch: everything that is replaced while a script runs, and what is told.
+
+What to swap is known by what happens, not by names: an optimizer is made, then a module
+that owns its parameters is called in training mode. Right before that call model,
+optimizer step and moving average are swapped; data sets are when a loader is made.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import types
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from yolov9mem.torch import AccumulatingSGD
+from yolov9mem.torch.record import is_recording
+
+from . import banner, codebases, dataset, files
+from .cli import Settings, UsageError
+from .patches import ImportWatch, Patches
+from .session import Session, is_trained_by, unwrap
+
+StockSGD = torch.optim.SGD
+
+
+class Launch:
+    """Swaps yolov9mem's parts into whatever runs between `start` and `stop`.
+
+    Args:
+        settings: what the flags ask for.
+        target: of the command line, for messages.
+        arguments: of the script.
+        applied: names of settings that are in force already ("accumulate").
+        notes: lines for the start table.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        target: str = "this process",
+        arguments: tuple[str, ...] = (),
+        applied: tuple[str, ...] = (),
+        notes: tuple[banner.Line, ...] = (),
+    ) -> None:
+        self.settings, self.target, self.arguments = settings, target, arguments
+        self.applied = set(applied)
+        self.session: Session | None = None
+        self.lines: list[banner.Line] = list(notes)
+        self.ending: list[banner.Line] = []
+        self._patches = Patches()
+        self._imports = ImportWatch(self._imported)
+        self._optimizers: list[weakref.ref[Any]] = []
+        self._armed: Patches | None = None
+        self._announced = False
+        self._is_quiet = int(os.environ.get("RANK", "-1")) > 0
+
+    # On and off
+
+    def start(self) -> None:
+        """From now on."""
+        self._patch_optimizers()
+        self._patch(DataLoader, "__init__", self._loader_init)
+        self._patch_files()
+        if not self.settings.amp:
+            self._patch(torch.amp.autocast_mode.autocast, "__init__", _disabled)
+            self._patch(torch.amp.grad_scaler.GradScaler, "__init__", _disabled)
+        self._imports.start()
+
+    def stop(self) -> None:
+        """Everything as it was."""
+        self._imports.stop()
+        self._disarm()
+        dataset.restore_all()
+        self._patches.undo()
+        if self.session is not None:
+            self.session.end()
+
+    def _patch(
+        self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Any]
+    ) -> None:
+        self._patches.set(owner, name, make(getattr(owner, name)))
+
+    def say(self, text: str) -> None:
+        """To stderr, once for all processes of a run."""
+        if not self._is_quiet:
+            banner.say(text)
+
+    # Optimizers and the model
+
+    def _patch_optimizers(self) -> None:
+        launch = self
+
+        def registering(stock: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(stock)
+            def init(self: Any, *args: Any, **kwargs: Any) -> None:
+                stock(self, *args, **kwargs)
+                launch._made(self)
+
+            return init
+
+        self._patch(torch.optim.Optimizer, "__init__", registering)
+        if torch.optim.SGD is StockSGD:
+            self._patches.set(torch.optim, "SGD", _swapped_sgd())
+
+    def _made(self, optimizer: Any) -> None:
+        alive = [known for known in self._optimizers if known() is not None]
+        self._optimizers = [weakref.ref(optimizer), *alive]
+        if self._armed is None:
+            self._arm()
+
+    def _arm(self) -> None:
+        """Looks at every module that is called, until the trained model is."""
+        launch, stock = self, nn.Module.__call__
+
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            began = launch._begins(module, args)
+            result = stock(module, *args, **kwargs)
+            if began:
+                launch._announce()
+            return result
+
+        self._armed = Patches()
+        self._armed.set(nn.Module, "__call__", call)
+
+    def _disarm(self) -> None:
+        if self._armed is not None:
+            self._armed.undo()
+            self._armed = None
+
+    def _begins(self, module: nn.Module, args: tuple[Any, ...]) -> bool:
+        """Is this the first training forward? Then everything is swapped now."""
+        if self._armed is None or not module.__dict__.get("training", False):
+            return False
+        if not torch.is_grad_enabled() or is_recording():
+            return False
+        living = (known() for known in self._optimizers)
+        for optimizer in living:
+            if optimizer is not None and is_trained_by(module, optimizer):
+                self._disarm()
+                return self._begin(module, optimizer, args)
+        return False
+
+    def _begin(self, module: nn.Module, optimizer: Any, args: tuple[Any, ...]) -> bool:
+        session = self.session
+        if session is not None and session.model() is unwrap(module):
+            return False  # a second optimizer over the same model
+        self._check_applied()
+        self.session = Session(self.settings, module, optimizer)
+        images = args[0] if args else None
+        if isinstance(images, dict):
+            images = images.get("img")
+        self.session.begin(self._patches, images, lambda: self.session)
+        return True
+
+    def _check_applied(self) -> None:
+        for name in ("accumulate", "mosaic", "mixup"):
+            if getattr(self.settings, name) is not None and name not in self.applied:
+                rule = {
+                    "accumulate": "no assignment to `accumulate` in its train()",
+                }.get(name, f"no data set with a `hyp` that has `{name}`")
+                raise UsageError(f"--{name}: {self.target} has {rule}")
+
+    # Data sets
+
+    def _loader_init(self, stock: Callable[..., Any]) -> Callable[..., Any]:
+        launch = self
+
+        @functools.wraps(stock)
+        def init(self: Any, *args: Any, **kwargs: Any) -> None:
+            given = args[0] if args else kwargs.get("dataset")
+            swapped = launch._saw_dataset(given)
+            stock(self, *args, **kwargs)
+            if swapped:
+                self.worker_init_fn = dataset.WorkerInit(self.worker_init_fn)
+
+        return init
+
+    def _saw_dataset(self, given: Any) -> bool:
+        """Swaps a data set if it can be; is it swapped?"""
+        name = type(given).__name__
+        if not dataset.is_official(given):
+            line = ("data set, stock", f"{name}: not one of the official kind")
+        elif not given.augment:
+            line = ("data set, stock", f"{name} of validation: it makes no mosaics")
+        else:
+            self._override(given.hyp)
+            reason = dataset.swap(given)
+            if reason is None:
+                line = ("data set", f"{name} swapped: mosaic to CHW image in one pass")
+            else:
+                line = ("data set, stock", f"{name}: {reason}")
+        if line not in self.lines and not self._announced:
+            self.lines.append(line)
+        return line[0] == "data set"
+
+    def _override(self, hyp: dict[str, Any]) -> None:
+        for name in ("mosaic", "mixup"):
+            value = getattr(self.settings, name)
+            if value is not None and name in hyp:
+                hyp[name] = value
+                self.applied.add(name)
+
+    # Modules and files
+
+    def _imported(self, module: types.ModuleType) -> None:
+        for change in codebases.CHANGES:
+            done = change(module, self.settings, self._patches)
+            if done is not None:
+                self.applied.add(done)
+        if module.__name__ == "yaml" and hasattr(module, "safe_load"):
+            stock = module.safe_load
+
+            def safe_load(stream: Any) -> Any:
+                return codebases.override_hyp(stock(stream), self.settings)
+
+            self._patches.set(module, "safe_load", functools.wraps(stock)(safe_load))
+
+    def _patch_files(self) -> None:
+        def noted(path: Path) -> None:
+            if not self._is_quiet:
+                files.write_note(path, self.settings)
+
+        def noticing(stock: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(stock)
+            def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+                if files.is_resuming(self.arguments) and self.session is None:
+                    notice = files.resume_notice(f, self.settings)
+                    if notice is not None and ("resumed", notice) not in self.lines:
+                        self.lines.append(("resumed", notice))
+                return stock(f, *args, **kwargs)
+
+            return load
+
+        self._patch(torch, "save", lambda stock: files.whole(stock, noted))
+        self._patch(torch, "load", noticing)
+
+    # Telling
+
+    def _announce(self) -> None:
+        if self._announced or self.session is None:
+            return
+        self._announced = True
+        self.lines += self.session.model_lines() + self.session.lines
+        if self.settings.accumulate is not None:
+            rate = self.session.rate_line(self.settings.accumulate)
+            text = f"a step every {self.settings.accumulate} batches, from the first on"
+            self.lines += [("accumulate", text), *([rate] if rate else [])]
+        self.say(banner.table("training starts", self.lines))
+
+    def finish(self) -> int:
+        """The end table and the report; the exit code that --strict asks for, or 0."""
+        if self.session is None:
+            for line in self.lines:
+                self.say(f"yolov9mem: {line[0]}: {line[1]}")
+            self.say(
+                f"yolov9mem: nothing to swap in {self.target}: no module was trained "
+                "whose parameters an optimizer owns"
+            )
+        else:
+            self.session.measure.finish()
+            session = self.session
+            self.ending = banner.end_lines(session.measure, session.saved_bytes)
+            if session.slices.refused:
+                text = f"whole batches: {session.slices.refused}"
+                self.ending.append(("validation", text))
+            self.say(banner.table("the run ends", self.ending))
+        self._write_report()
+        return int(self.settings.strict and self.session is None)
+
+    def _write_report(self) -> None:
+        if self.settings.report is None or self._is_quiet:
+            return
+        figures = self.session.figures() if self.session is not None else {}
+        content = {
+            "target": self.target,
+            "arguments": list(self.arguments),
+            "flags": self.settings.flags(),
+            "torch": torch.__version__,
+            "start": [list(line) for line in self.lines],
+            "end": [list(line) for line in self.ending],
+            **figures,
+        }
+        self.settings.report.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _swapped_sgd() -> type:
+    """torch.optim.SGD for scripts: zeroing is left to them, as it is stock."""
+
+    class SwappedSGD(AccumulatingSGD):
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("fused") or kwargs.get("differentiable"):
+                return StockSGD(*args, **kwargs)
+            return super().__new__(cls)
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, zero_grads=False, **kwargs)
+
+    # Scripts print the class's name.
+    SwappedSGD.__name__ = SwappedSGD.__qualname__ = AccumulatingSGD.__name__
+    return SwappedSGD
+
+
+def _disabled(stock: Callable[..., Any]) -> Callable[..., Any]:
+    """An __init__ of autocast or GradScaler after which it is off."""
+
+    @functools.wraps(stock)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        stock(self, *args, **kwargs)
+        self._enabled = False
+
+    return init

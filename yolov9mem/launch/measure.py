@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: MIT
+"""Time and memory of the training steps of a run."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+STATUS = Path("/proc/self/status")
+
+
+def _status(field: str) -> int | None:
+    """Bytes of a field of /proc/self/status, or None where there is no such file."""
+    try:
+        found = re.search(rf"^{field}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+def _restart_peak() -> None:
+    """The process's highest memory is counted anew (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+class Measure:
+    """Peaks of training and of validation apart, and the time that training takes.
+
+    On CUDA the peak is torch's own figure, which is never reset; on the CPU it is the
+    growth of the process since the first step.
+
+    Attributes:
+        training_peak, validation_peak: bytes, None where not known.
+        images: how many went through training forwards that were timed.
+        seconds: of these, from forward to forward; gaps with validation do not count.
+    """
+
+    def __init__(self) -> None:
+        self.training_peak: int | None = None
+        self.validation_peak: int | None = None
+        self.images = 0
+        self.seconds = 0.0
+        self.forwards = 0
+        self._on_cuda = False
+        self._base: int | None = None
+        self._evaluating = False
+        self._last: tuple[float, int] | None = None  # time, images of a forward
+        self._lock = threading.Lock()
+
+    def begin(self, device: torch.device) -> None:
+        """Right before the first training forward."""
+        self._on_cuda = device.type == "cuda"
+        if not self._on_cuda:
+            self._base = _status("VmRSS")
+            _restart_peak()
+
+    def training(self, images: int) -> None:
+        """A training forward begins; replicas of DataParallel come from threads."""
+        with self._lock:
+            now = time.perf_counter()
+            if self._evaluating:
+                self._switch(evaluating=False)
+            elif self._last is not None and self.forwards > 1:
+                self.seconds += now - self._last[0]
+                self.images += self._last[1]
+            self._last = now, images
+            self.forwards += 1
+
+    def evaluation(self) -> None:
+        """A forward in eval mode begins."""
+        with self._lock:
+            if not self._evaluating:
+                self._switch(evaluating=True)
+
+    def finish(self) -> None:
+        """The run is over."""
+        with self._lock:
+            self._switch(evaluating=False)
+
+    def _switch(self, evaluating: bool) -> None:
+        peak = self._peak()
+        name = "validation_peak" if self._evaluating else "training_peak"
+        known = getattr(self, name)
+        if peak is not None:
+            setattr(self, name, peak if known is None else max(known, peak))
+        if not self._on_cuda:
+            _restart_peak()
+        self._evaluating = evaluating
+        self._last = None
+
+    def _peak(self) -> int | None:
+        if self._on_cuda:
+            return torch.cuda.max_memory_allocated()
+        peak = _status("VmHWM")
+        if peak is None or self._base is None:
+            return None
+        return max(peak - self._base, 0)
+
+    @property
+    def per_image(self) -> float | None:
+        """Seconds, training forward to training forward."""
+        return self.seconds / self.images if self.images else None

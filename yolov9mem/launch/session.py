@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: MIT
+"""One training: a model and the optimizer that owns its parameters, swapped."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yolov9mem.torch import AccumulatingSGD, checkpoint, deferred, release, report
+
+from . import banner
+from .cli import Settings
+from .measure import Measure
+from .patches import Patches
+from .validation import Slices, Watcher, is_wrapped, wrap_forward
+
+PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+class Session:
+    """What was found and swapped at the first training forward.
+
+    Holds model and optimizer weakly: a script that trains again (--evolve) must be able
+    to let go of the model before.
+    """
+
+    def __init__(self, settings: Settings, module: nn.Module, optimizer: Any) -> None:
+        self.settings = settings
+        self.model = weakref.ref(unwrap(module))
+        self.optimizer = weakref.ref(optimizer)
+        self.devices = len(module.device_ids) if _is_split(module) else 1
+        self.measure = Measure()
+        self.slices = Slices()
+        self.lines: list[banner.Line] = []
+        self.swapped: list[str] = []
+        self.shape: tuple[int, ...] = ()
+        self._rows: tuple[Any, ...] = ()
+
+    # Swapping
+
+    def begin(
+        self, patches: Patches, images: Any, watcher: Callable[[], Watcher | None]
+    ) -> None:
+        """Right before the first training forward, which gets these images."""
+        model, optimizer = self.model(), self.optimizer()
+        assert model is not None
+        assert optimizer is not None
+        self.measure.begin(next(model.parameters()).device)
+        self._swap_forward(model, patches, watcher)
+        self._swap_step(model, optimizer)
+        if isinstance(images, Tensor) and images.ndim == 4:
+            self.saw(images)
+            kind = str(images.dtype).removeprefix("torch.")
+            self.lines += banner.image_lines(self.shape, images.element_size(), kind)
+
+    def end(self) -> None:
+        """Model and optimizer are stock again."""
+        model, optimizer = self.model(), self.optimizer()
+        if model is not None:
+            release(model)
+        if optimizer is not None and hasattr(optimizer, "yolov9mem_deferred"):
+            optimizer.yolov9mem_deferred.stop()
+            del optimizer.yolov9mem_deferred
+
+    def saw(self, images: Tensor) -> None:
+        """A training batch, before DataParallel splits it."""
+        self.shape = tuple(images.shape)
+        most = -(-len(images) // self.devices)
+        self.slices.most = max(self.slices.most or 0, most)
+
+    def _swap_forward(
+        self, model: nn.Module, patches: Patches, watcher: Callable[[], Watcher | None]
+    ) -> None:
+        cls: Any = type(model)
+        stock = cls.forward
+        if self.settings.keep == "off":
+            self.lines.append(("model, stock", "--ckpt off"))
+        else:
+            try:
+                checkpoint(model, keep=self.settings.keep, strict=self.settings.strict)
+            except TypeError as error:
+                self.lines.append(("model, stock", str(error)))
+        if not is_wrapped(cls.forward):
+            wrapped = wrap_forward(stock, cls.forward, watcher)
+            patches.set(cls, "forward", wrapped)
+
+    def trained(self, module: Any, images: Tensor) -> None:
+        """A training forward of the model, or of a replica of it, begins."""
+        if module is self.model():
+            self.saw(images)
+        elif not getattr(module, "_is_replica", False):
+            return
+        self.measure.training(len(images))
+
+    def evaluated(self) -> None:
+        """A forward in eval mode begins."""
+        self.measure.evaluation()
+
+    def _swap_step(self, model: nn.Module, optimizer: Any) -> None:
+        name = type(optimizer).__name__
+        if not isinstance(optimizer, AccumulatingSGD):
+            self.lines.append(
+                ("optimizer, stock", f"{name}: only SGD has a counterpart")
+            )
+            return
+        ema = find_ema(model)
+        waiting = deferred(optimizer, ema, model)
+        waiting.start()
+        # Lives as long as the optimizer.
+        optimizer.yolov9mem_deferred = waiting  # type: ignore[attr-defined]
+        self.swapped.append("optimizer")
+        text = "swapped: unscale, clip and SGD in two passes"
+        if ema is None:
+            self.lines.append(("optimizer", text))
+            self.lines.append(("moving average", "none found"))
+        else:
+            self.swapped.append("moving average")
+            self.lines.append(("optimizer", f"{text}, {type(ema).__name__} with them"))
+
+    # Reporting
+
+    def model_lines(self) -> list[banner.Line]:
+        """After the first training forward: what runs in C, and the bytes."""
+        rows = self._read_rows()
+        if any(row.state == "swapped" for row in rows):
+            self.swapped.append("model")
+        return banner.model_lines(rows, self.shape[0] if self.shape else 0)
+
+    def _read_rows(self) -> tuple[Any, ...]:
+        model = self.model()
+        if model is not None and self.settings.keep != "off":
+            self._rows = report(model).rows
+        return self._rows
+
+    def rate_line(self, accumulate: int) -> banner.Line | None:
+        """What the linear rule would give for the learning rate."""
+        optimizer = self.optimizer()
+        if optimizer is None or not self.shape:
+            return None
+        group = optimizer.param_groups[-1]
+        rate = group.get("initial_lr", group.get("lr"))
+        return banner.rate_line(float(rate), self.shape[0], accumulate)
+
+    @property
+    def saved_bytes(self) -> int:
+        """Held for backward by stock PyTorch, but not by us."""
+        rows = [row for row in self._read_rows() if row.state == "swapped"]
+        return sum(row.stock_bytes - row.held_bytes for row in rows)
+
+    def figures(self) -> dict[str, Any]:
+        """For --report."""
+        rows = self._read_rows()
+        swapped = [row for row in rows if row.state == "swapped"]
+        return {
+            "swapped": self.swapped,
+            "model": [
+                {
+                    name: getattr(row, name)
+                    for name in ("path", "kind", "state", "detail")
+                }
+                for row in rows
+            ],
+            "image_batch": list(self.shape),
+            "held_bytes": sum(row.held_bytes for row in swapped),
+            "stock_held_bytes": sum(row.stock_bytes for row in swapped),
+            "predicted_peak_bytes": max((row.peak_bytes for row in swapped), default=0),
+            "measured_training_peak_bytes": self.measure.training_peak,
+            "measured_validation_peak_bytes": self.measure.validation_peak,
+            "seconds_per_image": self.measure.per_image,
+            "training_forwards": self.measure.forwards,
+            "sliced_validation_forwards": self.slices.count,
+        }
+
+
+def _is_split(module: nn.Module) -> bool:
+    return isinstance(module, nn.DataParallel) and len(module.device_ids or ()) > 1
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module within DataParallel and DistributedDataParallel."""
+    while isinstance(module, PARALLEL):
+        module = module.module
+    return module
+
+
+def owns(module: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
+    """Are all parameters of the optimizer in the module?"""
+    wanted = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return bool(wanted) and wanted <= {id(p) for p in module.parameters()}
+
+
+def is_trained_by(module: Any, optimizer: torch.optim.Optimizer) -> bool:
+    """Is this forward the one of the model that the optimizer trains?
+
+    Lightning's module wraps the model and has its own training_step.
+    """
+    if hasattr(type(module), "training_step"):
+        return False
+    return owns(module, optimizer)
+
+
+def find_ema(model: nn.Module) -> Any:
+    """The object that averages the model: `.ema` of its class, `.updates`, `.decay`.
+
+    One of a training before may still be there; a new one equals the model.
+    """
+    found = [thing for thing in _averaging() if _averages(thing, model)]
+    equal = [thing for thing in found if _equals(thing.ema, model)]
+    return next(iter(equal + found), None)
+
+
+def _averaging() -> Iterator[Any]:
+    plausible: dict[type, bool] = {}
+    for thing in gc.get_objects():  # the youngest first
+        kind = type(thing)
+        if kind not in plausible:
+            has_update = callable(getattr(kind, "update", None))
+            plausible[kind] = has_update and kind.__dictoffset__ != 0
+        if not plausible[kind]:
+            continue
+        try:
+            held = object.__getattribute__(thing, "__dict__")
+        except AttributeError:
+            continue
+        if {"ema", "updates", "decay"} <= held.keys():
+            yield thing
+
+
+def _averages(thing: Any, model: nn.Module) -> bool:
+    if type(thing.ema) is not type(model):
+        return False
+    a, b = ({k: v.shape for k, v in m.state_dict().items()} for m in (thing.ema, model))
+    return a == b
+
+
+def _equals(a: nn.Module, b: nn.Module) -> bool:
+    pairs = zip(a.parameters(), b.parameters(), strict=True)
+    return all(torch.equal(x.detach(), y.detach()) for x, y in pairs)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""The model's forward as the launcher wraps it: sliced validation, and a stopwatch.
+
+Validation runs on batches of twice the training batch in the official scripts. The
+loader's batch decides the shapes that images are padded to, so it stays; the model gets
+it in slices of at most the training batch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from yolov9mem.torch.record import is_recording
+
+Forward = Callable[..., Any]
+
+
+class Slices:
+    """How many images an eval forward gets at most.
+
+    Attributes:
+        most: None: no training batch has been seen yet.
+        count: eval forwards that ran in slices.
+        refused: why a model's eval forward cannot be sliced.
+    """
+
+    def __init__(self) -> None:
+        self.most: int | None = None
+        self.count = 0
+        self.refused: str | None = None
+
+    def wanted(self, module: Any, args: Any, kwargs: Any) -> bool:
+        """Is this an eval forward of too many images?"""
+        return (
+            self.most is not None
+            and self.refused is None
+            and not module.training
+            and not torch.is_grad_enabled()
+            and len(args) == 1
+            and not kwargs
+            and args[0].ndim == 4
+            and len(args[0]) > self.most
+            and not torch.jit.is_tracing()
+        )
+
+    def run(self, forward: Forward, module: Any, images: Tensor) -> Any:
+        """forward(module, images), slice by slice."""
+        assert self.most is not None
+        parts = []
+        for part in images.split(self.most):
+            result = forward(module, part)
+            leaves, spec = tree_flatten(result)
+            self.refused = _why_not(leaves, len(part))
+            if self.refused is not None:
+                return forward(module, images)
+            parts.append(leaves)
+            del result, leaves
+        self.count += 1
+        return tree_unflatten(
+            [_joined(list(same)) for same in zip(*parts, strict=True)], spec
+        )
+
+
+def _why_not(leaves: list[Any], count: int) -> str | None:
+    for leaf in leaves:
+        if isinstance(leaf, Tensor) and (leaf.ndim == 0 or len(leaf) != count):
+            return f"a result of shape {tuple(leaf.shape)} for {count} images"
+    return None
+
+
+def _joined(parts: list[Any]) -> Any:
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0]
+
+
+class Watcher(Protocol):
+    """What the wrapped forward asks and tells: the session that is on."""
+
+    slices: Slices
+
+    def trained(self, module: Any, images: Tensor) -> None:
+        """A training forward begins."""
+
+    def evaluated(self) -> None:
+        """A forward in eval mode begins."""
+
+
+def is_wrapped(forward: Forward) -> bool:
+    """Has wrap_forward made it?"""
+    return hasattr(forward, "yolov9mem_launch")
+
+
+def wrap_forward(
+    stock: Forward, swapped: Forward, watcher: Callable[[], Watcher | None]
+) -> Forward:
+    """A class's forward with sliced validation.
+
+    Args:
+        stock: the class's own; runs where the first argument is no tensor (ultralytics
+            gives the training forward its batch, and calls forward again from there).
+        swapped: after checkpoint(): what runs a checkpointed instance.
+        watcher: gives the session that is on, or None.
+    """
+
+    @functools.wraps(stock)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        watching = watcher()
+        if watching is None or is_recording() or torch.compiler.is_compiling():
+            return swapped(self, *args, **kwargs)
+        if not args or not isinstance(args[0], Tensor):
+            return stock(self, *args, **kwargs)
+        if self.training and torch.is_grad_enabled():
+            watching.trained(self, args[0])
+        elif not self.training:
+            watching.evaluated()
+        if watching.slices.wanted(self, args, kwargs):
+            return watching.slices.run(swapped, self, args[0])
+        return swapped(self, *args, **kwargs)
+
+    forward.yolov9mem_launch = True  # type: ignore[attr-defined]
+    return forward

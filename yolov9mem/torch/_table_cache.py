@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+"""Takes the last step's table again where only gradients were made anew."""
+
+from __future__ import annotations
+
+from itertools import compress
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yolov9mem.torch._averages import AveragePairs
+from yolov9mem.torch._step_table import PLAIN, StepTable, matches
+
+_grad = attrgetter("grad")
+_dtype = attrgetter("dtype")
+_layout = attrgetter("layout")
+_is_cpu = attrgetter("is_cpu")
+
+
+class TableCache:
+    """A model has a thousand tensors; looking at each in Python costs milliseconds.
+
+    What decides over the table (objects, addresses, sizes, dtypes, layouts) is read in
+    bulk at every step and compared; nothing is assumed to have stayed. Holds no
+    gradients.
+    """
+
+    def __init__(self) -> None:
+        self._signature: list[Any] | None = None
+        self._table: StepTable | None = None
+
+    def table(
+        self,
+        param_groups: list[dict[str, Any]],
+        state: dict[Tensor, Any],
+        pairs: AveragePairs | None,
+    ) -> StepTable:
+        """The table of the present tensors; raises as StepTable."""
+        params = [p for group in param_groups for p in group["params"]]
+        all_grads = list(map(_grad, params))
+        has_grad = [g is not None for g in all_grads]
+        stepped = list(compress(params, has_grad))
+        grads = list(compress(all_grads, has_grad))
+        signature = _signature(param_groups, params, has_grad, stepped, state, pairs)
+        if (
+            self._table is not None
+            and signature == self._signature
+            and _are_as_parameters(grads, stepped)
+        ):
+            return self._table.with_gradients(param_groups, grads)
+        table = StepTable(param_groups, state, pairs or ())
+        self._signature = self._table = None
+        if table.is_reusable:
+            self._signature = signature
+            self._table = table.with_gradients(param_groups, [])
+        return table
+
+
+def _signature(
+    param_groups: list[dict[str, Any]],
+    params: list[Tensor],
+    has_grad: list[bool],
+    stepped: list[Tensor],
+    state: dict[Tensor, Any],
+    pairs: AveragePairs | None,
+) -> list[Any]:
+    entries = map(state.get, stepped)
+    buffers = [entry.get("momentum_buffer") if entry else None for entry in entries]
+    tensors = stepped + [b for b in buffers if b is not None]
+    if pairs is not None:
+        tensors += pairs.tensors()
+    return [
+        [(len(group["params"]), group["momentum"] != 0) for group in param_groups],
+        list(map(id, params)),
+        has_grad,
+        [b is None for b in buffers],
+        list(map(id, tensors)),
+        list(map(Tensor.data_ptr, tensors)),
+        list(map(Tensor.numel, tensors)),
+        list(map(_dtype, tensors)),
+        list(map(Tensor.is_contiguous, tensors)),
+    ]
+
+
+def _are_as_parameters(grads: list[Tensor], params: list[Tensor]) -> bool:
+    """Has every gradient the layout of its parameter?"""
+    if (
+        not set(map(type, grads)) <= set(PLAIN)
+        or not set(map(_layout, grads)) <= {torch.strided}
+        or not set(map(_dtype, grads)) <= {torch.float32}
+        or not all(map(_is_cpu, grads))
+        or list(map(Tensor.numel, grads)) != list(map(Tensor.numel, params))
+    ):
+        return False
+    contiguous = zip(
+        map(Tensor.is_contiguous, grads), map(Tensor.is_contiguous, params), strict=True
+    )
+    return all(
+        (g and p) or matches(grads[i], params[i]) for i, (g, p) in enumerate(contiguous)
+    )

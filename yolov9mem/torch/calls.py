@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: MIT
+"""The calls that can be lowered, by the name of the torch function: shapes and sums.
+
+A handler takes the recorder, the function and the call's own arguments, so Python binds
+them as torch does. It returns the fake result, or None to let the call run as a tail call;
+it raises CannotLower for a layer that has no place in a tail. calls_layers.py has the
+handlers of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .ir import CannotLower
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+FULL = slice(None)
+NAMES: dict[Any, str] = {F.max_pool2d: "max_pool2d", F.relu: "relu"}
+HANDLERS: dict[str, Callable[..., Any]] = {}
+
+
+def name_of(function: Any) -> str:
+    """The name that a user would know the function by."""
+    try:
+        known = NAMES.get(function)
+    except TypeError:  # unhashable
+        known = None
+    return known or getattr(function, "__name__", str(function))
+
+
+def handles(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(handler: Callable[..., Any]) -> Callable[..., Any]:
+        for name in names:
+            HANDLERS[name] = handler
+        return handler
+
+    return register
+
+
+def operand(rec: Any, tensor: Any, name: str) -> int:
+    value = rec.value(tensor)
+    if value is None:
+        raise CannotLower(name, rec.path, rec.why_not(tensor))
+    return value
+
+
+@handles("dropout", "dropout2d")
+def _dropout(
+    rec: Any,
+    func: Any,
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+) -> Any:
+    return identity(rec, input) if p == 0 or not training else None
+
+
+def identity(rec: Any, input: Tensor) -> Any:
+    value = rec.value(input)
+    if value is None:
+        return None
+    shape = rec.shape(value)
+    return rec.bind(rec.fakes.empty(shape, input.dtype, input.device), value)
+
+
+@handles("contiguous", "clone")
+def _copy(rec: Any, func: Any, input: Tensor, **format: Any) -> Any:
+    return identity(rec, input)
+
+
+@handles("add", "add_", "__add__", "__radd__", "__iadd__")
+def _add(rec: Any, func: Any, input: Any, other: Any, *, alpha: Any = 1) -> Any:
+    in_place = name_of(func) in ("add_", "__iadd__")
+    bumped = rec.parameter_path(input)
+    if in_place and bumped is not None and _is_count(rec, bumped, other, alpha):
+        rec.recording.bumps[bumped] = rec.recording.bumps.get(bumped, 0) + 1
+        return input
+    if isinstance(input, (int, float)):
+        input, other = other, input
+    a, b = rec.value(input), rec.value(other)
+    if a is not None and isinstance(other, (int, float)) and other == 0:
+        return input if in_place else identity(rec, input)
+    if a is None or b is None or alpha != 1 or rec.shape(a) != rec.shape(b):
+        return None
+    if in_place:
+        rec.check_in_place(input, "add_")
+    dtype = input.dtype if in_place else torch.promote_types(input.dtype, other.dtype)
+    made = rec.add_node("add", (a, b), (), rec.shape(a), dtype)
+    out = input if in_place else rec.fakes.empty(rec.shape(a), dtype, input.device)
+    return rec.bind(out, made)
+
+
+def _is_count(rec: Any, path: str, other: Any, alpha: Any) -> bool:
+    """Is it the line of nn.BatchNorm that counts its batches?"""
+    return (
+        path.rpartition(".")[2] == "num_batches_tracked"
+        and isinstance(rec.modules[-1][1], nn.modules.batchnorm._BatchNorm)
+        and isinstance(other, int)
+        and other == 1
+        and alpha == 1
+    )
+
+
+@handles("cat", "concat", "concatenate")
+def _cat(rec: Any, func: Any, tensors: Any, dim: int = 0, **more: Any) -> Any:
+    values = [rec.value(tensor) for tensor in tensors]
+    if None in values or dim not in (1, -3) or more or not values:
+        return None
+    shapes = [rec.shape(value) for value in values]
+    n, _, h, w = shapes[0]
+    if any((s[0], s[2], s[3]) != (n, h, w) for s in shapes):
+        return None
+    dtype = tensors[0].dtype
+    for tensor in tensors[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    shape = (n, sum(s[1] for s in shapes), h, w)
+    value = rec.add_node("concat", tuple(values), (), shape, dtype)
+    return rec.bind(rec.fakes.empty(shape, dtype, tensors[0].device), value)
+
+
+def _slices(rec: Any, x: int, results: Any) -> Any:
+    """Binds consecutive channel slices of x; they are views."""
+    first = 0
+    for part in results:
+        _slice(rec, x, first, part)
+        first += part.shape[1]
+    rec.note_views(list(results))
+    return results
+
+
+def _slice(rec: Any, x: int, first: int, part: Tensor) -> Tensor:
+    shape = tuple(part.shape)
+    value = rec.add_node("slice", (x,), (first, shape[1]), shape, part.dtype)
+    return rec.bind(part, value)
+
+
+@handles("chunk", "split", "split_with_sizes")
+def _split(
+    rec: Any, func: Any, input: Tensor, size: Any = None, dim: int = 0, **kw: Any
+) -> Any:
+    size = kw.pop(
+        "chunks", kw.pop("split_size_or_sections", kw.pop("split_size", size))
+    )
+    x = rec.value(input)
+    if x is None or dim not in (1, -3) or kw:
+        return None
+    return _slices(rec, x, func(input, size, dim))
+
+
+@handles("narrow")
+def _narrow(
+    rec: Any, func: Any, input: Tensor, dim: int, start: int, length: int
+) -> Any:
+    x = rec.value(input)
+    if x is None or dim not in (1, -3) or not isinstance(start, int):
+        return None
+    part = func(input, dim, start, length)
+    rec.note_views([part])
+    return _slice(rec, x, start + (input.shape[1] if start < 0 else 0), part)
+
+
+@handles("__getitem__")
+def _getitem(rec: Any, func: Any, input: Tensor, index: Any) -> Any:
+    x = rec.value(input)
+    if x is None or not isinstance(index, tuple) or not 2 <= len(index) <= 4:
+        return None
+    others = [part for k, part in enumerate(index) if k != 1]
+    if not isinstance(index[1], slice) or any(
+        not (isinstance(part, slice) and part == FULL) for part in others
+    ):
+        return None
+    first, _, step = index[1].indices(input.shape[1])
+    part = func(input, index)
+    if step != 1 or part.shape[1] == 0:
+        return None
+    rec.note_views([part])
+    return _slice(rec, x, first, part)
+
+
+@handles("stack")
+def _stack(rec: Any, func: Any, tensors: Any, dim: int = 0, **more: Any) -> Any:
+    values = tuple(rec.value(tensor) for tensor in tensors)
+    if None in values or dim not in (0, -5) or more:
+        return None
+    out = rec._stock_call(func, "stack", (tensors, dim), {})
+    rec.stacks[id(out)] = values
+    return out
+
+
+@handles("sum")
+def _sum(
+    rec: Any, func: Any, input: Any, dim: Any = None, keepdim: bool = False, **more: Any
+) -> Any:
+    values = rec.stacks.get(id(input))
+    if values is None or dim not in (0, -5, (0,), [0]) or keepdim or more:
+        return None
+    if len({rec.shape(value) for value in values}) != 1:
+        return None
+    out = func(input, dim=0)
+    if len(values) == 1:
+        return rec.bind(out, values[0])
+    shape = rec.shape(values[0])
+    return rec.bind(out, rec.add_node("add", values, (), shape, out.dtype))

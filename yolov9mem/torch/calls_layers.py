@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MIT
+"""Handlers of layers: convolution, batch norm, activation, pooling, upsampling.
+
+A layer that cannot be lowered is refused by name: it has no place in a tail.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .calls import FLOATS, handles, identity, name_of, operand
+from .ir import CannotLower, NormCall
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    if isinstance(value, (tuple, list)):
+        return (int(value[0]), int(value[-1]))
+    return (int(value), int(value))
+
+
+def check_module(module: nn.Module, path: str) -> None:
+    """Refuses modules whose calls do not tell what they do."""
+    if isinstance(module, nn.SyncBatchNorm) and module.training:
+        distributed = torch.distributed
+        if distributed.is_available() and distributed.is_initialized():
+            if distributed.get_world_size(module.process_group) > 1:
+                reason = (
+                    "its statistics are shared between processes, which is not done"
+                )
+                raise CannotLower("SyncBatchNorm", path, reason + " here yet")
+
+
+def _weight(rec: Any, tensor: Any, name: str, what: str) -> str | None:
+    if tensor is None:
+        return None
+    path = rec.parameter_path(tensor)
+    if path is None or id(tensor) in rec.ref:
+        reason = f"its {what} is computed, not a parameter or buffer of the module"
+        raise CannotLower(name, rec.path, reason)
+    if tensor.dtype not in FLOATS:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise CannotLower(name, rec.path, f"its {what} is {kind}")
+    return path
+
+
+def _same_padding(
+    kernel: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int]:
+    total = [d * (k - 1) for k, d in zip(kernel, dilation)]
+    if total[0] % 2 or total[1] % 2:
+        raise ValueError("odd")
+    return total[0] // 2, total[1] // 2
+
+
+def _compute_dtype(tensor: Tensor) -> torch.dtype:
+    device = tensor.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype
+
+
+@handles("conv2d")
+def _conv2d(
+    rec: Any,
+    func: Any,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Any:
+    x = operand(rec, input, "conv2d")
+    weight_path = _weight(rec, weight, "conv2d", "weight")
+    bias_path = _weight(rec, bias, "conv2d", "bias")
+    kernel, step, dilated = tuple(weight.shape[2:]), _pair(stride), _pair(dilation)
+    if padding == "same":
+        try:
+            pad = _same_padding(kernel, dilated)  # type: ignore[arg-type]
+        except ValueError:
+            reason = f"padding='same' of kernel {kernel} is not symmetric"
+            raise CannotLower("conv2d", rec.path, reason) from None
+    else:
+        pad = (0, 0) if padding == "valid" else _pair(padding)
+    n, c, h, w = input.shape
+    out = tuple(
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
+        for size, p, d, k, s in zip((h, w), pad, dilated, kernel, step)
+    )
+    dtype = _compute_dtype(input)
+    fits = weight.shape[1] * groups == c and min(out) > 0 and n > 0
+    if not fits or (dtype == input.dtype and weight.dtype != dtype):
+        func(
+            input, weight, bias, stride, padding, dilation, groups
+        )  # torch's own error
+        if not fits:
+            raise CannotLower("conv2d", rec.path, f"nothing to do for {(n, c, h, w)}")
+    attributes = (weight_path, bias_path, step, pad, dilated, groups)
+    shape = (n, weight.shape[0], *out)
+    value = rec.add_node("conv", (x,), attributes, shape, dtype)
+    return rec.bind(rec.fakes.empty(shape, dtype, input.device), value)
+
+
+@handles("batch_norm")
+def _batch_norm(
+    rec: Any,
+    func: Any,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    x = operand(rec, input, "batch_norm")
+    n, c, h, w = input.shape
+    if training and n * h * w <= 1:
+        func(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    path, module = rec.modules[-1] if rec.modules else ("", None)
+    own = (
+        isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and weight is module.weight
+        and bias is module.bias
+    )
+    call = 0
+    if own and id(module) in rec.fakes.cumulative:
+        call = rec.norm_calls.setdefault(path, 0)
+        rec.norm_calls[path] += 1
+    made = NormCall(
+        path=path,
+        mean=_weight(rec, running_mean, "batch_norm", "running mean"),
+        variance=_weight(rec, running_var, "batch_norm", "running variance"),
+        gamma=_weight(rec, weight, "batch_norm", "weight"),
+        beta=_weight(rec, bias, "batch_norm", "bias"),
+        batch_statistics=bool(training),
+        eps=None if own else float(eps),
+        momentum=None if own else float(momentum),
+        call=call,
+    )
+    shape = (n, c, h, w)
+    value = rec.add_node("norm", (x,), (rec.norm_index(made),), shape, input.dtype)
+    return rec.bind(rec.fakes.empty(shape, input.dtype, input.device), value)
+
+
+def _activation(rec: Any, x: Tensor, kind: str, slope: float, in_place: bool) -> Any:
+    value = operand(rec, x, kind)
+    if in_place:
+        rec.check_in_place(x, kind)
+    shape = rec.shape(value)
+    attributes = (kind, slope)
+    made = rec.add_node("activation", (value,), attributes, shape, x.dtype, in_place)
+    return rec.bind(x if in_place else rec.fakes.empty(shape, x.dtype, x.device), made)
+
+
+@handles("silu")
+def _silu(rec: Any, func: Any, input: Tensor, inplace: bool = False) -> Any:
+    return _activation(rec, input, "silu", 0.0, inplace)
+
+
+@handles("relu", "relu_")
+def _relu(rec: Any, func: Any, input: Tensor, inplace: bool = False) -> Any:
+    in_place = inplace or name_of(func) == "relu_"
+    return _activation(rec, input, "relu", 0.0, in_place)
+
+
+@handles("leaky_relu", "leaky_relu_")
+def _leaky_relu(
+    rec: Any,
+    func: Any,
+    input: Tensor,
+    negative_slope: float = 0.01,
+    inplace: bool = False,
+) -> Any:
+    in_place = inplace or name_of(func) == "leaky_relu_"
+    slope = float(negative_slope)
+    return _activation(rec, input, "leaky_relu", slope, in_place)
+
+
+def _pool(
+    rec: Any, op: str, x: Tensor, attributes: tuple[Any, ...], out: Tensor
+) -> Any:
+    value = rec.value(x)
+    made = rec.add_node(op, (value,), attributes, tuple(out.shape), out.dtype)
+    return rec.bind(out, made)
+
+
+@handles("max_pool2d")
+def _max_pool2d(
+    rec: Any,
+    func: Any,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    operand(rec, input, "max_pool2d")
+    if return_indices or _pair(dilation) != (1, 1):
+        reason = "return_indices and dilation are not done"
+        raise CannotLower("max_pool2d", rec.path, reason)
+    kernel = _pair(kernel_size)
+    step = kernel if stride is None or stride == () else _pair(stride)
+    out = func(input, kernel, step, padding, dilation, ceil_mode, False)
+    attributes = (kernel, step, _pair(padding), bool(ceil_mode))
+    return _pool(rec, "max_pool", input, attributes, out)
+
+
+@handles("avg_pool2d")
+def _avg_pool2d(
+    rec: Any,
+    func: Any,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Any:
+    operand(rec, input, "avg_pool2d")
+    if divisor_override is not None:
+        raise CannotLower("avg_pool2d", rec.path, "divisor_override is not done")
+    kernel = _pair(kernel_size)
+    step = kernel if stride is None or stride == () else _pair(stride)
+    out = func(input, kernel, step, padding, ceil_mode, count_include_pad)
+    attributes = (
+        kernel,
+        step,
+        _pair(padding),
+        bool(ceil_mode),
+        bool(count_include_pad),
+    )
+    return _pool(rec, "avg_pool", input, attributes, out)
+
+
+@handles("interpolate")
+def _interpolate(
+    rec: Any,
+    func: Any,
+    input: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: Any = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Any:
+    if mode != "nearest" or antialias or align_corners is not None:
+        if rec.value(input) is None:
+            return None
+        raise CannotLower("interpolate", rec.path, f"mode {mode!r} is not done")
+    operand(rec, input, "interpolate")
+    out = func(input, size, scale_factor, mode, None, recompute_scale_factor)
+    if out.shape == input.shape:
+        return identity(rec, input)
+    scale = None
+    if scale_factor is not None and not recompute_scale_factor:
+        scale = scale_factor
+        if not isinstance(scale, (tuple, list)):
+            scale = (scale, scale)
+        scale = (float(scale[0]), float(scale[1]))
+    return _pool(rec, "upsample", input, (scale, tuple(out.shape[2:])), out)

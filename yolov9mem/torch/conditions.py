@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""When does the stock forward run? Each function returns a reason, or None."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
+from torch.utils._device import DeviceContext
+from torch.utils._pytree import tree_leaves
+
+from .record import is_recording
+
+PLAIN_TENSORS = (Tensor, nn.Parameter, nn.Buffer) if hasattr(nn, "Buffer") else (
+    Tensor,
+    nn.Parameter,
+)  # fmt: skip
+GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
+
+
+def not_training(module: nn.Module) -> str | None:
+    """Quiet reasons: nothing would be kept for a backward."""
+    if is_recording():
+        return "it is being recorded"
+    if not module.training:
+        return "eval mode"
+    if not torch.is_grad_enabled():
+        return "gradients are disabled"
+    return None
+
+
+def observed() -> str | None:
+    """Somebody looks at the calls or transforms them."""
+    if torch.jit.is_tracing() or torch.jit.is_scripting():
+        return "torch.jit is tracing"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a torch.func transform is active"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "forward-mode differentiation is active"
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return "a TorchDispatchMode is active"
+    if torch._C._len_torch_function_stack() > 0:
+        modes = torch.overrides._get_current_function_mode_stack()
+        if not all(isinstance(mode, DeviceContext) for mode in modes):
+            return "a TorchFunctionMode is active"
+    return None
+
+
+def globally_hooked() -> str | None:
+    """Hooks on all modules of the process."""
+    if any(getattr(nn_module, name, None) for name in GLOBAL_HOOKS):
+        return "a global module hook is registered"
+    return None
+
+
+def unusual_tensor(leaf: Tensor) -> str | None:
+    """Tensors that the C core cannot read."""
+    if type(leaf) not in PLAIN_TENSORS:
+        return f"an argument is a {type(leaf).__name__}"
+    if leaf.device.type != "cpu":
+        return f"an argument is on {leaf.device}"
+    if leaf.layout is not torch.strided:
+        return f"an argument is {leaf.layout}"
+    return None
+
+
+class Defaults:
+    """Are the arguments that have a default left at it?"""
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        """``forward`` is the unbound stock forward."""
+        self._signature = inspect.signature(forward)
+        self._names = list(self._signature.parameters)[1:]
+
+    def changed(
+        self, module: nn.Module, args: Any, kwargs: dict[str, Any]
+    ) -> str | None:
+        """The reason why not; tensors may be given for any argument."""
+        if not kwargs and all(isinstance(arg, Tensor) for arg in args):
+            return None
+        try:
+            given = self._signature.bind(module, *args, **kwargs).arguments
+        except TypeError:
+            return "the arguments do not fit"  # stock forward raises torch's own error
+        for name in self._names:
+            default = self._signature.parameters[name].default
+            if name not in given or default is inspect.Parameter.empty:
+                continue
+            value = given[name]
+            if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
+                continue
+            if value is not default and value != default:
+                return f"argument {name}={value!r} is not its default"
+        return None

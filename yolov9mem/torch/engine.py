@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: MIT
+"""One call of a lowered module: forward through the core, and its autograd nodes.
+
+All of forward is one call into C. Backward is cut into segments, one autograd node each,
+chained by one-element tokens:
+
+    token 0 = node 0(inputs, params of segment 0)
+    token k = node k(token k - 1, params of segment k)
+    outputs = last node(token, params of the last segment)
+
+so that parameter gradients leave as soon as their segment is done (DDP then starts its
+first all-reduce while the earlier layers still run). What crosses a cut lies in the shared
+`saved` arena, which is freed when the last of them has run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .arenas import give_workspace, take_workspace, unfilled
+from .binding import Binding, NormState, address, channels_last
+from .lower import Mask, TorchPlan
+
+
+class Call:
+    """What the nodes of one forward share."""
+
+    def __init__(self, plan: TorchPlan, name: str, counts: Counter[str]) -> None:
+        self.plan, self.name, self.counts = plan, name, counts
+        self.inputs: list[Tensor] = []
+        self.params: list[Tensor] = []
+        self.norms: NormState | None = None
+        self.saved: Tensor | None = None
+        self.first = _first_segment(plan)
+        self.consumed = False
+        self._mask: Mask | None = None
+        self._workspace: Tensor | None = None
+        self._arguments: list[Any] = []  # of Plan.backward after the segment
+        self._alive: list[Any] = []
+        self._grad_params: list[Any] = []
+        self._grad_inputs: list[Tensor | None] = []
+
+    def forward(self) -> list[Tensor]:
+        """Runs the whole forward and returns the outputs, (N, C, H, W) channels-last."""
+        plan, program = self.plan, self.plan.program
+        assert self.norms is not None
+        inputs = self._packed(self.inputs, "inputs converted")
+        params = _float(self.params)
+        with unfilled():
+            outputs = [
+                _empty_output(shape, program.dtype) for shape, _ in program.outputs
+            ]
+            saved = torch.empty(plan.saved_bytes, dtype=torch.uint8)
+        workspace = take_workspace(plan.forward_workspace_bytes)
+        try:
+            plan.core.forward(
+                [address(x) for x in inputs],
+                [address(p) for p in params],
+                self.norms.arguments,
+                [address(y.permute(0, 2, 3, 1)) for y in outputs],
+                _arena(saved),
+                _arena(workspace),
+            )
+        finally:
+            give_workspace(workspace)
+        self.norms.finish()
+        self.saved = saved
+        return [y.to(dtype) for y, (_, dtype) in zip(outputs, program.outputs)]
+
+    def begin_backward(self, saved: tuple[Tensor, ...], grads: tuple[Any, ...]) -> None:
+        """Before the first segment: ``saved`` are the inputs and parameters again."""
+        plan, program = self.plan, self.plan.program
+        assert self.norms is not None
+        self.consumed = True
+        count = len(program.input_sizes)
+        self.inputs, self.params = list(saved[:count]), list(saved[count:])
+        inputs = self._packed(self.inputs, "inputs converted")
+        params = _float(self.params)
+        given = self._packed(
+            [grad for grad in grads if grad is not None], "gradients converted"
+        )
+        found = iter(given)
+        grad_outputs = [None if g is None else address(next(found)) for g in grads]
+        self._mask = plan.mask(tuple(g is not None for g in grads))
+        with unfilled():
+            self._grad_inputs = [
+                torch.empty(x.shape, dtype=x.dtype) if reached else None
+                for x, reached in zip(inputs, self._mask.reached_inputs)
+            ]
+        self._workspace = take_workspace(self._mask.workspace_bytes)
+        self._grad_params = [None] * len(params)
+        self._alive = [inputs, params, given]
+        self._arguments = [
+            [address(x) for x in inputs],
+            [address(p) for p in params],
+            self.norms.arguments,
+            grad_outputs,
+            [None if g is None else address(g) for g in self._grad_inputs],
+        ]
+
+    def backward(self, segment: int) -> list[Tensor | None]:
+        """Runs a segment; gradients of the parameters that leave with it."""
+        plan, mask = self.plan, self._mask
+        assert mask is not None and self._workspace is not None
+        with unfilled():
+            for i in mask.touched[segment]:
+                if self._grad_params[i] is None:
+                    param = self.params[i]
+                    self._grad_params[i] = torch.empty_like(param, dtype=torch.float32)
+        plan.core.backward(
+            segment,
+            *self._arguments,
+            [None if g is None else address(g) for g in self._grad_params],
+            _arena(self.saved),
+            _arena(self._workspace),
+        )
+        leaving: list[Tensor | None] = []
+        for i in plan.leaving[segment]:
+            grad, self._grad_params[i] = self._grad_params[i], None
+            reached = mask.reached_params[i] and grad is not None
+            leaving.append(grad.to(self.params[i].dtype) if reached else None)
+        return leaving
+
+    def input_grads(self) -> list[Tensor | None]:
+        """Gradients of the inputs, complete after segment 0."""
+        return [
+            None if grad is None else grad.permute(0, 3, 1, 2).to(x.dtype)
+            for grad, x in zip(self._grad_inputs, self.inputs)
+        ]
+
+    def free(self) -> None:
+        """Lets go of everything; backward is over."""
+        if self._workspace is not None:
+            give_workspace(self._workspace)
+        self.saved = self._workspace = self.norms = self._mask = None
+        self._arguments, self._alive = [], []
+        self._grad_params, self._grad_inputs = [], []
+        self.inputs, self.params = [], []
+
+    def _packed(self, tensors: list[Tensor], what: str) -> list[Tensor]:
+        made = []
+        for tensor in tensors:
+            with unfilled():
+                packed, copied = channels_last(tensor, self.plan.program.dtype)
+            made.append(packed)
+            self.counts[what] += copied
+        return made
+
+
+class Yolov9memSegment(torch.autograd.Function):
+    """One backward segment."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, segment: int, *tensors: Tensor) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.call, ctx.segment = call, segment
+        if segment < call.plan.segments - 1:
+            return torch.zeros(1)
+        ctx.save_for_backward(*call.inputs, *call.params)
+        outputs = call.forward()
+        call.inputs, call.params = [], []
+        flows = call.plan.differentiable
+        fixed = [y for y, flow in zip(outputs, flows) if not flow]
+        ctx.mark_non_differentiable(*fixed)
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        call: Call = ctx.call
+        segment: int = ctx.segment
+        last = call.plan.segments - 1
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                f"yolov9mem: {call.name}: create_graph=True (double backward) is not "
+                "supported; release() the module to run it in stock PyTorch"
+            )
+        if segment == last:
+            if call.consumed:
+                raise RuntimeError(
+                    f"yolov9mem: {call.name}: backward ran a second time; what forward "
+                    "kept is freed by the first backward (retain_graph is not supported)"
+                )
+            call.begin_backward(ctx.saved_tensors, grads)
+        leaving = call.backward(segment)
+        token = [] if segment == call.first else [torch.zeros(1)]
+        inputs = []
+        if segment == 0:
+            found = call.input_grads()
+            inputs = [g for g, w in zip(found, call.plan.input_grads) if w]
+        if segment == call.first:
+            call.free()
+        return (None, None, *token, *inputs, *leaving)
+
+
+def _first_segment(plan: TorchPlan) -> int:
+    """The first segment in forward order that hands out a gradient."""
+    if any(plan.input_grads):
+        return 0
+    return next(k for k, params in enumerate(plan.leaving) if params)
+
+
+def _float(tensors: list[Tensor]) -> list[Tensor]:
+    return [
+        t
+        if t.dtype is torch.float32 and (t.ndim > 1 or t.is_contiguous())
+        else _cast(t)
+        for t in tensors
+    ]
+
+
+def _cast(tensor: Tensor) -> Tensor:
+    made = tensor.detach().float()
+    return made if made.ndim > 1 else made.contiguous()
+
+
+def _empty_output(shape: tuple[int, int, int, int], dtype: torch.dtype) -> Tensor:
+    n, c, h, w = shape
+    return torch.empty_strided(shape, (h * w * c, 1, w * c, c), dtype=dtype)
+
+
+def _arena(arena: Tensor | None) -> Any:
+    return None if arena is None or arena.numel() == 0 else address(arena)
+
+
+def run(
+    plan: TorchPlan,
+    binding: Binding,
+    inputs: list[Tensor],
+    params: list[Tensor],
+    name: str,
+    counts: Counter[str],
+) -> list[Tensor]:
+    """Forward of the graph; the outputs are tied to the autograd nodes."""
+    call = Call(plan, name, counts)
+    call.inputs, call.params, call.norms = inputs, params, binding.norms()
+    wanted = [x for x, grad in zip(inputs, plan.input_grads) if grad]
+    carried: list[Tensor] = []
+    for segment in range(call.first, plan.segments):
+        tensors = [params[i] for i in plan.leaving[segment]]
+        if segment == 0:
+            tensors = wanted + tensors
+        result = Yolov9memSegment.apply(call, segment, *carried, *tensors)
+        carried = [result] if segment < plan.segments - 1 else []
+    binding.count_batches()
+    return list(result)

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: MIT
+"""A checkpointed module: what is known about it, and the decision at every forward."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from . import conditions, engine, patch
+from .arenas import drop_workspace
+from .binding import Binding, Stale
+from .fakes import FakeCopy
+from .fingerprint import Fingerprint
+from .ir import CannotLower
+from .lower import Keep, Program, TorchPlan, lower
+from .record import record
+from .results import assemble
+
+MOST_PROGRAMS = 64  # input signatures remembered for one module
+
+
+class StockForwardWarning(UserWarning):
+    """A checkpointed module ran in stock PyTorch; said once for each reason."""
+
+
+class Lowered:
+    """A program with its tensors and plans, for one signature of the arguments."""
+
+    def __init__(self, program: Program, module: nn.Module) -> None:
+        self.program = program
+        self.binding = Binding(program, module)
+        self.plans: dict[Any, TorchPlan] = {}
+        self.last: TorchPlan | None = None
+
+
+class Entry:
+    """Runs one checkpointed module."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        keep: Keep,
+        strict: bool,
+        segments: int | None = None,
+        backend: str = "cpu",
+    ) -> None:
+        self.cls = type(module)
+        self.ref = weakref.ref(module)
+        self.keep, self.strict = keep, strict
+        self.segments, self.backend = segments, backend
+        self.lowered: OrderedDict[Any, Lowered | CannotLower] = OrderedDict()
+        self.counts: Counter[str] = Counter()  # for the report
+        self.reasons: Counter[str] = Counter()  # why the stock forward ran
+        self.failure: CannotLower | None = None  # the latest
+        self.latest: Lowered | None = None
+        self.path = ""  # below the module that was given to checkpoint()
+        self._lock = threading.RLock()
+        self._fingerprint: Fingerprint | None = None
+        self._fakes: FakeCopy | None = None
+        self._defaults: conditions.Defaults | None = None
+        self._descended = False
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.path} ({self.cls.__name__})" if self.path else self.cls.__name__
+
+    # Runner
+
+    def replica(self) -> patch.Runner:
+        """For torch.nn.DataParallel."""
+        return ReplicaEntry(self)
+
+    def run(
+        self, module: nn.Module, stock: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """forward(*args, **kwargs) of the module."""
+        return self.run_as(module, module, stock, args, kwargs)
+
+    def run_as(
+        self,
+        origin: nn.Module,
+        module: nn.Module,
+        stock: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+    ) -> Any:
+        """Forward of ``module``, which is ``origin`` or a replica of it."""
+        quiet = conditions.not_training(module)
+        if quiet is not None:
+            if not module.training:
+                drop_workspace()
+            return stock(module, *args, **kwargs)
+        leaves, spec = tree_flatten((args, kwargs))
+        reason = self._why_stock(origin, module, stock, args, kwargs, leaves)
+        if reason is not None:
+            self._say(origin, reason)
+            return stock(module, *args, **kwargs)
+        try:
+            lowered = self._lowered(origin, leaves, spec)
+        except CannotLower as failure:
+            return self._refused(origin, module, stock, args, kwargs, failure)
+        except (
+            ValueError,
+            RuntimeError,
+            TypeError,
+            IndexError,
+            AttributeError,
+        ) as error:
+            stock(
+                module, *args, **kwargs
+            )  # raises the module's own error, if it has one
+            kind = type(error).__name__
+            failure = CannotLower("forward", "", f"recording failed ({kind}: {error})")
+            self._remember(self._key(leaves, spec), failure)
+            raise failure from error
+        return self._run_lowered(lowered, origin, module, stock, args, kwargs, leaves)
+
+    def _run_lowered(
+        self,
+        lowered: Lowered,
+        origin: nn.Module,
+        module: nn.Module,
+        stock: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        leaves: list[Any],
+    ) -> Any:
+        program, binding = lowered.program, lowered.binding
+        if module is not origin:
+            binding = Binding(program, module)
+        try:
+            params = binding.params()
+        except Stale:
+            self.forget()
+            return self.run_as(origin, module, stock, args, kwargs)
+        inputs = tuple(leaves[i].requires_grad for i in program.recording.input_leaves)
+        wanted = tuple(p.requires_grad for p in params)
+        if not any(inputs) and not any(wanted):
+            return stock(module, *args, **kwargs)
+        plan = self._plan(lowered, inputs, wanted)
+        lowered.last, self.latest = plan, lowered
+        self.counts["calls"] += 1
+        recording = program.recording
+        tensors = [leaves[i] for i in recording.input_leaves]
+        outputs = engine.run(plan, binding, tensors, params, self.name, self.counts)
+        return assemble(recording, binding, (args, kwargs), leaves, outputs)
+
+    # Decisions
+
+    def _why_stock(
+        self,
+        origin: nn.Module,
+        module: nn.Module,
+        stock: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        leaves: list[Any],
+    ) -> str | None:
+        reason = conditions.observed() or conditions.globally_hooked()
+        for leaf in leaves:
+            if reason is None and isinstance(leaf, Tensor):
+                reason = conditions.unusual_tensor(leaf)
+        if reason is not None:
+            return reason
+        if self._defaults is None:
+            self._defaults = conditions.Defaults(stock)
+        reason = self._defaults.changed(module, args, kwargs)
+        if reason is not None:
+            return reason
+        with self._lock:
+            if (
+                self._fingerprint is None
+                or self._fingerprint.difference(origin) is not None
+            ):
+                self.forget()
+                self._fingerprint = Fingerprint(origin)
+            hooked = self._fingerprint.hooked()
+        return None if hooked is None else f"{hooked} has a hook"
+
+    def _say(self, origin: nn.Module, reason: str) -> None:
+        self.reasons[reason] += 1
+        if self.reasons[reason] == 1 and "hook" in reason:
+            warnings.warn(
+                f"yolov9mem: {self.name} runs in stock PyTorch: {reason}",
+                StockForwardWarning,
+                stacklevel=6,
+            )
+        if "hook" in reason and not self.strict:
+            self._descend(origin)
+
+    def _refused(
+        self,
+        origin: nn.Module,
+        module: nn.Module,
+        stock: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        failure: CannotLower,
+    ) -> Any:
+        if self.strict:
+            raise CannotLower(
+                failure.call,
+                failure.path,
+                f"{failure.reason}. checkpoint({self.cls.__name__}, strict=False) leaves "
+                "such parts in stock PyTorch and swaps the others",
+            ) from failure
+        self.reasons[str(failure)] += 1
+        self._descend(origin)
+        return stock(module, *args, **kwargs)
+
+    def _descend(self, origin: nn.Module) -> None:
+        """Checkpoints all that lies below; the outermost that can be lowered acts."""
+        if self._descended:
+            return
+        self._descended = True
+        if self.keep.rule == "budget":
+            raise ValueError(
+                f"keep: a size ({self.keep}) needs the whole module in one graph, but "
+                f"{self.name} cannot be lowered as a whole; use 'all', 'conv' or 'min'"
+            )
+        for path, child in origin.named_modules():
+            if (
+                child is origin
+                or not child._modules
+                or patch.runner_of(child) is not None
+            ):
+                continue
+            entry = Entry(child, self.keep, False, self.segments, self.backend)
+            entry.path = f"{self.path}.{path}" if self.path else path
+            patch.register(child, entry)
+
+    # Recordings and plans
+
+    def forget(self) -> None:
+        """Drops all recordings and plans; the next training forward records anew."""
+        with self._lock:
+            self._fingerprint = self._fakes = None
+            self.lowered.clear()
+
+    def _key(self, leaves: list[Any], spec: Any) -> Any:
+        parts: list[Any] = []
+        for leaf in leaves:
+            tensor = isinstance(leaf, Tensor)
+            parts.append(
+                (leaf.shape, leaf.dtype) if tensor else (type(leaf), repr(leaf))
+            )
+        autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+        return (tuple(parts), str(spec) if len(leaves) > 1 else spec, autocast)
+
+    def _remember(self, key: Any, made: Lowered | CannotLower) -> None:
+        with self._lock:
+            self.lowered[key] = made
+            if isinstance(made, CannotLower):
+                self.failure = made
+            while len(self.lowered) > MOST_PROGRAMS:
+                self.lowered.popitem(last=False)
+
+    def _lowered(self, origin: nn.Module, leaves: list[Any], spec: Any) -> Lowered:
+        key = self._key(leaves, spec)
+        with self._lock:
+            found = self.lowered.get(key)
+            if found is None:
+                try:
+                    self._fakes = self._fakes or FakeCopy(origin)
+                    program = lower(record(self._fakes, leaves, spec), origin)
+                    found = Lowered(program, origin)
+                    self.counts["recordings"] += 1
+                except CannotLower as failure:
+                    self._fakes = None  # forward may have changed the copy
+                    found = failure
+                except BaseException:
+                    self._fakes = None
+                    raise
+                self._remember(key, found)
+        if isinstance(found, CannotLower):
+            raise found
+        return found
+
+    def _plan(
+        self, lowered: Lowered, inputs: tuple[bool, ...], params: tuple[bool, ...]
+    ) -> TorchPlan:
+        with self._lock:
+            key = (inputs, params, self.keep)
+            plan = lowered.plans.get(key)
+            if plan is None:
+                plan = TorchPlan(
+                    lowered.program,
+                    self.keep,
+                    inputs,
+                    params,
+                    self.segments,
+                    self.backend,
+                )
+                lowered.plans[key] = plan
+                self.counts["plans"] += 1
+        return plan
+
+
+class ReplicaEntry:
+    """Runs a DataParallel replica with the plans of its origin."""
+
+    def __init__(self, origin: Entry) -> None:
+        self.cls, self._entry = origin.cls, origin
+
+    def replica(self) -> patch.Runner:
+        """Of a replica."""
+        return self
+
+    def run(
+        self, module: nn.Module, stock: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """forward(*args, **kwargs) of the replica."""
+        origin = self._entry.ref()
+        if origin is None:
+            return stock(module, *args, **kwargs)
+        return self._entry.run_as(origin, module, stock, args, kwargs)

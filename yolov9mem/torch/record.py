@@ -1,0 +1,412 @@
+# SPDX-License-Identifier: MIT
+"""Recording: run one training forward on fakes and write down its calls.
+
+Every call of a torch function comes to ``Recorder.__torch_function__``. What calls.py can
+lower becomes a node; anything else is a tail call, which is allowed as long as nothing that
+could be lowered comes after it.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from . import calls, calls_layers
+from .fakes import FakeCopy
+from .fingerprint import Fingerprint
+from .ir import CannotLower, Node, NormCall, Recording, Ref, TailCall, Write
+
+PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+SIDE_EFFECTS = {"register_hook", "retain_grad", "requires_grad_", "backward", "set_"}
+
+_lock = threading.RLock()
+_recording = threading.local()
+
+
+def is_recording() -> bool:
+    """True inside our own recording: the stock forward must run."""
+    return getattr(_recording, "active", False)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Marks this thread as recording and puts the random generators back after it."""
+    python, default = random.getstate(), torch.get_rng_state()
+    numpy = sys.modules.get("numpy")
+    legacy = numpy.random.get_state() if numpy is not None else None
+    _recording.active = True
+    try:
+        yield
+    finally:
+        _recording.active = False
+        random.setstate(python)
+        torch.set_rng_state(default)
+        if numpy is not None:
+            numpy.random.set_state(legacy)
+
+
+class Recorder(TorchFunctionMode):
+    """What is known about the tensors of one forward."""
+
+    def __init__(self, fakes: FakeCopy) -> None:
+        super().__init__()
+        self.fakes = fakes
+        self.recording = Recording()
+        self.ref: dict[int, Ref] = {}  # by id of a fake
+        self.stacks: dict[int, tuple[int, ...]] = {}  # results of torch.stack
+        self.has_views: set[int] = set()
+        self.modules: list[tuple[str, nn.Module]] = []
+        self.norm_calls: dict[str, int] = {}
+        self._alive: list[Any] = []  # keeps the ids valid
+        self._norm_index: dict[NormCall, int] = {}
+
+    # What calls.py asks and tells.
+
+    @property
+    def path(self) -> str:
+        """Of the module whose forward is running."""
+        return self.modules[-1][0] if self.modules else ""
+
+    def value(self, tensor: Any) -> int | None:
+        """The number of the value that ``tensor`` is now, or None."""
+        ref = self.ref.get(id(tensor))
+        return ref.key if ref is not None and ref.kind == "value" else None
+
+    def shape(self, value: int) -> tuple[int, int, int, int]:
+        """(N, C, H, W)."""
+        return self.recording.nodes[value].shape
+
+    def parameter_path(self, tensor: Any) -> str | None:
+        """The path of a parameter, buffer or attribute of the module, or None."""
+        return self.fakes.path_of.get(id(tensor))
+
+    def bind(self, tensor: Tensor, value: int) -> Tensor:
+        """``tensor`` is ``value`` from now on."""
+        self._alive.append(tensor)
+        self.ref[id(tensor)] = Ref("value", value)
+        return tensor
+
+    def add_node(
+        self,
+        op: str,
+        operands: tuple[int, ...],
+        attributes: tuple[Any, ...],
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        in_place: bool = False,
+    ) -> int:
+        """Writes a call down and returns the value that it makes."""
+        if not torch.is_grad_enabled():
+            raise CannotLower(op, self.path, "it runs where gradients are disabled")
+        node = Node(op, operands, attributes, shape, dtype, self.path, in_place)
+        self.recording.nodes.append(node)
+        return len(self.recording.nodes) - 1
+
+    def norm_index(self, call: NormCall) -> int:
+        """The number of a batch norm call, shared by equal calls."""
+        index = self._norm_index.setdefault(call, len(self.recording.norms))
+        if index == len(self.recording.norms):
+            self.recording.norms.append(call)
+        return index
+
+    def check_in_place(self, tensor: Tensor, name: str) -> None:
+        """In-place calls rebind a value; what others may see is refused."""
+        known = self.parameter_path(tensor)
+        ref = self.ref.get(id(tensor))
+        if known is not None:
+            raise CannotLower(name, self.path, f"it changes {known} in place")
+        if ref is not None and id(tensor) in self._inputs:
+            raise CannotLower(name, self.path, "it changes an input in place")
+        if tensor._is_view() or id(tensor) in self.has_views:
+            raise CannotLower(name, self.path, "it changes a view in place")
+
+    def note_views(self, results: list[Tensor]) -> None:
+        """Remembers the bases of views, so that in-place calls on them are refused."""
+        for tensor in results:
+            if tensor._is_view() and tensor._base is not None:
+                self._alive.append(tensor._base)
+                self.has_views.add(id(tensor._base))
+
+    # The run.
+
+    def run(self, leaves: list[Any], spec: Any) -> Recording:
+        """Records one forward for arguments like these leaves."""
+        fakes = [self._input(i, leaf) for i, leaf in enumerate(leaves)]
+        self._inputs = {id(fake) for fake in fakes}
+        hooks = self._track_modules()
+        before = Fingerprint(self.fakes.module)
+        try:
+            with self.fakes.mode, self:
+                fake_args, fake_kwargs = torch.utils._pytree.tree_unflatten(fakes, spec)
+                containers = dict(_containers((fake_args, fake_kwargs)))
+                held = {path: _items(c) for path, c in containers.items()}
+                out = self.fakes.module(*fake_args, **fake_kwargs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        changed = before.difference(self.fakes.module)
+        if changed is not None:
+            raise CannotLower("setattr", changed, "forward changes the module itself")
+        self._note_writes(containers, held, out)
+        self._finish(out)
+        return self.recording
+
+    def _input(self, number: int, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        fake = self.fakes.fake(leaf)
+        self._alive.append(fake)
+        self.ref[id(fake)] = Ref("input", number)
+        if leaf.ndim == 4 and leaf.dtype in calls.FLOATS:
+            shape = tuple(leaf.shape)
+            node = Node("input", (), (number,), shape, leaf.dtype, "")  # type: ignore[arg-type]
+            self.recording.nodes.append(node)
+            self.ref[id(fake)] = Ref("value", len(self.recording.nodes) - 1)
+        return fake
+
+    def _track_modules(self) -> list[Any]:
+        def enter(module: nn.Module, args: Any) -> None:
+            calls_layers.check_module(module, self.fakes.module_path[id(module)])
+            self.modules.append((self.fakes.module_path[id(module)], module))
+
+        def leave(module: nn.Module, args: Any, out: Any) -> None:
+            self.modules.pop()
+
+        hooks = []
+        for module in self.fakes.module.modules():
+            hooks.append(module.register_forward_pre_hook(enter))
+            hooks.append(module.register_forward_hook(leave))
+        return hooks
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = calls.name_of(func)
+        handler = calls.HANDLERS.get(name)
+        if handler is not None:
+            made = handler(self, func, *args, **kwargs)
+            if made is not None:
+                return made
+        return self._stock_call(func, name, args, kwargs)
+
+    def _stock_call(
+        self, func: Callable[..., Any], name: str, args: Any, kwargs: Any
+    ) -> Any:
+        leaves = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+        before = [tensor._version for tensor in leaves]
+        result = func(*args, **kwargs)
+        changed = [t for t, v in zip(leaves, before) if t._version != v]
+        known = {id(tensor) for tensor in leaves}
+        made = {
+            ("result", leaf): tensor
+            for leaf, tensor in enumerate(tree_flatten(result)[0])
+            if isinstance(tensor, Tensor) and id(tensor) not in known
+        }
+        self.note_views(list(made.values()))
+        for place, tensor in enumerate(leaves):
+            if any(tensor is other for other in changed):
+                self.check_in_place(tensor, name)
+                made["argument", place] = tensor
+        if name in SIDE_EFFECTS:
+            raise CannotLower(name, self.path, "it has an effect beyond its result")
+        if made:
+            self._tail_call(func, name, args, kwargs, made)
+        return result
+
+    def _tail_call(
+        self,
+        func: Any,
+        name: str,
+        args: Any,
+        kwargs: Any,
+        made: dict[tuple[str, int], Tensor],
+    ) -> None:
+        refs: list[Ref] = []
+
+        def to_ref(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            refs.append(self._ref_of(leaf, name))
+            return refs[-1]
+
+        ref_args, ref_kwargs = tree_map(to_ref, args), tree_map(to_ref, kwargs)
+        call = TailCall(func, ref_args, ref_kwargs, name, self.path, "")
+        call.refs, call.made = tuple(refs), tuple(made)
+        call.cause = self.cause(call)
+        self.recording.tail.append(call)
+        for leaf, tensor in enumerate(made.values()):
+            self._alive.append(tensor)
+            self.ref[id(tensor)] = Ref("tail", (len(self.recording.tail) - 1, leaf))
+
+    def cause(self, call: TailCall) -> str:
+        """The first call in the past of ``call`` that could not be lowered."""
+        for ref in call.refs:
+            if ref.kind == "tail":
+                return self.recording.tail[ref.key[0]].cause
+        return f"{call.name} in {call.path or 'the module itself'}"
+
+    def why_not(self, tensor: Any) -> str:
+        """Why ``tensor`` is no value that a node could read."""
+        ref = self.ref.get(id(tensor))
+        if ref is not None and ref.kind == "tail":
+            return f"it reads the result of {self.recording.tail[ref.key[0]].cause}"
+        if isinstance(tensor, Tensor) and tensor.dtype not in calls.FLOATS:
+            return f"its input is {str(tensor.dtype).removeprefix('torch.')}"
+        if isinstance(tensor, Tensor) and tensor.ndim != 4:
+            return f"its input has {tensor.ndim} dimensions, not 4"
+        return "its input is not made from the module's arguments"
+
+    def _ref_of(self, tensor: Tensor, name: str) -> Ref:
+        ref = self.ref.get(id(tensor))
+        if ref is not None:
+            return ref
+        path = self.parameter_path(tensor)
+        if path is not None:
+            if isinstance(tensor, nn.Parameter) and tensor.ndim > 1:
+                reason = f"it reads the weight {path} but is no convolution"
+                raise CannotLower(name, self.path, reason)
+            return Ref("path", path)
+        if id(tensor) in self.fakes.hidden:
+            reason = "it reads a tensor kept in a container of the module"
+            raise CannotLower(name, self.path, reason)
+        if type(tensor) is Tensor:
+            return Ref("constant", tensor)
+        raise CannotLower(name, self.path, "it reads a tensor of unknown origin")
+
+    def _note_writes(self, containers: Any, held: Any, out: Any) -> None:
+        """Lists and dicts of the arguments that forward changed, as Detect does."""
+        for path, container in containers.items():
+            now, before = _items(container), held[path]
+            if now.keys() != before.keys():
+                raise CannotLower("resize", "", "forward changes the size of an argument")
+            for key, item in now.items():
+                if item is not before[key]:
+                    if not isinstance(item, Tensor):
+                        reason = "forward puts other things than tensors into an argument"
+                        raise CannotLower("setitem", "", reason)
+                    ref = self._ref_of(item, "setitem")
+                    self.recording.writes.append(Write(path, key, ref))
+            if out is container:
+                self.recording.out_path = path
+
+    def _finish(self, out: Any) -> None:
+        done = self.recording
+        leaves, done.out_spec = tree_flatten(out)
+        for leaf in leaves:
+            if isinstance(leaf, Tensor):
+                leaf = self._ref_of(leaf, "return")
+            elif not isinstance(leaf, PLAIN):
+                reason = f"a result of type {type(leaf).__name__} is not understood"
+                raise CannotLower("return", "", reason)
+            done.out_leaves.append(leaf)
+        done.bumps = dict(done.bumps)
+        _keep_needed_tail(done)
+        _number_outputs(done)
+        done.input_leaves = [n.attributes[0] for n in done.nodes if n.op == "input"]
+
+
+def _items(container: Any) -> dict[Any, Any]:
+    if isinstance(container, dict):
+        return dict(container)
+    return dict(enumerate(container))
+
+
+def _containers(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    """The lists and dicts in a tree of arguments, by path."""
+    if isinstance(tree, (list, tuple, dict)):
+        if not isinstance(tree, tuple):
+            yield path, tree
+        for key, item in _items(tree).items():
+            yield from _containers(item, (*path, key))
+
+
+def _keep_needed_tail(done: Recording) -> None:
+    """Drops the tail calls that no result needs and renumbers the others."""
+    needed: set[int] = set()
+    results = [*done.out_leaves, *(write.ref for write in done.writes)]
+    pending = [ref.key[0] for ref in results if _is_tail(ref)]
+    while pending:
+        number = pending.pop()
+        if number not in needed:
+            needed.add(number)
+            pending += [r.key[0] for r in done.tail[number].refs if _is_tail(r)]
+    place = {old: new for new, old in enumerate(sorted(needed))}
+
+    def moved(leaf: Any) -> Any:
+        return (
+            Ref("tail", (place[leaf.key[0]], leaf.key[1])) if _is_tail(leaf) else leaf
+        )
+
+    done.tail = [done.tail[old] for old in sorted(needed)]
+    for call in done.tail:
+        call.args = _map_refs(moved, call.args)
+        call.kwargs = _map_refs(moved, call.kwargs)
+        call.refs = tuple(moved(ref) for ref in call.refs)
+    done.out_leaves = [moved(leaf) for leaf in done.out_leaves]
+    done.writes = [write._replace(ref=moved(write.ref)) for write in done.writes]
+
+
+def _number_outputs(done: Recording) -> None:
+    """Lists the values that leave the node; an input that leaves bypasses it."""
+    refs = [ref for call in done.tail for ref in call.refs]
+    refs += [leaf for leaf in done.out_leaves if isinstance(leaf, Ref)]
+    refs += [write.ref for write in done.writes]
+    for ref in refs:
+        if ref.kind == "value" and ref.key not in done.outputs:
+            if done.nodes[ref.key].op != "input":
+                done.outputs.append(ref.key)
+
+
+def _is_tail(leaf: Any) -> bool:
+    return isinstance(leaf, Ref) and leaf.kind == "tail"
+
+
+def _map_refs(function: Callable[[Any], Any], tree: Any) -> Any:
+    return tree_map(function, tree, is_leaf=lambda leaf: isinstance(leaf, Ref))
+
+
+def record(fakes: FakeCopy, leaves: list[Any], spec: Any) -> Recording:
+    """Records one training forward of the module that ``fakes`` was copied from.
+
+    ``leaves`` and ``spec`` are ``(args, kwargs)`` flattened. Raises CannotLower for what
+    cannot be lowered, and whatever the module's own forward raises.
+    """
+    with _lock, _undisturbed():
+        recorder = Recorder(fakes)
+        try:
+            return recorder.run(leaves, spec)
+        except CannotLower:
+            raise
+        except _VALUE_ERRORS as error:
+            call = type(error).__name__
+            reason = "forward depends on the values of tensors, not only on sizes"
+            raise CannotLower(call, recorder.path, reason) from error
+
+
+def _value_errors() -> tuple[type[BaseException], ...]:
+    from torch._subclasses import fake_tensor
+
+    names = (
+        "DataDependentOutputException",
+        "DynamicOutputShapeException",
+        "UnsupportedFakeTensorException",
+        "UnsupportedOperatorException",
+    )
+    return tuple(getattr(fake_tensor, n) for n in names if hasattr(fake_tensor, n))
+
+
+_VALUE_ERRORS = _value_errors()
