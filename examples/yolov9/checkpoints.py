@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+"""Checkpoints of plain tensors and numbers, replaced only by complete new ones.
+
+A file holds the model's name, classes and state_dicts, no pickled classes: it opens
+with torch.load(weights_only=True) where neither yolov9mem nor this example exists.
+"""
+
+import contextlib
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+
+class CheckpointError(Exception):
+    """A checkpoint can't be written or read; the message names file and reason."""
+
+
+def save(content: dict, path: Path) -> None:
+    """Writes beside `path`, syncs, then renames: on any error the old file stays."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        kept = "the previous one is untouched" if path.exists() else "there is none yet"
+        raise CheckpointError(f"{path} was not written ({error}); {kept}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load(path: str | Path) -> dict:
+    """Content of a checkpoint of this example, tensors on the CPU."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"checkpoint {str(path)!r} does not exist")
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path} is not a checkpoint of this example: no archive")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this example: {str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(content, dict) or not {"model", "name", "nc"} <= content.keys():
+        raise CheckpointError(f"{path} has no 'model', 'name' and 'nc' entries")
+    return content
+
+
+def strip(path: Path) -> None:
+    """Leaves only what prediction needs: the averaged weights as the model."""
+    content = load(path)
+    if content.get("ema"):
+        content["model"] = content["ema"]
+    content.update(ema=None, optimizer=None, updates=None, epoch=-1)
+    save(content, path)
+
+
+def newest(root: Path = Path("runs")) -> Path:
+    """The last.pt written latest below `root`."""
+    found = sorted(root.rglob("last.pt"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise CheckpointError(f"--resume: no last.pt below {root.resolve()}")
+    return found[-1]

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: MIT
+"""Reading of YOLO data sets: data.yaml, image lists, text labels, label cache.
+
+A label file has one object a line: class and centre x, y, width, height, or class and
+a polygon x1 y1 x2 y2 ..., all in [0, 1] of the image. Images or labels that can't be
+used are skipped, counted and named.
+"""
+
+import hashlib
+import os
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+from tqdm import tqdm
+
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+CACHE_VERSION = 1
+SHOWN_PROBLEMS = 10
+
+
+class DataError(Exception):
+    """A data set that can't be trained on; the message says what and where."""
+
+
+@dataclass
+class Record:
+    """One usable image: labels (n, 5) float32 class, xywh in [0, 1]."""
+
+    image: str
+    height: int
+    width: int
+    labels: np.ndarray
+    segments: list[np.ndarray]  # n polygons (k, 2) float32 in [0, 1], or none
+
+
+@dataclass
+class Records:
+    """Usable images of a split, and what was wrong with the others."""
+
+    items: list[Record] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    unlabelled: int = 0
+
+
+def read_data_yaml(path: str | Path) -> dict:
+    """data.yaml with `train` and `val` as lists of paths, `names` a dict, `nc`.
+
+    Relative paths count from the yaml's `path`, itself relative to the yaml's folder
+    or to the working folder. Raises DataError naming what is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"data set description {str(path)!r} does not exist")
+    try:
+        data = yaml.safe_load(path.read_text(errors="replace"))
+    except yaml.YAMLError as error:
+        raise DataError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise DataError(f"{path} must be a mapping with train, val and names")
+    for key in ("train", "val", "names"):
+        if not data.get(key):
+            raise DataError(f"{path} has no {key!r} entry")
+    names = data["names"]
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    if sorted(names) != list(range(len(names))):
+        raise DataError(f"{path}: names must be numbered 0 to {len(names) - 1}")
+    if "nc" in data and data["nc"] != len(names):
+        raise DataError(f"{path}: nc is {data['nc']} but there are {len(names)} names")
+    for key in ("train", "val"):
+        data[key] = [_resolve(path, data, p) for p in np.atleast_1d(data[key]).tolist()]
+    data.update(names={i: str(names[i]) for i in range(len(names))}, nc=len(names))
+    return data
+
+
+def _resolve(description: Path, data: dict, entry: str) -> str:
+    root = Path(data.get("path") or ".")
+    tried = [(description.parent / root / entry).resolve()]
+    tried.append((Path.cwd() / root / entry).resolve())
+    for candidate in tried:
+        if candidate.exists():
+            return str(candidate)
+    places = " or ".join(dict.fromkeys(map(str, tried)))
+    raise DataError(f"{description} names {entry!r}, not found: {places}")
+
+
+def list_images(sources: list[str]) -> list[str]:
+    """Sorted image paths of folders (searched deeply) and of text lists."""
+    files: list[str] = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            files += [str(p) for p in source.rglob("*") if p.is_file()]
+        elif source.is_file():
+            for line in source.read_text().splitlines():
+                if line.strip():
+                    files.append(str(source.parent / line.strip()))
+        else:
+            raise DataError(f"image folder or list {str(source)!r} does not exist")
+    images = sorted({f for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES})
+    if not images:
+        raise DataError(f"no images found in {', '.join(sources)}")
+    return images
+
+
+def label_path(image: str) -> Path:
+    """Label file of an image: the last folder `images` becomes `labels`."""
+    parts = list(Path(image).parts)
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] == "images":
+            parts[i] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def read_image(path: str) -> np.ndarray:
+    """BGR uint8 (H, W, 3). Raises ValueError for a file that is not a whole image."""
+    data = np.fromfile(path, dtype=np.uint8)
+    head, tail = data[:4].tobytes(), data[-1024:].tobytes()
+    if head[:2] == b"\xff\xd8" and b"\xff\xd9" not in tail:
+        raise ValueError("truncated JPEG")
+    if head == b"\x89PNG" and b"IEND" not in tail:
+        raise ValueError("truncated PNG")
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    if image is None:
+        raise ValueError("not an image that OpenCV can read")
+    return image
+
+
+def parse_labels(text: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Labels (n, 5) and polygons of a label file; doubles are removed.
+
+    Polygons come for all objects (boxes as rectangles) when one object has one.
+    Raises ValueError naming the line and the rule.
+    """
+    labels, polygons, any_polygon = [], [], False
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            row = np.array(words, dtype=np.float32)
+        except ValueError:
+            raise ValueError(f"line {number}: not numbers: {line[:60]!r}") from None
+        _check_row(row, number)
+        if len(row) == 5:
+            box, polygon = row[1:], _rectangle(row[1:])
+        else:
+            any_polygon, polygon = True, row[1:].reshape(-1, 2)
+            low, high = polygon.min(0), polygon.max(0)
+            box = np.concatenate(((low + high) / 2, high - low))
+        labels.append([row[0], *box])
+        polygons.append(polygon)
+    if not labels:
+        return np.zeros((0, 5), dtype=np.float32), []
+    table = np.array(labels, dtype=np.float32)
+    _, first = np.unique(table, axis=0, return_index=True)
+    if len(first) < len(table):
+        table, polygons = table[first], [polygons[i] for i in first]
+    return table, polygons if any_polygon else []
+
+
+def _check_row(row: np.ndarray, number: int) -> None:
+    if len(row) != 5 and (len(row) < 7 or len(row) % 2 == 0):
+        raise ValueError(
+            f"line {number}: {len(row)} columns; a box has 5, a polygon 7+"
+        )
+    if not np.isfinite(row).all() or row[0] < 0 or row[0] != int(row[0]):
+        raise ValueError(f"line {number}: class {row[0]} is not a whole number >= 0")
+    if row[1:].min() < 0 or row[1:].max() > 1:
+        raise ValueError(f"line {number}: coordinates must be in [0, 1]")
+
+
+def _rectangle(box: np.ndarray) -> np.ndarray:
+    x, y, w, h = box
+    x1, x2, y1, y2 = x - w / 2, x + w / 2, y - h / 2, y + h / 2
+    corners = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], dtype=np.float32)
+    return corners.clip(0, 1)
+
+
+def _read_one(image: str) -> tuple[Record | None, str, bool]:
+    """(record or None, problem or "", has a label file)."""
+    try:
+        height, width = read_image(image).shape[:2]
+        if min(height, width) < 10:
+            raise ValueError(f"image of {width} x {height} pixels is below 10")
+        path = label_path(image)
+        found = path.is_file()
+        labels, segments = parse_labels(path.read_text() if found else "")
+        return Record(image, height, width, labels, segments), "", found
+    except (OSError, ValueError) as error:
+        return None, f"{image}: {error}", True
+
+
+def read_records(
+    images: list[str], nc: int, title: str, quiet: bool = False
+) -> Records:
+    """Reads and checks all images and labels, from the label cache where it is valid.
+
+    Raises DataError for a class number out of range.
+    """
+    cache = label_path(images[0]).parent.with_suffix(".cache.npz")
+    key = _fingerprint(images)
+    records = _load_cache(cache, key)
+    if records is None:
+        records = Records()
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            scan = tqdm(
+                pool.map(_read_one, images),
+                desc=f"{title}: reading labels",
+                total=len(images),
+                disable=quiet,
+            )
+            for record, problem, labelled in scan:
+                if record is None:
+                    records.problems.append(problem)
+                else:
+                    records.items.append(record)
+                    records.unlabelled += not labelled
+        _save_cache(cache, key, records)
+    for record in records.items:
+        if len(record.labels) and record.labels[:, 0].max() >= nc:
+            raise DataError(
+                f"{label_path(record.image)}: class {int(record.labels[:, 0].max())}, "
+                f"but the data set has {nc} classes (0 to {nc - 1})"
+            )
+    return records
+
+
+def report_problems(records: Records, title: str) -> None:
+    """Prints the counted warning about skipped files, the first few by name."""
+    total = len(records.items) + len(records.problems)
+    print(f"{title}: {len(records.items)} images, {records.unlabelled} without labels")
+    if records.problems:
+        print(f"WARNING {title}: skipped {len(records.problems)} of {total} images:")
+        for problem in records.problems[:SHOWN_PROBLEMS]:
+            print(f"  {problem}")
+        if len(records.problems) > SHOWN_PROBLEMS:
+            print(f"  ... and {len(records.problems) - SHOWN_PROBLEMS} more")
+
+
+def _fingerprint(images: list[str]) -> str:
+    """Changes when a path, a size or a modification time changes."""
+    digest = hashlib.sha256(str(CACHE_VERSION).encode())
+    for path in [*images, *map(label_path, images)]:
+        try:
+            stat = os.stat(path)
+            digest.update(f"{path}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+        except OSError:
+            digest.update(f"{path}|missing\n".encode())
+    return digest.hexdigest()
+
+
+def _save_cache(path: Path, key: str, records: Records) -> None:
+    """Flat arrays, no pickles. A folder that can't be written has no cache."""
+    items = records.items
+    polygons = [s for r in items for s in r.segments]
+    try:
+        np.savez_compressed(
+            path,
+            key=np.array(key),
+            unlabelled=np.array(records.unlabelled),
+            problems=np.array(records.problems, dtype=np.str_),
+            images=np.array([r.image for r in items], dtype=np.str_),
+            sizes=np.array([[r.height, r.width] for r in items], dtype=np.int64),
+            labels=np.concatenate([r.labels for r in items] or [np.zeros((0, 5))]),
+            counts=np.array([len(r.labels) for r in items], dtype=np.int64),
+            segmented=np.array([len(r.segments) for r in items], dtype=np.int64),
+            points=np.concatenate(polygons) if polygons else np.zeros((0, 2)),
+            lengths=np.array([len(s) for s in polygons], dtype=np.int64),
+        )
+    except OSError:
+        path.unlink(missing_ok=True) if path.parent.is_dir() else None
+
+
+def _load_cache(path: Path, key: str) -> Records | None:
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as saved:
+            if str(saved["key"]) != key:
+                return None
+            c = {name: saved[name] for name in saved.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None  # a missing or damaged cache is rebuilt
+    points = np.split(c["points"].astype(np.float32), np.cumsum(c["lengths"])[:-1])
+    points = points if len(c["lengths"]) else []
+    labels = np.split(c["labels"].astype(np.float32), np.cumsum(c["counts"])[:-1])
+    result = Records(problems=c["problems"].tolist(), unlabelled=int(c["unlabelled"]))
+    at = 0
+    for i, image in enumerate(c["images"].tolist()):
+        height, width = c["sizes"][i].tolist()
+        n = int(c["segmented"][i])
+        result.items.append(
+            Record(image, height, width, labels[i], points[at : at + n])
+        )
+        at += n
+    return result

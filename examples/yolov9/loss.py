@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MIT
+"""Detection loss of YOLOv9: BCE for classes, CIoU and DFL for boxes, per branch.
+
+For each branch, with target scores t of the assigner and T = max(sum t, 1):
+    cls = sum BCE(logits, t) / T
+    box = sum_positive (1 - CIoU) * sum_c t / T
+    dfl = sum_positive DFL * sum_c t / T              (arXiv:2006.04388)
+total = batch * sum_branch weight * (box * gain + cls * gain + dfl * gain), the
+auxiliary branch of a dual model weighing 0.25. All arithmetic is float32, under
+autocast too.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .assigner import TaskAlignedAssigner
+from .boxes import (
+    boxes_to_distances,
+    complete_iou,
+    distances_to_boxes,
+    make_anchors,
+    xywh_to_xyxy,
+)
+
+AUXILIARY_WEIGHT = 0.25
+
+
+class Targets(NamedTuple):
+    """Objects of one image: labels (n,) int64, boxes (n, 4) xyxy in pixels."""
+
+    labels: Tensor
+    boxes: Tensor
+
+
+class DetectionLoss:
+    """Loss of a DetectionModel's training output or of its eval levels.
+
+    hyp gives the gains "box", "cls", "dfl" and "cls_pw", "fl_gamma".
+    """
+
+    def __init__(self, head: torch.nn.Module, hyp: dict) -> None:
+        self.nc, self.reg_max = head.nc, head.reg_max
+        self.stride = head.stride.tolist()
+        self.gains = [hyp["box"], hyp["cls"], hyp["dfl"]]
+        self.positive_weight = float(hyp.get("cls_pw", 1.0))
+        self.gamma = float(hyp.get("fl_gamma", 0.0))
+        self.assigner = TaskAlignedAssigner(self.nc)
+
+    def __call__(self, output: Sequence, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """(loss times batch size, detached (box, cls, dfl)).
+
+        output: levels (N, no, H, W), or [auxiliary levels, main levels].
+        targets: (n, 6) image number, class, xywh in [0, 1].
+        """
+        dual = isinstance(output[0], (list, tuple))
+        branches = list(output) if dual else [output]
+        weights = [AUXILIARY_WEIGHT, 1.0] if dual else [1.0]
+        device = branches[0][0].device
+        with torch.autocast(device.type, enabled=False):
+            sizes = [f.shape[2:] for f in branches[0]]
+            batch = branches[0][0].shape[0]
+            points, stride = make_anchors(sizes, self.stride, device)
+            objects = self._per_image(targets.to(device), batch, sizes[0])
+            gains = torch.tensor(self.gains, device=device)
+            parts = sum(
+                w * self._branch(levels, objects, points, stride)
+                for w, levels in zip(weights, branches, strict=True)
+            )
+            parts = parts * gains
+            return parts.sum() * batch, parts.detach()
+
+    def _per_image(
+        self, targets: Tensor, batch: int, size: tuple[int, int]
+    ) -> list[Targets]:
+        height, width = (s * self.stride[0] for s in size)
+        scale = targets.new_tensor([width, height, width, height])
+        boxes = xywh_to_xyxy(targets[:, 2:] * scale)
+        usable = boxes.sum(1) > 0
+        result = []
+        for i in range(batch):
+            mine = (targets[:, 0] == i) & usable
+            result.append(Targets(targets[mine, 1].long(), boxes[mine]))
+        return result
+
+    def _branch(
+        self,
+        levels: list[Tensor],
+        objects: list[Targets],
+        points: Tensor,
+        stride: Tensor,
+    ) -> Tensor:
+        """(box, cls, dfl) of one branch, without gains."""
+        flat = [f.float().flatten(2).transpose(1, 2) for f in levels]
+        distances, logits = torch.cat(flat, 1).split((4 * self.reg_max, self.nc), 2)
+        boxes, scores, positive = self._assign(
+            distances, logits, objects, points, stride
+        )
+        total = scores.sum().clamp(min=1)
+        cls = self._classification(logits, scores) / total
+        if not positive.any():
+            return torch.stack((cls * 0, cls, cls * 0))
+        weight = scores[positive].sum(-1)
+        image, cell = positive.nonzero(as_tuple=True)
+        bins = distances[image, cell].view(-1, 4, self.reg_max)
+        aim = boxes[positive] / stride[cell]
+        predicted = distances_to_boxes(self._expected(bins), points[cell])
+        box = ((1 - complete_iou(predicted, aim)) * weight).sum() / total
+        sides = boxes_to_distances(aim, points[cell], self.reg_max - 1)
+        dfl = (self._distribution(bins, sides) * weight).sum() / total
+        return torch.stack((box, cls, dfl))
+
+    @torch.no_grad()
+    def _assign(
+        self,
+        distances: Tensor,
+        logits: Tensor,
+        objects: list[Targets],
+        points: Tensor,
+        stride: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Target boxes (N, A, 4) in pixels, scores (N, A, nc), positive (N, A)."""
+        each = []
+        for d, z, gt in zip(distances, logits, objects, strict=True):
+            sides = self._expected(d.view(-1, 4, self.reg_max))
+            boxes = distances_to_boxes(sides, points) * stride
+            each.append(
+                self.assigner(z.sigmoid(), boxes, points * stride, gt.labels, gt.boxes)
+            )
+        boxes, scores, positive = (torch.stack(t) for t in zip(*each, strict=True))
+        return boxes, scores, positive
+
+    def _expected(self, bins: Tensor) -> Tensor:
+        """(..., reg_max) logits -> expected distance (...) in cells."""
+        steps = torch.arange(self.reg_max, device=bins.device, dtype=bins.dtype)
+        return bins.softmax(-1) @ steps
+
+    def _classification(self, logits: Tensor, scores: Tensor) -> Tensor:
+        weight = logits.new_tensor([self.positive_weight])
+        if self.gamma <= 0:
+            return F.binary_cross_entropy_with_logits(
+                logits, scores, pos_weight=weight, reduction="sum"
+            )
+        loss = F.binary_cross_entropy_with_logits(
+            logits, scores, pos_weight=weight, reduction="none"
+        )
+        p = logits.sigmoid()
+        agreement = scores * p + (1 - scores) * (1 - p)
+        balance = scores * 0.25 + (1 - scores) * 0.75  # arXiv:1708.02002
+        return (loss * balance * (1 - agreement) ** self.gamma).sum()
+
+    def _distribution(self, bins: Tensor, sides: Tensor) -> Tensor:
+        """DFL (n,): cross entropy shared by the two bins next to the distance."""
+        left = sides.long()
+        share = left + 1 - sides
+        log_p = bins.log_softmax(-1)
+        low = log_p.gather(-1, left[..., None]).squeeze(-1)
+        high = log_p.gather(-1, left[..., None] + 1).squeeze(-1)
+        return -(low * share + high * (1 - share)).mean(-1)

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: MIT
+"""Command line: the flags of the field's train_dual.py and ours."""
+
+import argparse
+from pathlib import Path
+
+import yaml
+
+from .architectures import model_name
+
+HYP_FOLDER = Path(__file__).parent / "hyp"
+REQUIRED_HYP = [
+    "lr0",
+    "lrf",
+    "momentum",
+    "weight_decay",
+    "warmup_epochs",
+    "warmup_momentum",
+    "warmup_bias_lr",
+    "box",
+    "cls",
+    "dfl",
+    "hsv_h",
+    "hsv_s",
+    "hsv_v",
+    "degrees",
+    "translate",
+    "scale",
+    "shear",
+    "perspective",
+    "flipud",
+    "fliplr",
+    "mosaic",
+    "mixup",
+    "copy_paste",
+]
+
+
+class OptionError(Exception):
+    """An option that can't be used; the message names option, value and rule."""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        description="Train YOLOv9 or GELAN, with yolov9mem unless --stock."
+    )
+    _field_options(p)
+    _field_switches(p)
+    own = p.add_argument_group("yolov9mem")
+    own.add_argument(
+        "--ckpt",
+        nargs="?",
+        const="conv",
+        metavar="KEEP",
+        help="checkpointed blocks: conv (the default of the bare flag) or min",
+    )
+    own.add_argument(
+        "--accumulate", type=int, metavar="N", help="batches a step (default: 64/batch)"
+    )
+    own.add_argument("--mosaic", type=float, metavar="P", help="probability of mosaic")
+    own.add_argument("--mixup", type=float, metavar="P", help="probability of mixup")
+    own.add_argument("--stock", action="store_true", help="without yolov9mem")
+    own.add_argument("--demo", action="store_true", help="both ways on drawn shapes")
+    own.add_argument(
+        "--amp",
+        action=argparse.BooleanOptionalAction,
+        help="autocast: fp16 on CUDA (default), bf16 on the CPU (default off)",
+    )
+    return p
+
+
+def _field_options(p: argparse.ArgumentParser) -> None:
+    add = p.add_argument
+    add("--weights", default="", help="checkpoint to start from")
+    add("--cfg", default="", help="yolov9-t|s|m|c|e or gelan-t|s|m|c|e, .yaml allowed")
+    add("--data", default="", help="data.yaml; without it: drawn shapes")
+    add("--hyp", default="hyp.scratch-high.yaml", help="file, or name in yolov9/hyp")
+    add("--epochs", type=int, default=100)
+    add("--batch-size", "--batch", type=int, default=16, help="over all devices")
+    add("--imgsz", "--img", "--img-size", type=int, default=640, help="pixels")
+    add("--resume", nargs="?", const=True, default=False, help="go on from last.pt")
+    add("--cache", nargs="?", const="ram", choices=["ram"], help="keep images decoded")
+    add("--device", default="", help="cpu, or CUDA numbers such as 0 or 0,1")
+    add("--optimizer", choices=["SGD", "Adam", "AdamW"], default="SGD")
+    add("--workers", type=int, default=8, help="loader processes at most")
+    add("--project", default="runs/train")
+    add("--name", default="exp")
+    add("--label-smoothing", type=float, default=0.0, help="no effect on this loss")
+    add("--patience", type=int, default=100, help="epochs without improvement")
+    add("--freeze", nargs="+", type=int, default=[0], help="first N, or layer numbers")
+    add("--save-period", type=int, default=-1, help="also keep every Nth epoch")
+    add("--seed", type=int, default=0)
+    add("--min-items", type=int, default=0, help="least objects an image must have")
+    add("--close-mosaic", type=int, default=0, help="last epochs without mosaic")
+    add("--local_rank", "--local-rank", type=int, default=-1, help=argparse.SUPPRESS)
+
+
+def _field_switches(p: argparse.ArgumentParser) -> None:
+    switches = {
+        "rect": "rectangular batches, no mosaic",
+        "nosave": "only the last checkpoint",
+        "noval": "validate only the last epoch",
+        "noautoanchor": "accepted; these models have no anchor boxes",
+        "noplots": "no pictures",
+        "image-weights": "draw images by how badly their classes do",
+        "multi-scale": "vary the image size by half",
+        "single-cls": "all classes as one",
+        "sync-bn": "batch norm over all processes (CUDA)",
+        "exist-ok": "write into an existing folder",
+        "cos-lr": "cosine schedule",
+        "flat-cos-lr": "constant, then cosine schedule",
+        "fixed-lr": "constant rate",
+    }
+    for name, text in switches.items():
+        p.add_argument(f"--{name}", action="store_true", help=text)
+
+
+def check(opt: argparse.Namespace) -> None:
+    """Raises OptionError for values that can't work."""
+    for name in ("epochs", "batch_size", "imgsz"):
+        if getattr(opt, name) < 1:
+            raise OptionError(f"--{name} is {getattr(opt, name)}: must be at least 1")
+    if opt.accumulate is not None and opt.accumulate < 1:
+        raise OptionError(f"--accumulate is {opt.accumulate}: must be at least 1")
+    for name in ("mosaic", "mixup"):
+        value = getattr(opt, name)
+        if value is not None and not 0 <= value <= 1:
+            raise OptionError(f"--{name} is {value}: a probability from 0 to 1")
+    if opt.stock and opt.ckpt:
+        raise OptionError("--ckpt is yolov9mem's and can't be combined with --stock")
+    if not opt.cfg and not opt.weights and not opt.resume:
+        raise OptionError("--cfg or --weights must be given, e.g. --cfg yolov9-s")
+    if opt.cfg:
+        try:
+            model_name(opt.cfg)
+        except ValueError as error:
+            raise OptionError(f"--cfg: {error}") from None
+    if opt.label_smoothing:
+        print("WARNING --label-smoothing: the task-aligned loss has no use for it")
+
+
+def read_hyp(name: str, opt: argparse.Namespace) -> dict:
+    """Hyper-parameters by file or by name, with --mosaic and --mixup on top."""
+    tried = [Path(name), HYP_FOLDER / Path(name).name]
+    path = next((p for p in tried if p.is_file()), None)
+    if path is None:
+        known = ", ".join(sorted(p.name for p in HYP_FOLDER.glob("*.yaml")))
+        raise OptionError(f"--hyp {name!r} is neither a file nor one of {known}")
+    try:
+        hyp = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise OptionError(f"--hyp {path} is not valid YAML: {error}") from error
+    missing = [k for k in REQUIRED_HYP if not isinstance(hyp, dict) or k not in hyp]
+    if missing:
+        raise OptionError(f"--hyp {path}: missing {', '.join(missing)}")
+    for key in ("mosaic", "mixup"):
+        if getattr(opt, key) is not None:
+            hyp[key] = getattr(opt, key)
+    return hyp
+
+
+def schedule_kind(opt: argparse.Namespace) -> str:
+    if opt.cos_lr:
+        return "cos"
+    if opt.flat_cos_lr:
+        return "flat-cos"
+    return "fixed" if opt.fixed_lr else "linear"
+
+
+def run_folder(opt: argparse.Namespace) -> Path:
+    """project/name, or name2, name3, ... where it exists."""
+    folder = Path(opt.project) / opt.name
+    number = 2
+    while folder.exists() and not opt.exist_ok:
+        folder = Path(opt.project) / f"{opt.name}{number}"
+        number += 1
+    return folder

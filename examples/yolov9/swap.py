@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""The only place of the example that knows yolov9mem, so that --stock needs none."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+import torch
+from torch import nn
+
+
+class NotInstalledError(Exception):
+    """yolov9mem can't be imported; the message says what to do."""
+
+
+def _load(module: str) -> object:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise NotInstalledError(
+            f"{module} can't be imported ({error}): run `pip install .` in the "
+            "repository, or pass --stock to train without yolov9mem"
+        ) from error
+
+
+def training_sample() -> Callable:
+    """(dataset, index) -> (image, labels) by yolov9mem's one-pass mosaic."""
+    return _load("yolov9mem.augment").official_sample
+
+
+def sgd(groups: list[dict], **options: object) -> torch.optim.SGD:
+    """yolov9mem.torch.AccumulatingSGD over parameter groups."""
+    return _load("yolov9mem.torch").AccumulatingSGD(groups, **options)
+
+
+def checkpoint(model: nn.Module, keep: str) -> nn.Module:
+    """The same model, its training forward and backward run by yolov9mem."""
+    return _load("yolov9mem.torch").checkpoint(model, keep=keep)
+
+
+def report(model: nn.Module) -> object:
+    """Bytes kept from the last training forward to its backward."""
+    return _load("yolov9mem.torch").report(model)
+
+
+def held_bytes(model: nn.Module) -> int:
+    """Bytes kept from the last training forward to its backward, image included."""
+    return sum(row.held_bytes for row in report(model).rows)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""A small detection set of drawn shapes, for trying the trainer without data."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+
+NAMES = ("circle", "square", "triangle")
+
+
+def make_shapes(folder: Path, train: int = 96, val: int = 32, size: int = 192) -> Path:
+    """Writes images and YOLO labels below `folder` unless there; its data.yaml."""
+    description = folder / "data.yaml"
+    if description.is_file():
+        return description
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        images, labels = folder / "images" / split, folder / "labels" / split
+        images.mkdir(parents=True, exist_ok=True)
+        labels.mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            picture, rows = _draw(rng, size)
+            cv2.imwrite(str(images / f"{i:04}.png"), picture)
+            text = "".join(
+                f"{c} {x:.6f} {y:.6f} {w:.6f} {h:.6f}\n" for c, x, y, w, h in rows
+            )
+            (labels / f"{i:04}.txt").write_text(text)
+    content = {"path": ".", "train": "images/train", "val": "images/val"}
+    content["names"] = dict(enumerate(NAMES))
+    description.write_text(yaml.safe_dump(content))
+    return description
+
+
+def _draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tuple]]:
+    """One picture (size, size, 3) and its rows class, x, y, w, h in [0, 1]."""
+    coarse = rng.integers(60, 196, (6, 6, 3), dtype=np.uint8)
+    picture = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+    boxes: list[np.ndarray] = []
+    rows = []
+    for _ in range(int(rng.integers(2, 6))):
+        r = int(rng.integers(size // 12, size // 5))
+        x, y = rng.integers(r, size - r, 2).tolist()
+        box = np.array([x - r, y - r, x + r, y + r])
+        if any((box[:2] < b[2:]).all() and (b[:2] < box[2:]).all() for b in boxes):
+            continue
+        boxes.append(box)
+        kind = int(rng.integers(len(NAMES)))
+        colour = np.zeros(3)
+        colour[kind] = 255
+        colour = (colour * 0.6 + rng.integers(0, 100, 3)).tolist()
+        _shape(picture, kind, (x, y), r, colour)
+        rows.append((kind, x / size, y / size, 2 * r / size, 2 * r / size))
+    return picture, rows
+
+
+def _shape(
+    picture: np.ndarray, kind: int, at: tuple[int, int], r: int, colour: list[float]
+) -> None:
+    x, y = at
+    if kind == 0:
+        cv2.circle(picture, at, r, colour, cv2.FILLED, cv2.LINE_AA)
+    elif kind == 1:
+        cv2.rectangle(picture, (x - r, y - r), (x + r, y + r), colour, cv2.FILLED)
+    else:
+        corners = np.array([[x, y - r], [x - r, y + r], [x + r, y + r]])
+        cv2.fillPoly(picture, [corners], colour, cv2.LINE_AA)

@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: MIT
+"""The training run: data, model, epochs, validation, checkpoints."""
+
+import argparse
+import math
+import random
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import yaml
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from . import checkpoints, memory, options, swap
+from .architectures import model_name
+from .dataset import DetectionDataset, make_loader
+from .ema import ModelEMA
+from .environment import (
+    Processes,
+    autocast_options,
+    join_processes,
+    seed_everything,
+    select_devices,
+)
+from .labels import list_images, read_data_yaml, read_records, report_problems
+from .loss import DetectionLoss
+from .model import DetectionModel, load_matching
+from .optim import NOMINAL_BATCH, Warmup, make_optimizer, make_step, schedule
+from .results import ResultsFile, final_table
+from .val import Metrics, validate
+
+STRIDE = 32
+
+
+class TrainingError(Exception):
+    """Training can't go on; the message says where and why."""
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The detector inside DataParallel or DistributedDataParallel."""
+    wrappers = (nn.DataParallel, DistributedDataParallel)
+    return model.module if isinstance(model, wrappers) else model
+
+
+class Trainer:
+    """One run of train_dual.py; `run` trains and returns the last metrics."""
+
+    def __init__(self, opt: argparse.Namespace, hyp: dict, folder: Path) -> None:
+        self.opt, self.hyp, self.folder = opt, dict(hyp), folder
+        self.processes = Processes.from_environment()
+        self.devices = select_devices(opt.device, self.processes)
+        self.device = self.devices[0]
+        join_processes(self.processes, self.device)
+        seed_everything(opt.seed + 1 + self.processes.rank)
+        self.autocast = autocast_options(opt.amp, self.device)
+        fp16 = self.autocast["enabled"] and self.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
+        self.saved = checkpoints.load(opt.weights) if opt.weights else None
+        self.start_epoch, self.best_fitness, self.best_epoch = 0, 0.0, 0
+        self._set_size()
+        self._open_data()
+        self._build_model()
+        self._build_optimizer()
+        self._wrap_model()
+        self.loss = DetectionLoss(unwrapped(self.model).model[-1], self.hyp)
+        if self.processes.is_main:
+            self._write_settings()
+
+    @property
+    def batch_size(self) -> int:
+        """Images a batch of this process."""
+        return self.opt.batch_size // self.processes.world
+
+    def _set_size(self) -> None:
+        size = max(math.ceil(self.opt.imgsz / STRIDE) * STRIDE, 2 * STRIDE)
+        if size != self.opt.imgsz:
+            print(f"WARNING --img {self.opt.imgsz} must be a multiple of 32: {size}")
+        self.imgsz = size
+        if self.opt.batch_size % self.processes.world:
+            raise options.OptionError(
+                f"--batch-size {self.opt.batch_size} is not a multiple of the "
+                f"{self.processes.world} processes"
+            )
+
+    def _open_data(self) -> None:
+        opt, main = self.opt, self.processes.is_main
+        data = read_data_yaml(opt.data)
+        self.names = {0: "item"} if opt.single_cls else data["names"]
+        self.nc = len(self.names)
+        records = {}
+        # The main process reads first and writes the label cache for the others.
+        if self.processes.is_distributed and not main:
+            dist.barrier()
+        for split in ("train", "val"):
+            images = list_images(data[split])
+            records[split] = read_records(images, data["nc"], split, quiet=not main)
+            if main:
+                report_problems(records[split], split)
+        if self.processes.is_distributed and main:
+            dist.barrier()
+        common = {"hyp": self.hyp, "batch_size": self.batch_size}
+        common["single_cls"] = opt.single_cls
+        self.dataset = DetectionDataset(
+            records["train"],
+            self.imgsz,
+            augment=True,
+            rect=opt.rect,
+            min_items=opt.min_items,
+            sample=None if opt.stock else swap.training_sample(),
+            **common,
+        )
+        self.val_set = DetectionDataset(
+            records["val"], self.imgsz, augment=False, rect=True, **common
+        )
+        if opt.cache:
+            kept = self.dataset.cache_images() + self.val_set.cache_images()
+            print(f"cached images: {kept / 1e6:.0f} MB")
+        self.loader = make_loader(
+            self.dataset,
+            self.batch_size,
+            opt.workers,
+            shuffle=not opt.rect,
+            rank=self.processes.rank,
+            seed=opt.seed,
+        )
+        self.val_loader = make_loader(
+            self.val_set, self.batch_size, opt.workers, shuffle=False
+        )
+
+    def _build_model(self) -> None:
+        opt, saved = self.opt, self.saved
+        self.name = model_name(opt.cfg) if opt.cfg else saved["name"]
+        model = DetectionModel(self.name, self.nc)
+        model.names = self.names
+        if saved:
+            state = saved["model"]
+            if not opt.resume and saved.get("ema"):
+                state = saved["ema"]
+            count = load_matching(model, state)
+            print(f"{count}/{len(model.state_dict())} tensors from {opt.weights}")
+        frozen = opt.freeze if len(opt.freeze) > 1 else range(opt.freeze[0])
+        prefixes = tuple(f"model.{i}." for i in frozen)
+        for key, parameter in model.named_parameters():
+            if prefixes and key.startswith(prefixes):
+                parameter.requires_grad = False
+        self.model = model.to(self.device)
+
+    def _build_optimizer(self) -> None:
+        opt, hyp, model = self.opt, self.hyp, self.model
+        self.warmup = Warmup(hyp, len(self.loader), opt.batch_size, opt.accumulate)
+        hyp = dict(hyp)
+        hyp["weight_decay"] *= opt.batch_size * self.warmup.accumulate / NOMINAL_BATCH
+        self.ema = ModelEMA(model) if self.processes.is_main else None
+        self.optimizer = make_optimizer(model, opt.optimizer, hyp, self.ema, opt.stock)
+        for group in self.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.factor = schedule(options.schedule_kind(opt), hyp["lrf"], opt.epochs)
+        if opt.resume:
+            self._resume()
+        self.step = make_step(model, self.optimizer, self.scaler, self.ema)
+
+    def _resume(self) -> None:
+        saved = self.saved
+        if saved["epoch"] < 0 or not saved.get("optimizer"):
+            raise options.OptionError(
+                f"--resume {self.opt.weights}: this training is finished; "
+                "start another from it with --weights"
+            )
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.ema is not None:
+            self.ema.ema.load_state_dict(saved["ema"])
+            self.ema.updates = saved["updates"]
+        self.start_epoch = saved["epoch"] + 1
+        self.best_fitness = saved["best_fitness"]
+        self.best_epoch = saved["epoch"]
+        print(f"resuming {self.opt.weights} at epoch {self.start_epoch}")
+
+    def _wrap_model(self) -> None:
+        model, cuda = self.model, self.device.type == "cuda"
+        if self.opt.sync_bn and self.processes.is_distributed:
+            if cuda:
+                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            else:
+                print("WARNING --sync-bn needs CUDA: plain batch norm on the CPU")
+        if self.opt.ckpt:
+            model = swap.checkpoint(model, self.opt.ckpt)
+        if self.processes.is_distributed:
+            model = DistributedDataParallel(
+                model, device_ids=[self.device] if cuda else None
+            )
+        elif len(self.devices) > 1:
+            model = nn.DataParallel(model, device_ids=self.devices)
+        self.model = model
+
+    def _write_settings(self) -> None:
+        (self.folder / "weights").mkdir(parents=True, exist_ok=True)
+        for name, content in (("opt", vars(self.opt)), ("hyp", self.hyp)):
+            text = yaml.safe_dump(dict(content), sort_keys=False)
+            (self.folder / f"{name}.yaml").write_text(text)
+        self.results = ResultsFile(self.folder, keep=self.start_epoch)
+
+    def run(self) -> Metrics:
+        """Trains all epochs; the metrics of the last validation."""
+        opt, started = self.opt, time.perf_counter()
+        metrics, saved_all = Metrics(), True
+        if self.processes.is_main:
+            kind = "stock PyTorch" if opt.stock else "yolov9mem"
+            print(f"{kind}, checkpointed: {opt.ckpt or 'no'}; writing {self.folder}")
+        for epoch in range(self.start_epoch, opt.epochs):
+            losses = self._train_epoch(epoch, metrics)
+            stop = False
+            if self.processes.is_main:
+                final = epoch + 1 == opt.epochs
+                stop = epoch - self.best_epoch >= opt.patience
+                if not opt.noval or final or stop:
+                    metrics = self._validate()
+                if opt.ckpt and epoch == self.start_epoch:
+                    print(swap.report(unwrapped(self.model)))
+                self._note_epoch(epoch, losses, metrics)
+                if not opt.nosave or final or stop:
+                    saved_all = self._save(epoch, metrics)
+            if self._all_stop(stop):
+                break
+        if self.processes.is_main:
+            self._finish(metrics, time.perf_counter() - started)
+            if not saved_all:
+                raise TrainingError("the last checkpoint could not be written")
+        if self.processes.is_distributed:
+            dist.destroy_process_group()
+        return metrics
+
+    def _train_epoch(self, epoch: int, metrics: Metrics) -> Tensor:
+        """Mean (box, cls, dfl) losses of an epoch."""
+        opt = self.opt
+        self.model.train()
+        if opt.image_weights:
+            counts = self.dataset.class_counts(self.nc)
+            doing = np.array([metrics.per_class.get(c, (0, 0))[1] for c in self.names])
+            self.dataset.draw_weighted((1 - doing) ** 2 / np.maximum(counts, 1))
+        if opt.close_mosaic and epoch >= opt.epochs - opt.close_mosaic:
+            self.dataset.mosaic = False
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.factor(epoch)
+        if self.processes.is_distributed:
+            self.loader.sampler.set_epoch(epoch)
+        self.optimizer.zero_grad()
+        mean = torch.zeros(3)
+        bar = tqdm(self.loader, disable=not self.processes.is_main, mininterval=0.5)
+        for i, (images, targets, _, _) in enumerate(bar):
+            iteration = i + len(self.loader) * epoch
+            self.warmup.apply(self.optimizer, iteration, self.factor(epoch))
+            losses = self._train_batch(images, targets, epoch)
+            mean = (mean * i + losses) / (i + 1)
+            box, cls, dfl = mean.tolist()
+            used = memory.in_use(self.device) / 1e9
+            bar.set_description(
+                f"{epoch + 1}/{opt.epochs} {used:.2f} GB  box {box:.3f} cls {cls:.3f} "
+                f"dfl {dfl:.3f}  {len(targets)} objects {images.shape[-1]} px",
+                refresh=False,
+            )
+        return mean
+
+    def _train_batch(self, images: Tensor, targets: Tensor, epoch: int) -> Tensor:
+        images = images.to(self.device, non_blocking=True).float() / 255
+        if self.opt.multi_scale:
+            images = self._rescaled(images)
+        with torch.autocast(self.device.type, **self.autocast):
+            output = self.model(images)
+        loss, parts = self.loss(output, targets)
+        del output, images
+        if not self.scaler.is_enabled() and not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} in epoch {epoch + 1}: lower lr0 in the hyp "
+                f"file; the checkpoints in {self.folder} are of earlier epochs"
+            )
+        self.scaler.scale(loss * self.processes.world).backward()
+        self.step(self.warmup.accumulate)
+        return parts.cpu()
+
+    def _rescaled(self, images: Tensor) -> Tensor:
+        low, high = int(self.imgsz * 0.5), int(self.imgsz * 1.5) + STRIDE
+        factor = random.randrange(low, high) // STRIDE * STRIDE / max(images.shape[2:])
+        size = [math.ceil(x * factor / STRIDE) * STRIDE for x in images.shape[2:]]
+        return nn.functional.interpolate(images, size=size, mode="bilinear")
+
+    def _validate(self) -> Metrics:
+        return validate(
+            self.ema.ema, self.val_loader, self.loss, self.device, self.autocast
+        )
+
+    def _note_epoch(self, epoch: int, losses: Tensor, metrics: Metrics) -> None:
+        if metrics.fitness > self.best_fitness:
+            self.best_fitness, self.best_epoch = metrics.fitness, epoch
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        used = memory.peak(self.device)
+        self.results.add(epoch, losses.tolist(), metrics, rates, used)
+        print(
+            f"  epoch {epoch + 1}: precision {metrics.precision:.3f} recall "
+            f"{metrics.recall:.3f} mAP50 {metrics.map50:.3f} mAP50-95 {metrics.map:.3f}"
+        )
+
+    def _save(self, epoch: int, metrics: Metrics) -> bool:
+        """Writes last.pt, best.pt and periodic files; False if one could not be."""
+        model = unwrapped(self.model)
+        content = {
+            "epoch": epoch,
+            "best_fitness": self.best_fitness,
+            "name": self.name,
+            "nc": self.nc,
+            "names": self.names,
+            "model": model.state_dict(),
+            "ema": self.ema.ema.state_dict(),
+            "updates": self.ema.updates,
+            "optimizer": self.optimizer.state_dict(),
+            "opt": vars(self.opt),
+            "hyp": self.hyp,
+            "date": datetime.now(timezone.utc).isoformat(),
+        }
+        weights = self.folder / "weights"
+        paths = [weights / "last.pt"]
+        if epoch == self.best_epoch or not (weights / "best.pt").exists():
+            paths.append(weights / "best.pt")
+        if self.opt.save_period > 0 and epoch % self.opt.save_period == 0:
+            paths.append(weights / f"epoch{epoch}.pt")
+        try:
+            for path in paths:
+                checkpoints.save(content, path)
+        except checkpoints.CheckpointError as error:
+            print(f"WARNING {error}")
+            return False
+        return True
+
+    def _all_stop(self, stop: bool) -> bool:
+        if not self.processes.is_distributed:
+            return stop
+        decision = [stop]
+        dist.broadcast_object_list(decision, 0)
+        return decision[0]
+
+    def _finish(self, metrics: Metrics, seconds: float) -> None:
+        for name in ("last.pt", "best.pt"):
+            path = self.folder / "weights" / name
+            if path.exists():
+                checkpoints.strip(path)
+        if not self.opt.noplots:
+            self.results.plot()
+        print(final_table(metrics, self.names, seconds, memory.peak(self.device)))
