@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: MIT
+"""Measures yolov9mem against stock PyTorch, and turns the records into tables.
+
+python -m benchmarks cpu --out benchmarks/results     # measure, write one record
+python -m benchmarks render                           # records -> README, RESULTS.md
+pytest benchmarks                                     # the same cases, pytest-benchmark
+"""

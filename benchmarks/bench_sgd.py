@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: MIT
+"""The optimizer step of yolov9-c: 51.2 million parameters in 746 tensors, and EMA."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks import timing
+from benchmarks.models import detection_model
+
+TITLE = "Optimizer step: clip, SGD with Nesterov momentum, moving average, zero"
+COLUMNS = timing.COLUMNS
+OURS = "yolov9mem AccumulatingSGD"
+LOOP = "torch for-loop"
+COPY = "plain copy of the same bytes"
+RATES = {"lr": 1e-3, "momentum": 0.937, "nesterov": True, "weight_decay": 5e-4}
+BYTES_PER_PARAMETER = 36  # read g; read p, g, m, e; write p, g, m, e
+
+
+class OfficialEMA:
+    """The moving average of the official trainer, in its own two calls per tensor."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.ema = copy.deepcopy(model).eval()
+        self.updates = 0
+
+    def decay(self, updates: int) -> float:
+        return 0.9999 * (1 - math.exp(-updates / 2000))
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.updates += 1
+        decay = self.decay(self.updates)
+        source = model.state_dict()
+        for name, value in self.ema.state_dict().items():
+            if value.dtype.is_floating_point:
+                value *= decay
+                value += (1 - decay) * source[name].detach()
+
+
+def _fill_gradients(model: nn.Module) -> Callable[[], None]:
+    def fill() -> None:
+        for p in model.parameters():
+            if p.requires_grad:
+                p.grad = torch.empty_like(p) if p.grad is None else p.grad
+                p.grad.fill_(1e-4)
+
+    return fill
+
+
+def stock_case(model: nn.Module, **kind: Any) -> timing.Case:
+    """The official trainer's lines with torch.optim.SGD(**kind)."""
+    ema = OfficialEMA(model)
+    optimizer = torch.optim.SGD(model.parameters(), **RATES, **kind)
+
+    def step() -> None:
+        nn.utils.clip_grad_norm_(model.parameters(), max_norm=10.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        ema.update(model)
+
+    return timing.Case(step, _fill_gradients(model))
+
+
+def our_case(model: nn.Module) -> timing.Case:
+    from yolov9mem.torch.sgd import AccumulatingSGD
+
+    optimizer = AccumulatingSGD(
+        model.parameters(), **RATES, max_norm=10.0, ema=OfficialEMA(model), model=model
+    )
+    return timing.Case(optimizer.step, _fill_gradients(model))
+
+
+def copy_case(parameters: int) -> timing.Case:
+    """Reads and writes together as many bytes as the two passes."""
+    source = torch.ones(parameters * BYTES_PER_PARAMETER // 8)
+    target = torch.empty_like(source)
+    return timing.Case(lambda: target.copy_(source))
+
+
+def cases(name: str) -> dict[str, timing.Case]:
+    """Every implementation on its own copy of the model called `name`."""
+    model = detection_model(name)
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {
+        LOOP: stock_case(copy.deepcopy(model), foreach=False),
+        "torch foreach": stock_case(copy.deepcopy(model), foreach=True),
+        "torch fused": stock_case(copy.deepcopy(model), fused=True),
+        OURS: our_case(model),
+        COPY: copy_case(parameters),
+    }
+
+
+def rows(quick: bool) -> list[dict]:
+    """quick: yolov9-s instead of yolov9-c."""
+    name = "yolov9-s" if quick else "yolov9-c"
+    timings = timing.compare(cases(name), repetitions=7 if quick else 11, warmup=2)
+    return timing.rows(name, timings, LOOP)

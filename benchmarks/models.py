@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: MIT
+"""The detectors of examples/, by name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+EXAMPLES = str(Path(__file__).resolve().parents[1] / "examples")
+
+
+def _examples() -> None:
+    if EXAMPLES not in sys.path:
+        sys.path.insert(0, EXAMPLES)
+
+
+def detection_model(name: str, classes: int = 80) -> nn.Module:
+    """A detector such as "yolov9-c" in training mode, freshly initialised."""
+    _examples()
+    from yolov9.model import DetectionModel
+
+    return DetectionModel(name, classes).train()
+
+
+def detection_loss(model: nn.Module) -> Any:
+    """loss(output, targets) -> (scalar, parts) with the example's hyper-parameters."""
+    _examples()
+    import yaml
+
+    from yolov9.loss import DetectionLoss
+    from yolov9.options import HYP_FOLDER
+
+    hyp = yaml.safe_load((HYP_FOLDER / "hyp.scratch-high.yaml").read_text())
+    return DetectionLoss(model.model[-1], hyp)
