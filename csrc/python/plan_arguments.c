@@ -33,6 +33,21 @@ static PyObject *sequence_of(PyObject *object, const char *name, int32_t count)
     return list;
 }
 
+static int require_device(const ym_array *array, const char *name, const ym_plan *plan)
+{
+    char found[32], wanted[32];
+    if (array->device == plan->device) {
+        return 0;
+    }
+    snprintf(found, sizeof found, array->device < 0 ? "the CPU" : "CUDA device %d",
+             array->device);
+    snprintf(wanted, sizeof wanted, plan->device < 0 ? "the CPU" : "CUDA device %d",
+             plan->device);
+    PyErr_Format(PyExc_ValueError, "%s: is on %s, the plan is for %s", name, found,
+                 wanted);
+    return -1;
+}
+
 /* One value in channels-last order; None is allowed where `optional`. */
 static int parse_value(const ym_plan *plan, PyObject *object, const char *name,
                        int32_t item, bool optional, bool writes, ym_tensor *value)
@@ -51,10 +66,7 @@ static int parse_value(const ym_plan *plan, PyObject *object, const char *name,
         (writes && ym_require_writable(&array, name) < 0)) {
         return -1;
     }
-    if (array.device >= 0) {
-        PyErr_Format(PyExc_ValueError,
-                     "%s: is on CUDA device %d, the plan is for the CPU", name,
-                     array.device);
+    if (require_device(&array, name, plan) < 0) {
         return -1;
     }
     *value = (ym_tensor){array.data, array.dtype, made->n, made->h,
@@ -80,9 +92,10 @@ int ym_parse_values(const ym_plan *plan, PyObject *object, const ym_value_list *
 }
 
 /* A weight (K, C / groups, R, S) with any strides, or a vector (C). */
-static int parse_weight(PyObject *object, const ym_param *param, const char *kind,
+static int parse_weight(const ym_plan *plan, PyObject *object, const ym_param *param,
                         bool writes, ym_weight *weight)
 {
+    const char *kind = writes ? "gradient of" : "parameter";
     ym_array array;
     int64_t shape[4] = {param->k, param->c, param->r, param->s};
     char name[192];
@@ -99,10 +112,7 @@ static int parse_weight(PyObject *object, const ym_param *param, const char *kin
     if (array.ndim == 1 && param->k > 1 && array.stride[0] != 1) {
         return ym_require_packed(&array, name);
     }
-    if (array.device >= 0) {
-        PyErr_Format(PyExc_ValueError,
-                     "%s: is on CUDA device %d, the plan is for the CPU", name,
-                     array.device);
+    if (require_device(&array, name, plan) < 0) {
         return -1;
     }
     *weight = (ym_weight){array.data,      param->k, param->c, param->r, param->s,
@@ -128,8 +138,7 @@ static int parse_weights(const ym_plan *plan, PyObject *object, const char *name
         if (gradients && entry == Py_None) {
             (*weights)[i] = (ym_weight){NULL, p->k, p->c, p->r, p->s, 0, 0, 0, 0};
         } else {
-            status = parse_weight(entry, p, gradients ? "gradient of" : "parameter",
-                                  gradients, &(*weights)[i]);
+            status = parse_weight(plan, entry, p, gradients, &(*weights)[i]);
         }
         /* A gradient that the plan does not compute is not touched. */
         if (gradients && !plan->program->param_grad[i]) {
@@ -140,7 +149,7 @@ static int parse_weights(const ym_plan *plan, PyObject *object, const char *name
     return status;
 }
 
-static int parse_running(PyObject *object, const char *what,
+static int parse_running(const ym_plan *plan, PyObject *object, const char *what,
                          const ym_norm_module *module, float **data)
 {
     ym_array array;
@@ -156,13 +165,16 @@ static int parse_running(PyObject *object, const char *what,
     }
     if (ym_require_dtype(&array, name, YM_F32) < 0 ||
         ym_require_shape(&array, name, 1, shape) < 0 ||
-        ym_require_packed(&array, name) < 0 || ym_require_writable(&array, name) < 0) {
+        ym_require_packed(&array, name) < 0 ||
+        ym_require_writable(&array, name) < 0 ||
+        require_device(&array, name, plan) < 0) {
         return -1;
     }
     return 0;
 }
 
-static int parse_norm(PyObject *object, const ym_norm_module *module, ym_norm *norm)
+static int parse_norm(const ym_plan *plan, PyObject *object,
+                      const ym_norm_module *module, ym_norm *norm)
 {
     PyObject *mean, *variance;
     double eps, momentum;
@@ -182,8 +194,8 @@ static int parse_norm(PyObject *object, const ym_norm_module *module, ym_norm *n
                       .momentum = (float)momentum,
                       .batch_statistics = batch_statistics != 0,
                       .update_running = update_running != 0};
-    if (parse_running(mean, "running_mean", module, &norm->running_mean) < 0 ||
-        parse_running(variance, "running_var", module, &norm->running_var) < 0) {
+    if (parse_running(plan, mean, "running_mean", module, &norm->running_mean) < 0 ||
+        parse_running(plan, variance, "running_var", module, &norm->running_var) < 0) {
         return -1;
     }
     if ((!norm->batch_statistics || norm->update_running) &&
@@ -203,15 +215,16 @@ static int parse_norms(const ym_plan *plan, PyObject *object, ym_norm **norms)
     *norms = PyMem_Calloc((size_t)g->norm_count + 1, sizeof **norms);
     int status = list != NULL && *norms != NULL ? 0 : -1;
     for (int32_t i = 0; status == 0 && i < g->norm_count; i++) {
-        status =
-            parse_norm(PySequence_Fast_GET_ITEM(list, i), &g->norm[i], &(*norms)[i]);
+        status = parse_norm(plan, PySequence_Fast_GET_ITEM(list, i), &g->norm[i],
+                            &(*norms)[i]);
     }
     Py_XDECREF(list);
     return status;
 }
 
 /* An arena: bytes in a row, aligned. None stands for no bytes. */
-static int parse_arena(PyObject *object, const char *name, void **data, size_t *bytes)
+static int parse_arena(const ym_plan *plan, PyObject *object, const char *name,
+                       void **data, size_t *bytes)
 {
     ym_array array;
     int64_t shape[1] = {-1};
@@ -224,7 +237,9 @@ static int parse_arena(PyObject *object, const char *name, void **data, size_t *
     }
     if (ym_require_dtype(&array, name, YM_U8) < 0 ||
         ym_require_shape(&array, name, 1, shape) < 0 ||
-        ym_require_packed(&array, name) < 0 || ym_require_writable(&array, name) < 0) {
+        ym_require_packed(&array, name) < 0 ||
+        ym_require_writable(&array, name) < 0 ||
+        require_device(&array, name, plan) < 0) {
         return -1;
     }
     if (array.shape[0] > 0 && (uintptr_t)array.data % 64 != 0) {
@@ -256,8 +271,9 @@ int ym_parse_common(ym_run_arguments *a, PyObject *inputs, PyObject *params,
     PyMem_Free(items);
     if (status < 0 || parse_weights(a->plan, params, "params", false, &a->params) < 0 ||
         parse_norms(a->plan, norms, &a->norms) < 0 ||
-        parse_arena(saved, "saved", &a->bindings.saved, &a->bindings.saved_bytes) < 0 ||
-        parse_arena(workspace, "workspace", &a->bindings.workspace,
+        parse_arena(a->plan, saved, "saved", &a->bindings.saved,
+                    &a->bindings.saved_bytes) < 0 ||
+        parse_arena(a->plan, workspace, "workspace", &a->bindings.workspace,
                     &a->bindings.workspace_bytes) < 0) {
         return -1;
     }

@@ -3,9 +3,12 @@
  */
 #include "python/plan_arguments.h"
 
-static PyObject *run(ym_run_arguments *a, const ym_schedule *schedule, int32_t segment)
+static PyObject *run(ym_run_arguments *a, const ym_schedule *schedule, int32_t segment,
+                     unsigned long long stream)
 {
-    ym_context context = {.backend = a->plan->backend, .device = -1};
+    ym_context context = {.backend = a->plan->backend,
+                          .stream = (void *)(uintptr_t)stream,
+                          .device = a->plan->device};
     ym_status status;
     Py_BEGIN_ALLOW_THREADS
         status = ym_plan_run(a->plan, schedule, segment, &context, &a->bindings);
@@ -19,8 +22,9 @@ static PyObject *run(ym_run_arguments *a, const ym_schedule *schedule, int32_t s
 PyObject *ym_plan_forward_method(plan_object *self, PyObject *args)
 {
     PyObject *inputs, *params, *norms, *outputs, *saved, *workspace;
-    if (!PyArg_ParseTuple(args, "OOOOOO:forward", &inputs, &params, &norms, &outputs,
-                          &saved, &workspace)) {
+    unsigned long long stream = 0;
+    if (!PyArg_ParseTuple(args, "OOOOOO|K:forward", &inputs, &params, &norms, &outputs,
+                          &saved, &workspace, &stream)) {
         return NULL;
     }
     ym_run_arguments a = {.plan = self->plan};
@@ -30,7 +34,7 @@ PyObject *ym_plan_forward_method(plan_object *self, PyObject *args)
     if (ym_parse_common(&a, inputs, params, norms, saved, workspace) == 0 &&
         ym_parse_values(self->plan, outputs, &rule, &a.outputs) == 0) {
         a.bindings.outputs = a.outputs;
-        result = run(&a, ym_plan_forward_schedule(self->plan), 0);
+        result = run(&a, ym_plan_forward_schedule(self->plan), 0, stream);
     }
     ym_release_arguments(&a);
     return result;
@@ -95,9 +99,10 @@ PyObject *ym_plan_backward_method(plan_object *self, PyObject *args)
     PyObject *inputs, *params, *norms, *grad_outputs, *grad_inputs, *grad_params,
         *saved, *workspace;
     int segment;
-    if (!PyArg_ParseTuple(args, "iOOOOOOOO:backward", &segment, &inputs, &params,
+    unsigned long long stream = 0;
+    if (!PyArg_ParseTuple(args, "iOOOOOOOO|K:backward", &segment, &inputs, &params,
                           &norms, &grad_outputs, &grad_inputs, &grad_params, &saved,
-                          &workspace)) {
+                          &workspace, &stream)) {
         return NULL;
     }
     if (segment < 0 || segment >= self->plan->segment_count) {
@@ -112,7 +117,7 @@ PyObject *ym_plan_backward_method(plan_object *self, PyObject *args)
         schedule = backward_schedule(self, &a);
     }
     if (schedule != NULL && require_places(self, &a, schedule, segment) == 0) {
-        result = run(&a, schedule, segment);
+        result = run(&a, schedule, segment, stream);
     }
     ym_release_arguments(&a);
     return result;

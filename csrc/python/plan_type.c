@@ -95,28 +95,10 @@ static int parse_dtype(const char *text, ym_dtype *dtype)
     return -1;
 }
 
-static int parse_backend(const char *text, ym_plan_request *request)
-{
-    if (strcmp(text, "cpu") == 0) {
-        request->backend = ym_cpu_backend();
-    } else if (strcmp(text, "ref") == 0) {
-        request->backend = ym_ref_backend();
-    } else {
-        PyErr_Format(PyExc_ValueError, "backend: is '%s', must be cpu or ref", text);
-        return -1;
-    }
-    if (request->dtype == YM_F16) {
-        PyErr_SetString(
-            PyExc_NotImplementedError,
-            "dtype: float16 is not done on the CPU, use float32 or bfloat16");
-        return -1;
-    }
-    return 0;
-}
-
 typedef struct plan_arguments {
     PyObject *graph, *sizes, *input_grads, *param_grads;
-    const char *dtype, *keep, *backend;
+    PyObject *backend; /* NULL: the CPU's */
+    const char *dtype, *keep;
     unsigned long long budget;
     int segments;
 } plan_arguments;
@@ -130,7 +112,7 @@ static int parse_request(const plan_arguments *a, const ym_graph *g,
     request->segment_count = a->segments;
     if (parse_dtype(a->dtype, &request->dtype) < 0 ||
         parse_keep(a->keep, &request->keep) < 0 ||
-        parse_backend(a->backend, request) < 0 ||
+        ym_parse_backend(a->backend, request) < 0 ||
         parse_input_sizes(a->sizes, g->input_count, sizes) < 0 ||
         ym_parse_flags(a->input_grads, "input_grads", g->input_count, inputs) < 0 ||
         ym_parse_flags(a->param_grads, "param_grads", g->param_count, params) < 0) {
@@ -156,8 +138,8 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords
                             "budget",   "backend",     "input_grads", "param_grads",
                             "segments", NULL};
     plan_arguments a = {
-        .dtype = "float32", .keep = "conv", .backend = "cpu", .segments = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$ssKsOOi", names, &a.graph,
+        .dtype = "float32", .keep = "conv", .segments = 1};
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$ssKOOOi", names, &a.graph,
                                      &a.sizes, &a.dtype, &a.keep, &a.budget, &a.backend,
                                      &a.input_grads, &a.param_grads, &a.segments)) {
         return NULL;
@@ -182,6 +164,7 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords
         } else {
             self->plan = plan;
             self->graph = Py_NewRef(a.graph);
+            self->backend = Py_XNewRef(a.backend);
             ym_graph_seal(a.graph);
         }
     }
@@ -196,17 +179,19 @@ static void plan_dealloc(plan_object *self)
     PyTypeObject *type = Py_TYPE(self);
     ym_plan_free(self->plan);
     Py_XDECREF(self->graph);
+    Py_XDECREF(self->backend);
     type->tp_free((PyObject *)self);
     Py_DECREF(type);
 }
 
 static PyMethodDef plan_methods[] = {
     {"forward", (PyCFunction)ym_plan_forward_method, METH_VARARGS,
-     "forward(inputs, params, norms, outputs, saved, workspace)\n--\n\n"
-     "Runs forward; fills outputs and saved."},
+     "forward(inputs, params, norms, outputs, saved, workspace, stream=0)\n--\n\n"
+     "Runs forward; fills outputs and saved. stream: a CUDA stream's handle."},
     {"backward", (PyCFunction)ym_plan_backward_method, METH_VARARGS,
      "backward(segment, inputs, params, norms, grad_outputs, grad_inputs, grad_params, "
-     "saved, workspace)\n--\n\nRuns one segment of backward, the highest first."},
+     "saved, workspace, stream=0)\n--\n\n"
+     "Runs one segment of backward, the highest first."},
     {"backward_workspace", (PyCFunction)ym_plan_backward_workspace_method, METH_O,
      "backward_workspace(mask)\n--\n\nBytes for that set of outputs with gradients."},
     {"reached_params", (PyCFunction)ym_plan_reached_params_method, METH_O,

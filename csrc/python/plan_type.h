@@ -9,7 +9,8 @@
 
 typedef struct plan_object {
     PyObject_HEAD ym_plan *plan;
-    PyObject *graph; /* owned: keeps the ym_graph alive */
+    PyObject *graph;   /* owned: keeps the ym_graph alive */
+    PyObject *backend; /* owned: what the caller named it by, perhaps a capsule */
 } plan_object;
 
 /* plan_run.c */
@@ -18,6 +19,9 @@ PyObject *ym_plan_backward_method(plan_object *self, PyObject *args);
 /* A list of flags, one per output, or None: all. Returns -1 with an exception set; the
  * result is freed by PyMem_Free and NULL for None. */
 int ym_parse_flags(PyObject *object, const char *name, int32_t count, bool **flags);
+
+/* plan_backend.c */
+int ym_parse_backend(PyObject *object, ym_plan_request *request);
 
 /* plan_queries.c */
 extern PyGetSetDef ym_plan_getset[];

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT
+ * yolov9mem._core: threads, and what this build is.
+ */
+#include "cpu/kernels.h"
+#include "cpu/pool.h"
+#include "python/module.h"
+
+#ifdef YM_DEBUG
+#define DEBUG_BUILD Py_True
+#else
+#define DEBUG_BUILD Py_False
+#endif
+
+#if defined(__SANITIZE_ADDRESS__)
+#define SANITIZED Py_True
+#else
+#define SANITIZED Py_False
+#endif
+
+PyDoc_STRVAR(
+    set_num_threads_doc,
+    "set_num_threads($module, count, /)\n--\n\n"
+    "Threads that a run on the CPU uses, at least 1. Results do not depend on it.");
+
+static PyObject *set_num_threads(PyObject *module, PyObject *count)
+{
+    (void)module;
+    long threads = PyLong_AsLong(count);
+    if (threads == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (threads < 1 || threads > 1024) {
+        return PyErr_Format(PyExc_ValueError,
+                            "count: is %ld, must be a number of threads from 1 to 1024",
+                            threads);
+    }
+    ym_pool_set_threads((int32_t)threads);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(
+    get_num_threads_doc,
+    "get_num_threads($module, /)\n--\n\n"
+    "What was set, else the least of YOLOV9MEM_NUM_THREADS (or OMP_NUM_THREADS),\n"
+    "the CPUs of the affinity mask and the cgroup's quota.");
+
+static PyObject *get_num_threads(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return PyLong_FromLong(ym_pool_threads());
+}
+
+PyDoc_STRVAR(build_info_doc,
+             "build_info($module, /)\n--\n\n"
+             "compiler, isa (of the CPU kernels in use), backends, debug, sanitize.");
+
+static PyObject *build_info(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return Py_BuildValue("{s:s,s:s,s:(ss),s:O,s:O}", "compiler", __VERSION__, "isa",
+                         cpu_kernels_best()->name, "backends", "cpu", "ref", "debug",
+                         DEBUG_BUILD, "sanitize", SANITIZED);
+}
+
+PyMethodDef ym_runtime_methods[] = {
+    {"set_num_threads", set_num_threads, METH_O, set_num_threads_doc},
+    {"get_num_threads", get_num_threads, METH_NOARGS, get_num_threads_doc},
+    {"build_info", build_info, METH_NOARGS, build_info_doc},
+    {NULL, NULL, 0, NULL},
+};

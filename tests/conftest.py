@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: MIT
+"""What all tests share: few threads, and a look at the build under test."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def pytest_report_header() -> str:
+    import yolov9mem
+
+    facts = yolov9mem.info()
+    place = os.path.dirname(yolov9mem.__file__)
+    kinds = [kind for kind in ("debug", "sanitize") if facts[kind]]
+    return f"yolov9mem: {place} ({facts['isa']}{''.join(', ' + k for k in kinds)})"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """YOLOV9MEM_EXPECT_SANITIZE=1: a plain build under test would prove nothing."""
+    import yolov9mem
+
+    wanted = os.environ.get("YOLOV9MEM_EXPECT_SANITIZE") == "1"
+    if wanted and not yolov9mem.info()["sanitize"]:
+        pytest.exit(f"{yolov9mem.__file__} is not a sanitized build", returncode=3)

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: MIT
+"""csrc/cuda on the host compiler: builds it against csrc/emulation and binds it.
+
+The library holds the "cuda" tables and the "ref" backend beside each other; arrays are
+NumPy's. With YOLOV9MEM_EMULATION_ASAN=1 it is built with AddressSanitizer (preload
+libasan). Built once for each state of the sources, into the temporary folder.
+"""
+
+from __future__ import annotations
+
+import ctypes as C
+import functools
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+CSRC = Path(__file__).resolve().parents[1] / "csrc"
+FOLDERS = ("core", "math", "ops", "ref", "cuda", "emulation")
+F32, BF16, F16 = 0, 1, 2
+STORED = {F32: np.float32, BF16: np.uint16, F16: np.float16}
+IDENTITY, SILU, RELU, LEAKY_RELU = range(4)
+FORWARD, BACKWARD_DATA, BACKWARD_WEIGHT = range(3)
+
+
+def _sources() -> list[Path]:
+    units = [CSRC / "core/status.c", CSRC / "ops/sgd.c", *(CSRC / "ref").glob("*.c")]
+    for pattern in ("cuda/*.c", "cuda/*.cu", "emulation/*.c", "emulation/*.cpp"):
+        units += CSRC.glob(pattern)
+    return sorted(units)
+
+
+def _flags(unit: Path) -> list[str]:
+    flags = ["-O1", "-g", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-Wall"]
+    flags += ["-DYM_EMULATION", f"-I{CSRC}", f"-I{CSRC}/emulation/include"]
+    if os.environ.get("YOLOV9MEM_EMULATION_ASAN") == "1":
+        flags += ["-fsanitize=address", "-fno-omit-frame-pointer"]
+    if unit.suffix == ".c":
+        return ["gcc", "-std=gnu11", *flags]
+    return ["g++", "-std=c++17", "-Wno-unknown-pragmas", *flags, "-x", "c++"]
+
+
+def build() -> Path:
+    """The library; built if these sources and flags have none yet."""
+    state = hashlib.sha256()
+    for path in sorted(p for f in FOLDERS for p in (CSRC / f).rglob("*") if p.is_file()):
+        state.update(path.read_bytes())
+    state.update(" ".join(_flags(Path("x.cu"))).encode())
+    folder = Path(tempfile.gettempdir()) / f"yolov9mem-{state.hexdigest()[:16]}"
+    library = folder / "emulation.so"
+    if library.exists():
+        return library
+    folder.mkdir(exist_ok=True)
+
+    def compile_unit(unit: Path) -> str:
+        made = folder / f"{os.getpid()}-{unit.parent.name}-{unit.name}.o"
+        subprocess.run([*_flags(unit), "-c", str(unit), "-o", str(made)], check=True)
+        return str(made)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        objects = list(pool.map(compile_unit, _sources()))
+    made = folder / f"{os.getpid()}.so"
+    link = [*_flags(Path("x.c")), "-shared", *objects, "-o", str(made)]
+    subprocess.run([*link, "-lstdc++", "-lm", "-ldl", "-lpthread"], check=True)
+    made.rename(library)
+    for path in objects:
+        os.unlink(path)
+    return library
+
+
+class Tensor(C.Structure):
+    _fields_ = [("data", C.c_void_p), ("dtype", C.c_int)]
+    _fields_ += [(name, C.c_int32) for name in "nhwc"] + [("pitch", C.c_int64)]
+
+
+class Weight(C.Structure):
+    _fields_ = [("data", C.c_void_p), *((name, C.c_int32) for name in "kcrs")]
+    _fields_ += [(f"stride_{name}", C.c_int64) for name in "kcrs"]
+
+
+class Conv(C.Structure):
+    _fields_ = [
+        (name, C.c_int32)
+        for name in (
+            *"kcrs",
+            *("stride_h", "stride_w", "pad_h", "pad_w"),
+            *("dilation_h", "dilation_w", "groups"),
+        )
+    ]
+
+
+class Norm(C.Structure):
+    _fields_ = [
+        (name, C.c_void_p)
+        for name in ("gamma", "beta", "running_mean", "running_var", "dgamma", "dbeta")
+    ] + [
+        ("eps", C.c_float),
+        ("momentum", C.c_float),
+        ("batch_statistics", C.c_bool),
+        ("update_running", C.c_bool),
+    ]
+
+
+class Term(C.Structure):
+    _fields_ = [("value", Tensor), ("has_norm", C.c_bool), ("norm", Norm)]
+    _fields_ += [("mean", C.c_void_p), ("rstd", C.c_void_p)]
+
+
+class Brick(C.Structure):
+    _fields_ = [
+        ("term_count", C.c_int32),
+        ("term", Term * 2),
+        ("activation", C.c_int),
+        ("slope", C.c_float),
+        ("has_residual", C.c_bool),
+        ("residual", Tensor),
+    ]
+
+
+class TermGradient(C.Structure):
+    _fields_ = [("dvalue", Tensor), ("accumulate", C.c_bool)]
+    _fields_ += [("accumulate_param", C.c_bool)]
+
+
+class Pool(C.Structure):
+    _fields_ = [
+        (f"{name}_{side}", C.c_int32) for name in ("kernel", "stride", "pad") for side in "hw"
+    ] + [("count_include_pad", C.c_bool)]
+
+
+class Context(C.Structure):
+    _fields_ = [
+        ("backend", C.c_void_p),
+        ("error", C.c_char * 512),
+        ("scratch", C.c_void_p),
+        ("scratch_bytes", C.c_size_t),
+        ("stream", C.c_void_p),
+        ("device", C.c_int32),
+        ("deterministic", C.c_bool),
+    ]
+
+
+@functools.cache
+def library() -> C.CDLL:
+    lib = C.CDLL(str(build()))
+    for name in ("norm", "brick", "bias"):
+        getattr(lib, f"cuda_{name}_scratch_bytes").restype = C.c_size_t
+    for name in ("cuda_plain_conv", "cuda_mosaic", "cuda_sgd_table"):
+        symbol = "bytes" if name.endswith("table") else "scratch_bytes"
+        getattr(lib, f"{name}_{symbol}").restype = C.c_size_t
+    for name in ("ym_cuda_backend", "ym_cuda_plain_backend", "ym_emulation_packed_backend"):
+        getattr(lib, name).restype = C.c_void_p
+    return lib
+
+
+def capsule(table: str = "ym_cuda_plain_backend") -> object:
+    """That table as `_core.Plan(backend=...)` takes it; memory is the host's."""
+    make = C.pythonapi.PyCapsule_New
+    make.restype, make.argtypes = C.py_object, [C.c_void_p, C.c_char_p, C.c_void_p]
+    return make(getattr(library(), table)(), b"yolov9mem.backend", None)
+
+
+def address(array: np.ndarray | None) -> int | None:
+    return None if array is None else array.ctypes.data
+
+
+def encode(values: np.ndarray, dtype: int) -> np.ndarray:
+    """float32 to the stored type, rounded to nearest even."""
+    if dtype == BF16:
+        bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+        rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+        return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
+    with np.errstate(over="ignore"):
+        return values.astype(STORED[dtype])
+
+
+def decode(stored: np.ndarray, dtype: int) -> np.ndarray:
+    if dtype == BF16:
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32)
+
+
+class Value:
+    """A channels-last tensor that is a slice of a wider buffer of NaNs.
+
+    Args:
+        values: (N, H, W, C) float32, rounded to the stored type.
+        left, right: channels of the buffer before and after the slice.
+    """
+
+    def __init__(
+        self, values: np.ndarray, dtype: int = F32, left: int = 0, right: int = 0
+    ) -> None:
+        n, h, w, c = values.shape
+        self.dtype, self.left = dtype, left
+        fill = encode(np.full((n, h, w, left + c + right), np.nan, np.float32), dtype)
+        self.buffer = fill.copy()
+        self.buffer[..., left : left + c] = encode(values, dtype)
+        self.shape = values.shape
+
+    def tensor(self) -> Tensor:
+        at = self.buffer.ctypes.data + self.left * self.buffer.itemsize
+        return Tensor(at, self.dtype, *self.shape, self.buffer.shape[3])
+
+    def numpy(self) -> np.ndarray:
+        """The slice as float32; everything around it must still be NaN."""
+        end = self.left + self.shape[3]
+        around = np.delete(decode(self.buffer, self.dtype), slice(self.left, end), axis=3)
+        assert np.isnan(around).all(), "written outside the slice"
+        return decode(self.buffer[..., self.left : end], self.dtype)
+
+
+class Failed(Exception):
+    """The message of a call that did not return YM_OK."""
+
+
+def call(name: str, *arguments: object, scratch: int = 0) -> None:
+    """lib.<name>(context, *arguments) with that many bytes of fresh scratch."""
+    room = np.full(scratch + 64, 0xFF, np.uint8)
+    at = (room.ctypes.data + 63) // 64 * 64
+    context = Context(scratch=at, scratch_bytes=scratch, device=-1)
+    status = getattr(library(), name)(C.byref(context), *arguments)
+    if status:
+        raise Failed(context.error.decode())
+
+
+def scratch_bytes(name: str, *arguments: object) -> int:
+    return int(getattr(library(), f"{name}_scratch_bytes")(*arguments))
+
+
+def random_values(seed: int, shape: Sequence[int], scale: float = 1.0) -> np.ndarray:
+    made = np.random.default_rng(seed).standard_normal(shape)
+    return (made * scale).astype(np.float32)

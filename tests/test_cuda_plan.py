@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""Whole plans on the emulated CUDA backend against float64 autograd.
+
+"plain" takes tensors of any pitch; "packed" has the rules of the cuDNN table, so the
+planner packs what a convolution reads or writes.
+"""
+
+from __future__ import annotations
+
+import cuda_emulation as ce
+import numpy as np
+import pytest
+import torch
+from graph_oracle import Run, Tracer
+from test_plan import check, elan, random_case
+
+TABLES = {"plain": "ym_cuda_plain_backend", "packed": "ym_emulation_packed_backend"}
+
+
+def draw_gradients(t: Tracer, seed: int) -> list[torch.Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(t.values[v].shape, generator=random, dtype=torch.float64)
+        for v in t.outputs
+    ]
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("keep", ["all", "conv", "min"])
+@pytest.mark.parametrize("seed", range(4))
+def test_random_graphs(seed: int, keep: str, table: str) -> None:
+    t, before = random_case(100 + seed)
+    backend = ce.capsule(TABLES[table])
+    check(t, before, draw_gradients(t, seed), keep=keep, backend=backend, segments=2)
+
+
+def small_elan() -> tuple[Tracer, list[dict]]:
+    t = Tracer(5)
+    t.output(elan(t, t.input(1, 8, 6, 5), 8))
+    before = [
+        {**n, "mean": torch.zeros_like(n["mean"]), "var": torch.ones_like(n["var"])}
+        for n in t.norms
+    ]
+    return t, before
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_rebuilding_gives_the_bits_of_keeping(table: str) -> None:
+    """A rebuilt value is made by the same kernel from the same operands."""
+    t, before = small_elan()
+    grads = [g.permute(0, 2, 3, 1).float().contiguous().numpy() for g in draw_gradients(t, 1)]
+    runs = []
+    for keep in ("all", "min"):
+        run = Run(t, before, keep=keep, backend=ce.capsule(TABLES[table]))
+        run.forward()
+        run.backward(grads)
+        runs.append([*run.outputs, *run.grad_inputs, *run.grad_params])
+    for a, b in zip(*runs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_plan_refuses_memory_of_another_device() -> None:
+    t, before = small_elan()
+    run = Run(t, before, backend=ce.capsule())
+    shape = run.inputs[0].shape
+    strides = tuple(s // 4 for s in run.inputs[0].strides)
+    run.inputs[0] = (64, "float32", shape, strides, 1)
+    with pytest.raises(ValueError, match=r"inputs\[0\]: is on CUDA device 1, the plan is"):
+        run.forward()
+
+
+def test_a_failing_launch_is_an_exception_and_the_next_run_works() -> None:
+    t, before = small_elan()
+    run = Run(t, before, backend=ce.capsule())
+    ce.library().ym_emulation_fail_next(2)
+    with pytest.raises(MemoryError, match="cuda: .* on device -1.*smaller batch"):
+        run.forward()
+    assert np.isfinite(run.forward()[0]).all()

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""The limits of the house, checked by a machine: sizes, layers, licence lines."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("csrc", "yolov9mem", "tests", "benchmarks", "examples")
+SOURCES = sorted(
+    path
+    for folder in FOLDERS
+    for pattern in ("*.c", "*.h", "*.cu", "*.cuh", "*.py", "*.pyi")
+    for path in (ROOT / folder).rglob(pattern)
+)
+C_SOURCES = [path for path in SOURCES if path.suffix in (".c", ".h", ".cu", ".cuh")]
+# Each folder of csrc may use those before it, and itself.
+LAYERS = ("core", "math", "ops", "ref", "cpu", "cuda", "python", "python_cuda")
+FILE_LINES = 400
+FUNCTION_LINES = 60
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def functions(path: Path) -> list[tuple[str, int]]:
+    """(name, lines) of the functions of a formatted C file: `{` and `}` at column 0."""
+    found = []
+    lines = path.read_text().split("\n")
+    begin = None
+    for i, line in enumerate(lines):
+        if line == "{":
+            begin = i
+        elif line.startswith("}") and begin is not None:
+            head = " ".join(lines[max(0, begin - 6) : begin])
+            name = re.findall(r"(\w+)\(", head)
+            found.append((name[-1] if name else "?", i - begin + 1))
+            begin = None
+    return found
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(C_SOURCES) > 50
+    assert sum(len(functions(path)) for path in C_SOURCES) > 300
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_files_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= FILE_LINES
+
+
+def test_functions_are_short() -> None:
+    long = [
+        f"{name_of(path)}: {name} has {lines} lines"
+        for path in C_SOURCES
+        for name, lines in functions(path)
+        if lines > FUNCTION_LINES
+    ]
+    assert not long
+
+
+def test_licence_lines() -> None:
+    missing = [
+        name_of(path)
+        for path in SOURCES
+        if "SPDX-License-Identifier: MIT" not in path.read_text()[:120]
+    ]
+    assert not missing
+
+
+def test_layers_use_those_before_them() -> None:
+    wrong = []
+    for path in C_SOURCES:
+        layer = path.relative_to(ROOT / "csrc").parts[0]
+        for used in re.findall(r'^#include "(\w+)/', path.read_text(), re.MULTILINE):
+            if layer in LAYERS and used not in LAYERS[: LAYERS.index(layer) + 1]:
+                wrong.append(f"{name_of(path)} includes {used}/")
+    assert not wrong
+
+
+def test_python_stays_in_its_folder() -> None:
+    wrong = [
+        name_of(path)
+        for path in C_SOURCES
+        if "<Python.h>" in path.read_text() and "python" not in path.parent.name
+    ]
+    assert not wrong
+
+
+def test_torch_stays_in_its_folder() -> None:
+    wrong = [
+        name_of(path)
+        for path in (ROOT / "yolov9mem").glob("*.py")
+        if re.search(r"^\s*(import|from) torch\b", path.read_text(), re.MULTILINE)
+    ]
+    assert not wrong
+
+
+def test_nothing_prints_or_exits_in_c() -> None:
+    call = re.compile(r"(?<![\w.])(printf|puts|exit|abort|perror)\s*\(")
+    wrong = [
+        f"{name_of(path)}: {match[0]}"
+        for path in C_SOURCES
+        for match in call.finditer(path.read_text())
+    ]
+    assert not wrong
+
+
+def test_no_open_ends() -> None:
+    words = re.compile(
+        r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")) + r")\b"
+    )
+    wrong = [name_of(path) for path in SOURCES if words.search(path.read_text())]
+    assert not wrong

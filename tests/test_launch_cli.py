@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""The launcher's command line: what is ours, what is the script's, what is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from yolov9mem import launch
+from yolov9mem.launch.cli import Settings, UsageError, parse
+
+# The commands of the guide that people follow, without `python`.
+COMMON = (
+    "--workers 8 --device 0 --data data.yaml --cfg models/detect/yolov9-s.yaml "
+    "--weights '' --hyp hyp.scratch-high.yaml --min-items 0 --epochs 20 "
+    "--close-mosaic 15"
+)
+GUIDE = [
+    ("--batch 32 --img 640 --name b32", "", Settings()),
+    ("--batch 32 --img 640 --name b32-ckpt", "--ckpt", Settings("conv")),
+    ("--batch 32 --img 512 --name b32-512", "--ckpt", Settings("conv")),
+    (
+        "--batch 32 --img 512 --noautoanchor",
+        "--mosaic 0 --mixup 0",
+        Settings(mosaic=0.0, mixup=0.0),
+    ),
+    ("--batch 64 --img 640 --name dp", "", Settings()),
+    (
+        "--batch 16 --img 512 --name acc4",
+        "--accumulate 4 --ckpt",
+        Settings(accumulate=4),
+    ),
+]
+
+
+@pytest.mark.parametrize(("theirs", "ours", "settings"), GUIDE)
+def test_commands_of_the_guide(theirs: str, ours: str, settings: Settings) -> None:
+    words = [*COMMON.split(), *theirs.split()]
+    command = parse(["train_dual.py", *words, *ours.split()])
+    assert command is not None
+    assert command.settings == settings
+    assert command.arguments == tuple(words)
+    # Our flags may stand anywhere, also before the script.
+    for mixed in (
+        [*ours.split(), "train_dual.py", *words],
+        ["train_dual.py", *words[:4], *ours.split(), *words[4:]],
+    ):
+        assert parse(mixed) == command
+
+
+def test_values() -> None:
+    words = "t.py --ckpt=min --accumulate=3 --mosaic .5 --mixup=1 --no-amp --strict"
+    command = parse(words.split())
+    assert command is not None
+    assert command.settings == Settings("min", 3, 0.5, 1.0, amp=False, strict=True)
+    flags = "--ckpt min --accumulate 3 --mosaic 0.5 --mixup 1 --no-amp"
+    assert command.settings.flags() == flags.split()
+
+
+def test_modules_and_words_after_them() -> None:
+    command = parse("-m ultralytics detect train model=a.yaml --ckpt epochs=1".split())
+    assert command is not None
+    assert command.is_module and command.target == "ultralytics"
+    assert command.arguments == ("detect", "train", "model=a.yaml", "epochs=1")
+
+
+def test_two_dashes_end_our_flags() -> None:
+    command = parse(["t.py", "--", "--ckpt", "nonsense"])
+    assert command is not None
+    assert command.arguments == ("--", "--ckpt", "nonsense")
+
+
+def test_the_flags_of_a_script_are_its_own() -> None:
+    command = parse(
+        ["t.py", "--ckpt", "deep", "--mixup", "0"], lambda *target: {"--ckpt"}
+    )
+    assert command is not None
+    assert command.arguments == ("--ckpt", "deep")
+    assert command.left_to_script == ("--ckpt",)
+    assert command.settings == Settings(mixup=0.0)
+
+
+def test_help_is_ours_before_the_script_and_its_own_after() -> None:
+    assert parse(["--help"]) is None
+    assert parse(["--ckpt", "-h"]) is None
+    command = parse(["t.py", "--help"])
+    assert command is not None and command.arguments == ("--help",)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("t.py --accumulate 0", "--accumulate: is '0', must be a whole number of at"),
+        ("t.py --accumulate 1.5", "--accumulate: is '1.5'"),
+        ("t.py --accumulate", "--accumulate: needs a value"),
+        ("t.py --accumulate --ckpt", "--accumulate: needs a value"),
+        ("t.py --accumulate 2 --accumulate 2", "--accumulate: given twice"),
+        ("t.py --ckpt deep", "--ckpt: is 'deep', must be one of conv, min, all or off"),
+        ("--ckpt --ckpt t.py", "--ckpt: given twice"),
+        ("t.py --ckpt --ckpt", "--ckpt: given twice"),
+        ("t.py --mosaic 1.01", "--mosaic: is '1.01', must be a number from 0 to 1"),
+        ("t.py --mixup nan", "--mixup: is 'nan'"),
+        ("t.py --mixup -0.1", "--mixup: is '-0.1'"),
+        ("t.py --no-amp=1", "--no-amp: takes no value, is given '1'"),
+        ("t.py --report /nowhere/at/all.json", "--report: '/nowhere/at/all.json' is"),
+        ("--batch 4 t.py", "--batch: unknown flag before the script"),
+        ("--ckpt min", "no script given"),
+        ("-m", "-m: needs the name of a module"),
+    ],
+)
+def test_nonsense(words: str, message: str) -> None:
+    with pytest.raises(UsageError, match="^" + message.replace(".", r"\.")):
+        parse(words.split())
+
+
+def test_errors_are_shown_with_the_program(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert launch.main([str(tmp_path / "train.py")]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("python -m yolov9mem: error: ")
+    assert shown.endswith("train.py: no such file\n")
+    assert launch.main([str(tmp_path)]) == 2
+    assert "is a folder, must be a script" in capsys.readouterr().err
+    assert launch.main(["-m", "no_such.module"]) == 2
+    assert "-m no_such.module: no such module" in capsys.readouterr().err
+    assert launch.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for flag in ("--ckpt", "--accumulate N", "--mosaic P", "--mixup P", "--no-amp"):
+        assert flag in shown

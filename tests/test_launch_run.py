@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: MIT
+"""A look-alike of the official trainer, launched and stock: what must be equal is."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from lookalike_runs import FOLDER, NO_EQUAL_BITS, Run, run
+from torch import nn
+from torch.utils.data import DataLoader
+
+from yolov9mem.launch.cli import Settings, UsageError
+
+STOCK = (torch.optim.SGD, DataLoader.__init__, nn.Module.__call__, torch.save)
+Runner = Callable[..., Run]
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runner:
+    """(name, arguments, settings, edits) -> the finished run."""
+
+    def train(name: str, *args: object, **kwargs: object) -> Run:
+        return run(monkeypatch, tmp_path / name, *args, **kwargs)  # type: ignore[arg-type]
+
+    return train
+
+
+def test_a_launched_run_trains_as_the_stock_one(trained: Runner) -> None:
+    stock = trained("stock", "")
+    ours = trained("ours", "", Settings())
+    if not NO_EQUAL_BITS:
+        assert ours["images"] == stock["images"]
+        assert "swapped" in ours.start["data set"]
+    assert ours["losses"] == pytest.approx(stock["losses"], rel=5e-4)
+    assert ours["means"] == pytest.approx(stock["means"], rel=1e-4)
+    assert ours["updates"] == stock["updates"] == 3
+    assert ours.start["model"] == "swapped: Net; keep=conv"
+    assert "Average with them" in ours.start["optimizer"]
+    assert ours.start["image batch"].startswith("4x3x64x64: uint8 49.2 kB, float32 197")
+    now = (torch.optim.SGD, DataLoader.__init__, nn.Module.__call__, torch.save)
+    assert now == STOCK
+
+
+def test_without_ckpt_every_bit_is_stock(trained: Runner) -> None:
+    """SGD, clipping, moving average and mosaic are the official bits."""
+    if NO_EQUAL_BITS:
+        pytest.skip(NO_EQUAL_BITS)
+    # One micro-batch a step keeps the clip coefficient at 1 here.
+    stock, ours = trained("stock", ""), trained("ours", "", Settings("off"))
+    for name in ("images", "losses", "gradients", "weights", "average", "updates"):
+        assert ours[name] == stock[name], name
+    assert ours.start["model, stock"] == "--ckpt off"
+
+
+def test_accumulate_sums_as_if_the_script_said_so(trained: Runner) -> None:
+    by_hand = (
+        ("accumulate = max(round(nbs / batch_size), 1)", "accumulate = 3"),
+        (
+            "accumulate = max(1, np.interp(ni, [0, nw], [1, nbs / batch_size]).round())",
+            "accumulate = 3",
+        ),
+    )
+    edited = trained("edited", "", Settings("min"), by_hand)
+    ours = trained("ours", "", Settings("min", accumulate=3))
+    assert [ni for ni, _ in ours["gradients"]] == [2, 5]
+    for name in ("gradients", "weights", "weight_decay", "average"):
+        assert ours[name] == edited[name], name
+    assert ours["weight_decay"] == 0.0005 * 4 * 3 / 16
+    assert ours.start["accumulate"] == "a step every 3 batches, from the first on"
+    assert "0.0075 would" not in ours.start["learning rate"]
+    assert "the linear rule would give" in ours.start["learning rate"]
+
+
+def test_validation_runs_in_slices_with_equal_results(trained: Runner) -> None:
+    stock, ours = trained("stock", ""), trained("ours", "", Settings("off"))
+    assert stock["sizes"] == [8, 4]
+    assert ours["sizes"] == [4, 4, 4]
+    assert ours["means"] == pytest.approx(stock["means"], rel=1e-12, abs=0)
+
+
+def test_mosaic_and_mixup_reach_the_hyper_parameters(trained: Runner) -> None:
+    ours = trained("ours", "--epochs 1", Settings(mosaic=0.0, mixup=0.0))
+    assert ours["hyp"]["mosaic"] == 0.0 and ours["hyp"]["mixup"] == 0.0
+
+
+def test_no_amp(trained: Runner) -> None:
+    with_amp = trained("amp", "--epochs 1 --amp", Settings())
+    without = trained("none", "--epochs 1 --amp", Settings(amp=False))
+    assert with_amp["amp"] and not without["amp"]
+    plain = trained("plain", "--epochs 1", Settings())
+    assert without["losses"] == plain["losses"] != with_amp["losses"]
+
+
+def test_another_optimizer_is_kept_and_named(trained: Runner) -> None:
+    ours = trained("ours", "--epochs 1 --optimizer AdamW", Settings())
+    assert ours.start["optimizer, stock"] == "AdamW: only SGD has a counterpart"
+    assert ours.start["model"].startswith("swapped")
+
+
+def test_autobatch_measures_the_swapped_model(trained: Runner) -> None:
+    arguments = "--epochs 1 --batch-size -1"
+    assert trained("stock", arguments)["autobatch"] == ["Tensor"]
+    assert trained("ours", arguments, Settings())["autobatch"] == ["FakeTensor"]
+
+
+def test_training_again_and_again_keeps_nothing(trained: Runner) -> None:
+    ours = trained("ours", "--epochs 1 --evolve 3", Settings())
+    assert ours["live"] <= 1  # of two before
+    assert ours["updates"] == 2
+
+
+def test_checkpoints_open_without_yolov9mem(trained: Runner) -> None:
+    ours = trained("ours", "--epochs 1", Settings())
+    code = (
+        "import sys; sys.modules['yolov9mem'] = None; import torch;"
+        "saved = torch.load(sys.argv[1], weights_only=False);"
+        "net = saved['ema'].float().eval();"
+        "net(torch.zeros(1, 3, 64, 64));"
+        "torch.optim.SGD(net.parameters()).load_state_dict({**saved['optimizer'],"
+        "'param_groups': [{**saved['optimizer']['param_groups'][0],"
+        "'params': list(range(len(list(net.parameters()))))}]})"
+    )
+    file = ours.folder / "weights" / "last.pt"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)],
+        env={"PYTHONPATH": f"{FOLDER}:{FOLDER.parent}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_resume_says_which_flags_the_run_had(trained: Runner) -> None:
+    first = trained("first", "--epochs 1", Settings("min", accumulate=2))
+    last = first.folder / "weights" / "last.pt"
+    note = json.loads((first.folder / "yolov9mem.json").read_text())
+    assert note == {"flags": ["--ckpt", "min", "--accumulate", "2"]}
+    again = trained("again", f"--resume {last}", Settings())
+    assert again.start["resumed"] == (
+        "the run that is resumed had the flags: --ckpt min --accumulate 2; this one "
+        "has: none"
+    )
+    stock = trained("stock", f"--resume {last}")
+    assert again["losses"] == pytest.approx(stock["losses"], rel=5e-4)
+
+
+def test_flags_that_reach_nothing_are_errors(trained: Runner) -> None:
+    no_hyp = (("class_", "class_"),)
+    del no_hyp
+    other_name = (("hyp[", "hyper["), ("hyp)", "hyper)"), ("hyp,", "hyper,"))
+    del other_name
+    edits = (
+        ("parts.Shapes(opt.imgsz, opt.images, hyp, True)", "Other(opt, hyp)"),
+        ("MADE = []", OTHER),
+        ("hyp = yaml.safe_load(file)", "hyp = dict(lr0=0.01, weight_decay=0.0)"),
+    )
+    with pytest.raises(UsageError, match="--mosaic: train_lookalike.py has no data set"):
+        trained("ours", "--epochs 1", Settings(mosaic=0.0), edits)
+    ours = trained("stock_data", "--epochs 1", Settings(), edits)
+    reason = ours.start["data set, stock"]
+    assert reason in (
+        "Other: not one of the official kind",
+        "Shapes of validation: it makes no mosaics",
+    )
+
+
+OTHER = """MADE = []
+class Other(torch.utils.data.Dataset):
+    def __init__(self, opt, hyp):
+        self.mosaic = True
+        self.size = opt.imgsz
+    def __len__(self):
+        return 8
+    def __getitem__(self, index):
+        image = torch.full((3, self.size, self.size), index, dtype=torch.uint8)
+        return image, torch.zeros(1, 6), str(index), None
+"""
+
+
+def test_a_data_set_that_does_more_stays_stock(trained: Runner) -> None:
+    edits = (
+        ("parts.Shapes(opt.imgsz, opt.images, hyp, True)", "More(64, 16, hyp, True)"),
+        ("MADE = []", MORE),
+    )
+    ours = trained("ours", "--epochs 1", Settings(), edits)
+    reason = ours.start["data set, stock"]
+    assert "More: its samples are not those of the official chain" in (
+        text for name, text in ours.launch.lines  # type: ignore[union-attr]
+    ), reason
+
+
+MORE = """MADE = []
+class More(parts.Shapes):
+    def __getitem__(self, index):
+        image, *rest = super().__getitem__(index)
+        return image // 2, *rest
+"""
+
+
+def test_the_report_is_what_was_shown(trained: Runner, tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    ours = trained("ours", "", Settings(report=file))
+    assert ours.launch is not None
+    report = json.loads(file.read_text())
+    assert [tuple(line) for line in report["start"]] == ours.launch.lines
+    assert report["swapped"] == ["optimizer", "moving average", "model"]
+    assert 0 < report["held_bytes"] < 0.5 * report["stock_held_bytes"]
+    assert report["training_forwards"] == 8
+    assert report["sliced_validation_forwards"] == 2
+    assert math.isfinite(report["seconds_per_image"])
