@@ -23,15 +23,14 @@ help:
 	@echo "make bench     measure, write a record and the tables of README.md"
 	@echo "make clean     remove what was built, .venv included"
 
-$(VENV)/.packages: pyproject.toml
+$(VENV)/.packages:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "setuptools>=77" "numpy>=2,<3"
 	$(BIN)/pip install --quiet "$(TORCH)"
-	YOLOV9MEM_DEBUG=1 $(BIN)/pip install --quiet --no-build-isolation -e ".[test,lint]"
 	@touch $@
 
-$(VENV)/.built: $(VENV)/.packages setup.py $(C_FILES)
-	$(BIN)/pip install --quiet --no-build-isolation --no-deps -e .
+$(VENV)/.built: $(VENV)/.packages pyproject.toml setup.py $(C_FILES)
+	$(BIN)/pip install --quiet --no-build-isolation -e ".[test,lint]"
 	@touch $@
 
 build: $(VENV)/.built

@@ -19,6 +19,7 @@ COLUMNS = timing.COLUMNS
 OURS = "yolov9mem AccumulatingSGD"
 LOOP = "torch for-loop"
 COPY = "plain copy of the same bytes"
+IMPLEMENTATIONS = (LOOP, "torch foreach", "torch fused", OURS, COPY)
 RATES = {"lr": 1e-3, "momentum": 0.937, "nesterov": True, "weight_decay": 5e-4}
 BYTES_PER_PARAMETER = 36  # read g; read p, g, m, e; write p, g, m, e
 
@@ -88,13 +89,14 @@ def cases(name: str) -> dict[str, timing.Case]:
     """Every implementation on its own copy of the model called `name`."""
     model = detection_model(name)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return {
-        LOOP: stock_case(copy.deepcopy(model), foreach=False),
-        "torch foreach": stock_case(copy.deepcopy(model), foreach=True),
-        "torch fused": stock_case(copy.deepcopy(model), fused=True),
-        OURS: our_case(model),
-        COPY: copy_case(parameters),
-    }
+    made = (
+        stock_case(copy.deepcopy(model), foreach=False),
+        stock_case(copy.deepcopy(model), foreach=True),
+        stock_case(copy.deepcopy(model), fused=True),
+        our_case(model),
+        copy_case(parameters),
+    )
+    return dict(zip(IMPLEMENTATIONS, made, strict=True))
 
 
 def rows(quick: bool) -> list[dict]:

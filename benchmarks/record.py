@@ -37,6 +37,15 @@ def instruction_sets() -> list[str]:
     return [name for name in ("avx2", "avx512f", "avx512_bf16") if name in flags]
 
 
+def threads() -> dict[str, int]:
+    """How many threads each library uses."""
+    import torch
+
+    import yolov9mem
+
+    return {"torch": torch.get_num_threads(), "yolov9mem": yolov9mem.get_num_threads()}
+
+
 def version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
@@ -73,6 +82,7 @@ def facts(device: str) -> dict[str, Any]:
         "cpu": cpu_model(),
         "instruction_sets": instruction_sets(),
         "cores": len(os.sched_getaffinity(0)),
+        "threads": threads(),
         "memory_gib": round(pages / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),

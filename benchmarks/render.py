@@ -32,8 +32,10 @@ def table(suite: dict[str, Any]) -> str:
 def machine(record: dict[str, Any]) -> str:
     """One line that says where the figures come from."""
     versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if v)
+    threads = "/".join(str(count) for count in record["threads"].values())
     return (
-        f"{record['cores']} cores of {record['cpu']} "
+        f"{threads} threads ({'/'.join(record['threads'])}) on {record['cores']} cores "
+        f"of {record['cpu']} "
         f"({', '.join(record['instruction_sets'])}), {record['memory_gib']} GiB, "
         f"Python {record['python']}, {versions}, commit {record['commit']}, "
         f"{record['date'][:10]}."

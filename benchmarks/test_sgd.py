@@ -3,7 +3,9 @@
 
 import pytest
 
-from benchmarks.bench_sgd import cases
+from benchmarks.bench_sgd import IMPLEMENTATIONS, cases
+
+pytest.importorskip("pytest_benchmark")
 
 
 @pytest.fixture(scope="module")
@@ -11,8 +13,7 @@ def all_cases():
     return cases("yolov9-s")
 
 
-@pytest.mark.parametrize("number", range(5))
-def test_optimizer_step(benchmark, all_cases, number):
-    name, case = list(all_cases.items())[number]
-    benchmark.extra_info["implementation"] = name
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_optimizer_step(benchmark, all_cases, implementation):
+    case = all_cases[implementation]
     benchmark.pedantic(case.run, setup=case.prepare, rounds=7, warmup_rounds=2)

@@ -5,6 +5,8 @@ import pytest
 
 from benchmarks.step import DTYPES, WAYS, Step
 
+pytest.importorskip("pytest_benchmark")
+
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("way", WAYS)

@@ -31,10 +31,15 @@ class Run:
         return self.trace[name]
 
     @property
-    def start(self) -> dict[str, str]:
+    def lines(self) -> list[tuple[str, str]]:
         """The start table."""
         assert self.launch is not None
-        return dict(self.launch.lines)
+        return self.launch.lines
+
+    @property
+    def start(self) -> dict[str, str]:
+        """The start table, the last line of each name."""
+        return dict(self.lines)
 
 
 def run(

@@ -125,7 +125,11 @@ def assert_same_training(
     ours_grads = {n: p.grad for n, p in ours.named_parameters() if p.grad is not None}
     grads = {n: p.grad for n, p in stock.named_parameters() if p.grad is not None}
     assert sorted(ours_grads) == sorted(grads)
-    assert_close([ours_grads[n] for n in sorted(grads)], [grads[n] for n in sorted(grads)], tolerance)
+    assert_close(
+        [ours_grads[n] for n in sorted(grads)],
+        [grads[n] for n in sorted(grads)],
+        tolerance,
+    )
     for (name, a), (_, b) in zip(ours.named_buffers(), stock.named_buffers()):
         if a.is_floating_point():
             assert_close(a, b, tolerance)

@@ -59,7 +59,8 @@ def test_values() -> None:
 
 
 def test_modules_and_words_after_them() -> None:
-    command = parse("-m ultralytics detect train model=a.yaml --ckpt epochs=1".split())
+    words = "-m ultralytics detect train model=a.yaml --ckpt epochs=1"
+    command = parse(words.split())
     assert command is not None
     assert command.is_module and command.target == "ultralytics"
     assert command.arguments == ("detect", "train", "model=a.yaml", "epochs=1")

@@ -52,7 +52,6 @@ def test_without_ckpt_every_bit_is_stock(trained: Runner) -> None:
     """SGD, clipping, moving average and mosaic are the official bits."""
     if NO_EQUAL_BITS:
         pytest.skip(NO_EQUAL_BITS)
-    # One micro-batch a step keeps the clip coefficient at 1 here.
     stock, ours = trained("stock", ""), trained("ours", "", Settings("off"))
     for name in ("images", "losses", "gradients", "weights", "average", "updates"):
         assert ours[name] == stock[name], name
@@ -74,7 +73,6 @@ def test_accumulate_sums_as_if_the_script_said_so(trained: Runner) -> None:
         assert ours[name] == edited[name], name
     assert ours["weight_decay"] == 0.0005 * 4 * 3 / 16
     assert ours.start["accumulate"] == "a step every 3 batches, from the first on"
-    assert "0.0075 would" not in ours.start["learning rate"]
     assert "the linear rule would give" in ours.start["learning rate"]
 
 
@@ -131,6 +129,7 @@ def test_checkpoints_open_without_yolov9mem(trained: Runner) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, str(file)],
         env={"PYTHONPATH": f"{FOLDER}:{FOLDER.parent}", "OMP_NUM_THREADS": "1"},
+        cwd=FOLDER,
         capture_output=True,
         text=True,
     )
@@ -152,23 +151,17 @@ def test_resume_says_which_flags_the_run_had(trained: Runner) -> None:
 
 
 def test_flags_that_reach_nothing_are_errors(trained: Runner) -> None:
-    no_hyp = (("class_", "class_"),)
-    del no_hyp
-    other_name = (("hyp[", "hyper["), ("hyp)", "hyper)"), ("hyp,", "hyper,"))
-    del other_name
     edits = (
         ("parts.Shapes(opt.imgsz, opt.images, hyp, True)", "Other(opt, hyp)"),
         ("MADE = []", OTHER),
         ("hyp = yaml.safe_load(file)", "hyp = dict(lr0=0.01, weight_decay=0.0)"),
     )
-    with pytest.raises(UsageError, match="--mosaic: train_lookalike.py has no data set"):
+    with pytest.raises(
+        UsageError, match="--mosaic: train_lookalike.py has no data set"
+    ):
         trained("ours", "--epochs 1", Settings(mosaic=0.0), edits)
     ours = trained("stock_data", "--epochs 1", Settings(), edits)
-    reason = ours.start["data set, stock"]
-    assert reason in (
-        "Other: not one of the official kind",
-        "Shapes of validation: it makes no mosaics",
-    )
+    assert ("data set, stock", "Other: not one of the official kind") in ours.lines
 
 
 OTHER = """MADE = []
@@ -190,10 +183,8 @@ def test_a_data_set_that_does_more_stays_stock(trained: Runner) -> None:
         ("MADE = []", MORE),
     )
     ours = trained("ours", "--epochs 1", Settings(), edits)
-    reason = ours.start["data set, stock"]
-    assert "More: its samples are not those of the official chain" in (
-        text for name, text in ours.launch.lines  # type: ignore[union-attr]
-    ), reason
+    reason = "More: its samples are not those of the official chain"
+    assert ("data set, stock", reason) in ours.lines
 
 
 MORE = """MADE = []

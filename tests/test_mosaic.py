@@ -135,7 +135,9 @@ def test_awkward_sizes_equal(size):
 
 def random_scene(rng, image, warp_kind):
     """Overlapping and tiny tiles, a paste mask, any matrix: what no data set has."""
-    height, width = (int(v) for v in rng.integers(8, 90, 2))
+    height, width = (int(v) for v in rng.integers(1, 90, 2))
+    if rng.random() < 0.05:
+        width = 2700  # too wide for the way by rows
     if warp_kind == 0:
         height, width = image
     tiles = []
@@ -150,6 +152,8 @@ def random_scene(rng, image, warp_kind):
     matrix = np.eye(3)
     matrix[:2] += rng.normal(0, 1, (2, 3)) * [1, 1, 30]
     matrix[2, :2] = rng.normal(0, 0.02, 2)
+    if rng.random() < 0.5:
+        matrix[0, 1] = matrix[1, 0] = 0  # rows stay level
     if rng.random() < 0.2:
         matrix *= rng.choice([1e-7, 1e7, 0.0])
     return (tuple(tiles), (height, width), warp_kind, tuple(matrix.ravel()), paste)
@@ -158,7 +162,7 @@ def random_scene(rng, image, warp_kind):
 @pytest.mark.parametrize("backend", ["cpu", "cpu-plain", "cpu-avx2", "cpu-avx512"])
 def test_backends_agree(backend):
     rng = np.random.default_rng(17)
-    for number in range(150):
+    for number in range(240):
         image = tuple(int(v) for v in rng.integers(1, 400 if number < 10 else 80, 2))
         kind = number % 3
         scenes = tuple(random_scene(rng, image, kind) for _ in range(1 + number % 2))

@@ -74,7 +74,9 @@ def find_unused(rank: int) -> None:
     for _ in range(2):  # a loss on one of the two heads only
         ddp.zero_grad()
         backward(ddp(batch(rank)), only=slice(2, 4))
-    assert not any(p.grad is not None and p.grad.any() for p in ddp.module.aux.parameters())
+    assert not any(
+        p.grad is not None and p.grad.any() for p in ddp.module.aux.parameters()
+    )
 
 
 def accumulate(rank: int) -> None:
@@ -93,7 +95,9 @@ def first_all_reduce_comes_early(rank: int) -> None:
 
     def hook(state, bucket):  # DDP refuses annotations that are strings
         events.append("all-reduce")
-        future = dist.all_reduce(bucket.buffer().div_(WORLD), async_op=True).get_future()
+        future = dist.all_reduce(
+            bucket.buffer().div_(WORLD), async_op=True
+        ).get_future()
         return future.then(lambda done: done.value()[0])
 
     ddp.register_comm_hook(None, hook)
@@ -153,7 +157,7 @@ def child(rank: int, port: int, results: Any) -> None:
             try:
                 case(rank)
                 results.put((case.__name__, rank, ""))
-            except Exception as error:  # noqa: BLE001 - told to the parent
+            except Exception as error:
                 results.put((case.__name__, rank, f"{type(error).__name__}: {error}"))
             dist.barrier()
     finally:

@@ -111,7 +111,9 @@ REFUSED = {
 def test_refused_calls_are_named_and_stay_stock(name: str) -> None:
     stock = nn.Sequential(Brick(3, 3), Apply(REFUSED[name]))
     ours = ym.checkpoint(copy.deepcopy(stock))
-    with pytest.raises(ym.CannotLower, match=rf"{name} in 1\b|conv2d in 1.last.*{name}"):
+    with pytest.raises(
+        ym.CannotLower, match=rf"{name} in 1\b|conv2d in 1.last.*{name}"
+    ):
         ours(image())
     ym.checkpoint(ours, strict=False)
     ours.load_state_dict(stock.state_dict())
@@ -219,7 +221,9 @@ def test_a_tail_runs_stock_on_the_outputs() -> None:
     assert_close(made["feats"], expected["feats"])
     for out in (made, expected):
         (out["boxes"].square().sum() + out["feats"][1].sum()).backward()
-    assert_close([p.grad for p in ours.parameters()], [p.grad for p in stock.parameters()])
+    assert_close(
+        [p.grad for p in ours.parameters()], [p.grad for p in stock.parameters()]
+    )
     assert ran_in_core(ours) == 1
 
 
@@ -246,7 +250,9 @@ def test_a_layer_in_the_tail_is_refused() -> None:
         def forward(self, x):
             return self.head(self.body(x).mean((2, 3)))
 
-    with pytest.raises(ym.CannotLower, match="linear in head: it reads the weight head.weight"):
+    with pytest.raises(
+        ym.CannotLower, match="linear in head: it reads the weight head.weight and"
+    ):
         ym.checkpoint(Classifier())(image())
 
 
@@ -337,7 +343,11 @@ def test_recording_leaves_no_trace() -> None:
     state = copy.deepcopy(module.state_dict())
     attributes = {n: set(m.__dict__) for n, m in module.named_modules()}
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
-    generators = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    generators = (
+        random.getstate(),
+        np.random.get_state()[1].tolist(),
+        torch.get_rng_state(),
+    )
     out = ym.checkpoint(module)(image())
     assert random.getstate() == generators[0]
     assert np.random.get_state()[1].tolist() == generators[1]

@@ -48,7 +48,7 @@ class Scene:
     paste: np.ndarray | None
     labels: np.ndarray
 
-    def packed(self) -> tuple:
+    def packed(self) -> tuple[object, ...]:
         """The form that `_core.mosaic_render` takes."""
         kind, matrix = _NO_WARP, None
         if self.warp is not None:

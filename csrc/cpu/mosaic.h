@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
  * Backend "cpu" makes an image a span of a row at a time, in steps that each run over
- * the whole span in the first-level cache: locate (where each pixel comes from), gather
- * (its four neighbours as two 8-byte words), blend (to planes), mix, jitter, store.
+ * the whole span in the first-level cache. Any warp (mosaic_spans.c): locate (where
+ * each pixel comes from), gather (its four neighbours as two 8-byte words), blend (to
+ * planes). Warps that keep rows level (mosaic_rows.c; YOLOv9's own recipe has no
+ * others): two rows of the canvas are put together, weighed into one, and sampled.
+ * Then: mix, jitter, store.
  */
 #ifndef YM_CPU_MOSAIC_H
 #define YM_CPU_MOSAIC_H
@@ -17,7 +20,7 @@
 typedef struct cpu_span {
     _Alignas(64) uint64_t upper[CPU_SPAN]; /* b g r b g r of two neighbours, 2 unused */
     _Alignas(64) uint64_t lower[CPU_SPAN];
-    _Alignas(64) int32_t x[CPU_SPAN];         /* of the upper left neighbour */
+    _Alignas(64) int32_t x[CPU_SPAN]; /* of the upper left neighbour */
     _Alignas(64) int32_t y[CPU_SPAN];
     _Alignas(64) uint32_t weight_y[CPU_SPAN]; /* 32 - fy, fy: two 16-bit halves */
     _Alignas(64) uint16_t weight_x[CPU_SPAN]; /* 32 - fx, fx: two bytes */
@@ -54,8 +57,16 @@ typedef struct cpu_mosaic_kernels {
     void (*locate_perspective)(cpu_span *span, const cpu_perspective *perspective,
                                int32_t count);
     void (*gather)(cpu_span *span, cpu_source *source, int32_t count);
+    /* out[i] = upper[i] * (32 - weight) + lower[i] * weight */
+    void (*weigh_rows)(const uint8_t *upper, const uint8_t *lower, int32_t weight,
+                       int32_t count, uint16_t *out);
+    /* Pixels from weighed rows: neighbours at sums + offset and 3 on, weights as
+     * cpu_span's weight_y has them. Reads 16 bytes at each offset. */
+    void (*sample)(const uint16_t *sums, const int32_t *offset, const uint32_t *weight,
+                   cpu_planes *planes, int32_t count);
     void (*blend)(const cpu_span *span, cpu_planes *planes, int32_t count);
-    void (*mix)(cpu_planes *planes, const cpu_planes *other, double ratio, int32_t count);
+    void (*mix)(cpu_planes *planes, const cpu_planes *other, double ratio,
+                int32_t count);
     /* Truncating; the rounded end of a row is redone by the caller. */
     void (*jitter)(cpu_planes *planes, const uint8_t *lut, int32_t count);
     /* out[count - 1 - i] = plane[i]; writes nothing else. */
@@ -67,6 +78,23 @@ extern const cpu_mosaic_kernels cpu_mosaic_plain;
 extern const cpu_mosaic_kernels cpu_mosaic_avx2;
 extern const cpu_mosaic_kernels cpu_mosaic_avx512;
 #endif
+
+/* The image being made, and the span of its columns in work. */
+typedef struct cpu_output {
+    const ym_mosaic_job *job;
+    const cpu_mosaic_kernels *kernels;
+    cpu_planes planes[2]; /* of each scene */
+    int32_t first, count; /* columns of the span */
+    int32_t padded;       /* count up to a whole group */
+} cpu_output;
+
+void cpu_mosaic_begin_span(cpu_output *output, int32_t first);
+/* From planes to row y of the image: mix, jitter, store. */
+void cpu_mosaic_finish_span(cpu_output *output, int32_t y);
+
+void cpu_mosaic_by_spans(cpu_output *output);
+bool cpu_mosaic_rows_fit(const ym_mosaic_job *job);
+void cpu_mosaic_by_rows(cpu_output *output);
 
 /* One pixel of the span, wherever it lies: by way of its tile where one shows all its
  * neighbours, or neighbour by neighbour. */

@@ -58,17 +58,28 @@ AVX2 static inline __m256i blend_four(const cpu_span *span, int32_t first,
     return _mm256_packs_epi32(even, odd);
 }
 
-AVX2 static void blend(const cpu_span *span, cpu_planes *planes, int32_t count)
+/* Eight pixels of four bytes, four to a half, as planes. */
+AVX2 static inline void store_pixels(cpu_planes *planes, int32_t i, __m256i pixels)
 {
-    const __m256i spread0 =
-        _mm256_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 8, 9, 8, 9, 8, 9,
-                         8, 9, 10, 11, 10, 11, 10, 11, 10, 11);
-    const __m256i spread2 = _mm256_add_epi8(spread0, _mm256_set1_epi8(4));
-    const __m256i lanes0 = _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4);
-    const __m256i lanes2 = _mm256_add_epi32(lanes0, _mm256_set1_epi32(2));
     const __m256i planar = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     const __m256i halves = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256i bytes =
+        _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(pixels, planar), halves);
+    __m128i low = _mm256_castsi256_si128(bytes);
+    _mm_storel_epi64((__m128i *)&planes->b[i], low);
+    _mm_storel_epi64((__m128i *)&planes->g[i], _mm_srli_si128(low, 8));
+    _mm_storel_epi64((__m128i *)&planes->r[i], _mm256_extracti128_si256(bytes, 1));
+}
+
+AVX2 static void blend(const cpu_span *span, cpu_planes *planes, int32_t count)
+{
+    const __m256i spread0 = _mm256_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3,
+                                             2, 3, 8, 9, 8, 9, 8, 9, 8, 9, 10, 11, 10,
+                                             11, 10, 11, 10, 11);
+    const __m256i spread2 = _mm256_add_epi8(spread0, _mm256_set1_epi8(4));
+    const __m256i lanes0 = _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4);
+    const __m256i lanes2 = _mm256_add_epi32(lanes0, _mm256_set1_epi32(2));
     for (int32_t i = 0; i < count; i += 8) {
         __m256i weight_x = _mm256_broadcastsi128_si256(
             _mm_load_si128((const __m128i *)&span->weight_x[i]));
@@ -77,12 +88,44 @@ AVX2 static void blend(const cpu_span *span, cpu_planes *planes, int32_t count)
                                  weight_y, lanes0);
         __m256i high = blend_four(span, i + 2, _mm256_shuffle_epi8(weight_x, spread2),
                                   weight_y, lanes2);
-        __m256i bytes = _mm256_shuffle_epi8(_mm256_packus_epi16(low, high), planar);
-        bytes = _mm256_permutevar8x32_epi32(bytes, halves);
-        __m128i blue_green = _mm256_castsi256_si128(bytes);
-        _mm_storel_epi64((__m128i *)&planes->b[i], blue_green);
-        _mm_storel_epi64((__m128i *)&planes->g[i], _mm_srli_si128(blue_green, 8));
-        _mm_storel_epi64((__m128i *)&planes->r[i], _mm256_extracti128_si256(bytes, 1));
+        store_pixels(planes, i, _mm256_packus_epi16(low, high));
+    }
+}
+
+AVX2 static void weigh_rows(const uint8_t *upper, const uint8_t *lower, int32_t weight,
+                            int32_t count, uint16_t *out)
+{
+    loop_weigh_rows(upper, lower, weight, count, out);
+}
+
+/* Pixels first and first + 4 of a row of sums: b g r - as 32 bits each. */
+AVX2 static inline __m256i sample_two(const uint16_t *sums, const int32_t *offset,
+                                      __m256i weight, int32_t first)
+{
+    const __m256i interleave = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11, 12, 13, 14, 15));
+    const __m256i quarter = _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4);
+    __m256i pairs = _mm256_castsi128_si256(
+        _mm_loadu_si128((const __m128i *)(const void *)(sums + offset[first])));
+    pairs = _mm256_inserti128_si256(
+        pairs,
+        _mm_loadu_si128((const __m128i *)(const void *)(sums + offset[first + 4])), 1);
+    __m256i lanes = _mm256_add_epi32(quarter, _mm256_set1_epi32(first));
+    __m256i sum = _mm256_madd_epi16(_mm256_shuffle_epi8(pairs, interleave),
+                                    _mm256_permutevar8x32_epi32(weight, lanes));
+    return _mm256_srli_epi32(_mm256_add_epi32(sum, _mm256_set1_epi32(512)), 10);
+}
+
+AVX2 static void sample(const uint16_t *sums, const int32_t *offset,
+                        const uint32_t *weight, cpu_planes *planes, int32_t count)
+{
+    for (int32_t i = 0; i < count; i += 8) {
+        __m256i weights = _mm256_loadu_si256((const __m256i *)(weight + i));
+        __m256i low = _mm256_packs_epi32(sample_two(sums, offset + i, weights, 0),
+                                         sample_two(sums, offset + i, weights, 1));
+        __m256i high = _mm256_packs_epi32(sample_two(sums, offset + i, weights, 2),
+                                          sample_two(sums, offset + i, weights, 3));
+        store_pixels(planes, i, _mm256_packus_epi16(low, high));
     }
 }
 
@@ -113,7 +156,8 @@ AVX2 static inline __m256i load_eight(const uint8_t *plane)
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)plane));
 }
 
-/* round(numerator / denominator); anything where that is 0, for it is multiplied by 0. */
+/* round(numerator / denominator); anything where that is 0, for it is multiplied by 0.
+ */
 AVX2 static inline __m256i reciprocal(float numerator, __m256i denominator)
 {
     return _mm256_cvtps_epi32(
@@ -136,7 +180,8 @@ AVX2 static void to_hsv(cpu_planes *planes, int32_t count)
         __m256i low = _mm256_min_epi32(_mm256_min_epi32(b, g), r);
         __m256i span = _mm256_sub_epi32(v, low);
         __m256i twice = _mm256_add_epi32(span, span);
-        __m256i h = _mm256_add_epi32(_mm256_sub_epi32(r, g), _mm256_add_epi32(twice, twice));
+        __m256i h =
+            _mm256_add_epi32(_mm256_sub_epi32(r, g), _mm256_add_epi32(twice, twice));
         h = _mm256_blendv_epi8(h, _mm256_add_epi32(_mm256_sub_epi32(b, r), twice),
                                _mm256_cmpeq_epi32(v, g));
         h = _mm256_blendv_epi8(h, _mm256_sub_epi32(g, b), _mm256_cmpeq_epi32(v, r));
@@ -148,8 +193,8 @@ AVX2 static void to_hsv(cpu_planes *planes, int32_t count)
     }
 }
 
-/* Of each sector of the hue: bit 31 if the colour is v there, bit 30 if it is the one in
- * between, else it is the lowest. */
+/* Of each sector of the hue: bit 31 if the colour is v there, bit 30 if it is the one
+ * in between, else it is the lowest. */
 #define TOP INT32_MIN
 #define MID (1 << 30)
 
@@ -185,7 +230,8 @@ AVX2 static void to_bgr(cpu_planes *planes, int32_t count)
         __m256 mid = _mm256_mul_ps(v, _mm256_fnmadd_ps(s, part, one));
         __m256 low = _mm256_mul_ps(v, _mm256_sub_ps(one, s));
         store_eight(planes, i, choose(blue, sector, low, mid, v),
-                    choose(green, sector, low, mid, v), choose(red, sector, low, mid, v));
+                    choose(green, sector, low, mid, v),
+                    choose(red, sector, low, mid, v));
     }
 }
 
@@ -217,6 +263,8 @@ const cpu_mosaic_kernels cpu_mosaic_avx2 = {
     .locate_affine = locate_affine,
     .locate_perspective = locate_perspective,
     .gather = cpu_mosaic_gather_avx2,
+    .weigh_rows = weigh_rows,
+    .sample = sample,
     .blend = blend,
     .mix = mix,
     .jitter = jitter,

@@ -166,8 +166,9 @@ AVX2 void cpu_mosaic_gather_avx2(cpu_span *span, cpu_source *source, int32_t cou
 {
     for (int32_t i = 0; i < count; i += 8) {
         __m256i x = _mm256_load_si256((const __m256i *)&span->x[i]);
-        uint32_t singly = source->scene->paste == NULL ? gather_lanes(span, source, i, x, 0xFF)
-                                               : gather_pasted(span, source, i);
+        uint32_t singly = source->scene->paste == NULL
+                              ? gather_lanes(span, source, i, x, 0xFF)
+                              : gather_pasted(span, source, i);
         for (; singly != 0; singly &= singly - 1) {
             cpu_mosaic_gather_singly(span, source->scene, i + __builtin_ctz(singly));
         }

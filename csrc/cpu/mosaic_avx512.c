@@ -8,7 +8,8 @@
 
 #define AVX512 TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")
 
-AVX512 static void locate_affine(cpu_span *span, const cpu_affine *affine, int32_t count)
+AVX512 static void locate_affine(cpu_span *span, const cpu_affine *affine,
+                                 int32_t count)
 {
     const __m512i low = _mm512_set1_epi32(31), whole = _mm512_set1_epi32(32);
     const __m512i row_x = _mm512_set1_epi32(affine->row_x);
@@ -30,8 +31,8 @@ AVX512 static void locate_affine(cpu_span *span, const cpu_affine *affine, int32
     }
 }
 
-AVX512 static void locate_perspective(cpu_span *span, const cpu_perspective *perspective,
-                                      int32_t count)
+AVX512 static void locate_perspective(cpu_span *span,
+                                      const cpu_perspective *perspective, int32_t count)
 {
     loop_locate_perspective(span, perspective, count);
 }
@@ -57,9 +58,9 @@ AVX512 static inline __m512i blend_half(__m512i upper, __m512i lower, __m512i we
 {
     const __m512i quarter =
         _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12);
-    const __m512i pairs = _mm512_set_epi16(
-        13, 13, 13, 13, 12, 12, 12, 12, 9, 9, 9, 9, 8, 8, 8, 8, 5, 5, 5, 5, 4, 4, 4, 4, 1,
-        1, 1, 1, 0, 0, 0, 0);
+    const __m512i pairs = _mm512_set_epi16(13, 13, 13, 13, 12, 12, 12, 12, 9, 9, 9, 9,
+                                           8, 8, 8, 8, 5, 5, 5, 5, 4, 4, 4, 4, 1, 1, 1,
+                                           1, 0, 0, 0, 0);
     __m512i spread = _mm512_permutexvar_epi16(
         _mm512_add_epi16(pairs, _mm512_set1_epi16((int16_t)lane)), weight_x);
     __m512i even_lane = _mm512_add_epi32(quarter, _mm512_set1_epi32(lane));
@@ -101,9 +102,51 @@ AVX512 static void blend(const cpu_span *span, cpu_planes *planes, int32_t count
                                    _mm512_shuffle_i64x2(lower0, lower1, 0x88), weight_x,
                                    weight_y, 0);
         __m512i second = blend_half(_mm512_shuffle_i64x2(upper0, upper1, 0xDD),
-                                    _mm512_shuffle_i64x2(lower0, lower1, 0xDD), weight_x,
-                                    weight_y, 2);
+                                    _mm512_shuffle_i64x2(lower0, lower1, 0xDD),
+                                    weight_x, weight_y, 2);
         store_planes(planes, i, _mm512_packus_epi16(first, second));
+    }
+}
+
+AVX512 static void weigh_rows(const uint8_t *upper, const uint8_t *lower,
+                              int32_t weight, int32_t count, uint16_t *out)
+{
+    loop_weigh_rows(upper, lower, weight, count, out);
+}
+
+AVX512 static inline __m128i load_sums(const uint16_t *sums, int32_t offset)
+{
+    return _mm_loadu_si128((const __m128i *)(const void *)(sums + offset));
+}
+
+/* Pixels first, first + 4, ... of a row of sums: b g r - as 32 bits each. */
+AVX512 static inline __m512i sample_four(const uint16_t *sums, const int32_t *offset,
+                                         __m512i weight, int32_t first)
+{
+    const __m512i interleave = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11, 12, 13, 14, 15));
+    const __m512i quarter =
+        _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12);
+    __m512i pairs = _mm512_castsi128_si512(load_sums(sums, offset[first]));
+    pairs = _mm512_inserti32x4(pairs, load_sums(sums, offset[first + 4]), 1);
+    pairs = _mm512_inserti32x4(pairs, load_sums(sums, offset[first + 8]), 2);
+    pairs = _mm512_inserti32x4(pairs, load_sums(sums, offset[first + 12]), 3);
+    __m512i lanes = _mm512_add_epi32(quarter, _mm512_set1_epi32(first));
+    __m512i sum = _mm512_madd_epi16(_mm512_shuffle_epi8(pairs, interleave),
+                                    _mm512_permutexvar_epi32(lanes, weight));
+    return _mm512_srli_epi32(_mm512_add_epi32(sum, _mm512_set1_epi32(512)), 10);
+}
+
+AVX512 static void sample(const uint16_t *sums, const int32_t *offset,
+                          const uint32_t *weight, cpu_planes *planes, int32_t count)
+{
+    for (int32_t i = 0; i < count; i += 16) {
+        __m512i weights = _mm512_loadu_si512(weight + i);
+        __m512i low = _mm512_packs_epi32(sample_four(sums, offset + i, weights, 0),
+                                         sample_four(sums, offset + i, weights, 1));
+        __m512i high = _mm512_packs_epi32(sample_four(sums, offset + i, weights, 2),
+                                          sample_four(sums, offset + i, weights, 3));
+        store_planes(planes, i, _mm512_packus_epi16(low, high));
     }
 }
 
@@ -125,7 +168,8 @@ AVX512 static inline void store_bytes(uint8_t *plane, __m512i value)
     _mm_store_si128((__m128i *)plane, _mm512_cvtepi32_epi8(value));
 }
 
-/* round(numerator / denominator); anything where that is 0, for it is multiplied by 0. */
+/* round(numerator / denominator); anything where that is 0, for it is multiplied by 0.
+ */
 AVX512 static inline __m512i reciprocal(float numerator, __m512i denominator)
 {
     return _mm512_cvtps_epi32(
@@ -148,12 +192,14 @@ AVX512 static void to_hsv(cpu_planes *planes, int32_t count)
         __m512i low = _mm512_min_epi32(_mm512_min_epi32(b, g), r);
         __m512i span = _mm512_sub_epi32(v, low);
         __m512i twice = _mm512_add_epi32(span, span);
-        __m512i h = _mm512_add_epi32(_mm512_sub_epi32(r, g), _mm512_add_epi32(twice, twice));
+        __m512i h =
+            _mm512_add_epi32(_mm512_sub_epi32(r, g), _mm512_add_epi32(twice, twice));
         h = _mm512_mask_add_epi32(h, _mm512_cmpeq_epi32_mask(v, g),
                                   _mm512_sub_epi32(b, r), twice);
         h = _mm512_mask_sub_epi32(h, _mm512_cmpeq_epi32_mask(v, r), g, b);
         h = scale_down(h, reciprocal(122880.0f, span));
-        h = _mm512_mask_add_epi32(h, _mm512_movepi32_mask(h), h, _mm512_set1_epi32(180));
+        h = _mm512_mask_add_epi32(h, _mm512_movepi32_mask(h), h,
+                                  _mm512_set1_epi32(180));
         store_bytes(&planes->b[i], h);
         store_bytes(&planes->g[i], scale_down(span, reciprocal(1044480.0f, v)));
         store_bytes(&planes->r[i], v);
@@ -180,8 +226,8 @@ AVX512 static inline __m512 load_scaled(const uint8_t *plane, float scale)
     return _mm512_mul_ps(_mm512_cvtepi32_ps(load_bytes(plane)), _mm512_set1_ps(scale));
 }
 
-/* Bits 0 .. 5 of `top`: in which sectors of the hue the colour is v; of `mid`: in which it
- * is the one in between; it is the lowest elsewhere. */
+/* Bits 0 .. 5 of `top`: in which sectors of the hue the colour is v; of `mid`: in which
+ * it is the one in between; it is the lowest elsewhere. */
 AVX512 static inline void store_colour(uint8_t *plane, __m512i bit, uint8_t top,
                                        uint8_t mid, const __m512 value[3])
 {
@@ -226,9 +272,9 @@ AVX512 static void jitter(cpu_planes *planes, const uint8_t *lut, int32_t count)
 
 AVX512 static void reverse(uint8_t *out, const uint8_t *plane, int32_t count)
 {
-    const __m256i mirror = _mm256_setr_epi8(
-        31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12,
-        11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m256i mirror = _mm256_setr_epi8(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21,
+                                            20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10,
+                                            9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     int32_t i = 0;
     for (; i + 32 <= count; i += 32) {
         __m256i bytes = _mm256_load_si256((const __m256i *)(plane + i));
@@ -244,6 +290,8 @@ const cpu_mosaic_kernels cpu_mosaic_avx512 = {
     .locate_affine = locate_affine,
     .locate_perspective = locate_perspective,
     .gather = cpu_mosaic_gather_avx512,
+    .weigh_rows = weigh_rows,
+    .sample = sample,
     .blend = blend,
     .mix = mix,
     .jitter = jitter,

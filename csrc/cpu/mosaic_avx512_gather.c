@@ -84,7 +84,8 @@ AVX512 static inline __m512i read_bits(const uint8_t *bits, __m512i start, __m51
 {
     __m512i byte = _mm512_add_epi32(start, _mm512_srli_epi32(at, 3));
     __m512i word = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), (__mmask16)lanes,
-                                               byte, (const int *)(const void *)bits, 1);
+                                               byte, (const int *)(const void *)bits,
+                                               1);
     __m512i shift = _mm512_and_si512(at, _mm512_set1_epi32(7));
     return _mm512_and_si512(_mm512_srlv_epi32(word, shift), _mm512_set1_epi32(3));
 }
@@ -154,8 +155,9 @@ AVX512 void cpu_mosaic_gather_avx512(cpu_span *span, cpu_source *source, int32_t
 {
     for (int32_t i = 0; i < count; i += 16) {
         __m512i x = _mm512_load_si512(&span->x[i]);
-        uint32_t singly = source->scene->paste == NULL ? gather_lanes(span, source, i, x, 0xFFFF)
-                                               : gather_pasted(span, source, i);
+        uint32_t singly = source->scene->paste == NULL
+                              ? gather_lanes(span, source, i, x, 0xFFFF)
+                              : gather_pasted(span, source, i);
         for (; singly != 0; singly &= singly - 1) {
             cpu_mosaic_gather_singly(span, source->scene, i + __builtin_ctz(singly));
         }

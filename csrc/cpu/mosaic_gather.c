@@ -70,7 +70,8 @@ static uint64_t swap_pair(uint64_t pair)
     return (pair & 0xFFFFFF) << 24 | (pair >> 24 & 0xFFFFFF);
 }
 
-/* How many of the four neighbours show their mirror image, -1: some are off the canvas. */
+/* How many of the four neighbours show their mirror image, -1: some are off the canvas.
+ */
 static int32_t count_pasted(const ym_scene *scene, int32_t x, int32_t y)
 {
     if (x < 0 || y < 0 || x >= scene->width - 1 || y >= scene->height - 1) {
@@ -80,7 +81,8 @@ static int32_t count_pasted(const ym_scene *scene, int32_t x, int32_t y)
     const uint8_t *below = bits + scene->paste_row_bytes;
     int32_t right = scene->width - 1 - x, left = right - 1;
     return (bits[right >> 3] >> (right & 7) & 1) + (bits[left >> 3] >> (left & 7) & 1) +
-           (below[right >> 3] >> (right & 7) & 1) + (below[left >> 3] >> (left & 7) & 1);
+           (below[right >> 3] >> (right & 7) & 1) +
+           (below[left >> 3] >> (left & 7) & 1);
 }
 
 cpu_pasted cpu_mosaic_pasted(const ym_scene *scene, int32_t last, int32_t y)
@@ -98,8 +100,8 @@ cpu_pasted cpu_mosaic_pasted(const ym_scene *scene, int32_t last, int32_t y)
 
 void cpu_mosaic_gather_pixel(cpu_span *span, const ym_scene *scene, int32_t i)
 {
-    int32_t pasted =
-        scene->paste == NULL ? 0 : count_pasted(scene, span->x[i], span->y[i]);
+    int32_t pasted = scene->paste == NULL ? 0
+                                          : count_pasted(scene, span->x[i], span->y[i]);
     bool done = false;
     if (pasted == 0) {
         done = load_pairs(span, scene, i, span->x[i]);

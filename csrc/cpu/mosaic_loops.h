@@ -59,6 +59,15 @@ LOOP void loop_locate_perspective(cpu_span *span, const cpu_perspective *perspec
     }
 }
 
+LOOP void loop_weigh_rows(const uint8_t *restrict upper, const uint8_t *restrict lower,
+                          int32_t weight, int32_t count, uint16_t *restrict out)
+{
+    uint16_t rest = (uint16_t)(32 - weight), part = (uint16_t)weight;
+    for (int32_t i = 0; i < count; i++) {
+        out[i] = (uint16_t)(upper[i] * rest + lower[i] * part);
+    }
+}
+
 LOOP void loop_mix(uint8_t *a, const uint8_t *b, double ratio, int32_t count)
 {
     double rest = 1.0 - ratio;

@@ -38,7 +38,26 @@ static void blend(const cpu_span *span, cpu_planes *planes, int32_t count)
     }
 }
 
-static void mix(cpu_planes *planes, const cpu_planes *other, double ratio, int32_t count)
+static void weigh_rows(const uint8_t *upper, const uint8_t *lower, int32_t weight,
+                       int32_t count, uint16_t *out)
+{
+    loop_weigh_rows(upper, lower, weight, count, out);
+}
+
+static void sample(const uint16_t *sums, const int32_t *offset, const uint32_t *weight,
+                   cpu_planes *planes, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        const uint16_t *at = sums + offset[i];
+        uint32_t left = weight[i] & 0xFFFF, right = weight[i] >> 16;
+        planes->b[i] = (uint8_t)((at[0] * left + at[3] * right + 512) >> 10);
+        planes->g[i] = (uint8_t)((at[1] * left + at[4] * right + 512) >> 10);
+        planes->r[i] = (uint8_t)((at[2] * left + at[5] * right + 512) >> 10);
+    }
+}
+
+static void mix(cpu_planes *planes, const cpu_planes *other, double ratio,
+                int32_t count)
 {
     loop_mix(planes->b, other->b, ratio, count);
     loop_mix(planes->g, other->g, ratio, count);
@@ -61,6 +80,8 @@ const cpu_mosaic_kernels cpu_mosaic_plain = {
     .locate_affine = locate_affine,
     .locate_perspective = locate_perspective,
     .gather = gather,
+    .weigh_rows = weigh_rows,
+    .sample = sample,
     .blend = blend,
     .mix = mix,
     .jitter = jitter,

@@ -16,7 +16,7 @@
 
 enum {
     MAX_THREADS = 256,
-    /* About 20 us: long enough to meet the next kernel of a run, short enough not to
+    /* 5 to 20 us: long enough to meet the next kernel of a run, short enough not to
      * stand in the way of another library's threads. */
     SPINS = 400,
 };

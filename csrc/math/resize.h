@@ -9,7 +9,7 @@
 #include "math/warp.h"
 
 typedef struct ym_lerp {
-    int32_t first;          /* may be -1 or beyond the end for rows */
+    int32_t first;            /* may be -1 or beyond the end for rows */
     int32_t weight0, weight1; /* of first and first + 1 */
 } ym_lerp;
 

@@ -81,7 +81,7 @@ YM_MATH int32_t ym_clamped_to_int(double value)
 }
 
 YM_MATH ym_tap ym_perspective_tap(const double *inverse, int32_t x, int32_t y,
-                                    int32_t block)
+                                  int32_t block)
 {
     int32_t first = x - x % block;
     int32_t step = x - first;
@@ -96,7 +96,7 @@ YM_MATH ym_tap ym_perspective_tap(const double *inverse, int32_t x, int32_t y,
 
 /* The weights of the four neighbours add up to 1024. */
 YM_MATH uint8_t ym_blend_taps(int32_t upper_left, int32_t upper_right,
-                                int32_t lower_left, int32_t lower_right, ym_tap tap)
+                              int32_t lower_left, int32_t lower_right, ym_tap tap)
 {
     int32_t upper = upper_left * (32 - tap.fx) + upper_right * tap.fx;
     int32_t lower = lower_left * (32 - tap.fx) + lower_right * tap.fx;

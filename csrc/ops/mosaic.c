@@ -56,8 +56,8 @@ static ym_status check_tile(const ym_scene *scene, int32_t index, ym_error *erro
     const ym_tile *tile = &scene->tile[index];
     YM_TRY(check_side(tile->height, "a tile's height", error));
     YM_TRY(check_side(tile->width, "a tile's width", error));
-    YM_CHECK(error, tile->pixels != NULL, YM_ERR_ARGUMENT, "mosaic: tile %d has no pixels",
-             index);
+    YM_CHECK(error, tile->pixels != NULL, YM_ERR_ARGUMENT,
+             "mosaic: tile %d has no pixels", index);
     YM_CHECK(error,
              tile->x >= 0 && tile->y >= 0 && tile->x <= scene->width - tile->width &&
                  tile->y <= scene->height - tile->height,
@@ -79,12 +79,13 @@ static ym_status check_scene(const ym_mosaic_job *job, const ym_scene *scene,
     for (int32_t i = 0; i < scene->tile_count; i++) {
         YM_TRY(check_tile(scene, i, error));
     }
-    YM_CHECK(error,
-             scene->warp != YM_WARP_NONE ||
-                 (scene->height == job->height && scene->width == job->width),
-             YM_ERR_ARGUMENT,
-             "mosaic: without a warp the canvas, %dx%d, must have the image's size, %dx%d",
-             scene->width, scene->height, job->width, job->height);
+    YM_CHECK(
+        error,
+        scene->warp != YM_WARP_NONE ||
+            (scene->height == job->height && scene->width == job->width),
+        YM_ERR_ARGUMENT,
+        "mosaic: without a warp the canvas, %dx%d, must have the image's size, %dx%d",
+        scene->width, scene->height, job->width, job->height);
     for (int i = 0; scene->warp != YM_WARP_NONE && i < 9; i++) {
         YM_CHECK(error, isfinite(scene->inverse[i]), YM_ERR_ARGUMENT,
                  "mosaic: element (%d, %d) of the inverse matrix is %g, must be finite",
@@ -111,7 +112,8 @@ ym_status ym_mosaic_check(const ym_mosaic_job *job, ym_error *error)
         YM_TRY(check_scene(job, &job->scene[i], error));
     }
     YM_CHECK(error, job->scene_count == 1 || (job->ratio >= 0.0 && job->ratio <= 1.0),
-             YM_ERR_ARGUMENT, "mosaic: the mixup ratio is %g, must be 0 to 1", job->ratio);
+             YM_ERR_ARGUMENT, "mosaic: the mixup ratio is %g, must be 0 to 1",
+             job->ratio);
     for (int i = 0; job->hsv != NULL && i < 256; i++) {
         YM_CHECK(error, job->hsv[i] < 180, YM_ERR_ARGUMENT,
                  "mosaic: hue %d becomes %d, must be below 180", i, job->hsv[i]);

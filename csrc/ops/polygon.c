@@ -144,7 +144,8 @@ static edge make_edge(const ym_bitmap *bitmap, pixel a, pixel b)
     int64_t to_y = from.y != to.y ? to.y : b.y;
     int64_t step = (to.x * one - from.x * one) / (to_y - from_y);
     if (a.y < b.y) {
-        return (edge){(int32_t)a.y, (int32_t)b.y, from.x * one + (a.y - from_y) * step, step};
+        return (edge){(int32_t)a.y, (int32_t)b.y, from.x * one + (a.y - from_y) * step,
+                      step};
     }
     return (edge){(int32_t)b.y, (int32_t)a.y, to.x * one + (b.y - to_y) * step, step};
 }
@@ -191,7 +192,8 @@ static int32_t drop_ended(edge **active, int32_t count, int32_t y)
     return left;
 }
 
-static void scan_edges(const ym_bitmap *bitmap, edge *edges, int32_t count, edge **active)
+static void scan_edges(const ym_bitmap *bitmap, edge *edges, int32_t count,
+                       edge **active)
 {
     int32_t next = 0, active_count = 0;
     for (int32_t y = count > 0 ? edges[0].y_first : 0;
@@ -225,8 +227,8 @@ ym_status ym_polygon_fill(const ym_bitmap *bitmap, const ym_point *point, int32_
     for (int32_t i = 0; i < count; i++) {
         YM_CHECK(error, fabs(point[i].x) < 32768.0 && fabs(point[i].y) < 32768.0,
                  YM_ERR_ARGUMENT,
-                 "polygon: point %d is (%g, %g), must be finite and within 32767 of 0", i,
-                 point[i].x, point[i].y);
+                 "polygon: point %d is (%g, %g), must be finite and within 32767 of 0",
+                 i, point[i].x, point[i].y);
     }
     if (count > 0) {
         edge *edges = scratch;

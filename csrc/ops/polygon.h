@@ -36,9 +36,9 @@ typedef struct ym_polygon_warp {
     double width, height; /* of the image */
 } ym_polygon_warp;
 
-/* `closed` has count + 2 points: after the last comes the first again, twice. The outline
- * is cut into 1000 points at equal steps of the index, warped, and
- * those inside the image are boxed: x1, y1, x2, y2; zeros where none is. */
+/* `closed` has count + 2 points: after the last comes the first again, twice. The
+ * outline is cut into 1000 points at equal steps of the index, warped, and those inside
+ * the image are boxed: x1, y1, x2, y2; zeros where none is. */
 void ym_polygon_box(const ym_polygon_warp *warp, const ym_point *closed, int32_t count,
                     double box[4]);
 

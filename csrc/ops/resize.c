@@ -82,8 +82,9 @@ static void halve(const ym_image *source, const ym_image *out)
         uint8_t *to = out->pixels + y * out->row_bytes;
         for (int32_t x = 0; x < out->width; x++, upper += 6, lower += 6, to += 3) {
             for (int32_t c = 0; c < 3; c++) {
-                to[c] = (uint8_t)((upper[c] + upper[c + 3] + lower[c] + lower[c + 3] + 2) >>
-                                  2);
+                to[c] =
+                    (uint8_t)((upper[c] + upper[c + 3] + lower[c] + lower[c + 3] + 2) >>
+                              2);
             }
         }
     }
@@ -93,7 +94,8 @@ static ym_status check_image(const ym_image *image, const char *name, ym_error *
 {
     YM_CHECK(error,
              image->height >= 1 && image->width >= 1 &&
-                 image->height <= YM_MOSAIC_MAX_SIDE && image->width <= YM_MOSAIC_MAX_SIDE,
+                 image->height <= YM_MOSAIC_MAX_SIDE &&
+                 image->width <= YM_MOSAIC_MAX_SIDE,
              YM_ERR_ARGUMENT, "resize: %s is %dx%d, sides must be 1 to %d", name,
              image->width, image->height, YM_MOSAIC_MAX_SIDE);
     return YM_OK;

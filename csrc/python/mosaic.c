@@ -26,13 +26,6 @@ static int parse_image(PyObject *object, const char *name, ym_array *array)
                      (int)array->device);
         return -1;
     }
-    if ((array->shape[1] > 1 && array->stride[1] != 3) || array->stride[2] != 1) {
-        PyErr_Format(PyExc_ValueError,
-                     "%s: strides of a pixel are (%lld, %lld), must be (3, 1): make it "
-                     "contiguous",
-                     name, (long long)array->stride[1], (long long)array->stride[2]);
-        return -1;
-    }
     for (int i = 0; i < 2; i++) {
         if (array->shape[i] < 1 || array->shape[i] > YM_MOSAIC_MAX_SIDE) {
             PyErr_Format(PyExc_ValueError, "%s: %s is %lld, must be 1 to %d", name,
@@ -40,6 +33,13 @@ static int parse_image(PyObject *object, const char *name, ym_array *array)
                          YM_MOSAIC_MAX_SIDE);
             return -1;
         }
+    }
+    if ((array->shape[1] > 1 && array->stride[1] != 3) || array->stride[2] != 1) {
+        PyErr_Format(PyExc_ValueError,
+                     "%s: strides of a pixel are (%lld, %lld), must be (3, 1): make it "
+                     "contiguous",
+                     name, (long long)array->stride[1], (long long)array->stride[2]);
+        return -1;
     }
     return 0;
 }
@@ -213,21 +213,23 @@ static const ym_backend *parse_backend(const char *name, ym_mosaic_simd *simd)
     if (strcmp(name, "ref") == 0) {
         return ym_ref_backend();
     }
-    PyErr_Format(PyExc_ValueError,
-                 "backend is '%s', must be 'cpu', 'cpu-plain', 'cpu-avx2', 'cpu-avx512' "
-                 "or 'ref'",
-                 name);
+    PyErr_Format(
+        PyExc_ValueError,
+        "backend is '%s', must be 'cpu', 'cpu-plain', 'cpu-avx2', 'cpu-avx512' "
+        "or 'ref'",
+        name);
     return NULL;
 }
 
-PyDoc_STRVAR(mosaic_render_doc,
-             "mosaic_render(out, scenes, ratio=1.0, hsv=None, flip_vertical=False,\n"
-             "              flip_horizontal=False, backend='cpu')\n\n"
-             "Writes out (3, H, W) uint8 RGB. scenes: one or two tuples (tiles, (height,\n"
-             "width), warp, matrix, paste): tiles a tuple of (image (h, w, 3) uint8 BGR,\n"
-             "x, y) on a canvas; warp 0 none, 1 affine, 2 perspective; matrix 9 floats,\n"
-             "canvas to image; paste (height, bytes) uint8 bits or None. ratio: of the\n"
-             "first scene in the blend of two. hsv: (3, 256) uint8 tables or None.");
+PyDoc_STRVAR(
+    mosaic_render_doc,
+    "mosaic_render(out, scenes, ratio=1.0, hsv=None, flip_vertical=False,\n"
+    "              flip_horizontal=False, backend='cpu')\n\n"
+    "Writes out (3, H, W) uint8 RGB. scenes: one or two tuples (tiles, (height,\n"
+    "width), warp, matrix, paste): tiles a tuple of (image (h, w, 3) uint8 BGR,\n"
+    "x, y) on a canvas; warp 0 none, 1 affine, 2 perspective; matrix 9 floats,\n"
+    "canvas to image; paste (height, bytes) uint8 bits or None. ratio: of the\n"
+    "first scene in the blend of two. hsv: (3, 256) uint8 tables or None.");
 
 static PyObject *mosaic_render(PyObject *module, PyObject *args, PyObject *kwargs)
 {
@@ -240,8 +242,8 @@ static PyObject *mosaic_render(PyObject *module, PyObject *args, PyObject *kwarg
     const char *backend_name = "cpu";
     ym_mosaic_job job;
     memset(&job, 0, sizeof job);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!|dOpps:mosaic_render", names, &out,
-                                     &PyTuple_Type, &scenes, &ratio, &hsv,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!|dOpps:mosaic_render", names,
+                                     &out, &PyTuple_Type, &scenes, &ratio, &hsv,
                                      &flip_vertical, &flip_horizontal, &backend_name)) {
         return NULL;
     }
@@ -258,16 +260,17 @@ static PyObject *mosaic_render(PyObject *module, PyObject *args, PyObject *kwarg
     ym_status status = ym_mosaic_check(&job, &context.error);
     if (status == YM_OK) {
         Py_BEGIN_ALLOW_THREADS
-        status = backend->mosaic(&context, &job);
+            status = backend->mosaic(&context, &job);
         Py_END_ALLOW_THREADS
     }
     return status == YM_OK ? Py_NewRef(Py_None) : ym_raise(status, &context.error);
 }
 
-PyDoc_STRVAR(resize_image_doc,
-             "resize_image(source, out)\n\n"
-             "out (h, w, 3) uint8 becomes source (H, W, 3) uint8 resized, bit-equal to\n"
-             "cv2.resize with INTER_LINEAR.");
+PyDoc_STRVAR(
+    resize_image_doc,
+    "resize_image(source, out)\n\n"
+    "out (h, w, 3) uint8 becomes source (H, W, 3) uint8 resized, bit-equal to\n"
+    "cv2.resize with INTER_LINEAR.");
 
 static ym_image image_of(const ym_array *array)
 {
@@ -299,7 +302,7 @@ static PyObject *resize_image(PyObject *module, PyObject *args)
     ym_error error;
     ym_status status;
     Py_BEGIN_ALLOW_THREADS
-    status = ym_resize_image(&from, &to, aligned, &error);
+        status = ym_resize_image(&from, &to, aligned, &error);
     Py_END_ALLOW_THREADS
 
     PyMem_RawFree(scratch);

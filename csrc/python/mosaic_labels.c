@@ -45,8 +45,8 @@ static int reserve(outline *o, Py_ssize_t count)
 
 static double coordinate(const Py_buffer *view, Py_ssize_t row, Py_ssize_t column)
 {
-    const char *at =
-        (const char *)view->buf + row * view->strides[0] + column * view->strides[1];
+    const char *at = (const char *)view->buf + row * view->strides[0] +
+                     column * view->strides[1];
     if (view->itemsize == 4) {
         float value;
         memcpy(&value, at, sizeof value);
@@ -59,8 +59,8 @@ static double coordinate(const Py_buffer *view, Py_ssize_t row, Py_ssize_t colum
 
 static int read_view(const Py_buffer *view, Py_ssize_t index, outline *o)
 {
-    bool floats = view->format != NULL && (strcmp(view->format, "f") == 0 ||
-                                           strcmp(view->format, "d") == 0);
+    bool floats = view->format != NULL &&
+                  (strcmp(view->format, "f") == 0 || strcmp(view->format, "d") == 0);
     if (!floats) {
         PyErr_Format(PyExc_TypeError, "polygon %zd: must be float32 or float64", index);
         return -1;
@@ -94,7 +94,8 @@ static int read_polygon(PyObject *polygons, Py_ssize_t index, outline *o)
 
 const char ym_py_polygon_fill_doc[] =
     "polygon_fill(bits, width, polygons)\n\n"
-    "Sets bits (height, bytes a row) uint8, lowest bit first, inside and on the outline\n"
+    "Sets bits (height, bytes a row) uint8, lowest bit first, inside and on the "
+    "outline\n"
     "of each polygon of a list, as cv2.drawContours with FILLED does.";
 
 PyObject *ym_py_polygon_fill(PyObject *module, PyObject *args)
@@ -115,9 +116,9 @@ PyObject *ym_py_polygon_fill(PyObject *module, PyObject *args)
     }
     if (width < 1 || width > array.shape[1] * 8 || array.shape[0] < 1 ||
         array.shape[0] > 32767 || width > 32767) {
-        return PyErr_Format(PyExc_ValueError,
-                            "bits: %lld rows of %lld bytes can't hold %d columns",
-                            (long long)array.shape[0], (long long)array.shape[1], width);
+        return PyErr_Format(
+            PyExc_ValueError, "bits: %lld rows of %lld bytes can't hold %d columns",
+            (long long)array.shape[0], (long long)array.shape[1], width);
     }
     ym_bitmap bitmap = {array.data, array.shape[1], (int32_t)array.shape[0], width};
     outline o = {0};
@@ -140,7 +141,8 @@ PyObject *ym_py_polygon_fill(PyObject *module, PyObject *args)
 
 const char ym_py_polygon_boxes_doc[] =
     "polygon_boxes(polygons, matrix, perspective, height, width) -> list\n\n"
-    "(x1, y1, x2, y2) of each polygon of a list after a warp: the outline is resampled\n"
+    "(x1, y1, x2, y2) of each polygon of a list after a warp: the outline is "
+    "resampled\n"
     "to 1000 points, those outside the image are dropped; zeros where none is left.";
 
 PyObject *ym_py_polygon_boxes(PyObject *module, PyObject *args)
@@ -149,8 +151,8 @@ PyObject *ym_py_polygon_boxes(PyObject *module, PyObject *args)
     PyObject *polygons, *matrix;
     int perspective;
     ym_polygon_warp warp;
-    if (!PyArg_ParseTuple(args, "O!Opdd:polygon_boxes", &PyList_Type, &polygons, &matrix,
-                          &perspective, &warp.height, &warp.width) ||
+    if (!PyArg_ParseTuple(args, "O!Opdd:polygon_boxes", &PyList_Type, &polygons,
+                          &matrix, &perspective, &warp.height, &warp.width) ||
         ym_parse_matrix(matrix, warp.matrix) < 0) {
         return NULL;
     }

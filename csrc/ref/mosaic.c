@@ -31,7 +31,8 @@ static void sample_scene(const ym_scene *scene, ym_tap tap, uint8_t bgr[3])
         corner[i] = corner[i] != NULL ? corner[i] : grey;
     }
     for (int32_t c = 0; c < 3; c++) {
-        bgr[c] = ym_blend_taps(corner[0][c], corner[1][c], corner[2][c], corner[3][c], tap);
+        bgr[c] =
+            ym_blend_taps(corner[0][c], corner[1][c], corner[2][c], corner[3][c], tap);
     }
 }
 

@@ -68,7 +68,9 @@ def train(opt, hyp):
             trace["images"].append(hashlib.md5(images.numpy().tobytes()).hexdigest())
             images = images.float() / 255
             if ni <= nw:
-                accumulate = max(1, np.interp(ni, [0, nw], [1, nbs / batch_size]).round())
+                accumulate = max(
+                    1, np.interp(ni, [0, nw], [1, nbs / batch_size]).round()
+                )
                 for group in optimizer.param_groups:
                     group["lr"] = np.interp(ni, [0, nw], [0.0, hyp["lr0"]])
             with torch.autocast("cpu", torch.bfloat16, enabled=amp):
@@ -79,7 +81,9 @@ def train(opt, hyp):
             if opt.fail and ni == opt.fail:
                 raise RuntimeError("told to fail")
             if ni - last_step >= accumulate:
-                trace["gradients"].append([ni, digest(p.grad for p in model.parameters())])
+                trace["gradients"].append(
+                    [ni, digest(p.grad for p in model.parameters())]
+                )
                 scaler.unscale_(optimizer)
                 torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=10.0)
                 scaler.step(optimizer)

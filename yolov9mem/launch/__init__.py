@@ -62,7 +62,7 @@ def _run(command: Command, program: object) -> int:
                 f"--accumulate: {command.target} has no assignment to `accumulate` in "
                 "a function train()"
             )
-    added = ()
+    added: tuple[str, ...] = ()
     if command.is_module:
         added = codebases.added_arguments(command.target, settings)
         applied += ["mosaic", "mixup"] if added else []
@@ -103,8 +103,11 @@ def patch(
 
     Returns an object with stop(), which puts everything back.
     """
+    import atexit
+
     from .launch import Launch
 
     launch = Launch(Settings(ckpt, accumulate, mosaic, mixup, amp, None, strict))
     launch.start()
+    atexit.register(lambda: launch.finish() if launch.session is not None else 0)
     return launch

@@ -87,7 +87,7 @@ def lightning_trainer(
         return None
     if not isinstance(cls, type) or (settings.accumulate is None and settings.amp):
         return None
-    stock = cls.__init__
+    stock: Any = cls.__init__  # type: ignore[misc]
 
     @functools.wraps(stock)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:

@@ -24,7 +24,7 @@ FIELDS = (
 )  # fmt: skip
 METHODS = ("load_image", "load_mosaic")
 # (mosaic switched on, hyper-parameters forced) of the samples compared.
-TRIALS = (
+TRIALS: tuple[tuple[bool, dict[str, float]], ...] = (
     (True, {"mosaic": 1.0, "mixup": 1.0}),
     (True, {"mosaic": 1.0, "mixup": 0.0}),
     (True, {}),

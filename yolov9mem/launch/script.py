@@ -122,13 +122,22 @@ def _spec_of(name: str) -> importlib.machinery.ModuleSpec | None:
     return spec
 
 
+class _Command:
+    """A console command, imported when it is called."""
+
+    def __init__(self, entry: importlib.metadata.EntryPoint) -> None:
+        self._entry = entry
+
+    def __call__(self) -> Any:
+        return self._entry.load()()
+
+
 def _command_spec(package: str) -> importlib.machinery.ModuleSpec | None:
     """A package without __main__ may have a console command (ultralytics: `yolo`)."""
     for entry in importlib.metadata.entry_points(group="console_scripts"):
         if entry.module.partition(".")[0] == package:
-            state: Callable[[], Any] = lambda entry=entry: entry.load()()  # noqa: E731
             return importlib.machinery.ModuleSpec(
-                package, None, loader_state=state, is_package=False
+                package, None, loader_state=_Command(entry), is_package=False
             )
     return None
 

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from yolov9mem.torch import AccumulatingSGD, checkpoint, deferred, release, report
 
-from . import banner
+from . import averages, banner
 from .cli import Settings
 from .measure import Measure
 from .patches import Patches
@@ -33,7 +32,7 @@ class Session:
         self.settings = settings
         self.model = weakref.ref(unwrap(module))
         self.optimizer = weakref.ref(optimizer)
-        self.devices = len(module.device_ids) if _is_split(module) else 1
+        self.devices = _devices(module)
         self.measure = Measure()
         self.slices = Slices()
         self.lines: list[banner.Line] = []
@@ -108,19 +107,20 @@ class Session:
                 ("optimizer, stock", f"{name}: only SGD has a counterpart")
             )
             return
-        ema = find_ema(model)
-        waiting = deferred(optimizer, ema, model)
+        ema = averages.find(model)
+        reason = averages.why_not(ema) if ema is not None else "none found"
+        waiting = deferred(optimizer, ema if reason is None else None, model)
         waiting.start()
         # Lives as long as the optimizer.
-        optimizer.yolov9mem_deferred = waiting  # type: ignore[attr-defined]
+        optimizer.yolov9mem_deferred = waiting
         self.swapped.append("optimizer")
         text = "swapped: unscale, clip and SGD in two passes"
-        if ema is None:
-            self.lines.append(("optimizer", text))
-            self.lines.append(("moving average", "none found"))
-        else:
+        if reason is None:
             self.swapped.append("moving average")
-            self.lines.append(("optimizer", f"{text}, {type(ema).__name__} with them"))
+            text += f", {type(ema).__name__} with them"
+        else:
+            self.lines.append(("average, stock", reason))
+        self.lines.append(("optimizer", text))
 
     # Reporting
 
@@ -177,8 +177,12 @@ class Session:
         }
 
 
-def _is_split(module: nn.Module) -> bool:
-    return isinstance(module, nn.DataParallel) and len(module.device_ids or ()) > 1
+def _devices(module: nn.Module) -> int:
+    """Over how many devices does DataParallel split a batch?"""
+    if not isinstance(module, nn.DataParallel):
+        return 1
+    found: Any = module.device_ids
+    return max(len(found or ()), 1)
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -202,42 +206,3 @@ def is_trained_by(module: Any, optimizer: torch.optim.Optimizer) -> bool:
     if hasattr(type(module), "training_step"):
         return False
     return owns(module, optimizer)
-
-
-def find_ema(model: nn.Module) -> Any:
-    """The object that averages the model: `.ema` of its class, `.updates`, `.decay`.
-
-    One of a training before may still be there; a new one equals the model.
-    """
-    found = [thing for thing in _averaging() if _averages(thing, model)]
-    equal = [thing for thing in found if _equals(thing.ema, model)]
-    return next(iter(equal + found), None)
-
-
-def _averaging() -> Iterator[Any]:
-    plausible: dict[type, bool] = {}
-    for thing in gc.get_objects():  # the youngest first
-        kind = type(thing)
-        if kind not in plausible:
-            has_update = callable(getattr(kind, "update", None))
-            plausible[kind] = has_update and kind.__dictoffset__ != 0
-        if not plausible[kind]:
-            continue
-        try:
-            held = object.__getattribute__(thing, "__dict__")
-        except AttributeError:
-            continue
-        if {"ema", "updates", "decay"} <= held.keys():
-            yield thing
-
-
-def _averages(thing: Any, model: nn.Module) -> bool:
-    if type(thing.ema) is not type(model):
-        return False
-    a, b = ({k: v.shape for k, v in m.state_dict().items()} for m in (thing.ema, model))
-    return a == b
-
-
-def _equals(a: nn.Module, b: nn.Module) -> bool:
-    pairs = zip(a.parameters(), b.parameters(), strict=True)
-    return all(torch.equal(x.detach(), y.detach()) for x, y in pairs)

@@ -9,7 +9,7 @@ it in slices of at most the training batch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -43,39 +43,39 @@ class Slices:
             and not module.training
             and not torch.is_grad_enabled()
             and len(args) == 1
-            and not kwargs
+            and not any(kwargs.values())  # augment=False and the like
             and args[0].ndim == 4
             and len(args[0]) > self.most
             and not torch.jit.is_tracing()
         )
 
-    def run(self, forward: Forward, module: Any, images: Tensor) -> Any:
-        """forward(module, images), slice by slice."""
+    def run(self, forward: Forward, images: Tensor) -> Any:
+        """forward(images), slice by slice."""
         assert self.most is not None
-        parts = []
+        parts: list[list[Any]] = []
         for part in images.split(self.most):
-            result = forward(module, part)
-            leaves, spec = tree_flatten(result)
+            leaves, spec = tree_flatten(forward(part))
             self.refused = _why_not(leaves, len(part))
             if self.refused is not None:
-                return forward(module, images)
+                return forward(images)
             parts.append(leaves)
-            del result, leaves
         self.count += 1
-        return tree_unflatten(
-            [_joined(list(same)) for same in zip(*parts, strict=True)], spec
-        )
+        return tree_unflatten([_joined(same) for same in zip(*parts)], spec)
 
 
 def _why_not(leaves: list[Any], count: int) -> str | None:
+    """Why results for `count` images cannot be joined with others."""
     for leaf in leaves:
-        if isinstance(leaf, Tensor) and (leaf.ndim == 0 or len(leaf) != count):
-            return f"a result of shape {tuple(leaf.shape)} for {count} images"
+        if isinstance(leaf, Tensor):
+            if leaf.ndim == 0 or len(leaf) != count:
+                return f"a result of shape {tuple(leaf.shape)} for {count} images"
+        elif leaf is not None and not isinstance(leaf, (bool, int, float, str)):
+            return f"a result of type {type(leaf).__name__}"
     return None
 
 
-def _joined(parts: list[Any]) -> Any:
-    return torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0]
+def _joined(parts: Sequence[Any]) -> Any:
+    return torch.cat(list(parts)) if isinstance(parts[0], Tensor) else parts[0]
 
 
 class Watcher(Protocol):
@@ -119,8 +119,9 @@ def wrap_forward(
         elif not self.training:
             watching.evaluated()
         if watching.slices.wanted(self, args, kwargs):
-            return watching.slices.run(swapped, self, args[0])
+            whole = functools.partial(swapped, self, **kwargs)
+            return watching.slices.run(whole, args[0])
         return swapped(self, *args, **kwargs)
 
-    forward.yolov9mem_launch = True  # type: ignore[attr-defined]
+    forward.yolov9mem_launch = True
     return forward

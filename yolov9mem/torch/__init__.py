@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """yolov9mem for PyTorch: train in a fraction of the memory.
 
-    import yolov9mem.torch
-    yolov9mem.torch.checkpoint(model)          # keep="conv": no convolution runs twice
-    ...                                        # train as before
-    print(yolov9mem.torch.report(model))       # what was swapped, and the bytes
+import yolov9mem.torch
+yolov9mem.torch.checkpoint(model)          # keep="conv": no convolution runs twice
+...                                        # train as before
+print(yolov9mem.torch.report(model))       # what was swapped, and the bytes
 """
 
 from .api import checkpoint, release

@@ -84,10 +84,15 @@ class AveragePairs:
                 f"({len(missing)} such entries)"
             )
         self._places = [(*averages[name], *lives[name], name) for name in averages]
-        self._entries = [*averages.values(), *(lives[name] for name in averages)]
+        floats = [
+            name
+            for name, (d, key) in averages.items()
+            if d[key] is not None and d[key].is_floating_point()
+        ]
+        self._entries = [tree[name] for tree in (averages, lives) for name in floats]
 
     def tensors(self) -> list[Tensor]:
-        """Every entry of both, whatever its dtype: what a cache has to look at."""
+        """Every floating-point entry of both: what a cache has to look at."""
         self._read_if_changed()
         entries = [d[key] for d, key in self._entries]
         return [x for x in entries if x is not None]

@@ -54,16 +54,18 @@ def find(root: nn.Module, path: str) -> tuple[nn.Module, str]:
 class _Slot:
     """One tensor, by module and name. Replicas keep parameters as plain attributes."""
 
-    __slots__ = ("module", "name")
+    __slots__ = ("members", "module", "name")
 
     def __init__(self, root: nn.Module, path: str) -> None:
         module, self.name = find(root, path)
         self.module = weakref.ref(module)
+        buffer = module._buffers.get(self.name) is not None
+        self.members = "_buffers" if buffer else "_parameters"
 
     def get(self) -> Any:
         module = self.module()
         assert module is not None  # the fingerprint was compared just before
-        found = module._parameters.get(self.name)
+        found = module.__dict__[self.members].get(self.name)
         return getattr(module, self.name) if found is None else found
 
 

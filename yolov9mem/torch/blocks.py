@@ -109,18 +109,17 @@ class RepConvN(nn.Module):
             return
         weight, bias = _folded(self.conv1)
         pointwise, shift = _folded(self.conv2)
-        first = self.conv1.conv
-        self.conv = nn.Conv2d(
-            self.c1, self.c2, 3, first.stride, first.padding, groups=self.g, bias=True
-        ).requires_grad_(False)  # fmt: skip
-        self.conv.weight.data = weight + F.pad(pointwise, [1, 1, 1, 1])
-        self.conv.bias.data = bias + shift
+        step: Any = self.conv1.conv.stride
+        self.conv = nn.Conv2d(self.c1, self.c2, 3, step, 1, groups=self.g)
+        self.conv.requires_grad_(False)
+        self.conv.weight.copy_(weight + F.pad(pointwise, [1, 1, 1, 1]))
+        self.conv.bias.copy_(bias + shift)  # type: ignore[union-attr]
         del self.conv1, self.conv2, self.bn
 
 
 def _folded(branch: Conv) -> tuple[Tensor, Tensor]:
     """Weight and bias of a convolution that does its batch norm as well."""
-    norm = branch.bn
+    norm: Any = branch.bn
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     weight = branch.conv.weight * scale.reshape(-1, 1, 1, 1)
     return weight, norm.bias - norm.running_mean * scale

@@ -30,7 +30,7 @@ def name_of(function: Any) -> str:
         known = NAMES.get(function)
     except TypeError:  # unhashable
         known = None
-    return known or getattr(function, "__name__", str(function))
+    return known or str(getattr(function, "__name__", function))
 
 
 def handles(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

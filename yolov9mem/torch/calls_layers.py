@@ -98,7 +98,9 @@ def _conv2d(
             input, weight, bias, stride, padding, dilation, groups
         )  # torch's own error
         if not fits:
-            raise CannotLower("conv2d", rec.path, f"nothing to do for {(n, c, h, w)}")
+            raise CannotLower(
+                "conv2d", rec.path, f"its input {tuple(input.shape)} is empty"
+            )
     attributes = (weight_path, bias_path, step, pad, dilated, groups)
     shape = (n, weight.shape[0], *out)
     value = rec.add_node("conv", (x,), attributes, shape, dtype)

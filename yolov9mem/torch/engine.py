@@ -111,9 +111,14 @@ class Call:
                 if self._grad_params[i] is None:
                     param = self.params[i]
                     self._grad_params[i] = torch.empty_like(param, dtype=torch.float32)
+        inputs, params, norms, grad_outputs, grad_inputs = self._arguments
         plan.core.backward(
             segment,
-            *self._arguments,
+            inputs,
+            params,
+            norms,
+            grad_outputs,
+            grad_inputs,
             [None if g is None else address(g) for g in self._grad_params],
             _arena(self.saved),
             _arena(self._workspace),

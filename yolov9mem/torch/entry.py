@@ -19,11 +19,12 @@ from .arenas import drop_workspace
 from .binding import Binding, Stale
 from .fakes import FakeCopy
 from .fingerprint import Fingerprint
-from .ir import CannotLower
+from .ir import CannotLower, NothingToRun
 from .lower import Keep, Program, TorchPlan, lower
 from .record import record
 from .results import assemble
 
+FORWARD_ERRORS = (ValueError, RuntimeError, TypeError, LookupError, AttributeError)
 MOST_PROGRAMS = 64  # input signatures remembered for one module
 
 
@@ -107,21 +108,17 @@ class Entry:
         try:
             lowered = self._lowered(origin, leaves, spec)
         except CannotLower as failure:
-            return self._refused(origin, module, stock, args, kwargs, failure)
-        except (
-            ValueError,
-            RuntimeError,
-            TypeError,
-            IndexError,
-            AttributeError,
-        ) as error:
-            stock(
+            self._refuse(origin, failure)
+            return stock(module, *args, **kwargs)
+        except FORWARD_ERRORS as error:
+            out = stock(
                 module, *args, **kwargs
-            )  # raises the module's own error, if it has one
-            kind = type(error).__name__
-            failure = CannotLower("forward", "", f"recording failed ({kind}: {error})")
-            self._remember(self._key(leaves, spec), failure)
-            raise failure from error
+            )  # raises the module's own error, if any
+            failed = f"recording failed ({type(error).__name__}: {error})"
+            unexpected = CannotLower("forward", "", failed)
+            self._remember(self._key(leaves, spec), unexpected)
+            self._refuse(origin, unexpected)
+            return out
         return self._run_lowered(lowered, origin, module, stock, args, kwargs, leaves)
 
     def _run_lowered(
@@ -177,13 +174,12 @@ class Entry:
         if reason is not None:
             return reason
         with self._lock:
-            if (
-                self._fingerprint is None
-                or self._fingerprint.difference(origin) is not None
-            ):
+            known = self._fingerprint
+            changed, hooked = known.compare(origin) if known is not None else ("", None)
+            if changed is not None:
                 self.forget()
                 self._fingerprint = Fingerprint(origin)
-            hooked = self._fingerprint.hooked()
+                hooked = self._fingerprint.compare(origin)[1]
         return None if hooked is None else f"{hooked} has a hook"
 
     def _say(self, origin: nn.Module, reason: str) -> None:
@@ -197,16 +193,9 @@ class Entry:
         if "hook" in reason and not self.strict:
             self._descend(origin)
 
-    def _refused(
-        self,
-        origin: nn.Module,
-        module: nn.Module,
-        stock: Callable[..., Any],
-        args: Any,
-        kwargs: Any,
-        failure: CannotLower,
-    ) -> Any:
-        if self.strict:
+    def _refuse(self, origin: nn.Module, failure: CannotLower) -> None:
+        """Raises if strict; else remembers why and swaps what lies below."""
+        if self.strict and not isinstance(failure, NothingToRun):
             raise CannotLower(
                 failure.call,
                 failure.path,
@@ -215,7 +204,6 @@ class Entry:
             ) from failure
         self.reasons[str(failure)] += 1
         self._descend(origin)
-        return stock(module, *args, **kwargs)
 
     def _descend(self, origin: nn.Module) -> None:
         """Checkpoints all that lies below; the outermost that can be lowered acts."""

@@ -67,7 +67,7 @@ def _identities(members: dict[str, Any]) -> list[int]:
 class _ModuleState:
     """One module as it was."""
 
-    __slots__ = ("module", "kind", "size", "get", "values", "named", "path")
+    __slots__ = ("get", "kind", "module", "named", "path", "size", "values")
 
     def __init__(self, module: nn.Module, path: str) -> None:
         attributes = module.__dict__
@@ -98,39 +98,31 @@ class Fingerprint:
         Members that a module had none of are not looked for: a new parameter, buffer or
         child alone does not change what forward does without an attribute or a class.
         """
+        return self.compare(module)[0]
+
+    def compare(self, module: nn.Module) -> tuple[str | None, str | None]:
+        """The difference; and the path of an inner module that has a hook, or None."""
         if self._states[0].module() is not module:
-            return ""
+            return "", None
+        hooked = None
         for state in self._states:
             known = state.module()
             if type(known) is not state.kind:
-                return state.path
-            attributes = known.__dict__
+                return state.path, None
+            own = known.__dict__
             try:
-                if (
-                    len(attributes) != state.size
-                    or state.values != state.get(attributes)
-                ):
-                    return state.path
+                if len(own) != state.size or state.values != state.get(own):
+                    return state.path, None
             except (KeyError, RuntimeError):  # gone; or a tensor where a number was
-                return state.path
+                return state.path, None
             for kind, identities in state.named:
-                if list(map(id, attributes[kind].values())) != identities:
-                    return state.path
-        return None
-
-    def hooked(self) -> str | None:
-        """The path of an inner module with a forward or backward hook, or None."""
-        for state in self._states[1:]:
-            module = state.module()
-            own = module.__dict__ if module is not None else _NO_HOOKS
+                if list(map(id, own[kind].values())) != identities:
+                    return state.path, None
             if (
                 own["_forward_hooks"]
                 or own["_forward_pre_hooks"]
                 or own["_backward_hooks"]
                 or own["_backward_pre_hooks"]
-            ):
-                return state.path
-        return None
-
-
-_NO_HOOKS: dict[str, Any] = dict.fromkeys(HOOK_DICTS)
+            ) and known is not module:
+                hooked = state.path
+        return None, hooked

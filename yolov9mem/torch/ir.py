@@ -23,6 +23,10 @@ class CannotLower(NotImplementedError):
         super().__init__(f"{call} in {path or 'the module itself'}: {reason}")
 
 
+class NothingToRun(CannotLower):
+    """No value is computed, as in nn.Identity: stock, and no error."""
+
+
 class Node(NamedTuple):
     """One call. ``attributes`` are hashable, in the order that lower.py expects."""
 

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 
 from yolov9mem import _core
 
 from .fakes import join, own_tensors
-from .ir import CannotLower, NormCall, Recording
+from .ir import Node, NormCall, NothingToRun, Recording
 
 # Gradients of a large graph leave backward in parts of about this many bytes.
 SEGMENT_BYTES = 8 << 20
@@ -69,10 +70,10 @@ class Program:
             self.params.append(path)
         return self._param_number[path]
 
-    def _input(self, node: Any) -> int:
+    def _input(self, node: Node) -> int:
         return self.graph.input(node.shape[1])
 
-    def _conv(self, node: Any) -> int:
+    def _conv(self, node: Node) -> int:
         weight, bias, stride, padding, dilation, groups = node.attributes
         return self.graph.conv(
             self._values[node.operands[0]],
@@ -85,7 +86,7 @@ class Program:
             node.path,
         )
 
-    def _norm(self, node: Any) -> int:
+    def _norm(self, node: Node) -> int:
         number = node.attributes[0]
         if number not in self._norm_number:
             call = self.recording.norms[number]
@@ -99,27 +100,27 @@ class Program:
         x = self._values[node.operands[0]]
         return self.graph.batch_norm(x, self._norm_number[number], node.path)
 
-    def _activation(self, node: Any) -> int:
+    def _activation(self, node: Node) -> int:
         kind, slope = node.attributes
         x = self._values[node.operands[0]]
         return self.graph.activation(x, kind, slope, node.path)
 
-    def _add(self, node: Any) -> int:
+    def _add(self, node: Node) -> int:
         return self.graph.add([self._values[v] for v in node.operands], node.path)
 
-    def _concat(self, node: Any) -> int:
+    def _concat(self, node: Node) -> int:
         return self.graph.concat([self._values[v] for v in node.operands], node.path)
 
-    def _slice(self, node: Any) -> int:
+    def _slice(self, node: Node) -> int:
         first, count = node.attributes
         return self.graph.slice(self._values[node.operands[0]], first, count, node.path)
 
-    def _max_pool(self, node: Any) -> int:
+    def _max_pool(self, node: Node) -> int:
         kernel, stride, padding, ceil = node.attributes
         x = self._values[node.operands[0]]
         return self.graph.max_pool(x, kernel, stride, padding, ceil, name=node.path)
 
-    def _avg_pool(self, node: Any) -> int:
+    def _avg_pool(self, node: Node) -> int:
         kernel, stride, padding, ceil, pad_counts = node.attributes
         x = self._values[node.operands[0]]
         name = node.path
@@ -127,14 +128,14 @@ class Program:
             x, kernel, stride, padding, ceil, pad_counts, name=name
         )
 
-    def _upsample(self, node: Any) -> int:
+    def _upsample(self, node: Node) -> int:
         scale, size = node.attributes
         x = self._values[node.operands[0]]
         if scale is None:
             return self.graph.upsample(x, size=size, name=node.path)
         return self.graph.upsample(x, scale=scale, name=node.path)
 
-    _build = {
+    _build: ClassVar[dict[str, Callable[[Program, Node], int]]] = {
         "input": _input,
         "conv": _conv,
         "norm": _norm,
@@ -262,9 +263,7 @@ def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def lower(recording: Recording, module: torch.nn.Module) -> Program:
-    """Lowers a recording; CannotLower tells what the core refuses."""
-    if not any(node.op in ("conv", "norm") for node in recording.nodes):
-        raise CannotLower("forward", "", "there is no convolution or batch norm in it")
+    """Lowers a recording of ``module``; raises NothingToRun."""
     if not recording.outputs:
-        raise CannotLower("forward", "", "no activation leaves it")
+        raise NothingToRun("forward", "", "it computes no activation")
     return Program(recording, module)

@@ -102,10 +102,8 @@ def _replicate(cls: type, stock: Any, module: nn.Module) -> nn.Module:
 def _patch(cls: type) -> None:
     if cls in _patched:
         return
-    _patched[cls] = tuple(  # type: ignore[assignment]
-        cls.__dict__.get(name, MISSING) for name in METHODS
-    )
-    stock = cls.forward  # type: ignore[attr-defined]
+    _patched[cls] = tuple(cls.__dict__.get(name, MISSING) for name in METHODS)
+    stock = cls.forward
     run = functools.partial(_run, cls, stock)
     is_compiling = torch.compiler.is_compiling
 
@@ -119,14 +117,14 @@ def _patch(cls: type) -> None:
         forward.__code__, getattr(stock, "__globals__", globals()), "forward", None,
         forward.__closure__,
     )  # fmt: skip
-    cls.forward = functools.wraps(stock)(here)  # type: ignore[attr-defined]
-    stock_replicate = cls._replicate_for_data_parallel  # type: ignore[attr-defined]
+    cls.forward = functools.wraps(stock)(here)
+    stock_replicate = cls._replicate_for_data_parallel
 
     @functools.wraps(stock_replicate)
     def replicate(self: nn.Module) -> nn.Module:
         return _replicate(cls, stock_replicate, self)
 
-    cls._replicate_for_data_parallel = replicate  # type: ignore[attr-defined]
+    cls._replicate_for_data_parallel = replicate
 
 
 def _restore(cls: type) -> None:

@@ -24,6 +24,7 @@ from . import calls, calls_layers
 from .fakes import FakeCopy
 from .fingerprint import Fingerprint
 from .ir import CannotLower, Node, NormCall, Recording, Ref, TailCall, Write
+from .tail import keep_needed_tail, number_outputs
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 SIDE_EFFECTS = {"register_hook", "retain_grad", "requires_grad_", "backward", "set_"}
@@ -100,7 +101,7 @@ class Recorder(TorchFunctionMode):
         op: str,
         operands: tuple[int, ...],
         attributes: tuple[Any, ...],
-        shape: tuple[int, ...],
+        shape: tuple[int, int, int, int],
         dtype: torch.dtype,
         in_place: bool = False,
     ) -> int:
@@ -277,7 +278,7 @@ class Recorder(TorchFunctionMode):
         path = self.parameter_path(tensor)
         if path is not None:
             if isinstance(tensor, nn.Parameter) and tensor.ndim > 1:
-                reason = f"it reads the weight {path} but is no convolution"
+                reason = f"it reads the weight {path} and cannot be lowered"
                 raise CannotLower(name, self.path, reason)
             return Ref("path", path)
         if id(tensor) in self.fakes.hidden:
@@ -292,11 +293,15 @@ class Recorder(TorchFunctionMode):
         for path, container in containers.items():
             now, before = _items(container), held[path]
             if now.keys() != before.keys():
-                raise CannotLower("resize", "", "forward changes the size of an argument")
+                raise CannotLower(
+                    "resize", "", "forward changes the size of an argument"
+                )
             for key, item in now.items():
                 if item is not before[key]:
                     if not isinstance(item, Tensor):
-                        reason = "forward puts other things than tensors into an argument"
+                        reason = (
+                            "forward puts other things than tensors into an argument"
+                        )
                         raise CannotLower("setitem", "", reason)
                     ref = self._ref_of(item, "setitem")
                     self.recording.writes.append(Write(path, key, ref))
@@ -314,8 +319,8 @@ class Recorder(TorchFunctionMode):
                 raise CannotLower("return", "", reason)
             done.out_leaves.append(leaf)
         done.bumps = dict(done.bumps)
-        _keep_needed_tail(done)
-        _number_outputs(done)
+        keep_needed_tail(done)
+        number_outputs(done)
         done.input_leaves = [n.attributes[0] for n in done.nodes if n.op == "input"]
 
 
@@ -332,51 +337,6 @@ def _containers(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, An
             yield path, tree
         for key, item in _items(tree).items():
             yield from _containers(item, (*path, key))
-
-
-def _keep_needed_tail(done: Recording) -> None:
-    """Drops the tail calls that no result needs and renumbers the others."""
-    needed: set[int] = set()
-    results = [*done.out_leaves, *(write.ref for write in done.writes)]
-    pending = [ref.key[0] for ref in results if _is_tail(ref)]
-    while pending:
-        number = pending.pop()
-        if number not in needed:
-            needed.add(number)
-            pending += [r.key[0] for r in done.tail[number].refs if _is_tail(r)]
-    place = {old: new for new, old in enumerate(sorted(needed))}
-
-    def moved(leaf: Any) -> Any:
-        return (
-            Ref("tail", (place[leaf.key[0]], leaf.key[1])) if _is_tail(leaf) else leaf
-        )
-
-    done.tail = [done.tail[old] for old in sorted(needed)]
-    for call in done.tail:
-        call.args = _map_refs(moved, call.args)
-        call.kwargs = _map_refs(moved, call.kwargs)
-        call.refs = tuple(moved(ref) for ref in call.refs)
-    done.out_leaves = [moved(leaf) for leaf in done.out_leaves]
-    done.writes = [write._replace(ref=moved(write.ref)) for write in done.writes]
-
-
-def _number_outputs(done: Recording) -> None:
-    """Lists the values that leave the node; an input that leaves bypasses it."""
-    refs = [ref for call in done.tail for ref in call.refs]
-    refs += [leaf for leaf in done.out_leaves if isinstance(leaf, Ref)]
-    refs += [write.ref for write in done.writes]
-    for ref in refs:
-        if ref.kind == "value" and ref.key not in done.outputs:
-            if done.nodes[ref.key].op != "input":
-                done.outputs.append(ref.key)
-
-
-def _is_tail(leaf: Any) -> bool:
-    return isinstance(leaf, Ref) and leaf.kind == "tail"
-
-
-def _map_refs(function: Callable[[Any], Any], tree: Any) -> Any:
-    return tree_map(function, tree, is_leaf=lambda leaf: isinstance(leaf, Ref))
 
 
 def record(fakes: FakeCopy, leaves: list[Any], spec: Any) -> Recording:

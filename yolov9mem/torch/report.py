@@ -72,7 +72,7 @@ class Report:
             raise KeyError(f"{path!r} has no plan; there are {sorted(self.tables)}")
         lines = []
         for value in self.tables[path]:
-            shape = "x".join(str(size) for size in value["shape"])  # type: ignore[attr-defined]
+            shape = "x".join(str(size) for size in value["shape"])
             lines.append((str(value["name"]), str(value["op"]), shape,
                           _size(int(value["bytes"])), str(value["state"])))  # type: ignore[call-overload]  # fmt: skip
         width = [max(len(line[k]) for line in lines) for k in range(5)]
@@ -91,7 +91,8 @@ def _size(count: int) -> str:
 
 def report(module: nn.Module) -> Report:
     """What yolov9mem does for the module and all below it."""
-    rows, tables = [], {}
+    rows: list[Row] = []
+    tables: dict[str, list[dict[str, object]]] = {}
     for path, part in module.named_modules():
         runner = patch.runner_of(part)
         if isinstance(runner, Entry):

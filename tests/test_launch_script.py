@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: MIT
+"""Running a script as __main__: its exit code, traceback, accumulate, workers."""
+
+from __future__ import annotations
+
+import ast
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from lookalike_runs import FOLDER, NO_EQUAL_BITS, SCRIPT
+
+import yolov9mem
+from yolov9mem.launch import script
+
+PACKAGE = str(Path(yolov9mem.__file__).parents[1])
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([PACKAGE, str(FOLDER.parent)]),
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, *map(str, words)]
+
+
+def python(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*words), env=ENVIRONMENT, cwd=FOLDER, capture_output=True, text=True
+    )
+
+
+# accumulate
+
+
+def changed(source: str, count: int = 7) -> tuple[str, int]:
+    tree = ast.parse(source)
+    found = script.set_accumulate(tree, count)
+    return ast.unparse(tree), found
+
+
+@pytest.mark.parametrize(
+    ("line", "becomes"),
+    [
+        ("accumulate = max(round(64 / b), 1)", "accumulate = 7"),
+        ("accumulate: int = 3", "accumulate: int = 7"),
+        ("accumulate += 1", "accumulate = 7"),
+        ("a, accumulate = 1, 2", "a, accumulate = (1, 2)\n    accumulate = 7"),
+        ("a = accumulate = 2", "a = accumulate = 2\n    accumulate = 7"),
+        ("[a, *accumulate] = x", "[a, *accumulate] = x\n    accumulate = 7"),
+    ],
+)
+def test_every_assignment_in_train_is_set(line: str, becomes: str) -> None:
+    assert changed(f"def train():\n    {line}") == (f"def train():\n    {becomes}", 1)
+
+
+def test_nested_assignments_are_set_and_others_are_not() -> None:
+    source = (
+        "accumulate = 1\n"
+        "def train(n):\n"
+        "    for i in range(9):\n"
+        "        if i < n and (accumulate := i):\n"
+        "            accumulate = i\n"
+        "    accumulated = accumulate = n\n"
+        "class T:\n"
+        "    def train(self):\n"
+        "        accumulate = 4\n"
+        "    def other(self):\n"
+        "        accumulate = 5\n"
+    )
+    text, found = changed(source)
+    assert found == 4
+    assert text.count("accumulate = 7") == 3 and "(accumulate := 7)" in text
+    assert "accumulate = 5" in text and text.startswith("accumulate = 1")
+    space: dict[str, object] = {}
+    exec(text + "\nprint_me = T().train()", space)
+
+
+def test_accumulate_that_is_nowhere_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "plain.py"
+    file.write_text("def train():\n    steps = 3\nprint('ran')\n")
+    done = python("-m", "yolov9mem", file, "--accumulate", 4)
+    assert done.returncode == 2 and "ran" not in done.stdout
+    message = "has no assignment to `accumulate` in a function train()"
+    assert message in done.stderr
+
+
+# As python runs it
+
+PLAIN = """\
+import sys
+from pathlib import Path
+if __name__ == "__main__":
+    import __main__
+    assert __main__.__file__ == sys.argv[0] == __file__, (sys.argv, __file__)
+    assert sys.modules["__main__"].__dict__ is globals()
+    assert __spec__ is None
+    assert sys.path[0] == str(Path(__file__).resolve().parent), sys.path
+    print(sys.argv[1:])
+    if "raise" in sys.argv:
+        raise KeyError("told to")
+    sys.exit(5 if "exit" in sys.argv else 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("plain") / "plain.py"
+    file.write_text(PLAIN)
+    return file
+
+
+def test_exit_code_arguments_and_nothing_to_swap(plain: Path) -> None:
+    done = python("-m", "yolov9mem", plain, "exit", "--ckpt", "min", "--epochs=3")
+    assert done.returncode == 5, done.stderr
+    assert done.stdout == "['exit', '--epochs=3']\n"
+    assert f"nothing to swap in {plain}" in done.stderr
+
+
+def test_strict_makes_nothing_to_swap_an_error(plain: Path) -> None:
+    done = python("-m", "yolov9mem", "--strict", plain)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == "[]\n"
+
+
+def test_a_traceback_starts_in_the_script(plain: Path) -> None:
+    stock = python(plain, "raise")
+    ours = python("-m", "yolov9mem", plain, "raise")
+    assert ours.returncode == stock.returncode == 1
+    assert ours.stderr[ours.stderr.index("Traceback") :] == stock.stderr
+
+
+def test_modules_run_as_python_runs_them(tmp_path: Path) -> None:
+    package = tmp_path / "pack"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "value.py").write_text("V = 3\n")
+    (package / "__main__.py").write_text(
+        "import sys\nfrom .value import V\n"
+        "print(__spec__.name, __package__, V, sys.argv[1:], sys.argv[0] == __file__)\n"
+    )
+    for words in (["-m", "yolov9mem", "-m", "pack", "a"], ["-m", "pack", "a"]):
+        done = subprocess.run(
+            [sys.executable, *words],
+            env={**ENVIRONMENT, "PYTHONPATH": PACKAGE},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout == "pack.__main__ pack 3 ['a'] True\n", done.stderr
+
+
+def test_an_interrupt_ends_it_as_stock(tmp_path: Path) -> None:
+    file = tmp_path / "slow.py"
+    file.write_text("import time\nprint('on', flush=True)\ntime.sleep(60)\n")
+    process = subprocess.Popen(
+        command("-m", "yolov9mem", file),
+        env=ENVIRONMENT,
+        cwd=FOLDER,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "on\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert "KeyboardInterrupt" in errors
+    assert "yolov9mem/launch" not in errors
+
+
+# Training
+
+
+@pytest.mark.parametrize("context", ["spawn", "forkserver"])
+def test_workers_that_are_not_forked_make_our_mosaic(
+    tmp_path: Path, context: str
+) -> None:
+    if NO_EQUAL_BITS:
+        pytest.skip(NO_EQUAL_BITS)
+    words = ["--save-dir", tmp_path, "--epochs", 1, "--images", 8]
+    words += ["--workers", 1, "--context", context]
+    done = python("-m", "yolov9mem", SCRIPT, *words)
+    assert done.returncode == 0, done.stderr
+    used = (tmp_path / "worker0.txt").read_text()
+    assert used == "yolov9mem.launch.dataset"
+    assert "yolov9mem: the run ends" in done.stderr
+
+
+def test_a_failing_training_still_shows_its_figures(tmp_path: Path) -> None:
+    words = ["--save-dir", tmp_path, "--fail", 2, "--mixup", 0.5]
+    done = python("-m", "yolov9mem", SCRIPT, *words)
+    assert done.returncode == 1
+    shown = done.stderr
+    assert shown.index("training starts") < shown.index("the run ends")
+    assert "Traceback (most recent call last):\n" in shown
+    first = shown[shown.index("Traceback") :].split("\n")[1]
+    assert str(SCRIPT) in first
+    assert shown.endswith("RuntimeError: told to fail\n")
+
+
+def test_a_killed_run_leaves_a_checkpoint_that_opens(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("-m", "yolov9mem", SCRIPT, "--save-dir", tmp_path, "--epochs", 500),
+        env=ENVIRONMENT,
+        cwd=FOLDER,
+        stderr=subprocess.DEVNULL,
+    )
+    last = tmp_path / "weights" / "last.pt"
+    while not last.exists() and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.kill()
+    process.wait()
+    code = "import torch, sys; torch.load(sys.argv[1], weights_only=False)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(last)],
+        env={**ENVIRONMENT, "PYTHONPATH": f"{FOLDER}:{FOLDER.parent}"},
+        cwd=FOLDER,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: MIT
+"""The user's side of the mosaic: arguments, errors, memory, the PyTorch helper."""
+
+import gc
+import random
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from yolov9mem import _core
+from yolov9mem.augment import Mosaic
+from yolov9mem.mosaic import mosaic, mosaic_scene
+from yolov9mem.scene import render
+from yolov9mem.warp import Warp, hsv_tables
+
+SIZE = 64
+
+
+def make_tiles(count=4, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = [(SIZE, 40), (50, SIZE), (SIZE, SIZE), (33, SIZE)]
+    return [
+        rng.integers(0, 256, (*shapes[i % 4], 3), dtype=np.uint8) for i in range(count)
+    ]
+
+
+def make_labels(count=4):
+    box = np.array([[1, 0.5, 0.5, 0.5, 0.5]], np.float32)
+    return [box.copy() for _ in range(count)]
+
+
+TRIANGLE = np.array([[0.3, 0.3], [0.7, 0.3], [0.5, 0.7]], np.float32)
+
+
+def test_the_middle_of_four_tiles():
+    tiles = make_tiles()
+    image, labels = mosaic(tiles, make_labels(), image_size=SIZE)
+    assert image.shape == (3, SIZE, SIZE)
+    assert image.dtype == np.uint8
+    half = SIZE // 2
+    expected = tiles[0][-half:, -half:, ::-1].transpose(2, 0, 1)
+    np.testing.assert_array_equal(image[:, :half, :half], expected)
+    assert labels.shape[1] == 5
+    assert labels.dtype == np.float32
+    assert (labels[:, 1:] >= 0).all()
+    assert (labels[:, 1:] <= 1).all()
+
+
+def test_nine_tiles_and_no_labels():
+    image, labels = mosaic(make_tiles(9), image_size=SIZE)
+    assert image.shape == (3, SIZE, SIZE)
+    assert labels.shape == (0, 5)
+
+
+def test_out_is_written_and_returned():
+    batch = np.zeros((2, 3, SIZE, SIZE), np.uint8)
+    image, _ = mosaic(make_tiles(), image_size=SIZE, out=batch[1])
+    assert image.base is batch
+    expected, _ = mosaic(make_tiles(), image_size=SIZE)
+    np.testing.assert_array_equal(batch[1], expected)
+    assert not batch[0].any()
+
+
+def test_flips_turn_image_and_labels():
+    tiles, labels = make_tiles(), make_labels()
+    image, boxes = mosaic(tiles, labels, image_size=SIZE)
+    turned, turned_boxes = mosaic(
+        tiles, labels, image_size=SIZE, flip_vertical=True, flip_horizontal=True
+    )
+    np.testing.assert_array_equal(turned, image[:, ::-1, ::-1])
+    np.testing.assert_array_equal(turned_boxes[:, 1:3], 1 - boxes[:, 1:3])
+
+
+def test_mixup_with_a_second_scene():
+    partner = mosaic_scene(make_tiles(seed=1), make_labels(), image_size=SIZE)
+    one, boxes = mosaic(make_tiles(), make_labels(), image_size=SIZE)
+    other = render(partner, (SIZE, SIZE))
+    mixed, mixed_boxes = mosaic(
+        make_tiles(), make_labels(), image_size=SIZE, partner=partner, ratio=0.3
+    )
+    expected = (one * 0.3 + other * (1 - 0.3)).astype(np.uint8)
+    np.testing.assert_array_equal(mixed, expected)
+    assert len(mixed_boxes) == len(boxes) + len(partner.labels)
+
+
+def test_tiles_are_not_written():
+    tiles = make_tiles()
+    before = [t.copy() for t in tiles]
+    for tile in tiles:
+        tile.setflags(write=False)
+    labels = make_labels()
+    segments = [[TRIANGLE.copy()] for _ in tiles]
+    mosaic(
+        tiles,
+        labels,
+        segments,
+        image_size=SIZE,
+        paste=[0, 2],
+        hsv=hsv_tables(np.array([1.1, 1.2, 0.8])),
+    )
+    for tile, old in zip(tiles, before, strict=True):
+        np.testing.assert_array_equal(tile, old)
+    np.testing.assert_array_equal(labels[0], make_labels()[0])
+    np.testing.assert_array_equal(segments[0][0], TRIANGLE)
+
+
+def bad_tile(change):
+    tiles = make_tiles()
+    tiles[2] = change(tiles[2])
+    return {"images": tiles}
+
+
+NAN_MATRIX = np.full((3, 3), np.nan)
+READ_ONLY = np.zeros((3, SIZE, SIZE), np.uint8)
+READ_ONLY.setflags(write=False)
+BAD_LABELS = {
+    "shape": np.zeros((1, 4), np.float32),
+    "nan": np.full((1, 5), np.nan, np.float32),
+    "outside": np.array([[0, 1.5, 0.5, 0.1, 0.1]], np.float32),
+    "negative": np.array([[-1, 0.5, 0.5, 0.1, 0.1]], np.float32),
+}
+
+BAD = {
+    "three images": ({"images": make_tiles(3)}, ValueError, "3 images, must be 4 or 9"),
+    "no array": (bad_tile(lambda t: t.tolist()), ValueError, "tile 2 must be an array"),
+    "float tile": (bad_tile(lambda t: t.astype(np.float32)), TypeError, "float32"),
+    "grey tile": (bad_tile(lambda t: t[..., 0]), ValueError, "tile 2"),
+    "four channels": (
+        bad_tile(lambda t: np.concatenate((t, t[..., :1]), 2)),
+        ValueError,
+        "shape",
+    ),
+    "RGB view": (bad_tile(lambda t: t[..., ::-1]), ValueError, "strides of a pixel"),
+    "every other column": (bad_tile(lambda t: t[:, ::2]), ValueError, "strides"),
+    "big endian": (
+        bad_tile(lambda t: t.astype(">u2")),
+        (TypeError, ValueError),
+        "tile",
+    ),
+    "image_size 0": ({"image_size": 0}, ValueError, "image_size is 0"),
+    "huge image": ({"image_size": 20000}, ValueError, "must be 1 to 32766"),
+    "NaN matrix": ({"warp": Warp(NAN_MATRIX)}, ValueError, "must be finite"),
+    "short matrix": ({"warp": Warp(np.eye(2))}, TypeError, "9 numbers"),
+    "ratio": (
+        {"partner": mosaic_scene(make_tiles(), image_size=SIZE), "ratio": 1.5},
+        ValueError,
+        "ratio is 1.5",
+    ),
+    "hue": ({"hsv": np.full((3, 256), 200, np.uint8)}, ValueError, "below 180"),
+    "hsv shape": ({"hsv": np.zeros((3, 255), np.uint8)}, ValueError, "hsv: shape"),
+    "hsv dtype": ({"hsv": np.zeros((3, 256), np.float32)}, TypeError, "hsv: dtype"),
+    "out shape": ({"out": np.zeros((3, 8, 8), np.uint8)}, ValueError, "out: shape"),
+    "out dtype": ({"out": np.zeros((3, SIZE, SIZE), np.float32)}, TypeError, "out"),
+    "out read-only": ({"out": READ_ONLY}, ValueError, "out: is read-only"),
+    "out strides": (
+        {"out": np.zeros((3, SIZE, 2 * SIZE), np.uint8)[:, :, ::2]},
+        ValueError,
+        "packed",
+    ),
+    "backend": ({"backend": "gpu"}, ValueError, "backend is 'gpu'"),
+    "label count": ({"labels": make_labels(3)}, ValueError, "3 arrays of labels"),
+    "paste without polygon": (
+        {"labels": make_labels(), "paste": [1]},
+        ValueError,
+        "has no polygon",
+    ),
+    "polygon count": (
+        {"labels": make_labels(), "segments": [[TRIANGLE] * 2] * 4},
+        ValueError,
+        "2 polygons for 1 labels",
+    ),
+    "polygon shape": (
+        {"labels": make_labels(), "segments": [[np.zeros((3, 3))]] * 4},
+        ValueError,
+        "polygon 0 has shape",
+    ),
+    "polygon NaN": (
+        {"labels": make_labels(), "segments": [[TRIANGLE * np.nan]] * 4},
+        ValueError,
+        "not finite",
+    ),
+} | {
+    f"labels {name}": ({"labels": [array] * 4}, ValueError, "labels of tile 0")
+    for name, array in BAD_LABELS.items()
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name):
+    changes, error, text = BAD[name]
+    arguments = {"images": make_tiles(), "image_size": SIZE} | changes
+    with pytest.raises(error, match=text):
+        mosaic(**arguments)
+
+
+def test_empty_tile_is_refused():
+    out = np.zeros((3, 8, 8), np.uint8)
+    for shape in ((0, 4, 3), (4, 0, 3)):
+        scene = (((np.zeros(shape, np.uint8), 0, 0),), (8, 8), 0, None, None)
+        with pytest.raises(ValueError, match="must be 1 to"):
+            _core.mosaic_render(out, (scene,))
+
+
+@pytest.mark.parametrize(
+    ("scene", "error"),
+    [
+        (((make_tiles()[0], -1, 0),), ValueError),
+        (((make_tiles()[0], 2**31, 0),), OverflowError),
+        (((make_tiles()[0], 50, 0),), ValueError),
+        (((make_tiles()[0],),), TypeError),
+        ((5,), TypeError),
+    ],
+)
+def test_tiles_off_the_canvas_are_refused(scene, error):
+    out = np.zeros((3, SIZE, SIZE), np.uint8)
+    with pytest.raises(error):
+        _core.mosaic_render(out, ((scene, (SIZE, SIZE), 0, None, None),))
+
+
+def test_short_paste_mask_is_refused():
+    out = np.zeros((3, SIZE, SIZE), np.uint8)
+    scene = ((), (SIZE, SIZE), 0, None, np.zeros((SIZE, SIZE // 8), np.uint8))
+    with pytest.raises(ValueError, match="paste mask has 8 bytes"):
+        _core.mosaic_render(out, (scene,))
+
+
+def make_mosaic(**changes):
+    labels = make_labels(6)
+    segments = [[TRIANGLE] for _ in labels]
+    return Mosaic(make_tiles(6), labels, segments, image_size=SIZE, **changes)
+
+
+def test_mosaic_resizes_and_takes_functions():
+    big = np.random.default_rng(0).integers(0, 256, (200, 100, 3), dtype=np.uint8)
+    augment = Mosaic(lambda index: big, make_labels(3), image_size=SIZE)
+    assert augment.load(0).shape == (SIZE, SIZE // 2, 3)
+    image, _ = augment.sample(1)
+    assert image.shape == (3, SIZE, SIZE)
+
+
+def test_mosaic_checks_its_data():
+    with pytest.raises(ValueError, match="must be even"):
+        Mosaic(make_tiles(), make_labels(), image_size=63)
+    with pytest.raises(ValueError, match="4 images but 3"):
+        Mosaic(make_tiles(), make_labels(3))
+    with pytest.raises(ValueError, match="labels of image 0"):
+        Mosaic(make_tiles(1), [BAD_LABELS["outside"]])
+    with pytest.raises(ValueError, match="no images"):
+        Mosaic([], [])
+    with pytest.raises(IndexError, match="image 6"):
+        make_mosaic().sample(6)
+
+
+def test_a_seed_gives_the_same_sample():
+    augment = make_mosaic(hyp={"mixup": 0.5, "copy_paste": 1.0})
+    samples = []
+    for _ in range(2):
+        random.seed(3)
+        np.random.seed(3)
+        samples.append(augment.sample(2))
+    np.testing.assert_array_equal(samples[0][0], samples[1][0])
+    np.testing.assert_array_equal(samples[0][1], samples[1][1])
+
+
+@pytest.mark.parametrize("polygons", [False, True])
+def test_temporaries_stay_below_300_kilobytes(polygons):
+    size = 640
+    rng = np.random.default_rng(0)
+    tiles = [rng.integers(0, 256, (480, size, 3), dtype=np.uint8) for _ in range(6)]
+    labels = [np.tile(make_labels(1)[0], (8, 1)) for _ in tiles]
+    segments = [[TRIANGLE] * 8 if polygons else [] for _ in tiles]
+    hyp = {"mixup": 1.0 - polygons, "copy_paste": 0.5}
+    augment = Mosaic(tiles, labels, segments, image_size=size, hyp=hyp)
+    out = np.empty((3, size, size), np.uint8)
+    augment.sample(0, out)
+    tracemalloc.start()
+    for i in range(4):
+        augment.sample(i, out)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 300_000
+
+
+def test_nothing_leaks():
+    augment = make_mosaic(hyp={"mixup": 0.5, "copy_paste": 1.0})
+    tile = augment.images[0]
+    bad = ((tile, 0, 0), (tile, 100, 0)), (SIZE, SIZE), 0, None, None
+    out = np.empty((3, SIZE, SIZE), np.uint8)
+
+    def work():
+        augment.sample(0, out)
+        with pytest.raises(ValueError, match="canvas"):
+            _core.mosaic_render(out, (bad,))
+        with pytest.raises(ValueError, match="polygon 0"):
+            _core.polygon_boxes([TRIANGLE[:0]], (1.0,) * 9, False, 64, 64)
+
+    for _ in range(5):
+        work()
+    gc.collect()
+    before, references = sys.getallocatedblocks(), sys.getrefcount(tile)
+    for _ in range(100):
+        work()
+    gc.collect()
+    assert sys.getrefcount(tile) == references
+    assert sys.getallocatedblocks() - before < 50
+
+
+def test_torch_data_set():
+    torch = pytest.importorskip("torch", reason="the helper is a torch Dataset")
+    from yolov9mem.torch.dataset import MosaicDataset, seed_worker
+
+    dataset = MosaicDataset(make_mosaic())
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_size=3,
+        num_workers=1,
+        collate_fn=dataset.collate_fn,
+        worker_init_fn=seed_worker,
+    )
+    for images, labels in loader:
+        assert images.shape == (3, 3, SIZE, SIZE)
+        assert images.dtype == torch.uint8
+        assert labels.shape[1] == 6
+        assert set(labels[:, 0].tolist()) <= {0.0, 1.0, 2.0}
+    dataset.mosaic = False
+    assert not dataset.augment.mosaic

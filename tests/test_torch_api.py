@@ -1,0 +1,99 @@
+"""checkpoint(), release() and report() themselves: arguments, errors, figures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from models_for_tests import (
+    Brick,
+    Net,
+    backward,
+    ran_in_core,
+)
+from torch import Tensor, nn
+
+import yolov9mem.torch as ym
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+JIT = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+
+
+def image(n: int = 2, c: int = 3, size: int = 16) -> Tensor:
+    return torch.randn(n, c, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def trains_in_core(module: nn.Module, *inputs: Tensor) -> bool:
+    before = ran_in_core(module)
+    backward(module(*(inputs or (image(),))))
+    return ran_in_core(module) == before + 1
+
+
+@pytest.mark.parametrize(
+    "keep", ["everything", "", "GB", "-3GB", 0, -1, None, 1.5, True, "0MB"]
+)
+def test_bad_keep(keep) -> None:
+    with pytest.raises(
+        ValueError, match=r"keep: is .*must be 'all', 'conv', 'min' or a size"
+    ):
+        ym.checkpoint(Brick(3, 4), keep)
+
+
+@pytest.mark.parametrize("keep", ["6GB", "1.5 GiB", "300MB", 10**9])
+def test_sizes(keep) -> None:
+    module = ym.checkpoint(Net(), keep)
+    assert trains_in_core(module)
+
+
+def test_a_budget_is_kept_to_and_the_smallest_possible_is_named() -> None:
+    x = image(2, 3, 64)
+    peaks = {}
+    for keep in ("all", "conv", "min"):
+        module = ym.checkpoint(Net(), keep)
+        backward(module(x))
+        peaks[keep] = ym.report(module).rows[0].peak_bytes - x.nbytes
+    budget = (peaks["min"] + peaks["all"]) // 2
+    module = ym.checkpoint(Net(), budget)
+    backward(module(x))
+    assert ym.report(module).rows[0].peak_bytes - x.nbytes <= budget
+    with pytest.raises(ValueError, match=str(peaks["min"])):
+        ym.checkpoint(Net(), 1000)(x)
+
+
+@JIT
+def test_bad_modules() -> None:
+    with pytest.raises(TypeError, match="module: is a function"):
+        ym.checkpoint(lambda x: x)
+    with pytest.raises(TypeError, match=r"is a DataParallel, checkpoint its \.module"):
+        ym.checkpoint(nn.DataParallel(Brick(3, 4)))
+    with pytest.raises(TypeError, match="ScriptModule"):
+        ym.checkpoint(torch.jit.script(nn.SiLU()))
+    with pytest.raises(ValueError, match="segments: is 0"):
+        ym.checkpoint(Brick(3, 4), segments=0)
+
+
+def test_the_report_prints() -> None:
+    module = nn.Sequential(ym.checkpoint(Brick(3, 4)), nn.Sigmoid(), Brick(4, 4))
+    text = str(ym.report(module))
+    assert "waiting" in text
+    backward(module(image()))
+    text = str(ym.report(module))
+    assert "0 Brick" in text
+    assert "swapped" in text
+    assert "keep=conv" in text
+    assert "kept" in ym.report(module).plan("0")
+    with pytest.raises(KeyError, match="has no plan"):
+        ym.report(module).plan("2")
+    assert "nothing is checkpointed" in str(ym.report(nn.SiLU()))
+
+
+def test_checkpoint_again_changes_keep() -> None:
+    module = ym.checkpoint(Net())
+    backward(module(image()))
+    conv = ym.report(module).rows[0].held_bytes
+    backward(ym.checkpoint(module, "min")(image()))
+    assert ym.report(module).rows[0].held_bytes < conv

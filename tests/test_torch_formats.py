@@ -1,0 +1,126 @@
+"""Dtypes and memory layouts of inputs, parameters and gradients."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from models_for_tests import (
+    Brick,
+    Elan,
+    Net,
+    assert_close,
+    assert_same_training,
+    backward,
+    leaves,
+    ran_in_core,
+)
+from torch import Tensor, nn
+
+import yolov9mem.torch as ym
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def image(n: int = 2, c: int = 3, size: int = 16) -> Tensor:
+    return torch.randn(n, c, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def pair(make=Net, **how) -> tuple[nn.Module, nn.Module]:
+    """Ours and stock, alike."""
+    stock = make()
+    return ym.checkpoint(copy.deepcopy(stock), **how), stock
+
+
+def grads(module: nn.Module) -> dict[str, Tensor]:
+    return {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+
+
+# Dtypes
+def bf16_close(ours: object, stock: object) -> None:
+    assert_close(ours, stock, 0.1)
+
+
+def test_autocast_bf16() -> None:
+    ours, stock = pair()
+    made = {}
+    for key, module in (("ours", ours), ("stock", stock)):
+        with torch.autocast("cpu", torch.bfloat16):
+            made[key] = module(image())
+        backward(made[key])
+    bf16_close(made["ours"], made["stock"])
+    assert {leaf.dtype for leaf in leaves(made["ours"])} == {torch.bfloat16}
+    assert {p.grad.dtype for p in ours.parameters()} == {torch.float32}
+    bf16_close(list(grads(ours).values()), list(grads(stock).values()))
+    ours.load_state_dict(stock.state_dict())
+    assert_same_training(ours, stock, image())  # and fp32 after it
+
+
+def test_bfloat16_module() -> None:
+    ours, stock = pair(lambda: Elan(3, 8, 4).bfloat16())
+    assert_same_training(ours, stock, image().bfloat16(), tolerance=0.1)
+    assert {p.grad.dtype for p in ours.parameters()} == {torch.bfloat16}
+    assert ours.cv1.bn.running_mean.dtype == torch.bfloat16
+    assert ran_in_core(ours) == 1
+
+
+def test_half_module_is_computed_in_float() -> None:
+    ours, stock = pair(lambda: Elan(3, 8, 4).half())
+    made = ours(image().half())
+    assert made.dtype == torch.float16
+    made.backward(torch.ones_like(made))
+    assert {p.grad.dtype for p in ours.parameters()} == {torch.float16}
+    assert_close(made, stock.float()(image().half().float()).half(), 0.02)
+
+
+# Layouts
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_layouts_are_converted_and_counted(channels_last: bool) -> None:
+    ours, stock = pair(lambda: Elan(8, 8, 4))
+    x = image(2, 8)
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    made = ours(x)
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    made.backward(torch.ones_like(made))
+    row = ym.report(ours).rows[0]
+    assert row.inputs_converted == (0 if channels_last else 2)
+    assert row.gradients_converted == 0
+    stock(x).sum().backward()
+    assert_close(list(grads(ours).values()), list(grads(stock).values()), 1e-3)
+    ours.zero_grad()
+    ours(x).sum().backward()  # an expanded gradient
+    assert ym.report(ours).rows[0].gradients_converted == 1
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 1, 8, 8), (4, 5, 1, 1), (1, 6, 1, 9), (2, 6, 9, 1)]
+)
+def test_sizes_of_one(shape: tuple[int, ...]) -> None:
+    c = shape[1]
+    ours, stock = pair(
+        lambda: nn.Sequential(nn.Conv2d(c, 6, 1), nn.BatchNorm2d(6), nn.SiLU())
+    )
+    x = torch.randn(shape)
+    assert_same_training(ours, stock, x)
+    ours, stock = pair(lambda: nn.Sequential(nn.Conv2d(c, 1, 1), nn.SiLU()))
+    assert_same_training(ours, stock, x.to(memory_format=torch.channels_last))
+
+
+def test_channels_last_weights_get_gradients_of_their_layout() -> None:
+    module = ym.checkpoint(Brick(8, 8, 3).to(memory_format=torch.channels_last))
+    module(image(2, 8)).sum().backward()
+    assert module.conv.weight.grad.stride() == module.conv.weight.stride()
+
+
+def test_strided_inputs_and_gradients() -> None:
+    ours, stock = pair(lambda: Brick(3, 4, 3))
+    wide = torch.randn(2, 6, 16, 20)
+    for module in (ours, stock):
+        out = module(wide[:, ::2, 1:, ::2])
+        out.backward(torch.ones(2, 4, 15, 20)[..., ::2])
+    assert_close(list(grads(ours).values()), list(grads(stock).values()), 1e-3)

@@ -1,0 +1,171 @@
+"""What is held, freed and kept between calls; threads; allocation failures."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import threading
+
+import pytest
+import torch
+from models_for_tests import (
+    Elan,
+    Net,
+    backward,
+)
+from torch import Tensor, nn
+
+import yolov9mem.torch as ym
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def image(n: int = 2, c: int = 3, size: int = 16) -> Tensor:
+    return torch.randn(n, c, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def pair(make=Net, **how) -> tuple[nn.Module, nn.Module]:
+    """Ours and stock, alike."""
+    stock = make()
+    return ym.checkpoint(copy.deepcopy(stock), **how), stock
+
+
+def grads(module: nn.Module) -> dict[str, Tensor]:
+    return {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+
+
+def test_held_bytes_equal_the_plan_and_stocks_equal_autograds() -> None:
+    """The report's figure for stock is what autograd really keeps, by storage."""
+    module = Net()
+    kept: dict[int, int] = {}
+    own = {t.untyped_storage().data_ptr() for t in module.state_dict().values()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = module(image(size=64))
+    stock = sum(kept.values())
+    del out
+    backward(ym.checkpoint(module, keep="conv")(image(size=64)))
+    row = ym.report(module).rows[0]
+    assert abs(row.stock_bytes - stock) <= 0.01 * stock
+    assert row.held_bytes < 0.6 * stock
+    assert row.peak_bytes <= row.held_bytes + row.workspace_bytes
+
+
+def test_saved_memory_is_freed_by_backward_and_by_dropping_the_graph() -> None:
+    module = ym.checkpoint(Net())
+
+    def arenas() -> int:
+        gc.collect()
+        found = [o for o in gc.get_objects() if type(o).__name__ == "Call"]
+        return sum(call.saved is not None for call in found)
+
+    out = module(image())
+    assert arenas() == 1
+    backward(out)
+    assert arenas() == 0
+    out = module(image())
+    del out
+    assert arenas() == 0
+
+
+def test_the_workspace_is_let_go_in_eval_and_by_release() -> None:
+    module = ym.checkpoint(Net())
+    backward(module(image()))
+    assert ym.report(module).kept_workspace_bytes > 0
+    module.eval()(image())
+    assert ym.report(module).kept_workspace_bytes == 0
+    backward(module.train()(image()))
+    ym.release(module)
+    assert ym.report(module).kept_workspace_bytes == 0
+
+
+def test_deterministic_fill_is_off_inside_and_restored() -> None:
+    module = ym.checkpoint(Net())
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.utils.deterministic.fill_uninitialized_memory
+        backward(module(image()))
+        first = {n: g.clone() for n, g in grads(module).items()}
+        assert torch.utils.deterministic.fill_uninitialized_memory
+    finally:
+        torch.use_deterministic_algorithms(False)
+    module.zero_grad()
+    backward(module(image()))
+    assert all(torch.equal(g, first[n]) for n, g in grads(module).items())
+
+
+def test_out_of_memory_leaves_batch_norm_as_it_was(monkeypatch) -> None:
+    from yolov9mem.torch import engine
+
+    module = ym.checkpoint(Net())
+    backward(module(image()))
+    module.zero_grad()
+    before = copy.deepcopy(module.state_dict())
+
+    def fail(size: int) -> Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "take_workspace", fail)
+        with pytest.raises(RuntimeError, match="can't allocate"):
+            module(image())
+    assert all(torch.equal(before[n], t) for n, t in module.state_dict().items())
+    out = module(image())
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "take_workspace", fail)
+        with pytest.raises(RuntimeError, match="can't allocate"):
+            backward(out)
+    assert not grads(module)
+    backward(module(image()))
+
+
+def test_threads_share_plans() -> None:
+    ours, stock = pair(lambda: Elan(3, 8, 4))
+    for module in (ours, stock):
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.momentum = 0.0
+    backward(stock(image()))
+    ours(image())
+    found: list[list[Tensor]] = []
+
+    def work() -> None:
+        for _ in range(5):
+            out = ours(image())
+            found.append(list(torch.autograd.grad(out.sum(), list(ours.parameters()))))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 20
+    assert all(torch.equal(a, b) for one in found for a, b in zip(one, found[0]))
+    assert ym.report(ours).rows[0].plans == 1
+
+
+def test_no_growth_over_many_steps() -> None:
+    module = ym.checkpoint(Elan(3, 4, 2))
+    x = image(2, 3, 8)
+
+    def step() -> None:
+        module.zero_grad()
+        module(x).sum().backward()
+
+    for _ in range(5):
+        step()
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(100):
+        step()
+    gc.collect()
+    assert len(gc.get_objects()) - before < 50

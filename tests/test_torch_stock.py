@@ -1,0 +1,162 @@
+"""When the stock forward runs, and that the user is told."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from models_for_tests import (
+    Brick,
+    Elan,
+    Net,
+    assert_close,
+    backward,
+    leaves,
+    ran_in_core,
+)
+from torch import Tensor, nn
+
+import yolov9mem.torch as ym
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+JIT = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+
+
+def image(n: int = 2, c: int = 3, size: int = 16) -> Tensor:
+    return torch.randn(n, c, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def trains_in_core(module: nn.Module, *inputs: Tensor) -> bool:
+    before = ran_in_core(module)
+    backward(module(*(inputs or (image(),))))
+    return ran_in_core(module) == before + 1
+
+
+def test_eval_and_no_grad_are_stock() -> None:
+    module = ym.checkpoint(Net())
+    stock = copy.deepcopy(module)
+    with torch.no_grad():
+        assert all(map(torch.equal, leaves(module(image())), leaves(stock(image()))))
+    module.eval(), stock.eval()
+    assert all(map(torch.equal, leaves(module(image())), leaves(stock(image()))))
+    assert ran_in_core(module) == 0
+    assert trains_in_core(module.train())
+
+
+def test_arguments_that_are_not_default_are_stock() -> None:
+    module = ym.checkpoint(Net())
+    backward(module(image(), augment=True))
+    backward(module(image(), True))
+    assert ran_in_core(module) == 0
+    assert "augment=True is not its default" in ym.report(module).rows[0].detail
+    assert trains_in_core(module, image(), False)
+
+
+@JIT
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_tracing_is_stock() -> None:
+    module = ym.checkpoint(Elan(3, 8, 4))
+    traced = torch.jit.trace(module, image(), check_trace=False)
+    assert ran_in_core(module) == 0
+    assert trains_in_core(module)
+    assert_close(traced(image()), copy.deepcopy(module)(image()))
+
+
+@JIT
+def test_scripting_compiles_the_stock_source() -> None:
+    module = ym.checkpoint(nn.Sequential(Brick(3, 4)))
+    ym.checkpoint(module[0])
+    scripted = torch.jit.script(module[0])
+    assert_close(scripted.eval()(image()), module[0].eval()(image()))
+
+
+@JIT
+def test_transforms_are_stock() -> None:
+    module = ym.checkpoint(nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU()))
+    params = {n: p.detach() for n, p in module.named_parameters()}
+
+    def loss(params):
+        return torch.func.functional_call(module, params, (image(),)).sum()
+
+    torch.func.grad(loss)(params)
+    with torch.autograd.forward_ad.dual_level():
+        module(torch.autograd.forward_ad.make_dual(image(), image()))
+    assert ran_in_core(module) == 0
+
+
+def test_other_modes_are_stock_and_a_default_device_is_not() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    module = ym.checkpoint(Elan(3, 8, 4))
+    with FlopCounterMode(display=False) as counter:
+        module(image())
+    assert counter.get_total_flops() > 0
+    assert ran_in_core(module) == 0
+    with torch.device("cpu"):
+        assert trains_in_core(module)
+
+
+def test_compiling_is_stock() -> None:
+    module = ym.checkpoint(Elan(3, 8, 4))
+    compiled = torch.compile(module, backend="eager")
+    assert_close(compiled(image()), copy.deepcopy(module)(image()))
+    assert ran_in_core(module) == 0
+
+
+def test_subclassed_tensors_are_stock() -> None:
+    class Marked(Tensor):
+        pass
+
+    module = ym.checkpoint(Elan(3, 8, 4))
+    module(image().as_subclass(Marked))
+    assert ran_in_core(module) == 0
+
+
+def test_an_inner_hook_is_stock_and_said_once() -> None:
+    module = ym.checkpoint(nn.Sequential(Elan(3, 8, 4), Elan(8, 8, 4)))
+    seen = []
+    hook = module[0].cv1.register_forward_hook(lambda *args: seen.append(1))
+    with pytest.warns(ym.StockForwardWarning, match="0.cv1 has a hook"):
+        backward(module(image()))
+    backward(module(image()))
+    assert len(seen) == 2
+    assert ran_in_core(module) == 0
+    hook.remove()
+    assert trains_in_core(module)
+
+
+def test_not_strict_swaps_what_an_inner_hook_leaves() -> None:
+    module = ym.checkpoint(nn.Sequential(Elan(3, 8, 4), Elan(8, 8, 4)), strict=False)
+    module[0].cv1.register_forward_hook(lambda *args: None)
+    with pytest.warns(ym.StockForwardWarning):
+        backward(module(image()))
+    found = {row.path: row.state for row in ym.report(module).rows}
+    assert found["1"] == "swapped"
+    assert found[""] == "stock"
+
+
+def test_hooks_of_the_module_itself_are_kept() -> None:
+    module, seen = ym.checkpoint(Elan(3, 8, 4)), []
+    module.register_forward_pre_hook(lambda *args: seen.append("pre"))
+    module.register_forward_hook(lambda *args: seen.append("post"))
+    module.register_full_backward_hook(lambda *args: seen.append("back"))
+    assert trains_in_core(module, image().requires_grad_())
+    assert seen == ["pre", "post", "back"]
+
+
+def test_a_module_that_computes_nothing_is_stock_without_error() -> None:
+    x = image()
+    assert ym.checkpoint(nn.Identity())(x) is x
+    twice = ym.checkpoint(nn.Flatten())
+    assert twice(x.requires_grad_()).shape == (2, 768)
+
+
+def test_layers_without_parameters_run_in_the_core() -> None:
+    module = ym.checkpoint(nn.Sequential(nn.MaxPool2d(5, 1, 2), nn.SiLU()))
+    assert trains_in_core(module, image().requires_grad_())
