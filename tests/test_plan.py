@@ -100,7 +100,9 @@ def check(t: Tracer, before: list[dict], grads, **request) -> Run:
         assert relative_error(var, n["var"]) < limit
     run.backward([None if g is None else nhwc(g) for g in grads])
     leaves = t.inputs + t.params
-    chosen = [(t.values[v], g) for v, g in zip(t.outputs, grads, strict=True) if g is not None]
+    chosen = [
+        (t.values[v], g) for v, g in zip(t.outputs, grads, strict=True) if g is not None
+    ]
     exact = torch.autograd.grad(
         [v for v, _ in chosen],
         leaves,

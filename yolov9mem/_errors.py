@@ -1,5 +1,6 @@
+# SPDX-License-Identifier: MIT
 """Exceptions of yolov9mem."""
 
 
 class BackendError(RuntimeError):
-    """A foreign library or device (OpenBLAS, CUDA, cuDNN) failed; the text names the call."""
+    """A foreign library or device (CUDA, cuDNN) failed; the text names the call."""

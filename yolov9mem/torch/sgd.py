@@ -33,7 +33,9 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
     micro-batches, never divided, as the official trainer does. Do not call
     `zero_grad()` in between: `step()` zeroes the gradients that it used, in place
     (`zero_grads=False` leaves them, as torch does). `zero_grad()` has torch's meaning
-    and does not restart the count. After each call:
+    and does not restart the count. To the optimizer N micro-batches are one large batch;
+    to batch norm they are not: its statistics are those of each micro-batch, so prefer a
+    larger micro-batch where memory allows. After each call:
 
     - `stepped`: this call acted (the N-th micro-batch); `scaler.update()` is due,
     - `skipped`: it acted, but a gradient was not finite under a scaler, so parameters
