@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Do the losses agree? Ours beside stock on the same photographs and weights.
 
 `step by step`: at each iteration of a stock run ours is loaded with stock's weights and

@@ -35,6 +35,12 @@ CASES: dict[str, dict[str, float]] = {
     "4 tiles, boxes": {"mixup": 0.0, "copy_paste": 0.0},
     "4 tiles, polygons, copy-paste": {"mixup": 0.0},
     "4 tiles, boxes, mixup": {"mixup": 1.0, "copy_paste": 0.0},
+    "4 tiles, rotation, shear": {
+        "mixup": 0.0,
+        "copy_paste": 0.0,
+        "degrees": 10.0,
+        "shear": 5.0,
+    },
     "4 tiles, perspective": {"mixup": 0.0, "copy_paste": 0.0, "perspective": 0.0005},
     "letterbox": {"mosaic": 0.0},
 }

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Planned bytes of whole detectors at 640 px beside what autograd keeps in stock."""
 
 from __future__ import annotations

@@ -5,7 +5,12 @@
         --epochs 100 --ckpt
     python examples/train_dual.py --demo     # two minutes, no data needed
 
-See yolov9/options.py or --help for all flags.
+A first training on a CPU, mAP50 above 0.5 on 292 photographs (BCCD) in 300 steps:
+
+    python examples/train_dual.py --cfg yolov9-t --data bccd/data.yaml --img 160 --batch 8 \
+        --accumulate 1 --epochs 8 --close-mosaic 4 --cos-lr --hyp hyp.short.yaml --ckpt
+
+See --help for all flags; --stock trains without yolov9mem.
 """
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Graphs beside an oracle: each call adds a node and computes it with float64 torch.
 
 The oracle is stock PyTorch in float64 with autograd; nothing of it comes from the plan.
@@ -107,9 +108,7 @@ class Tracer:
             "leaky_relu": lambda v: F.leaky_relu(v, 0.1),
             "identity": lambda v: v * 1.0,
         }[kind]
-        return self.keep(
-            self.graph.activation(x, kind, slope=0.1), run(self.values[x])
-        )
+        return self.keep(self.graph.activation(x, kind, slope=0.1), run(self.values[x]))
 
     def add(self, *xs: int) -> int:
         total = self.values[xs[0]]
@@ -191,9 +190,7 @@ class Run:
         self.outputs = [np.full(s, np.nan, np.float32) for s in p.output_shapes]
         self.saved = arena(p.saved_bytes)
         work = arena(p.forward_workspace_bytes)
-        p.forward(
-            self.inputs, self.params, self.norms, self.outputs, self.saved, work
-        )
+        p.forward(self.inputs, self.params, self.norms, self.outputs, self.saved, work)
         return self.outputs
 
     def backward(self, grads: list[np.ndarray | None]) -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Small modules in the style of the YOLOv9 family, for the tests of the torch adapter."""
 
 from __future__ import annotations

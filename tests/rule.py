@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The rule of exactness: at most twice the error that stock PyTorch makes.
 
 For one case (a module, its inputs, a keep rule and a dtype) the outputs, the gradients

@@ -43,6 +43,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
     command += ["--no-build-isolation", "--wheel-dir", str(folder), str(source)]
     environment = os.environ | {"YOLOV9MEM_DEBUG": "1", "YOLOV9MEM_SANITIZE": "0"}
+    environment |= {"YOLOV9MEM_CUDA": "0"}
     environment = {k: v for k, v in environment.items() if k != "LD_PRELOAD"}
     subprocess.run(command, check=True, env=environment, timeout=280)
     return next(folder.glob("yolov9mem-*.whl"))

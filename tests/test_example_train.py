@@ -278,9 +278,23 @@ def test_run_resume_and_what_it_writes(small_set: str, monkeypatch) -> None:
     assert final["optimizer"] is None
     assert main(["--resume", str(folder / "weights/last.pt")]) == 1
     # The weights start another training, by name of the model in the file.
-    again = arguments(small_set, "--epochs", "1", "--noval", "--freeze", "10")
+    extra = ("--noval", "--freeze", "10", "--accumulate", "1")
+    again = arguments(small_set, "--epochs", "2", *extra)
     again[again.index("--cfg") + 1] = ""
-    assert main([*again, "--weights", str(folder / "weights/best.pt")]) == 0
+    best = folder / "weights/best.pt"
+    assert main([*again, "--name", "b", "--weights", str(best)]) == 0
+    start = checkpoints.load(best)["model"]
+    trained = [
+        checkpoints.load(f"runs/train/b/weights/{name}.pt")["model"]
+        for name in ("last", "best")
+    ]
+    # Averages of a constant differ from it by rounding only.
+    for key, frozen in (
+        ("model.9.cv1.conv.weight", 1),
+        ("model.12.cv1.conv.weight", 0),
+    ):
+        assert torch.equal(trained[0][key], trained[1][key])
+        assert torch.allclose(trained[0][key], start[key], atol=1e-7) == frozen
 
 
 def test_one_seed_one_training(small_set: str) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import signal
 import subprocess
@@ -228,3 +229,23 @@ def test_a_killed_run_leaves_a_checkpoint_that_opens(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_torchrun_trains_in_parallel_as_stock(tmp_path: Path) -> None:
+    traces = []
+    for name, launcher in (("stock", []), ("ours", ["-m", "yolov9mem"])):
+        words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
+        folder = tmp_path / name
+        done = python(*words, *launcher, SCRIPT, "--save-dir", folder, "--images", 12)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("training starts") == len(launcher) // 2
+        files = (folder / "trace.json", folder / "trace1.json")
+        traces.append([json.loads(file.read_text()) for file in files])
+    stock, ours = traces
+    assert stock[0]["weights"] == stock[1]["weights"]
+    assert ours[0]["weights"] == ours[1]["weights"]
+    for rank in (0, 1):
+        if not NO_EQUAL_BITS:
+            assert ours[rank]["images"] == stock[rank]["images"]
+        assert ours[rank]["losses"] == pytest.approx(stock[rank]["losses"], rel=5e-4)
+    assert stock[0]["images"] != stock[1]["images"]

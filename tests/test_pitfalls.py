@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The 22 traps of memory-saving training, each with its test.
 
 TRAPS says in which file each trap is tested; that those tests exist is checked here. The

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Plans of arbitrary graphs against float64 autograd: every keep rule, any cut.
 
 What is compared with what: `_core.Plan` on the reference and the CPU backend (float32)

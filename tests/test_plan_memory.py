@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a plan promises about memory: budgets, keep rules, exact sizes, clear errors."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The rule of exactness, layer type by layer type and on whole detectors."""
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
-from yolov9 import blocks  # noqa: E402
-from yolov9.model import DetectionModel  # noqa: E402
+from yolov9 import blocks
+from yolov9.model import DetectionModel
 
 
 class Op(nn.Module):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """checkpoint(), release() and report() themselves: arguments, errors, figures."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The autograd nodes: which gradients, and what is refused by name."""
 
 from __future__ import annotations

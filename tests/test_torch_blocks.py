@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The ready-made blocks: the field's names, arguments and keys."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """DistributedDataParallel with gloo: two processes, all the ways the field sets it up.
 
 The children are started once; each case is a function that both ranks run.

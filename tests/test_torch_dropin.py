@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """checkpoint() changes how forward runs and nothing else."""
 
 from __future__ import annotations

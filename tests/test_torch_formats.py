@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Dtypes and memory layouts of inputs, parameters and gradients."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is held, freed and kept between calls; threads; allocation failures."""
 
 from __future__ import annotations

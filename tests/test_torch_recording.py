@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What can be recorded and lowered, what is refused, and that recording leaves no trace."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """When the stock forward runs, and that the user is told."""
 
 from __future__ import annotations

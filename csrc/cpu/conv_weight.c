@@ -3,11 +3,11 @@
  * Gradient of a convolution's weights and bias.
  *
  * The rows of dy (over all images) are cut into `splits` ranges and the output channels
- * into blocks of 2 * lanes. A task owns one range and one block and sums its own
- * dw(r, s, c, block) in scratch; the ranges are then added in order. The number of
- * ranges follows from the sizes alone, so the sum does not depend on the threads. Float
- * images are read in place: a tap simply leaves out the pixels that fall in the
- * padding.
+ * into blocks of 2 * lanes. A task owns one range, one block and one row r of the
+ * kernel and sums its own dw(r, s, c, block) in scratch; the ranges are then added in
+ * order. The number of ranges follows from the sizes alone, so the sum does not depend
+ * on the threads. Float images are read in place: a tap simply leaves out the pixels
+ * that fall in the padding.
  */
 #include "cpu/cpu.h"
 
@@ -16,6 +16,7 @@
 enum {
     PARTIAL_BYTES = 2 << 20, /* of all ranges together, if more than one */
     MAX_SPLITS = 16,
+    SPLIT_PIXELS = 1024,      /* of dy at least: adding a range up has its cost, too */
     BLOCK_PIXELS = 256,       /* of dy at most for each visit of a register tile */
     BLOCK_FLOATS = 80 * 1024, /* of x meanwhile */
     MAX_COLUMNS = 2 * 16,
@@ -64,8 +65,8 @@ static int32_t block_rows_of(const ym_conv *conv, const ym_tensor *x,
                              const ym_tensor *dy)
 {
     const int64_t x_rows = BLOCK_FLOATS / ((int64_t)x->w * (conv->c / conv->groups));
-    const int64_t fit = (x_rows - (conv->r - 1) * conv->dilation_h) / conv->stride_h;
-    return (int32_t)cpu_max(1, cpu_min(cpu_min(BLOCK_PIXELS / dy->w, dy->h), fit));
+    const int64_t fit = cpu_min(BLOCK_PIXELS / dy->w, x_rows / conv->stride_h);
+    return (int32_t)cpu_max(1, cpu_min(fit, dy->h));
 }
 
 static layout layout_of(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy)
@@ -76,11 +77,11 @@ static layout layout_of(const ym_conv *conv, const ym_tensor *x, const ym_tensor
     l.partial = conv->groups * padded(l.k_count) * l.c_count * conv->r * conv->s;
     l.partial = cpu_round_up(l.partial, 16);
     l.splits = (int32_t)(PARTIAL_BYTES / (l.partial * (int64_t)sizeof(float)));
+    l.splits = (int32_t)cpu_min(l.splits, ym_pixels(dy) / SPLIT_PIXELS);
     l.splits = (int32_t)cpu_max(1, cpu_min(cpu_min(l.splits, MAX_SPLITS), rows));
     l.block_rows = block_rows_of(conv, x, dy);
     if (x->dtype != YM_F32) {
-        int64_t reach = (int64_t)(l.block_rows - 1) * conv->stride_h +
-                        (conv->r - 1) * conv->dilation_h + 1;
+        int64_t reach = (int64_t)(l.block_rows - 1) * conv->stride_h + 1;
         l.x_panel = cpu_min(reach, x->h) * x->w * l.c_count;
         l.x_panel = cpu_round_up(l.x_panel, 16);
     }
@@ -168,33 +169,39 @@ static void add_tap(const run *r, const rows_view *x, const rows_view *dy,
     }
 }
 
-/* Rows [o0, o1) of image n, all taps, for one block of columns. */
-static void add_rows(const run *r, int32_t group, int32_t block, int32_t n,
-                     const int32_t rows[2], cpu_product product)
+/* What one task sums. */
+typedef struct share {
+    int32_t group, block, kernel_row;
+} share;
+
+/* Rows [first, end) of image n. */
+static void add_rows(const run *r, const share *part, int32_t n, const int32_t rows[2],
+                     cpu_product product)
 {
     const ym_conv *conv = r->conv;
     const layout *l = &r->size;
-    const int32_t first_column = block * block_columns();
+    const int32_t first_column = part->block * block_columns();
     const int32_t columns =
         (int32_t)cpu_min(block_columns(), l->k_count - first_column);
     float *panels = r->panels + ym_pool_slot() * (l->x_panel + l->dy_panel);
     const bool buffered = r->dy->dtype != YM_F32 || columns % r->kernels->lanes != 0;
-    const int32_t reach = (conv->r - 1) * conv->dilation_h;
-    int32_t low = rows[0] * conv->stride_h - conv->pad_h;
-    int32_t high = (rows[1] - 1) * conv->stride_h - conv->pad_h + reach + 1;
+    const int32_t shift = part->kernel_row * conv->dilation_h - conv->pad_h;
+    int32_t low = rows[0] * conv->stride_h + shift;
+    int32_t high = (rows[1] - 1) * conv->stride_h + shift + 1;
     low = (int32_t)cpu_max(0, cpu_min(low, r->x->h - 1));
     high = (int32_t)cpu_max(low, cpu_min(high, r->x->h));
-    const rows_view x = view_of(r->x, n, low, high, group * l->c_count, l->c_count,
-                                l->x_panel > 0 ? panels : NULL, l->c_count);
+    const rows_view x = view_of(r->x, n, low, high, part->group * l->c_count,
+                                l->c_count, l->x_panel > 0 ? panels : NULL, l->c_count);
     const rows_view dy =
-        view_of(r->dy, n, rows[0], rows[1], group * l->k_count + first_column, columns,
-                buffered ? panels + l->x_panel : NULL, padded(columns));
+        view_of(r->dy, n, rows[0], rows[1], part->group * l->k_count + first_column,
+                columns, buffered ? panels + l->x_panel : NULL, padded(columns));
     product.a_row = 1;
     product.c_row = padded(columns);
     product.vectors = columns > r->kernels->lanes ? 2 : 1;
-    for (int32_t tap = 0; tap < conv->r * conv->s; tap++) {
-        const int32_t at[2] = {tap / conv->s, tap % conv->s};
-        add_tap(r, &x, &dy, at, rows[1], &product);
+    product.c += (int64_t)part->kernel_row * conv->s * l->c_count * product.c_row;
+    for (int32_t s = 0; s < conv->s; s++) {
+        const int32_t tap[2] = {part->kernel_row, s};
+        add_tap(r, &x, &dy, tap, rows[1], &product);
     }
 }
 
@@ -202,17 +209,21 @@ static void weight_task(void *argument, int32_t index)
 {
     const run *r = argument;
     const layout *l = &r->size;
-    const int32_t block = index % l->blocks, split = index / l->blocks % l->splits;
-    const int32_t group = index / l->blocks / l->splits;
+    const int32_t split = index / l->blocks / r->conv->r % l->splits;
+    const share part = {
+        .group = index / l->blocks / r->conv->r / l->splits,
+        .block = index % l->blocks,
+        .kernel_row = index / l->blocks % r->conv->r,
+    };
     const int32_t height = r->dy->h;
     const int64_t rows = (int64_t)r->dy->n * height;
     const int64_t end = cpu_part(rows, l->splits, split + 1);
-    cpu_product product = {.c = partial_of(r, split, group, block)};
+    cpu_product product = {.c = partial_of(r, split, part.group, part.block)};
     for (int64_t row = cpu_part(rows, l->splits, split); row < end;) {
         const int32_t n = (int32_t)(row / height), first = (int32_t)(row % height);
         int64_t count = cpu_min(l->block_rows, cpu_min(height - first, end - row));
         const int32_t range[2] = {first, (int32_t)(first + count)};
-        add_rows(r, group, block, n, range, product);
+        add_rows(r, &part, n, range, product);
         product.accumulate = true;
         row += count;
     }
@@ -288,7 +299,7 @@ ym_status cpu_conv_backward_weight(ym_context *context, const ym_conv *conv,
         r.panels = r.partials + fixed;
         r.accumulate = accumulate_dw;
         ym_pool_run_on((int32_t)cpu_min(panels, INT32_MAX), weight_task, &r,
-                       conv->groups * l->splits * l->blocks);
+                       conv->groups * l->splits * conv->r * l->blocks);
         ym_pool_run(reduce_task, &r, conv->groups * l->blocks);
     }
     if (dbias != NULL) {

@@ -45,13 +45,12 @@ YM_MATH ym_lerp ym_resize_column(int32_t i, int32_t source, int32_t size)
     return lerp;
 }
 
-/* The rows' sums are in 1/2048; the two shifts are OpenCV's, lost bits included. */
+/* Rows are stretched to sums in 1/2048, of which 4 bits are dropped: upper and lower
+ * are in 1/128. The shifts are OpenCV's, lost bits included. */
 YM_MATH uint8_t ym_resize_blend(int32_t upper, int32_t lower, int32_t weight0,
                                 int32_t weight1)
 {
-    return (uint8_t)((((weight0 * (upper >> 4)) >> 16) +
-                      ((weight1 * (lower >> 4)) >> 16) + 2) >>
-                     2);
+    return (uint8_t)((((weight0 * upper) >> 16) + ((weight1 * lower) >> 16) + 2) >> 2);
 }
 
 #endif

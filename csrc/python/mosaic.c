@@ -7,8 +7,8 @@
 
 #include "core/backend.h"
 #include "core/mosaic.h"
+#include "cpu/image.h"
 #include "ops/mosaic.h"
-#include "ops/resize.h"
 
 #include <string.h>
 
@@ -292,7 +292,7 @@ static PyObject *resize_image(PyObject *module, PyObject *args)
         return NULL;
     }
     ym_image from = image_of(&source), to = image_of(&out);
-    size_t bytes = ym_resize_scratch_bytes(to.width);
+    size_t bytes = cpu_resize_scratch_bytes(to.width);
     void *scratch = PyMem_RawMalloc(bytes + 64);
     if (scratch == NULL) {
         return PyErr_NoMemory();
@@ -302,7 +302,7 @@ static PyObject *resize_image(PyObject *module, PyObject *args)
     ym_error error;
     ym_status status;
     Py_BEGIN_ALLOW_THREADS
-        status = ym_resize_image(&from, &to, aligned, &error);
+        status = cpu_resize_image(&from, &to, aligned, &error);
     Py_END_ALLOW_THREADS
 
     PyMem_RawFree(scratch);

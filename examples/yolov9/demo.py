@@ -43,6 +43,7 @@ def _demo_options(opt: argparse.Namespace, stock: bool) -> argparse.Namespace:
         "epochs": 14,
         "accumulate": 1,
         "close_mosaic": 7,
+        "cos_lr": True,
         "device": "cpu",
         "workers": 0,
         "cache": "ram",

@@ -266,7 +266,7 @@ class Trainer:
         return mean
 
     def _train_batch(self, images: Tensor, targets: Tensor, epoch: int) -> Tensor:
-        images = images.to(self.device, non_blocking=True).float() / 255
+        images = images.to(self.device, non_blocking=True).float().div_(255)
         if self.opt.multi_scale:
             images = self._rescaled(images)
         with torch.autocast(self.device.type, **self.autocast):
@@ -294,7 +294,8 @@ class Trainer:
         )
 
     def _note_epoch(self, epoch: int, losses: Tensor, metrics: Metrics) -> None:
-        if metrics.fitness > self.best_fitness:
+        # Equal counts as better: early epochs, and all without validation, have zero.
+        if metrics.fitness >= self.best_fitness:
             self.best_fitness, self.best_epoch = metrics.fitness, epoch
         rates = [group["lr"] for group in self.optimizer.param_groups]
         used = memory.peak(self.device)

@@ -156,7 +156,7 @@ def validate(
     collector, total, batches = _Collector(), torch.zeros(3), 0
     bar = tqdm(loader, desc="validation".rjust(11), disable=quiet, leave=False)
     for images, targets, _, shapes in bar:
-        images = images.to(device, non_blocking=True).float() / 255
+        images = images.to(device, non_blocking=True).float().div_(255)
         with torch.autocast(device.type, **autocast):
             prediction, levels = model(images)
         if loss is not None:

@@ -63,7 +63,7 @@ class Average:
     def update(self, model):
         self.updates += 1
         d = self.decay(self.updates)
-        live = model.state_dict()
+        live = getattr(model, "module", model).state_dict()
         for name, value in self.ema.state_dict().items():
             if value.dtype.is_floating_point:
                 value *= d
@@ -155,16 +155,17 @@ class SeedWorker:
         (Path(self.folder) / f"worker{worker}.txt").write_text(used.__module__)
 
 
-def make_loader(dataset, batch, folder, workers=0, context=None, shuffle=False):
+def make_loader(dataset, batch, folder, workers=0, context=None, rank=None):
+    """Shuffled, every rank in its own order, if `rank` is given."""
     return DataLoader(
         dataset,
         batch,
-        shuffle=shuffle,
+        shuffle=rank is not None,
         num_workers=workers,
         collate_fn=collate,
         worker_init_fn=SeedWorker(folder),
         multiprocessing_context=context if workers else None,
-        generator=torch.Generator().manual_seed(5),
+        generator=torch.Generator().manual_seed(5 + (rank or 0)),
     )
 
 

@@ -8,6 +8,7 @@ import argparse
 import gc
 import hashlib
 import json
+import os
 import random
 import sys
 import weakref
@@ -19,7 +20,10 @@ import parts
 import torch
 import yaml
 from parts import check_amp
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
+RANK = int(os.getenv("RANK", "-1"))
 MADE = []
 
 
@@ -42,7 +46,11 @@ def train(opt, hyp):
     hyp["weight_decay"] *= batch_size * accumulate / nbs
     trace["weight_decay"] = hyp["weight_decay"]
     optimizer = make_optimizer(model, opt.optimizer, hyp)
-    ema = parts.Average(model)
+    ema = parts.Average(model) if RANK in (-1, 0) else None
+    net = model
+    if RANK != -1:
+        dist.init_process_group("gloo")
+        net = DistributedDataParallel(model, static_graph=True)
     start = 0
     if opt.resume:
         saved = torch.load(opt.resume, weights_only=False)
@@ -51,7 +59,7 @@ def train(opt, hyp):
         start = saved["epoch"] + 1
     dataset = parts.Shapes(opt.imgsz, opt.images, hyp, True)
     loader = parts.make_loader(
-        dataset, batch_size, folder, opt.workers, opt.context, True
+        dataset, batch_size, folder, opt.workers, opt.context, max(RANK, 0)
     )
     held_out = parts.Shapes(opt.imgsz, 3 * batch_size, hyp, False)
     val_loader = parts.make_loader(held_out, 2 * batch_size, folder)
@@ -59,7 +67,7 @@ def train(opt, hyp):
     scaler = torch.amp.GradScaler("cpu", enabled=amp)
     last_step, nw = -1, 4
     for epoch in range(start, opt.epochs):
-        model.train()
+        net.train()
         if epoch == opt.epochs - opt.close_mosaic:
             dataset.mosaic = False
         optimizer.zero_grad()
@@ -74,7 +82,7 @@ def train(opt, hyp):
                 for group in optimizer.param_groups:
                     group["lr"] = np.interp(ni, [0, nw], [0.0, hyp["lr0"]])
             with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-                pred = model(images)
+                pred = net(images)
                 loss = find_loss(pred, targets) * len(images)
             scaler.scale(loss).backward()
             trace["losses"].append(loss.item())
@@ -89,8 +97,11 @@ def train(opt, hyp):
                 scaler.step(optimizer)
                 scaler.update()
                 optimizer.zero_grad()
-                ema.update(model)
+                if ema:
+                    ema.update(net)
                 last_step = ni
+        if not ema:
+            continue
         means, sizes = parts.validate(ema.ema, val_loader)
         trace.update(means=means, sizes=sizes, updates=ema.updates)
         saved = {
@@ -104,8 +115,10 @@ def train(opt, hyp):
     trace["amp"] = amp
     trace["hyp"] = hyp
     trace["weights"] = digest(model.parameters())
-    trace["average"] = digest(ema.ema.state_dict().values())
-    (folder / "trace.json").write_text(json.dumps(trace))
+    if ema:
+        trace["average"] = digest(ema.ema.state_dict().values())
+    name = f"trace{RANK}.json" if RANK > 0 else "trace.json"
+    (folder / name).write_text(json.dumps(trace))
 
 
 def digest(tensors):

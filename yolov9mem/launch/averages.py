@@ -57,11 +57,8 @@ def why_not(average: Any) -> str | None:
     Tried on a copy with two small modules: v *= d; v += (1 - d) * m.
     """
     name = type(average).__name__
-    draw = torch.Generator().manual_seed(1)
-    old, live = nn.Linear(31, 7), nn.Linear(31, 7)
-    with torch.no_grad():
-        for parameter in (*old.parameters(), *live.parameters()):
-            parameter.copy_(torch.randn(parameter.shape, generator=draw))
+    with torch.random.fork_rng(devices=[]):
+        old, live = nn.Linear(31, 7), nn.Linear(31, 7)
     trial = copy.copy(average)
     trial.ema, trial.updates = copy.deepcopy(old).requires_grad_(False), 700
     try:

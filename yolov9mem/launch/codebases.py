@@ -67,19 +67,23 @@ def ultralytics_trainer(
         return None
     if settings.accumulate is None:
         return None
-    count = settings.accumulate
-
-    def ignore(self: Any, value: Any) -> None:
-        del self, value
-
-    patches.set(cls, "accumulate", property(lambda self: count, ignore))
+    patches.set(cls, "accumulate", _always(settings.accumulate))
     return "accumulate"
+
+
+def _always(value: int) -> property:
+    """An attribute that reads the same whatever is written to it."""
+
+    def ignore(self: Any, written: Any) -> None:
+        del self, written
+
+    return property(lambda self: value, ignore)
 
 
 def lightning_trainer(
     module: types.ModuleType, settings: Settings, patches: Patches
 ) -> str | None:
-    """Lightning (MultimediaTechLab/YOLO): its Trainer's own arguments."""
+    """Lightning (MultimediaTechLab/YOLO): what its Trainer has, or is given later."""
     cls = vars(module).get("Trainer")
     if not module.__name__.endswith("pytorch.trainer.trainer") and (
         module.__name__ != "pytorch_lightning.trainer.trainer"
@@ -87,17 +91,17 @@ def lightning_trainer(
         return None
     if not isinstance(cls, type) or (settings.accumulate is None and settings.amp):
         return None
-    stock: Any = cls.__init__  # type: ignore[misc]
+    if not settings.amp:
+        stock: Any = cls.__init__  # type: ignore[misc]
 
-    @functools.wraps(stock)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        if settings.accumulate is not None:
-            kwargs["accumulate_grad_batches"] = settings.accumulate
-        if not settings.amp:
-            kwargs["precision"] = "32-true"
-        stock(self, *args, **kwargs)
+        @functools.wraps(stock)
+        def init(self: Any, *args: Any, **kwargs: Any) -> None:
+            stock(self, *args, **{**kwargs, "precision": "32-true"})
 
-    patches.set(cls, "__init__", init)
+        patches.set(cls, "__init__", init)
+    if settings.accumulate is None:
+        return "amp"
+    patches.set(cls, "accumulate_grad_batches", _always(settings.accumulate))
     return "accumulate"
 
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  * Image resizing, bit-equal to cv2.resize(..., interpolation=cv2.INTER_LINEAR).
  */
-#ifndef YM_OPS_RESIZE_H
-#define YM_OPS_RESIZE_H
+#ifndef YM_CPU_IMAGE_H
+#define YM_CPU_IMAGE_H
 
 #include "core/status.h"
 
@@ -16,10 +16,10 @@ typedef struct ym_image {
 } ym_image;
 
 /* Scratch for an output of this width; 64-byte aligned. */
-size_t ym_resize_scratch_bytes(int32_t width);
+size_t cpu_resize_scratch_bytes(int32_t width);
 
 /* Sizes 1 to 32766. The source is not written. */
-ym_status ym_resize_image(const ym_image *source, const ym_image *out, void *scratch,
-                          ym_error *error);
+ym_status cpu_resize_image(const ym_image *source, const ym_image *out, void *scratch,
+                           ym_error *error);
 
 #endif
