@@ -3,10 +3,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
+# auto builds the CUDA part too where nvcc is found; that takes minutes.
+export YOLOV9MEM_CUDA ?= 0
 
 BIN := $(VENV)/bin
 C_FILES := $(wildcard csrc/*/*.c csrc/*/*.h)
-PYTHON_FOLDERS := yolov9mem tests benchmarks examples setup.py
+C_FORMATTED := $(C_FILES) $(wildcard csrc/*/*.cu csrc/*/*.cuh)
+PYTHON_FOLDERS := yolov9mem tests benchmarks examples $(wildcard *.py)
 SANITIZED := build/sanitize
 # Those that reach every C file in little time.
 SANITIZE_TESTS := tests/test_blocks.py tests/test_leaks.py tests/test_plan.py \
@@ -44,13 +47,15 @@ test: build
 lint: build
 	$(BIN)/ruff check $(PYTHON_FOLDERS)
 	$(BIN)/ruff format --check $(PYTHON_FOLDERS)
-	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
+	@echo clang-format --dry-run -Werror csrc
+	@$(BIN)/clang-format --dry-run -Werror $(C_FORMATTED)
 	$(BIN)/mypy
 
 format: build
 	$(BIN)/ruff check --fix $(PYTHON_FOLDERS)
 	$(BIN)/ruff format $(PYTHON_FOLDERS)
-	$(BIN)/clang-format -i $(C_FILES)
+	@echo clang-format -i csrc
+	@$(BIN)/clang-format -i $(C_FORMATTED)
 
 sanitize: build
 	YOLOV9MEM_SANITIZE=1 $(BIN)/python setup.py --quiet build \

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Builds the one extension module, yolov9mem._core, from csrc.
+"""Builds the extension modules from csrc: yolov9mem._core, and where nvcc is found
+yolov9mem._cuda (see build_cuda.py).
 
 Switches, by environment:
     YOLOV9MEM_DEBUG=1      -O1 -g and assertions
@@ -9,6 +10,7 @@ Switches, by environment:
 """
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +19,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))  # an isolated build does not have it
+
+import build_cuda  # noqa: E402
+
 FOLDERS = ("core", "ops", "ref", "cpu", "python")
 
 
@@ -60,6 +66,8 @@ class BuildInParallel(build_ext):
                 return [object_file for part in parts for object_file in part]
 
         self.compiler.compile = compile_all
+        if ext.name == "yolov9mem._cuda":
+            build_cuda.compile_kernels(ext, self.build_temp, jobs)
         try:
             super().build_extension(ext)
         finally:
@@ -83,4 +91,9 @@ core = Extension(
     libraries=["m"],
 )
 
-setup(ext_modules=[core], cmdclass={"build_ext": BuildInParallel})
+cuda = build_cuda.extension(compile_flags(), link_flags())
+
+setup(
+    ext_modules=[core, *([cuda] if cuda else [])],
+    cmdclass={"build_ext": BuildInParallel},
+)

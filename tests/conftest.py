@@ -2,6 +2,8 @@
 """What all tests share: few threads, and a look at the build under test."""
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,3 +27,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     wanted = os.environ.get("YOLOV9MEM_EXPECT_SANITIZE") == "1"
     if wanted and not yolov9mem.info()["sanitize"]:
         pytest.exit(f"{yolov9mem.__file__} is not a sanitized build", returncode=3)
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_the_process() -> Iterator[None]:
+    """The trainer sets determinism for the whole process: not for the next test."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = True

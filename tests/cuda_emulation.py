@@ -48,7 +48,9 @@ def _flags(unit: Path) -> list[str]:
 def build() -> Path:
     """The library; built if these sources and flags have none yet."""
     state = hashlib.sha256()
-    for path in sorted(p for f in FOLDERS for p in (CSRC / f).rglob("*") if p.is_file()):
+    for path in sorted(
+        p for f in FOLDERS for p in (CSRC / f).rglob("*") if p.is_file()
+    ):
         state.update(path.read_bytes())
     state.update(" ".join(_flags(Path("x.cu"))).encode())
     folder = Path(tempfile.gettempdir()) / f"yolov9mem-{state.hexdigest()[:16]}"
@@ -129,7 +131,9 @@ class TermGradient(C.Structure):
 
 class Pool(C.Structure):
     _fields_ = [
-        (f"{name}_{side}", C.c_int32) for name in ("kernel", "stride", "pad") for side in "hw"
+        (f"{name}_{side}", C.c_int32)
+        for name in ("kernel", "stride", "pad")
+        for side in "hw"
     ] + [("count_include_pad", C.c_bool)]
 
 
@@ -153,7 +157,11 @@ def library() -> C.CDLL:
     for name in ("cuda_plain_conv", "cuda_mosaic", "cuda_sgd_table"):
         symbol = "bytes" if name.endswith("table") else "scratch_bytes"
         getattr(lib, f"{name}_{symbol}").restype = C.c_size_t
-    for name in ("ym_cuda_backend", "ym_cuda_plain_backend", "ym_emulation_packed_backend"):
+    for name in (
+        "ym_cuda_backend",
+        "ym_cuda_plain_backend",
+        "ym_emulation_packed_backend",
+    ):
         getattr(lib, name).restype = C.c_void_p
     return lib
 
@@ -210,7 +218,9 @@ class Value:
     def numpy(self) -> np.ndarray:
         """The slice as float32; everything around it must still be NaN."""
         end = self.left + self.shape[3]
-        around = np.delete(decode(self.buffer, self.dtype), slice(self.left, end), axis=3)
+        around = np.delete(
+            decode(self.buffer, self.dtype), slice(self.left, end), axis=3
+        )
         assert np.isnan(around).all(), "written outside the slice"
         return decode(self.buffer[..., self.left : end], self.dtype)
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Run by test_cuda_cudnn.py in a process of its own: cuDNN's answers without a GPU.
 
-Reads {"cudnn": path, "cublaslt": path, "devices": {name: properties}, "problems": [[...], ...]} from
-standard input, as JSON, and writes one list for each device: (workspace bytes, engine,
-tensor core, compiles at run time, found) of each problem. A problem is pass, dtype,
-accumulate, n, h, w, oh, ow and the eleven numbers of ym_conv.
+Reads {"cudnn": path, "cublaslt": path, "devices": {name: properties}, "problems":
+[[...], ...]} from standard input, as JSON, and writes one list for each device:
+(workspace bytes, engine, tensor core, compiles at run time, found) of each problem. A
+problem is pass, dtype, accumulate, n, h, w, oh, ow and the eleven numbers of ym_conv.
 
 cuDNN wants a libcuda.so.1 to load some of its parts; one whose functions fail will do,
 since nothing is run.
@@ -47,7 +47,9 @@ class Plan(C.Structure):
 
 def load_driver_stub(folder: str) -> None:
     source, library = Path(folder) / "driver.c", Path(folder) / "libcuda.so.1"
-    source.write_text("\n".join(f"int {call}(void) {{ return 3; }}" for call in DRIVER_CALLS))
+    source.write_text(
+        "\n".join(f"int {call}(void) {{ return 3; }}" for call in DRIVER_CALLS)
+    )
     flags = ["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]
     subprocess.run(["gcc", *flags, str(source), "-o", str(library)], check=True)
     C.CDLL(str(library), mode=C.RTLD_GLOBAL)
@@ -63,7 +65,13 @@ def answer(device: bytes, numbers: list[int]) -> list[int]:
     )
     if status:
         raise RuntimeError(error.value.decode())
-    return [plan.workspace_bytes, plan.engine, plan.tensor_core, plan.compiles, plan.found]
+    return [
+        plan.workspace_bytes,
+        plan.engine,
+        plan.tensor_core,
+        plan.compiles,
+        plan.found,
+    ]
 
 
 def main() -> None:

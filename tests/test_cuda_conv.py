@@ -32,7 +32,9 @@ def weight_of(array: np.ndarray) -> Weight:
 class Case:
     def __init__(self, numbers: tuple, dtype: int) -> None:
         n, h, w, c, k, kernel, stride, pad, dilation, groups = numbers
-        oh, ow = ((s + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for s in (h, w))
+        oh, ow = (
+            (s + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for s in (h, w)
+        )
         self.conv = Conv(
             k, c, kernel, kernel, stride, stride, pad, pad, dilation, dilation, groups
         )
@@ -46,9 +48,7 @@ class Case:
     def run(self, backend: str, prefix: str, accumulate: bool) -> list[np.ndarray]:
         exact = backend == "ref"
         dtype = F32 if exact else self.dtype
-        x, dy = (
-            Value(v.numpy(), F32) if exact else v for v in (self.x, self.dy)
-        )
+        x, dy = (Value(v.numpy(), F32) if exact else v for v in (self.x, self.dy))
         start = Value(ce.random_values(5, self.x_shape), self.dtype, 2, 2)
         dx = Value(start.numpy(), F32) if exact else start
         y = Value(np.zeros(self.y_shape, np.float32), dtype, 0, 3)
@@ -59,7 +59,9 @@ class Case:
         weights = [C.byref(weight_of(a)) for a in (self.w, dw)]
         bias, dbias_at = (C.c_void_p(ce.address(a)) for a in (self.bias, dbias))
         ce.call(f"{prefix}_forward", conv, tensors[0], weights[0], bias, tensors[1])
-        ce.call(f"{prefix}_backward_data", conv, tensors[2], weights[0], tensors[3], flag)
+        ce.call(
+            f"{prefix}_backward_data", conv, tensors[2], weights[0], tensors[3], flag
+        )
         scratch = ce.scratch_bytes(
             "cuda_plain_conv", ce.BACKWARD_WEIGHT, conv, tensors[0], tensors[2]
         )
@@ -88,7 +90,9 @@ def test_only_what_is_wanted_is_written() -> None:
     dw, dbias = np.full(case.w.shape, 7, np.float32), np.full(6, 7, np.float32)
     x, dy = C.byref(case.x.tensor()), C.byref(case.dy.tensor())
     no = C.c_bool(False)
-    scratch = ce.scratch_bytes("cuda_plain_conv", ce.BACKWARD_WEIGHT, C.byref(case.conv), x, dy)
+    scratch = ce.scratch_bytes(
+        "cuda_plain_conv", ce.BACKWARD_WEIGHT, C.byref(case.conv), x, dy
+    )
     absent = Weight(None, *dw.shape)
     for weight, bias in ((weight_of(dw), None), (absent, dbias)):
         ce.call(

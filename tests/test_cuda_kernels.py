@@ -38,7 +38,9 @@ def statistics(backend: str, x: Value, norm: Norm, scratch: int) -> list[np.ndar
     c = x.shape[3]
     mean, rstd = np.full(c, np.nan, np.float32), np.full(c, np.nan, np.float32)
     where = [C.c_void_p(ce.address(a)) for a in (mean, rstd)]
-    ce.call(f"{backend}_norm_statistics", p(x.tensor()), p(norm), *where, scratch=scratch)
+    ce.call(
+        f"{backend}_norm_statistics", p(x.tensor()), p(norm), *where, scratch=scratch
+    )
     return [mean, rstd]
 
 
@@ -97,9 +99,15 @@ class BrickCase:
         """norms: for each term "n" batch statistics, "r" running ones, "-" no norm."""
         self.shape = (2, 9, 13, 16 if seed % 2 else 5)
         sides = (8, 16) if seed % 2 else (1, 3)
-        self.dtype, self.norms, self.activation, self.seed = dtype, norms, activation, seed
+        self.dtype, self.norms, self.activation, self.seed = (
+            dtype,
+            norms,
+            activation,
+            seed,
+        )
         self.values = [
-            Value(ce.random_values(seed + t, self.shape), dtype, *sides) for t in range(terms)
+            Value(ce.random_values(seed + t, self.shape), dtype, *sides)
+            for t in range(terms)
         ]
         self.residual = Value(ce.random_values(seed + 7, self.shape), dtype, *sides)
         self.dout = Value(ce.random_values(seed + 8, self.shape), dtype, *sides)
@@ -110,11 +118,15 @@ class BrickCase:
         ]
         for vector in self.vectors:
             vector[1] = np.abs(vector[1]) + np.float32(0.7)  # rstd
-        self.gradients = [[np.ones(c, np.float32) for _ in range(2)] for _ in range(terms)]
+        self.gradients = [
+            [np.ones(c, np.float32) for _ in range(2)] for _ in range(terms)
+        ]
 
     def brick(self, exact: bool, gradients: list, residual: bool = True) -> Brick:
         made = Brick(term_count=len(self.values), activation=self.activation, slope=0.1)
-        self.alive = [exact_of(v) if exact else v for v in (*self.values, self.residual)]
+        self.alive = [
+            exact_of(v) if exact else v for v in (*self.values, self.residual)
+        ]
         for t, value in enumerate(self.alive[:-1]):
             term = made.term[t]
             term.value, term.has_norm = value.tensor(), self.norms[t] != "-"
@@ -131,10 +143,14 @@ class BrickCase:
         blank = np.full(self.shape, np.nan, np.float32)
         out = Value(blank, F32) if exact else Value(blank, self.dtype, 8, 8)
         tensor = out.tensor()
-        ce.call(f"{backend}_brick_forward", p(self.brick(exact, self.gradients)), p(tensor))
+        ce.call(
+            f"{backend}_brick_forward", p(self.brick(exact, self.gradients)), p(tensor)
+        )
         return out.numpy()
 
-    def backward(self, backend: str, accumulate: bool, in_place: bool) -> list[np.ndarray]:
+    def backward(
+        self, backend: str, accumulate: bool, in_place: bool
+    ) -> list[np.ndarray]:
         exact = backend == "ref"
         gradients = [[g.copy() for g in pair] for pair in self.gradients]
         brick = self.brick(exact, gradients, residual=False)
@@ -154,7 +170,9 @@ class BrickCase:
         scratch = ce.scratch_bytes("cuda_brick", p(dout.tensor()))
         name = f"{backend}_brick_backward"
         ce.call(name, p(brick), p(dout.tensor()), targets, scratch=scratch)
-        vectors = [g for t, pair in enumerate(gradients) if self.norms[t] != "-" for g in pair]
+        vectors = [
+            g for t, pair in enumerate(gradients) if self.norms[t] != "-" for g in pair
+        ]
         return [m.numpy() for m in made] + vectors
 
 
@@ -241,12 +259,16 @@ def test_max_pool_lets_a_nan_win() -> None:
 
 
 @DTYPES
-@pytest.mark.parametrize("size, out", [((3, 5), (6, 10)), ((4, 3), (7, 11)), ((5, 4), (2, 9))])
+@pytest.mark.parametrize(
+    "size, out", [((3, 5), (6, 10)), ((4, 3), (7, 11)), ((5, 4), (2, 9))]
+)
 def test_upsample(dtype: int, size: tuple, out: tuple) -> None:
     c = 8 if size[0] % 2 else 3
     x = Value(ce.random_values(1, (2, *size, c)), dtype, 8, 0)
     dy = Value(ce.random_values(2, (2, *out, c)), dtype, 0, 8)
-    scale = [C.c_float(np.float32(i) / np.float32(o)) for i, o in zip(size, out, strict=True)]
+    scale = [
+        C.c_float(np.float32(i) / np.float32(o)) for i, o in zip(size, out, strict=True)
+    ]
     found = {}
     for backend in ("cuda", "ref"):
         exact = backend == "ref"
@@ -256,7 +278,11 @@ def test_upsample(dtype: int, size: tuple, out: tuple) -> None:
         dx = exact_of(start) if exact else start
         ce.call(f"{backend}_upsample_forward", *scale, p(a.tensor()), p(y.tensor()))
         ce.call(
-            f"{backend}_upsample_backward", *scale, p(b.tensor()), p(dx.tensor()), C.c_bool(True)
+            f"{backend}_upsample_backward",
+            *scale,
+            p(b.tensor()),
+            p(dx.tensor()),
+            C.c_bool(True),
         )
         found[backend] = (y.numpy(), dx.numpy())
     np.testing.assert_array_equal(found["cuda"][0], found["ref"][0])
@@ -303,7 +329,7 @@ def test_fill_zero(dtype: int, c: int, side: int) -> None:
 def test_errors_name_the_call_and_leave_the_next_one_working() -> None:
     y = Value(ce.random_values(1, (1, 2, 2, 3)), F32, 1, 1)
     ce.library().ym_emulation_fail_next(719)
-    with pytest.raises(ce.Failed, match="zero_kernel on device -1: .*compute-sanitizer"):
+    with pytest.raises(ce.Failed, match="zero_kernel: .*compute-sanitizer"):
         ce.call("cuda_fill_zero", p(y.tensor()))
     ce.call("cuda_fill_zero", p(y.tensor()))
     norm = Norm(batch_statistics=True)

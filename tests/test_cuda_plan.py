@@ -48,7 +48,9 @@ def small_elan() -> tuple[Tracer, list[dict]]:
 def test_rebuilding_gives_the_bits_of_keeping(table: str) -> None:
     """A rebuilt value is made by the same kernel from the same operands."""
     t, before = small_elan()
-    grads = [g.permute(0, 2, 3, 1).float().contiguous().numpy() for g in draw_gradients(t, 1)]
+    grads = [
+        g.permute(0, 2, 3, 1).float().contiguous().numpy() for g in draw_gradients(t, 1)
+    ]
     runs = []
     for keep in ("all", "min"):
         run = Run(t, before, keep=keep, backend=ce.capsule(TABLES[table]))
@@ -65,7 +67,9 @@ def test_a_plan_refuses_memory_of_another_device() -> None:
     shape = run.inputs[0].shape
     strides = tuple(s // 4 for s in run.inputs[0].strides)
     run.inputs[0] = (64, "float32", shape, strides, 1)
-    with pytest.raises(ValueError, match=r"inputs\[0\]: is on CUDA device 1, the plan is"):
+    with pytest.raises(
+        ValueError, match=r"inputs\[0\]: is on CUDA device 1, the plan is"
+    ):
         run.forward()
 
 
@@ -73,6 +77,6 @@ def test_a_failing_launch_is_an_exception_and_the_next_run_works() -> None:
     t, before = small_elan()
     run = Run(t, before, backend=ce.capsule())
     ce.library().ym_emulation_fail_next(2)
-    with pytest.raises(MemoryError, match="cuda: .* on device -1.*smaller batch"):
+    with pytest.raises(MemoryError, match="cuda: .*_kernel.*smaller batch"):
         run.forward()
     assert np.isfinite(run.forward()[0]).all()

@@ -16,6 +16,7 @@ from lookalike_runs import FOLDER, NO_EQUAL_BITS, Run, run
 from torch import nn
 from torch.utils.data import DataLoader
 
+import yolov9mem.torch
 from yolov9mem.launch.cli import Settings, UsageError
 
 STOCK = (torch.optim.SGD, DataLoader.__init__, nn.Module.__call__, torch.save)
@@ -62,7 +63,7 @@ def test_accumulate_sums_as_if_the_script_said_so(trained: Runner) -> None:
     by_hand = (
         ("accumulate = max(round(nbs / batch_size), 1)", "accumulate = 3"),
         (
-            "accumulate = max(1, np.interp(ni, [0, nw], [1, nbs / batch_size]).round())",
+            "accumulate = max(1, np.interp(ni, xi, [1, nbs / batch_size]).round())",
             "accumulate = 3",
         ),
     )
@@ -206,3 +207,49 @@ def test_the_report_is_what_was_shown(trained: Runner, tmp_path: Path) -> None:
     assert report["training_forwards"] == 8
     assert report["sliced_validation_forwards"] == 2
     assert math.isfinite(report["seconds_per_image"])
+
+
+def test_one_line_in_a_script_does_the_same(
+    trained: Runner, capfd: pytest.CaptureFixture[str]
+) -> None:
+    launched = trained("launched", "--epochs 1", Settings("min"))
+    capfd.readouterr()
+    patched = yolov9mem.torch.patch(ckpt="min")
+    try:
+        ours = trained("ours", "--epochs 1")
+    finally:
+        patched.stop()  # type: ignore[attr-defined]
+    assert "yolov9mem: training starts" in capfd.readouterr().err
+    assert ours["weights"] == launched["weights"]
+    assert (torch.optim.SGD, DataLoader.__init__) == STOCK[:2]
+    with pytest.raises(UsageError, match="must be one of conv, min, all or off"):
+        yolov9mem.torch.patch(ckpt="most")
+
+
+def test_what_a_script_swaps_by_itself_is_left_alone(trained: Runner) -> None:
+    edits = (
+        ("MADE = []", "import yolov9mem.torch as ym\nMADE = []"),
+        ("torch.optim.SGD(", "ym.AccumulatingSGD("),
+        ("ema = parts.Average", 'ym.checkpoint(model, "min")\n    ema = parts.Average'),
+    )
+    ours = trained("ours", "--epochs 1", Settings(), edits)
+    assert ("optimizer", "the script's own AccumulatingSGD") in ours.lines
+    assert ("model", "checkpointed by the script itself") in ours.lines
+    assert ("model", "swapped: Net; keep=min") in ours.lines
+
+
+def test_data_parallel_replicas_run_in_c(trained: Runner) -> None:
+    """--device 0,1 of the official scripts, with two threads of this CPU as devices."""
+    edits = (
+        ("    net = model\n", "    net = parts.TwoReplicas(model)\n"),
+        ("ema.update(net)", "ema.update(model)"),
+    )
+    stock = trained("stock", "--epochs 1", None, edits)
+    ours = trained("ours", "--epochs 1", Settings("min"), edits)
+    assert ours["losses"] == pytest.approx(stock["losses"], rel=5e-4)
+    assert ours.start["model"] == "swapped: Net; keep=min"
+    assert ours.start["held for backward"].endswith(
+        "for a batch of 2 on each of 2 devices"
+    )
+    assert ours["sizes"] == [2] * 6  # no more images than a replica trains on
+    assert ours["means"] == pytest.approx(stock["means"], rel=1e-4)

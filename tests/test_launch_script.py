@@ -180,10 +180,8 @@ def test_an_interrupt_ends_it_as_stock(tmp_path: Path) -> None:
 # Training
 
 
-@pytest.mark.parametrize("context", ["spawn", "forkserver"])
-def test_workers_that_are_not_forked_make_our_mosaic(
-    tmp_path: Path, context: str
-) -> None:
+@pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
+def test_workers_of_every_kind_make_our_mosaic(tmp_path: Path, context: str) -> None:
     if NO_EQUAL_BITS:
         pytest.skip(NO_EQUAL_BITS)
     words = ["--save-dir", tmp_path, "--epochs", 1, "--images", 8]
@@ -249,3 +247,38 @@ def test_torchrun_trains_in_parallel_as_stock(tmp_path: Path) -> None:
             assert ours[rank]["images"] == stock[rank]["images"]
         assert ours[rank]["losses"] == pytest.approx(stock[rank]["losses"], rel=5e-4)
     assert stock[0]["images"] != stock[1]["images"]
+
+
+def test_flags_are_found_in_the_modules_of_a_script(tmp_path: Path) -> None:
+    package = tmp_path / "own"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "main.py").write_text("from . import words\nfrom .options import p\n")
+    (package / "words.py").write_text("TEXT = '--mosaic'\n")
+    (package / "options.py").write_text("p.add_argument('-c', '--ckpt')\n")
+    file = tmp_path / "go.py"
+    file.write_text("import os, numpy\nfrom own.main import main\n")
+    assert script.find(str(file), is_module=False).own_flags() == {"-c", "--ckpt"}
+    file.write_text("from own.main import main\nq.add_argument('--mixup')\n")
+    assert script.find(str(file), is_module=False).own_flags() == {"--mixup"}
+    ours = FOLDER.parents[1] / "examples" / "train_dual.py"
+    flags = script.find(str(ours), is_module=False).own_flags()
+    assert {"--ckpt", "--accumulate", "--mosaic", "--mixup"} <= flags
+
+
+def test_a_flag_that_reaches_nothing_ends_the_run(tmp_path: Path) -> None:
+    file = tmp_path / "small.py"
+    file.write_text(
+        "import torch\nnet = torch.nn.Conv2d(3, 4, 1)\n"
+        "made = torch.optim.SGD(net.parameters(), lr=0.1)\n"
+        "net(torch.zeros(1, 3, 2, 2)).sum().backward()\nmade.step()\nprint('done')\n"
+    )
+    done = python("-m", "yolov9mem", file)
+    assert done.returncode == 0 and done.stdout == "done\n", done.stderr
+    assert "swapped: Conv2d" in done.stderr or "stock  Conv2d" in done.stderr
+    done = python("-m", "yolov9mem", file, "--mosaic", "0.5")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == (
+        f"python -m yolov9mem: error: --mosaic: {file} has no data set with a `hyp` "
+        "that has `mosaic`\n"
+    )

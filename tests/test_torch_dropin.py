@@ -25,7 +25,7 @@ from models_for_tests import (
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
-from yolov9mem.torch import patch
+from yolov9mem.torch import registry
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_the_module_can_be_collected() -> None:
     del module
     gc.collect()
     assert gone() is None
-    assert not any(reference() is None for reference, _ in patch._runners.values())
+    assert not any(reference() is None for reference, _ in registry._runners.values())
 
 
 def test_release_restores_the_class() -> None:

@@ -91,7 +91,8 @@ ym_status cuda_require_no_capture(ym_context *context, const char *call)
     return YM_OK;
 }
 
-ym_status cuda_mosaic_batch(ym_context *context, const ym_mosaic_job *job, int32_t count)
+ym_status cuda_mosaic_batch(ym_context *context, const ym_mosaic_job *job,
+                            int32_t count)
 {
     const cuda_device_guard guard(context);
     const size_t bytes = cuda_mosaic_scratch_bytes(count);
@@ -105,10 +106,11 @@ ym_status cuda_mosaic_batch(ym_context *context, const ym_mosaic_job *job, int32
         most = plane > most ? plane : most;
     }
     /* From pageable memory: the jobs are read before the call returns. */
-    YM_TRY(cuda_check(context,
-                      cudaMemcpyAsync(context->scratch, job, bytes, cudaMemcpyHostToDevice,
-                                      (cudaStream_t)context->stream),
-                      "cudaMemcpyAsync"));
+    YM_TRY(
+        cuda_check(context,
+                   cudaMemcpyAsync(context->scratch, job, bytes, cudaMemcpyHostToDevice,
+                                   (cudaStream_t)context->stream),
+                   "cudaMemcpyAsync"));
     const dim3 grid((unsigned)((most + THREADS - 1) / THREADS), (unsigned)count);
     YM_LAUNCH(mosaic_kernel, grid, dim3(THREADS), context,
               static_cast<const ym_mosaic_job *>(context->scratch));

@@ -79,7 +79,8 @@ __global__ void __launch_bounds__(THREADS) sgd_norm_kernel(pass p)
     const float *g = p.table.tensor[span.tensor].grad;
     const float inverse_scale = inverse_scale_of(p);
     double sum = 0;
-    for (int32_t i = (int32_t)threadIdx.x; g != nullptr && i < span.count; i += THREADS) {
+    for (int32_t i = (int32_t)threadIdx.x; g != nullptr && i < span.count;
+         i += THREADS) {
         const double x = (double)ym_sgd_unscale(g[span.first + i], inverse_scale, 1.0f);
         sum += x * x;
     }
@@ -107,8 +108,8 @@ __global__ void __launch_bounds__(THREADS) sgd_norm_kernel(pass p)
 }
 
 /* One element's new parameter; momentum on the way. g is unscaled and clipped. */
-__device__ __forceinline__ float step_element(const ym_sgd_group &group,
-                                              const ym_sgd_tensor &t, int64_t i, float g)
+__device__ __forceinline__ float
+step_element(const ym_sgd_group &group, const ym_sgd_tensor &t, int64_t i, float g)
 {
     const float param = t.param[i];
     g = group.maximize ? -g : g;
@@ -116,9 +117,10 @@ __device__ __forceinline__ float step_element(const ym_sgd_group &group,
         g = ym_sgd_weight_decay(g, param, group.weight_decay);
     }
     if (group.momentum != 0) {
-        const float buffer = t.first_step ? g
-                                          : ym_sgd_momentum(t.momentum[i], g, group.momentum,
-                                                            group.gradient_weight);
+        const float buffer = t.first_step
+                                 ? g
+                                 : ym_sgd_momentum(t.momentum[i], g, group.momentum,
+                                                   group.gradient_weight);
         t.momentum[i] = buffer;
         g = group.nesterov ? ym_sgd_nesterov(g, buffer, group.momentum) : buffer;
     }
@@ -136,8 +138,10 @@ __global__ void __launch_bounds__(THREADS) sgd_step_kernel(pass p, bool after_no
                                    : p.found_inf == nullptr || *p.found_inf == 0.0f;
     const bool update = p.update && finite && t.grad != nullptr;
     const bool average = p.average && t.ema != nullptr;
-    const bool reads = t.grad != nullptr && (update || p.gradient == YM_SGD_GRADIENT_WRITE);
-    for (int64_t i = span.first + threadIdx.x; i < span.first + span.count; i += THREADS) {
+    const bool reads = t.grad != nullptr &&
+                       (update || p.gradient == YM_SGD_GRADIENT_WRITE);
+    for (int64_t i = span.first + threadIdx.x; i < span.first + span.count;
+         i += THREADS) {
         float g = 0, param = 0;
         if (reads) {
             g = ym_sgd_unscale(t.grad[i], inverse_scale, clip);

@@ -21,8 +21,8 @@ extern "C" {
 
 /* Results of the first pass. */
 typedef struct cuda_sgd_state {
-    double sum_of_squares;  /* of the unscaled gradients */
-    float norm;             /* its root */
+    double sum_of_squares; /* of the unscaled gradients */
+    float norm;            /* its root */
     float inverse_scale, clip;
     unsigned update;  /* 0: some gradient is not finite and there is a loss scale */
     unsigned arrived; /* blocks of the first pass that are done; 0 between passes */
@@ -41,9 +41,9 @@ typedef struct cuda_sgd_table {
 typedef struct cuda_sgd_call {
     cuda_sgd_table table; /* in device memory */
     const float *scale;   /* device scalar, the loss scale; NULL: inverse_scale */
-    float *found_inf;     /* device scalar: not 0 skips the step; pass 1 sets it; or NULL */
+    float *found_inf; /* device scalar: not 0 skips the step; pass 1 sets it; or NULL */
     float inverse_scale;
-    float clip;   /* a coefficient known before, where pass 1 is not run */
+    float clip; /* a coefficient known before, where pass 1 is not run */
     bool clips;
     float max_norm; /* clip by the norm of all gradients, where `clips` */
     bool update;    /* false: parameters and momentum stay */

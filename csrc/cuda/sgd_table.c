@@ -56,7 +56,8 @@ void cuda_sgd_fill_table(const cuda_sgd_table *table, const ym_sgd_tensor *tenso
     for (int32_t i = 0; i < tensor_count; i++) {
         for (int64_t first = 0; first < tensor[i].count; first += YM_CUDA_SGD_SPAN) {
             int64_t left = tensor[i].count - first;
-            int32_t count = (int32_t)(left < YM_CUDA_SGD_SPAN ? left : YM_CUDA_SGD_SPAN);
+            int32_t count =
+                (int32_t)(left < YM_CUDA_SGD_SPAN ? left : YM_CUDA_SGD_SPAN);
             table->span[at++] = (ym_sgd_span){i, count, first};
         }
     }
@@ -74,20 +75,21 @@ static ym_status upload(ym_context *context, const ym_sgd_job *job, cuda_sgd_cal
              "no memory for a table of %d tensors", job->tensor_count);
     cuda_sgd_table table = cuda_sgd_table_at(host, job->tensor, job->tensor_count);
     cuda_sgd_fill_table(&table, job->tensor, job->tensor_count);
-    ym_status status =
-        cuda_check(context,
-                   cudaMemcpyAsync(context->scratch, host, bytes, cudaMemcpyHostToDevice,
-                                   (cudaStream_t)context->stream),
-                   "cudaMemcpyAsync");
+    ym_status status = cuda_check(context,
+                                  cudaMemcpyAsync(context->scratch, host, bytes,
+                                                  cudaMemcpyHostToDevice,
+                                                  (cudaStream_t)context->stream),
+                                  "cudaMemcpyAsync");
     free(host);
     return status;
 }
 
-static ym_status call_of(ym_context *context, const ym_sgd_job *job, cuda_sgd_call *call)
+static ym_status call_of(ym_context *context, const ym_sgd_job *job,
+                         cuda_sgd_call *call)
 {
-    YM_CHECK(&context->error, job->group_count <= YM_CUDA_SGD_GROUPS, YM_ERR_UNSUPPORTED,
-             "cuda: %d parameter groups, at most %d are possible", job->group_count,
-             YM_CUDA_SGD_GROUPS);
+    YM_CHECK(&context->error, job->group_count <= YM_CUDA_SGD_GROUPS,
+             YM_ERR_UNSUPPORTED, "cuda: %d parameter groups, at most %d are possible",
+             job->group_count, YM_CUDA_SGD_GROUPS);
     *call = (cuda_sgd_call){.inverse_scale = job->inverse_scale,
                             .update = job->update,
                             .gradient = job->gradient,
@@ -107,7 +109,8 @@ ym_status cuda_sgd_norm(ym_context *context, struct ym_sgd_job *job)
     YM_TRY(call_of(context, job, &call));
     YM_TRY(cuda_sgd_run_norm(context, &call));
     return cuda_check(context,
-                      cudaMemcpy(&job->sum_of_squares, &call.table.state->sum_of_squares,
+                      cudaMemcpy(&job->sum_of_squares,
+                                 &call.table.state->sum_of_squares,
                                  sizeof job->sum_of_squares, cudaMemcpyDeviceToHost),
                       "cudaMemcpy");
 }

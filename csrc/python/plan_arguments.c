@@ -165,8 +165,7 @@ static int parse_running(const ym_plan *plan, PyObject *object, const char *what
     }
     if (ym_require_dtype(&array, name, YM_F32) < 0 ||
         ym_require_shape(&array, name, 1, shape) < 0 ||
-        ym_require_packed(&array, name) < 0 ||
-        ym_require_writable(&array, name) < 0 ||
+        ym_require_packed(&array, name) < 0 || ym_require_writable(&array, name) < 0 ||
         require_device(&array, name, plan) < 0) {
         return -1;
     }
@@ -237,8 +236,7 @@ static int parse_arena(const ym_plan *plan, PyObject *object, const char *name,
     }
     if (ym_require_dtype(&array, name, YM_U8) < 0 ||
         ym_require_shape(&array, name, 1, shape) < 0 ||
-        ym_require_packed(&array, name) < 0 ||
-        ym_require_writable(&array, name) < 0 ||
+        ym_require_packed(&array, name) < 0 || ym_require_writable(&array, name) < 0 ||
         require_device(&array, name, plan) < 0) {
         return -1;
     }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Plan.forward and Plan.backward: parse, run without the GIL, raise.
  */
+#include "cpu/pages.h"
 #include "python/plan_arguments.h"
 
 static PyObject *run(ym_run_arguments *a, const ym_schedule *schedule, int32_t segment,
@@ -34,6 +35,9 @@ PyObject *ym_plan_forward_method(plan_object *self, PyObject *args)
     if (ym_parse_common(&a, inputs, params, norms, saved, workspace) == 0 &&
         ym_parse_values(self->plan, outputs, &rule, &a.outputs) == 0) {
         a.bindings.outputs = a.outputs;
+        if (self->plan->device < 0) {
+            ym_prefer_large_pages(a.bindings.saved, self->plan->forward.saved_bytes);
+        }
         result = run(&a, ym_plan_forward_schedule(self->plan), 0, stream);
     }
     ym_release_arguments(&a);

@@ -137,8 +137,7 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     static char *names[] = {"graph",    "input_sizes", "dtype",       "keep",
                             "budget",   "backend",     "input_grads", "param_grads",
                             "segments", NULL};
-    plan_arguments a = {
-        .dtype = "float32", .keep = "conv", .segments = 1};
+    plan_arguments a = {.dtype = "float32", .keep = "conv", .segments = 1};
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$ssKOOOi", names, &a.graph,
                                      &a.sizes, &a.dtype, &a.keep, &a.budget, &a.backend,
                                      &a.input_grads, &a.param_grads, &a.segments)) {

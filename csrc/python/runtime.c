@@ -5,6 +5,12 @@
 #include "cpu/pool.h"
 #include "python/module.h"
 
+#ifdef __clang__
+#define COMPILER __VERSION__
+#else
+#define COMPILER "GCC " __VERSION__
+#endif
+
 #ifdef YM_DEBUG
 #define DEBUG_BUILD Py_True
 #else
@@ -59,7 +65,7 @@ static PyObject *build_info(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
-    return Py_BuildValue("{s:s,s:s,s:(ss),s:O,s:O}", "compiler", __VERSION__, "isa",
+    return Py_BuildValue("{s:s,s:s,s:(ss),s:O,s:O}", "compiler", COMPILER, "isa",
                          cpu_kernels_best()->name, "backends", "cpu", "ref", "debug",
                          DEBUG_BUILD, "sanitize", SANITIZED);
 }

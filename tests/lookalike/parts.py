@@ -3,6 +3,7 @@
 
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 
@@ -48,6 +49,34 @@ class Net(nn.Module):
             return out
         flat = torch.cat([d.flatten(2) for d in out], 2)
         return flat.sigmoid(), out
+
+
+def replicate(module, first):
+    """What torch.nn.parallel.replicate does: parameters become plain attributes."""
+    parts = list(module.modules())
+    made = {part: part._replicate_for_data_parallel() for part in parts}
+    for part in parts:
+        for name, child in part._modules.items():
+            made[part]._modules[name] = made[child]
+        for name, parameter in part._parameters.items():
+            setattr(made[part], name, None if parameter is None else parameter * 1)
+        for name, buffer in part._buffers.items():
+            made[part]._buffers[name] = buffer if first else buffer.clone()
+    return made[module]
+
+
+class TwoReplicas(nn.DataParallel):
+    """DataParallel over two devices, both of them this CPU, a thread each."""
+
+    def __init__(self, module):
+        super().__init__(module)
+        self.device_ids = [0, 1]
+
+    def forward(self, x):
+        replicas = [replicate(self.module, first) for first in (True, False)]
+        with ThreadPoolExecutor(2) as pool:
+            parts = list(pool.map(lambda r, part: r(part), replicas, x.chunk(2)))
+        return [torch.cat(heads) for heads in zip(*parts, strict=True)]
 
 
 class Average:

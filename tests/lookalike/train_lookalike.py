@@ -76,11 +76,10 @@ def train(opt, hyp):
             trace["images"].append(hashlib.md5(images.numpy().tobytes()).hexdigest())
             images = images.float() / 255
             if ni <= nw:
-                accumulate = max(
-                    1, np.interp(ni, [0, nw], [1, nbs / batch_size]).round()
-                )
+                xi = [0, nw]
+                accumulate = max(1, np.interp(ni, xi, [1, nbs / batch_size]).round())
                 for group in optimizer.param_groups:
-                    group["lr"] = np.interp(ni, [0, nw], [0.0, hyp["lr0"]])
+                    group["lr"] = np.interp(ni, xi, [0.0, hyp["lr0"]])
             with torch.autocast("cpu", torch.bfloat16, enabled=amp):
                 pred = net(images)
                 loss = find_loss(pred, targets) * len(images)

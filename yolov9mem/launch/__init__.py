@@ -72,19 +72,19 @@ def _run(command: Command, program: object) -> int:
     arguments = (*command.arguments, *added)
     launch = Launch(settings, command.target, arguments, tuple(applied), notes)
     launch.start()
-    failed = True
     try:
         script.run(program, command.target, arguments)
-        failed = False
-    except SystemExit as error:
-        failed = bool(error.code)
+    except UsageError:
         raise
-    finally:
+    except SystemExit as error:
         code = launch.finish()
-        launch.stop()
-        if code and not failed:
+        if not error.code and code:
             sys.exit(code)
-    return 0
+        raise
+    except BaseException:
+        launch.finish()
+        raise
+    return launch.finish()
 
 
 def patch(

@@ -47,8 +47,11 @@ def image_lines(shape: Sequence[int], item_bytes: int, kind: str) -> list[Line]:
     return [("image batch", text)]
 
 
-def model_lines(rows: Sequence[Any], batch: int) -> list[Line]:
-    """Of yolov9mem.torch.report: what runs in C, what stays stock, the bytes."""
+def model_lines(rows: Sequence[Any], batch: str) -> list[Line]:
+    """Of yolov9mem.torch.report: what runs in C, what stays stock, the bytes.
+
+    batch: what the bytes are for, in words.
+    """
     swapped = [row for row in rows if row.state == "swapped"]
     stock = [row for row in rows if row.state == "stock"]
     lines: list[Line] = []
@@ -61,7 +64,7 @@ def model_lines(rows: Sequence[Any], batch: int) -> list[Line]:
         peak = max(held - row.held_bytes + row.peak_bytes for row in swapped)
         part = f" ({held / before:.0%})" if before else ""
         text = f"{size(held)}, stock PyTorch {size(before)}{part}"
-        lines.append(("held for backward", f"{text}, for a batch of {batch}"))
+        lines.append(("held for backward", f"{text}, for {batch}"))
         text = f"{size(peak)}, beside parameters, gradients, images and the loss"
         lines.append(("predicted peak", text))
     for row in stock[:5]:

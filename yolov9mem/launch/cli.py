@@ -36,7 +36,7 @@ itself defines stays the script's; all after -- is the script's):
 """
 
 
-class UsageError(Exception):
+class UsageError(ValueError):
     """A command line that makes no sense; the text names flag, value and rule."""
 
 

@@ -27,7 +27,7 @@ from yolov9mem.torch.record import is_recording
 from . import banner, codebases, dataset, files
 from .cli import Settings, UsageError
 from .patches import ImportWatch, Patches
-from .session import Session, is_trained_by, unwrap
+from .session import LAUNCHED, Session, is_trained_by, unwrap
 
 StockSGD = torch.optim.SGD
 
@@ -83,6 +83,7 @@ class Launch:
         self._patches.undo()
         if self.session is not None:
             self.session.end()
+            self.session = None
 
     def _patch(
         self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Any]
@@ -304,6 +305,7 @@ def _swapped_sgd() -> type:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, zero_grads=False, **kwargs)
 
+    setattr(SwappedSGD, LAUNCHED, True)
     # Scripts print the class's name.
     SwappedSGD.__name__ = SwappedSGD.__qualname__ = AccumulatingSGD.__name__
     return SwappedSGD

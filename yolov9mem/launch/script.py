@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .cli import UsageError
+from .flags import own_flags
 
 NAME = "accumulate"
 TRAIN = "train"
@@ -40,16 +41,8 @@ class Program:
     command: Callable[[], Any] | None = None
 
     def own_flags(self) -> set[str]:
-        """Every option string that the source gives to an add_argument."""
-        found: set[str] = set()
-        for node in ast.walk(self.tree) if self.tree is not None else ():
-            if isinstance(node, ast.Call) and _called(node) == "add_argument":
-                found |= {
-                    word.value
-                    for word in node.args
-                    if isinstance(word, ast.Constant) and isinstance(word.value, str)
-                }
-        return found
+        """The option strings that the script defines, itself or in what it imports."""
+        return set() if self.tree is None else own_flags(self.tree, self.path)
 
     def imports(self) -> set[str]:
         """The top-level packages that the source imports."""
@@ -67,13 +60,6 @@ class Program:
             return True
         name = self.spec.name.partition(".")[0] if self.spec is not None else ""
         return bool({*self.imports(), name} & set(FRAMEWORKS))
-
-
-def _called(node: ast.Call) -> str:
-    function = node.func
-    if isinstance(function, ast.Attribute):
-        return function.attr
-    return function.id if isinstance(function, ast.Name) else ""
 
 
 def find(target: str, is_module: bool) -> Program:

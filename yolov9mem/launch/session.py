@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov9mem.torch import AccumulatingSGD, checkpoint, deferred, release, report
+from yolov9mem.torch.registry import runner_of
 
 from . import averages, banner
 from .cli import Settings
@@ -18,6 +19,7 @@ from .measure import Measure
 from .patches import Patches
 from .validation import Slices, Watcher, is_wrapped, wrap_forward
 
+LAUNCHED = "yolov9mem_launched"  # of the class that stands for torch.optim.SGD
 PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -38,6 +40,7 @@ class Session:
         self.lines: list[banner.Line] = []
         self.swapped: list[str] = []
         self.shape: tuple[int, ...] = ()
+        self._checkpointed = False
         self._rows: tuple[Any, ...] = ()
 
     # Swapping
@@ -60,7 +63,7 @@ class Session:
     def end(self) -> None:
         """Model and optimizer are stock again."""
         model, optimizer = self.model(), self.optimizer()
-        if model is not None:
+        if model is not None and self._checkpointed:
             release(model)
         if optimizer is not None and hasattr(optimizer, "yolov9mem_deferred"):
             optimizer.yolov9mem_deferred.stop()
@@ -77,11 +80,14 @@ class Session:
     ) -> None:
         cls: Any = type(model)
         stock = cls.forward
-        if self.settings.keep == "off":
+        if runner_of(model) is not None:
+            self.lines.append(("model", "checkpointed by the script itself"))
+        elif self.settings.keep == "off":
             self.lines.append(("model, stock", "--ckpt off"))
         else:
             try:
                 checkpoint(model, keep=self.settings.keep, strict=self.settings.strict)
+                self._checkpointed = True
             except TypeError as error:
                 self.lines.append(("model, stock", str(error)))
         if not is_wrapped(cls.forward):
@@ -102,6 +108,9 @@ class Session:
 
     def _swap_step(self, model: nn.Module, optimizer: Any) -> None:
         name = type(optimizer).__name__
+        if isinstance(optimizer, AccumulatingSGD) and not is_launched(optimizer):
+            self.lines.append(("optimizer", f"the script's own {name}"))
+            return
         if not isinstance(optimizer, AccumulatingSGD):
             self.lines.append(
                 ("optimizer, stock", f"{name}: only SGD has a counterpart")
@@ -129,11 +138,14 @@ class Session:
         rows = self._read_rows()
         if any(row.state == "swapped" for row in rows):
             self.swapped.append("model")
-        return banner.model_lines(rows, self.shape[0] if self.shape else 0)
+        batch = f"a batch of {self.slices.most or 'unknown size'}"
+        if self.devices > 1:
+            batch += f" on each of {self.devices} devices"
+        return banner.model_lines(rows, batch)
 
     def _read_rows(self) -> tuple[Any, ...]:
         model = self.model()
-        if model is not None and self.settings.keep != "off":
+        if model is not None and runner_of(model) is not None:
             self._rows = report(model).rows
         return self._rows
 
@@ -183,6 +195,11 @@ def _devices(module: nn.Module) -> int:
         return 1
     found: Any = module.device_ids
     return max(len(found or ()), 1)
+
+
+def is_launched(optimizer: Any) -> bool:
+    """Did the script ask for torch.optim.SGD?"""
+    return hasattr(type(optimizer), LAUNCHED)
 
 
 def unwrap(module: nn.Module) -> nn.Module:

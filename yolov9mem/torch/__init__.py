@@ -7,6 +7,8 @@ yolov9mem.torch.checkpoint(model)          # keep="conv": no convolution runs tw
 print(yolov9mem.torch.report(model))       # what was swapped, and the bytes
 """
 
+from yolov9mem.launch import patch
+
 from .api import checkpoint, release
 from .blocks import (
     ELAN1,
@@ -57,6 +59,7 @@ __all__ = [
     "StockForwardWarning",
     "checkpoint",
     "deferred",
+    "patch",
     "release",
     "report",
     "uncheckpoint",

@@ -3,46 +3,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from . import patch
+from yolov9mem._keep import parse_keep
+
+from . import registry
 from .arenas import drop_workspace
 from .entry import Entry
-from .lower import Keep
 
-UNITS = {
-    "": 1,
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-}
 Module = TypeVar("Module", bound=nn.Module)
-
-
-def parse_keep(keep: str | int) -> Keep:
-    """ "all", "conv", "min", or a size: bytes, or text such as "6GB" (10^9) or "6GiB"."""
-    if isinstance(keep, str) and keep in ("all", "conv", "min"):
-        return Keep(keep)
-    if isinstance(keep, int) and not isinstance(keep, bool):
-        size: float | None = keep
-    else:
-        text = keep if isinstance(keep, str) else ""
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-        unit = UNITS.get(match[2].upper()) if match else None
-        size = float(match[1]) * unit if match and unit else None
-    if size is None or size <= 0:
-        raise ValueError(
-            f"keep: is {keep!r}, must be 'all', 'conv', 'min' or a size such as '6GB'"
-        )
-    return Keep("budget", int(size))
 
 
 def checkpoint(
@@ -64,7 +36,8 @@ def checkpoint(
         strict: raise CannotLower, naming the call and the path, when a part of the module
             can't be lowered; False leaves that part in stock PyTorch (see report()).
         segments: into how many autograd nodes backward is cut; None: by parameter bytes.
-        backend: "cpu", or "ref" for the slow and plain reference.
+        backend: "cpu", or "ref" for the slow and plain reference; "cuda" for a module on
+            a GPU (with cuDNN) or "cuda:plain" (without it), where that was built.
 
     Returns the same object. Calling it again changes ``keep``. Raises TypeError for what is
     no module or a wrapper of one, ValueError for a bad ``keep``.
@@ -85,7 +58,9 @@ def checkpoint(
     if segments is not None and segments < 1:
         raise ValueError(f"segments: is {segments}, must be at least 1")
     release(module)
-    patch.register(module, Entry(module, parse_keep(keep), strict, segments, backend))
+    registry.register(
+        module, Entry(module, parse_keep(keep), strict, segments, backend)
+    )
     return module
 
 
@@ -95,6 +70,6 @@ def release(module: Module) -> Module:
     Returns the same object. A ready-made block stays stock until checkpoint() is called.
     """
     for part in module.modules():
-        patch.unregister(part)
+        registry.unregister(part)
     drop_workspace()
     return module

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 
 _lock = threading.Lock()
 _kept: Tensor | None = None
+
+
+def current(device: torch.device) -> AbstractContextManager[None]:
+    """The device is the current one inside; nothing on the CPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager
@@ -38,9 +43,15 @@ def unfilled() -> Iterator[None]:
         settings.fill_uninitialized_memory = True
 
 
-def take_workspace(size: int) -> Tensor:
-    """At least ``size`` bytes, uint8; give_workspace takes it back."""
+def take_workspace(size: int, device: torch.device) -> Tensor:
+    """At least ``size`` bytes, uint8; give_workspace takes it back.
+
+    On CUDA torch's own allocator keeps freed memory.
+    """
     global _kept
+    if device.type != "cpu":
+        with unfilled():
+            return torch.empty(size, dtype=torch.uint8, device=device)
     with _lock:
         found, _kept = _kept, None
     if found is not None and found.numel() >= size:
@@ -53,6 +64,8 @@ def take_workspace(size: int) -> Tensor:
 def give_workspace(workspace: Tensor) -> None:
     """Keeps the workspace for the next call, if it is the largest."""
     global _kept
+    if workspace.device.type != "cpu":
+        return
     with _lock:
         if _kept is None or _kept.numel() < workspace.numel():
             _kept = workspace

@@ -27,7 +27,8 @@ class Stale(Exception):
 def address(tensor: Tensor) -> tuple[Any, ...]:
     """The tensor as the core's array argument; the caller keeps it alive."""
     kind = DTYPE_NAMES[tensor.dtype]
-    return (tensor.data_ptr(), kind, tensor.shape, tensor.stride(), -1)
+    device = tensor.get_device()  # -1 on the CPU
+    return (tensor.data_ptr(), kind, tensor.shape, tensor.stride(), device)
 
 
 def channels_last(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from yolov9mem._keep import Keep
+
 from .entry import Entry
-from .lower import Keep
-from .patch import make_automatic, register
+from .registry import make_automatic, register
 
 
 def autopad(k: Any, p: Any = None, d: int = 1) -> Any:

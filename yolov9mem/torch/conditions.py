@@ -62,11 +62,11 @@ def globally_hooked() -> str | None:
     return None
 
 
-def unusual_tensor(leaf: Tensor) -> str | None:
-    """Tensors that the C core cannot read."""
+def unusual_tensor(leaf: Tensor, device_type: str = "cpu") -> str | None:
+    """Tensors that a plan for ``device_type`` cannot read."""
     if type(leaf) not in PLAIN_TENSORS:
         return f"an argument is a {type(leaf).__name__}"
-    if leaf.device.type != "cpu":
+    if leaf.device.type != device_type:
         return f"an argument is on {leaf.device}"
     if leaf.layout is not torch.strided:
         return f"an argument is {leaf.layout}"

@@ -52,10 +52,13 @@ class Call:
         params = _float(self.params)
         with unfilled():
             outputs = [
-                _empty_output(shape, program.dtype) for shape, _ in program.outputs
+                _empty_output(shape, program.dtype, program.device)
+                for shape, _ in program.outputs
             ]
-            saved = torch.empty(plan.saved_bytes, dtype=torch.uint8)
-        workspace = take_workspace(plan.forward_workspace_bytes)
+            saved = torch.empty(
+                plan.saved_bytes, dtype=torch.uint8, device=program.device
+            )
+        workspace = take_workspace(plan.forward_workspace_bytes, program.device)
         try:
             plan.core.forward(
                 [address(x) for x in inputs],
@@ -64,6 +67,7 @@ class Call:
                 [address(y.permute(0, 2, 3, 1)) for y in outputs],
                 _arena(saved),
                 _arena(workspace),
+                _stream(program.device),
             )
         finally:
             give_workspace(workspace)
@@ -88,10 +92,12 @@ class Call:
         self._mask = plan.mask(tuple(g is not None for g in grads))
         with unfilled():
             self._grad_inputs = [
-                torch.empty(x.shape, dtype=x.dtype) if reached else None
+                torch.empty(x.shape, dtype=x.dtype, device=x.device)
+                if reached
+                else None
                 for x, reached in zip(inputs, self._mask.reached_inputs)
             ]
-        self._workspace = take_workspace(self._mask.workspace_bytes)
+        self._workspace = take_workspace(self._mask.workspace_bytes, program.device)
         self._grad_params = [None] * len(params)
         self._alive = [inputs, params, given]
         self._arguments = [
@@ -122,6 +128,7 @@ class Call:
             [None if g is None else address(g) for g in self._grad_params],
             _arena(self.saved),
             _arena(self._workspace),
+            _stream(plan.program.device),
         )
         leaving: list[Tensor | None] = []
         for i in plan.leaving[segment]:
@@ -164,7 +171,7 @@ class Yolov9memSegment(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.call, ctx.segment = call, segment
         if segment < call.plan.segments - 1:
-            return torch.zeros(1)
+            return torch.zeros(1, device=call.plan.program.device)
         ctx.save_for_backward(*call.inputs, *call.params)
         outputs = call.forward()
         call.inputs, call.params = [], []
@@ -191,7 +198,8 @@ class Yolov9memSegment(torch.autograd.Function):
                 )
             call.begin_backward(ctx.saved_tensors, grads)
         leaving = call.backward(segment)
-        token = [] if segment == call.first else [torch.zeros(1)]
+        device = call.plan.program.device
+        token = [] if segment == call.first else [torch.zeros(1, device=device)]
         inputs = []
         if segment == 0:
             found = call.input_grads()
@@ -222,9 +230,19 @@ def _cast(tensor: Tensor) -> Tensor:
     return made if made.ndim > 1 else made.contiguous()
 
 
-def _empty_output(shape: tuple[int, int, int, int], dtype: torch.dtype) -> Tensor:
+def _empty_output(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
     n, c, h, w = shape
-    return torch.empty_strided(shape, (h * w * c, 1, w * c, c), dtype=dtype)
+    strides = (h * w * c, 1, w * c, c)
+    return torch.empty_strided(shape, strides, dtype=dtype, device=device)
+
+
+def _stream(device: torch.device) -> int:
+    """The handle of torch's current stream; 0 on the CPU."""
+    if device.type != "cuda":
+        return 0
+    return torch.cuda.current_stream(device).cuda_stream
 
 
 def _arena(arena: Tensor | None) -> Any:

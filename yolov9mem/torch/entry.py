@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from . import conditions, engine, patch
+from yolov9mem._keep import Keep
+
+from . import conditions, engine, registry
 from .arenas import drop_workspace
 from .binding import Binding, Stale
 from .fakes import FakeCopy
 from .fingerprint import Fingerprint
 from .ir import CannotLower, NothingToRun
-from .lower import Keep, Program, TorchPlan, lower
+from .lower import Program, TorchPlan, lower
 from .record import record
 from .results import assemble
 
@@ -70,13 +72,18 @@ class Entry:
         self._descended = False
 
     @property
+    def device_type(self) -> str:
+        """Of the tensors that the backend reads."""
+        return "cuda" if str(self.backend).startswith("cuda") else "cpu"
+
+    @property
     def name(self) -> str:
         """For messages."""
         return f"{self.path} ({self.cls.__name__})" if self.path else self.cls.__name__
 
     # Runner
 
-    def replica(self) -> patch.Runner:
+    def replica(self) -> registry.Runner:
         """For torch.nn.DataParallel."""
         return ReplicaEntry(self)
 
@@ -165,7 +172,7 @@ class Entry:
         reason = conditions.observed() or conditions.globally_hooked()
         for leaf in leaves:
             if reason is None and isinstance(leaf, Tensor):
-                reason = conditions.unusual_tensor(leaf)
+                reason = conditions.unusual_tensor(leaf, self.device_type)
         if reason is not None:
             return reason
         if self._defaults is None:
@@ -219,12 +226,12 @@ class Entry:
             if (
                 child is origin
                 or not child._modules
-                or patch.runner_of(child) is not None
+                or registry.runner_of(child) is not None
             ):
                 continue
             entry = Entry(child, self.keep, False, self.segments, self.backend)
             entry.path = f"{self.path}.{path}" if self.path else path
-            patch.register(child, entry)
+            registry.register(child, entry)
 
     # Recordings and plans
 
@@ -237,11 +244,12 @@ class Entry:
     def _key(self, leaves: list[Any], spec: Any) -> Any:
         parts: list[Any] = []
         for leaf in leaves:
-            tensor = isinstance(leaf, Tensor)
-            parts.append(
-                (leaf.shape, leaf.dtype) if tensor else (type(leaf), repr(leaf))
-            )
-        autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+            if isinstance(leaf, Tensor):
+                parts.append((leaf.shape, leaf.dtype, leaf.get_device()))
+            else:
+                parts.append((type(leaf), repr(leaf)))
+        kind = self.device_type
+        autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
         return (tuple(parts), str(spec) if len(leaves) > 1 else spec, autocast)
 
     def _remember(self, key: Any, made: Lowered | CannotLower) -> None:
@@ -299,7 +307,7 @@ class ReplicaEntry:
     def __init__(self, origin: Entry) -> None:
         self.cls, self._entry = origin.cls, origin
 
-    def replica(self) -> patch.Runner:
+    def replica(self) -> registry.Runner:
         """Of a replica."""
         return self
 

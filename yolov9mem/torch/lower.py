@@ -5,30 +5,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 from yolov9mem import _core
+from yolov9mem._keep import Keep
 
+from .arenas import current
 from .fakes import join, own_tensors
 from .ir import Node, NormCall, NothingToRun, Recording
 
 # Gradients of a large graph leave backward in parts of about this many bytes.
 SEGMENT_BYTES = 8 << 20
 MOST_SEGMENTS = 6
-
-
-@dataclass(frozen=True)
-class Keep:
-    """The keep rule as the core takes it."""
-
-    rule: str  # "all", "conv", "min" or "budget"
-    budget: int = 0  # bytes
-
-    def __str__(self) -> str:
-        return self.rule if self.rule != "budget" else f"{self.budget} bytes"
 
 
 class Program:
@@ -50,7 +40,9 @@ class Program:
             self._values.append(self._build[node.op](self, node))
         for value in recording.outputs:
             self.graph.output(self._values[value])
-        self.dtype = compute_dtype(recording)
+        devices = {tensor.device for tensor in tensors.values()}
+        self.device = devices.pop() if len(devices) == 1 else torch.device("cpu")
+        self.dtype = compute_dtype(recording, self.device)
         self.outputs = [
             (recording.nodes[value].shape, recording.nodes[value].dtype)
             for value in recording.outputs
@@ -149,11 +141,19 @@ class Program:
     }
 
 
-def compute_dtype(recording: Recording) -> torch.dtype:
-    """The dtype of every value: that of the convolutions; fp16 is computed in fp32."""
+def compute_dtype(recording: Recording, device: torch.device) -> torch.dtype:
+    """The dtype of every value: that of the convolutions; fp16 in fp32 on the CPU."""
     kinds = {node.dtype for node in recording.nodes if node.op == "conv"}
     kinds = kinds or {node.dtype for node in recording.nodes}
-    return torch.bfloat16 if kinds == {torch.bfloat16} else torch.float32
+    half = {torch.bfloat16, *([torch.float16] if device.type == "cuda" else [])}
+    return kinds.pop() if len(kinds) == 1 and kinds <= half else torch.float32
+
+
+def core_backend(backend: str, device: torch.device) -> str:
+    """The core's name for it: "cuda" and "cuda:plain" with the number of the device."""
+    if device.type != "cuda" or not str(backend).startswith("cuda"):
+        return backend
+    return f"cuda:{device.index}" + (":plain" if backend.endswith(":plain") else "")
 
 
 class TorchPlan:
@@ -177,17 +177,18 @@ class TorchPlan:
         if segments is None:
             segments = max(1, min(MOST_SEGMENTS, wanted // SEGMENT_BYTES))
         self.program, self.input_grads, self.param_grads = program, inputs, params
-        self.core = _core.Plan(
-            program.graph,
-            program.input_sizes,
-            dtype=str(program.dtype).removeprefix("torch."),
-            keep=keep.rule,
-            budget=keep.budget,
-            backend=backend,
-            input_grads=list(inputs),
-            param_grads=list(params),
-            segments=segments,
-        )
+        with current(program.device):
+            self.core = _core.Plan(
+                program.graph,
+                program.input_sizes,
+                dtype=str(program.dtype).removeprefix("torch."),
+                keep=keep.rule,
+                budget=keep.budget,
+                backend=core_backend(backend, program.device),
+                input_grads=list(inputs),
+                param_grads=list(params),
+                segments=segments,
+            )
         self.segments: int = self.core.segments
         self.saved_bytes: int = self.core.saved_bytes
         self.forward_workspace_bytes: int = self.core.forward_workspace_bytes
@@ -205,7 +206,8 @@ class TorchPlan:
         """What backward does when only some outputs have gradients."""
         with self._lock:
             if given not in self._masks:
-                self._masks[given] = Mask(self, list(given))
+                with current(self.program.device):
+                    self._masks[given] = Mask(self, list(given))
             return self._masks[given]
 
 

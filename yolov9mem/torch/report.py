@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from . import patch
+from . import registry
 from .arenas import kept_bytes
 from .entry import Entry
 from .ir import Node
@@ -94,7 +94,7 @@ def report(module: nn.Module) -> Report:
     rows: list[Row] = []
     tables: dict[str, list[dict[str, object]]] = {}
     for path, part in module.named_modules():
-        runner = patch.runner_of(part)
+        runner = registry.runner_of(part)
         if isinstance(runner, Entry):
             row = _row(path, runner)
             if row.state == "waiting" and path and rows:

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The two tables of backend "cuda". They differ in the convolutions: cuDNN takes packed
+ * tensors only, so the planner packs a slice where one meets a convolution.
+ */
+#include "cuda/cuda.h"
+
+#include "cuda/conv_cudnn.h"
+#include "cuda/mosaic.h"
+#include "cuda/sgd.h"
+
+/* All but the convolutions. */
+#define COMMON_ENTRIES                                                                \
+    .api_version = YM_BACKEND_API_VERSION,                                            \
+    .norm_scratch_bytes = cuda_norm_scratch_bytes,                                    \
+    .norm_statistics = cuda_norm_statistics, .brick_forward = cuda_brick_forward,     \
+    .brick_scratch_bytes = cuda_brick_scratch_bytes,                                  \
+    .brick_backward = cuda_brick_backward, .max_pool_forward = cuda_max_pool_forward, \
+    .max_pool_backward = cuda_max_pool_backward,                                      \
+    .avg_pool_forward = cuda_avg_pool_forward,                                        \
+    .avg_pool_backward = cuda_avg_pool_backward,                                      \
+    .upsample_forward = cuda_upsample_forward,                                        \
+    .upsample_backward = cuda_upsample_backward, .copy = cuda_copy,                   \
+    .fill_zero = cuda_fill_zero, .mosaic = cuda_mosaic, .sgd_norm = cuda_sgd_norm,    \
+    .sgd_step = cuda_sgd_step
+
+const ym_backend *ym_cuda_backend(void)
+{
+    static const ym_backend backend = {
+        COMMON_ENTRIES,
+        .name = "cuda",
+        .capabilities = 0,
+        .conv_scratch_bytes = cudnn_conv_scratch_bytes,
+        .conv_forward = cudnn_conv_forward,
+        .conv_backward_data = cudnn_conv_backward_data,
+        .conv_backward_weight = cudnn_conv_backward_weight,
+    };
+    return &backend;
+}
+
+const ym_backend *ym_cuda_plain_backend(void)
+{
+    static const ym_backend backend = {
+        COMMON_ENTRIES,
+        .name = "cuda (without cuDNN)",
+        .capabilities = YM_CAP_STRIDED_CONV,
+        .conv_scratch_bytes = cuda_plain_conv_scratch_bytes,
+        .conv_forward = cuda_plain_conv_forward,
+        .conv_backward_data = cuda_plain_conv_backward_data,
+        .conv_backward_weight = cuda_plain_conv_backward_weight,
+    };
+    return &backend;
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT
+ * out = activation(term 0 + term 1) + residual, one pass over memory.
+ */
+#include "cuda/brick.cuh"
+
+namespace
+{
+
+const int EACH = 4; /* pixels of a thread */
+
+template <typename T, int V, int TERMS>
+__global__ void __launch_bounds__(YM_BLOCK)
+    brick_forward_kernel(cuda_brick brick, cuda_values<T> residual, cuda_values<T> out,
+                         int64_t pixels, int32_t channels)
+{
+    const int32_t c = cuda_first_channel<V>();
+    if (c >= channels) {
+        return;
+    }
+    cuda_term_channels<T, V> term[TERMS];
+#pragma unroll
+    for (int t = 0; t < TERMS; t++) {
+        term[t].prepare(brick.term[t], c);
+    }
+    const int64_t step = blockDim.y, first = blockIdx.x * (EACH * step) + threadIdx.y;
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        const int64_t p = first + i * step;
+        if (p < pixels) {
+            float xhat[TERMS][V], z[V];
+            cuda_before_activation<T, V, TERMS>(term, p, xhat, z);
+            cuda_activate<T, V>(brick, z);
+            if (residual.data != nullptr) {
+                float more[V];
+                load<T, V>(residual.at(p, c), more);
+#pragma unroll
+                for (int v = 0; v < V; v++) {
+                    z[v] += more[v];
+                }
+            }
+            store<T, V>(out.at(p, c), z);
+        }
+    }
+}
+
+} // namespace
+
+ym_status cuda_brick_forward(ym_context *context, const ym_brick *brick, ym_tensor *out)
+{
+    const cuda_device_guard guard(context);
+    const int64_t pixels = ym_pixels(out);
+    const cuda_brick made = cuda_brick_of(brick);
+    ym_tensor residual = brick->residual;
+    residual.data = brick->has_residual ? residual.data : nullptr;
+    bool wide = cuda_is_wide(*out) && cuda_is_wide(residual);
+    for (int32_t t = 0; t < brick->term_count; t++) {
+        wide = wide && cuda_is_wide(brick->term[t].value);
+    }
+    YM_WITH_TYPE_AND_WIDTH(
+        out->dtype, wide, const cuda_tiles tiles = cuda_divide(out->c, V);
+        const dim3 grid = cuda_pixel_grid(tiles, pixels, EACH);
+        const dim3 block = cuda_block(tiles); const cuda_values<T> more(residual);
+        const cuda_values<T> to(*out); if (brick->term_count == 2) {
+            YM_LAUNCH((brick_forward_kernel<T, V, 2>), grid, block, context, made, more,
+                      to, pixels, out->c);
+        } else {
+            YM_LAUNCH((brick_forward_kernel<T, V, 1>), grid, block, context, made, more,
+                      to, pixels, out->c);
+        });
+    return cuda_launched(context, "brick_forward_kernel");
+}

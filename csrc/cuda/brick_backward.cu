@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * From dout to the terms. With dz = dout * activation'(z), M the number of pixels:
+ *
+ *     dbeta = sum dz,   dgamma = sum dz xhat
+ *     dv = gamma rstd (dz - dbeta / M - xhat dgamma / M)
+ *
+ * One pass reads and sums (chunks, then a second small kernel in double), one reads
+ * again and writes; z and xhat are made anew in both and never stored.
+ */
+#include "cuda/brick.cuh"
+
+namespace
+{
+
+const int EACH = 4; /* pixels of a thread in the second pass */
+
+/* Sums V values over the rows of the block; the answers are row 0's. */
+template <int V>
+__device__ __forceinline__ void add_rows(float (&all)[V][YM_BLOCK], float (&value)[V])
+{
+    const int columns = (int)blockDim.x, row = (int)threadIdx.y;
+    const int mine = row * columns + (int)threadIdx.x;
+    __syncthreads();
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+        all[v][mine] = value[v];
+    }
+    for (int rows = (int)blockDim.y; rows > 1;) {
+        const int half = (rows + 1) / 2;
+        __syncthreads();
+        for (int v = 0; v < V && row + half < rows; v++) {
+            all[v][mine] += all[v][mine + half * columns];
+        }
+        rows = half;
+    }
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+        value[v] = all[v][mine];
+    }
+}
+
+/* dz of one pixel; xhat of each term on the way. */
+template <typename T, int V, int TERMS>
+__device__ __forceinline__ void
+before_activation_gradient(const cuda_brick &brick,
+                           const cuda_term_channels<T, V> (&term)[TERMS], const T *dout,
+                           int64_t pixel, float (&xhat)[TERMS][V], float (&dz)[V])
+{
+    float z[V];
+    load<T, V>(dout, dz);
+    cuda_before_activation<T, V, TERMS>(term, pixel, xhat, z);
+    cuda_derive<T, V>(brick, z, dz);
+}
+
+/* partial: (1 + TERMS, chunks, channels), the sums of dz and of dz xhat of each term.
+ */
+template <typename T, int V, int TERMS>
+__global__ void __launch_bounds__(YM_BLOCK)
+    brick_sums_kernel(cuda_brick brick, cuda_values<T> dout, int64_t pixels,
+                      int64_t chunk, int32_t channels, float *partial)
+{
+    __shared__ float all[V][YM_BLOCK];
+    const int32_t c = cuda_first_channel<V>();
+    const int64_t last = (int64_t)(blockIdx.x + 1) * chunk;
+    const int64_t end = last < pixels ? last : pixels;
+    float sum[1 + TERMS][V] = {};
+    if (c < channels) {
+        cuda_term_channels<T, V> term[TERMS];
+#pragma unroll
+        for (int t = 0; t < TERMS; t++) {
+            term[t].prepare(brick.term[t], c);
+        }
+        for (int64_t p = (int64_t)blockIdx.x * chunk + threadIdx.y; p < end;
+             p += blockDim.y) {
+            float xhat[TERMS][V], dz[V];
+            before_activation_gradient<T, V, TERMS>(brick, term, dout.at(p, c), p, xhat,
+                                                    dz);
+#pragma unroll
+            for (int v = 0; v < V; v++) {
+                sum[0][v] += dz[v];
+                for (int t = 0; t < TERMS; t++) {
+                    sum[1 + t][v] = fmaf(dz[v], xhat[t][v], sum[1 + t][v]);
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 1 + TERMS; i++) {
+        add_rows<V>(all, sum[i]);
+        if (threadIdx.y == 0 && c < channels) {
+            const int64_t at = ((int64_t)i * gridDim.x + blockIdx.x) * channels + c;
+            for (int v = 0; v < V; v++) {
+                partial[at + v] = sum[i][v];
+            }
+        }
+    }
+}
+
+/* Sum number i of each channel: where it goes and what else is made of it. */
+struct sums_output {
+    float *mean[3];     /* the sum over M, for the second pass */
+    float *gradient[4]; /* dbeta of each term, dgamma of each term; NULL: not wanted */
+    bool accumulate[2]; /* of each term */
+};
+
+__device__ __forceinline__ void put_gradient(float *to, float value, bool accumulate)
+{
+    if (to != nullptr) {
+        *to = accumulate ? *to + value : value;
+    }
+}
+
+/* blockIdx.y: which sum. */
+__global__ void __launch_bounds__(YM_BLOCK)
+    brick_sums_finish_kernel(const float *partial, int32_t chunks, int32_t channels,
+                             double inverse_pixels, sums_output out)
+{
+    __shared__ double all[YM_BLOCK];
+    const int32_t c = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
+    const int which = (int)blockIdx.y;
+    double sum = 0;
+    for (int32_t i = (int32_t)threadIdx.y; c < channels && i < chunks;
+         i += YM_FINISH_ROWS) {
+        sum += partial[((int64_t)which * chunks + i) * channels + c];
+    }
+    double *mine = &all[threadIdx.y * blockDim.x + threadIdx.x];
+    *mine = sum;
+    for (int rows = YM_FINISH_ROWS / 2; rows > 0; rows /= 2) {
+        __syncthreads();
+        if ((int)threadIdx.y < rows) {
+            *mine += mine[rows * YM_FINISH_COLUMNS];
+        }
+    }
+    if (threadIdx.y != 0 || c >= channels) {
+        return;
+    }
+    if (out.mean[which] != nullptr) {
+        out.mean[which][c] = (float)(*mine * inverse_pixels);
+    }
+    for (int t = 0; t < 2; t++) {
+        float *to = out.gradient[which == 0 ? t : 2 + t];
+        if (to != nullptr && (which == 0 || which == 1 + t)) {
+            put_gradient(to + c, (float)*mine, out.accumulate[t]);
+        }
+    }
+}
+
+/* What is written for each term. */
+struct term_outputs {
+    void *data[2];
+    int64_t pitch[2];
+    bool accumulate[2], batch_statistics[2];
+    const float *mean[3]; /* of dz and of dz xhat of each term */
+};
+
+template <typename T, int V, int TERMS>
+__global__ void __launch_bounds__(YM_BLOCK)
+    brick_backward_kernel(cuda_brick brick, cuda_values<T> dout, term_outputs out,
+                          int64_t pixels, int32_t channels)
+{
+    const int32_t c = cuda_first_channel<V>();
+    if (c >= channels) {
+        return;
+    }
+    cuda_term_channels<T, V> term[TERMS];
+    float mean[TERMS][2][V];
+#pragma unroll
+    for (int t = 0; t < TERMS; t++) {
+        term[t].prepare(brick.term[t], c);
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            mean[t][0][v] = out.batch_statistics[t] ? out.mean[0][c + v] : 0.0f;
+            mean[t][1][v] = out.batch_statistics[t] ? out.mean[1 + t][c + v] : 0.0f;
+        }
+    }
+    const int64_t step = blockDim.y, first = blockIdx.x * (EACH * step) + threadIdx.y;
+    for (int64_t p = first; p < first + EACH * step && p < pixels; p += step) {
+        float xhat[TERMS][V], dz[V], dv[V];
+        before_activation_gradient<T, V, TERMS>(brick, term, dout.at(p, c), p, xhat,
+                                                dz);
+#pragma unroll
+        for (int t = 0; t < TERMS; t++) {
+            if (out.data[t] == nullptr) {
+                continue;
+            }
+#pragma unroll
+            for (int v = 0; v < V; v++) {
+                const float rest = mean[t][0][v] + xhat[t][v] * mean[t][1][v];
+                dv[v] = (dz[v] - rest) * term[t].gamma[v] * term[t].rstd[v];
+            }
+            put<T, V>(static_cast<T *>(out.data[t]) + p * out.pitch[t] + c, dv,
+                      out.accumulate[t]);
+        }
+    }
+}
+
+struct backward_call {
+    const ym_brick *brick;
+    const ym_tensor *dout;
+    bool wide;
+};
+
+ym_status launch_sums(ym_context *context, const backward_call &call,
+                      const sums_output &out)
+{
+    const ym_tensor *dout = call.dout;
+    const int64_t pixels = ym_pixels(dout), chunk = cuda_chunk_pixels(pixels);
+    const int32_t chunks = cuda_chunk_count(pixels), terms = call.brick->term_count;
+    const cuda_brick made = cuda_brick_of(call.brick);
+    float *partial = static_cast<float *>(context->scratch);
+    YM_WITH_TYPE_AND_WIDTH(
+        dout->dtype, call.wide, const cuda_tiles tiles = cuda_divide(dout->c, V);
+        const dim3 grid = cuda_chunk_grid(tiles, pixels);
+        const dim3 block = cuda_block(tiles); const cuda_values<T> from(*dout);
+        if (terms == 2) {
+            YM_LAUNCH((brick_sums_kernel<T, V, 2>), grid, block, context, made, from,
+                      pixels, chunk, dout->c, partial);
+        } else {
+            YM_LAUNCH((brick_sums_kernel<T, V, 1>), grid, block, context, made, from,
+                      pixels, chunk, dout->c, partial);
+        });
+    YM_TRY(cuda_launched(context, "brick_sums_kernel"));
+    dim3 grid = cuda_finish_grid(dout->c);
+    grid.y = 1 + (unsigned)terms;
+    YM_LAUNCH(brick_sums_finish_kernel, grid, cuda_finish_block(), context, partial,
+              chunks, dout->c, 1.0 / (double)pixels, out);
+    return cuda_launched(context, "brick_sums_finish_kernel");
+}
+
+ym_status launch_values(ym_context *context, const backward_call &call,
+                        const term_outputs &out)
+{
+    const ym_tensor *dout = call.dout;
+    const int64_t pixels = ym_pixels(dout);
+    const cuda_brick made = cuda_brick_of(call.brick);
+    YM_WITH_TYPE_AND_WIDTH(
+        dout->dtype, call.wide, const cuda_tiles tiles = cuda_divide(dout->c, V);
+        const dim3 grid = cuda_pixel_grid(tiles, pixels, EACH);
+        const dim3 block = cuda_block(tiles); const cuda_values<T> from(*dout);
+        if (call.brick->term_count == 2) {
+            YM_LAUNCH((brick_backward_kernel<T, V, 2>), grid, block, context, made,
+                      from, out, pixels, dout->c);
+        } else {
+            YM_LAUNCH((brick_backward_kernel<T, V, 1>), grid, block, context, made,
+                      from, out, pixels, dout->c);
+        });
+    return cuda_launched(context, "brick_backward_kernel");
+}
+
+bool needs_sums(const ym_brick *brick, const ym_term_gradient gradient[2])
+{
+    bool needs = false;
+    for (int32_t t = 0; t < brick->term_count; t++) {
+        const ym_term *term = &brick->term[t];
+        needs = needs ||
+                (term->has_norm &&
+                 (term->norm.dgamma != nullptr || term->norm.dbeta != nullptr ||
+                  (term->norm.batch_statistics && gradient[t].dvalue.data != nullptr)));
+    }
+    return needs;
+}
+
+/* After the partial sums, the means of the three sums. */
+float *means_in_scratch(const ym_context *context, const ym_tensor *dout)
+{
+    const int64_t chunks = cuda_chunk_count(ym_pixels(dout));
+    return static_cast<float *>(context->scratch) + 3 * chunks * dout->c;
+}
+
+} // namespace
+
+size_t cuda_brick_scratch_bytes(const ym_tensor *out)
+{
+    const size_t chunks = (size_t)cuda_chunk_count(ym_pixels(out));
+    return 3 * (chunks + 1) * (size_t)out->c * sizeof(float);
+}
+
+ym_status cuda_brick_backward(ym_context *context, const ym_brick *brick,
+                              const ym_tensor *dout, ym_term_gradient gradient[2])
+{
+    const cuda_device_guard guard(context);
+    YM_TRY(cuda_require_scratch(context, "brick backward",
+                                cuda_brick_scratch_bytes(dout)));
+    backward_call call = {brick, dout, cuda_is_wide(*dout)};
+    sums_output sums = {};
+    term_outputs out = {};
+    bool writes = false;
+    for (int i = 0; i < 3; i++) {
+        sums.mean[i] = means_in_scratch(context, dout) + (int64_t)i * dout->c;
+        out.mean[i] = sums.mean[i];
+    }
+    for (int32_t t = 0; t < brick->term_count; t++) {
+        const ym_term *term = &brick->term[t];
+        const ym_tensor &dvalue = gradient[t].dvalue;
+        call.wide = call.wide && cuda_is_wide(term->value) && cuda_is_wide(dvalue);
+        sums.gradient[t] = term->has_norm ? term->norm.dbeta : nullptr;
+        sums.gradient[2 + t] = term->has_norm ? term->norm.dgamma : nullptr;
+        sums.accumulate[t] = gradient[t].accumulate_param;
+        out.data[t] = dvalue.data;
+        out.pitch[t] = dvalue.pitch;
+        out.accumulate[t] = gradient[t].accumulate;
+        out.batch_statistics[t] = term->has_norm && term->norm.batch_statistics;
+        writes = writes || dvalue.data != nullptr;
+    }
+    if (needs_sums(brick, gradient)) {
+        YM_TRY(launch_sums(context, call, sums));
+    }
+    return writes ? launch_values(context, call, out) : YM_OK;
+}
+
+size_t cuda_bias_scratch_bytes(const ym_tensor *dy)
+{
+    return cuda_brick_scratch_bytes(dy);
+}
+
+/* A brick of one plain term without activation: dz is dy. */
+ym_status cuda_bias_gradient(ym_context *context, const ym_tensor *dy, float *dbias,
+                             bool accumulate)
+{
+    const cuda_device_guard guard(context);
+    YM_TRY(cuda_require_scratch(context, "bias gradient", cuda_bias_scratch_bytes(dy)));
+    ym_brick brick = {};
+    brick.term_count = 1;
+    sums_output sums = {};
+    sums.gradient[0] = dbias;
+    sums.accumulate[0] = accumulate;
+    return launch_sums(context, {&brick, dy, cuda_is_wide(*dy)}, sums);
+}

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The convolutions of the "cuda" table. Scratch holds the weight (or its gradient) in
+ * the values' type, packed, and behind it cuDNN's workspace.
+ */
+#include "cuda/conv_cudnn.h"
+
+#include "cuda/cudnn_cache.h"
+#include "cuda/weight.h"
+
+#include <string.h>
+
+static size_t aligned(size_t bytes)
+{
+    return (bytes + 255) / 256 * 256;
+}
+
+static size_t weight_bytes(const ym_conv *conv, ym_dtype dtype)
+{
+    return aligned((size_t)conv->k * (size_t)(conv->c / conv->groups) *
+                   (size_t)(conv->r * conv->s) * ym_dtype_bytes(dtype));
+}
+
+/* Arenas are aligned to 64 bytes; engines that load by descriptor want more. */
+static char *aligned_scratch(const ym_context *context)
+{
+    return (char *)aligned((size_t)context->scratch);
+}
+
+static size_t scratch_bytes(const ym_conv *conv, ym_dtype dtype, const cudnn_plan *plan)
+{
+    return 256 + weight_bytes(conv, dtype) + (size_t)plan->workspace_bytes;
+}
+
+static cudnn_problem problem_of(ym_conv_pass pass, const ym_conv *conv,
+                                const ym_tensor *x, const ym_tensor *y, bool accumulate)
+{
+    cudnn_problem made;
+    memset(&made, 0, sizeof made);
+    made.pass = (int32_t)pass;
+    made.dtype = (int32_t)y->dtype;
+    made.conv = *conv;
+    made.n = x->n;
+    made.h = x->h;
+    made.w = x->w;
+    made.oh = y->h;
+    made.ow = y->w;
+    made.accumulate = accumulate;
+    made.tf32 = y->dtype == YM_F32 && cudnn_tf32_allowed();
+    return made;
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static size_t bytes_of(ym_conv_pass pass, const ym_conv *conv, const ym_tensor *x,
+                       const ym_tensor *y, bool accumulate)
+{
+    const cudnn_problem problem = problem_of(pass, conv, x, y, accumulate);
+    cudnn_cached found;
+    if (cudnn_find(NULL, &problem, &found) != YM_OK || found.plan->descriptor == NULL) {
+        return cuda_plain_conv_scratch_bytes(pass, conv, x, y);
+    }
+    return scratch_bytes(conv, y->dtype, found.plan);
+}
+
+/* A planner does not say whether dx is added to, so there is room for both. */
+size_t cudnn_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv,
+                                const ym_tensor *x, const ym_tensor *y)
+{
+    size_t bytes = bytes_of(pass, conv, x, y, false);
+    if (pass == YM_CONV_BACKWARD_DATA) {
+        bytes = larger(bytes, bytes_of(pass, conv, x, y, true));
+    }
+    return pass == YM_CONV_BACKWARD_WEIGHT ? larger(bytes, cuda_bias_scratch_bytes(y))
+                                           : bytes;
+}
+
+/* The weight's place is the start of aligned scratch. */
+static ym_status execute(ym_context *context, const ym_conv *conv, ym_dtype dtype,
+                         const cudnn_cached *found, void *x, void *y)
+{
+    const cudnn_library *l = found->library;
+    const int64_t id[3] = {CUDNN_ID_X, CUDNN_ID_W, CUDNN_ID_Y};
+    void *data[3] = {x, aligned_scratch(context), y};
+    void *workspace = aligned_scratch(context) + weight_bytes(conv, dtype);
+    YM_CHECK(
+        &context->error, ((uintptr_t)x | (uintptr_t)y) % 16 == 0, YM_ERR_ARGUMENT,
+        "cuda: convolution: a tensor's memory starts at %p or %p, must be aligned to "
+        "16 bytes",
+        x, y);
+    cudnn_descriptor pack = NULL;
+    int status = l->create_descriptor(CUDNN_VARIANT_PACK_KIND, &pack);
+    if (status == 0) {
+        status = l->set_attribute(pack, CUDNN_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64,
+                                  3, id);
+    }
+    if (status == 0) {
+        status = l->set_attribute(pack, CUDNN_VARIANT_PACK_DATA_POINTERS,
+                                  CUDNN_TYPE_VOID_PTR, 3, data);
+    }
+    if (status == 0) {
+        status = l->set_attribute(pack, CUDNN_VARIANT_PACK_WORKSPACE,
+                                  CUDNN_TYPE_VOID_PTR, 1, &workspace);
+    }
+    if (status == 0) {
+        status = l->finalize(pack);
+    }
+    if (status == 0) {
+        status = l->set_stream(found->handle, context->stream);
+    }
+    if (status == 0) {
+        status = l->execute(found->handle, found->plan->descriptor, pack);
+    }
+    if (pack != NULL) {
+        l->destroy_descriptor(pack);
+    }
+    return cudnn_check(l, status, "cudnnBackendExecute (convolution)", &context->error);
+}
+
+/* The plan, after checking that scratch is what it was when the run was planned. */
+static ym_status find(ym_context *context, ym_conv_pass pass, const ym_conv *conv,
+                      const ym_tensor *x, const ym_tensor *y, bool accumulate,
+                      cudnn_cached *found)
+{
+    const cudnn_problem problem = problem_of(pass, conv, x, y, accumulate);
+    YM_TRY(cudnn_find(context, &problem, found));
+    if (found->plan->descriptor == NULL) {
+        YM_CHECK(
+            &context->error, y->dtype != YM_BF16, YM_ERR_UNSUPPORTED,
+            "cuda: convolution: cuDNN has no bfloat16 on this GPU (compute capability "
+            "below 8.0): use float16");
+        return YM_OK;
+    }
+    return cuda_require_scratch(context, "convolution",
+                                scratch_bytes(conv, y->dtype, found->plan));
+}
+
+static ym_status forward(ym_context *context, const ym_conv *conv, const ym_tensor *x,
+                         const ym_weight *w, const float *bias, ym_tensor *y)
+{
+    cudnn_cached found;
+    YM_TRY(find(context, YM_CONV_FORWARD, conv, x, y, false, &found));
+    if (found.plan->descriptor == NULL) {
+        return cuda_plain_conv_forward(context, conv, x, w, bias, y);
+    }
+    YM_TRY(cuda_pack_weight(context, w, y->dtype, aligned_scratch(context)));
+    YM_TRY(execute(context, conv, y->dtype, &found, x->data, y->data));
+    return bias != NULL ? cuda_add_bias(context, bias, y) : YM_OK;
+}
+
+static ym_status backward_data(ym_context *context, const ym_conv *conv,
+                               const ym_tensor *dy, const ym_weight *w, ym_tensor *dx,
+                               bool accumulate)
+{
+    cudnn_cached found;
+    YM_TRY(find(context, YM_CONV_BACKWARD_DATA, conv, dx, dy, accumulate, &found));
+    if (found.plan->descriptor == NULL) {
+        return cuda_plain_conv_backward_data(context, conv, dy, w, dx, accumulate);
+    }
+    YM_TRY(cuda_pack_weight(context, w, dy->dtype, aligned_scratch(context)));
+    return execute(context, conv, dy->dtype, &found, dx->data, dy->data);
+}
+
+static ym_status backward_weight(ym_context *context, const ym_conv *conv,
+                                 const ym_tensor *x, const ym_tensor *dy, ym_weight *dw,
+                                 bool accumulate_dw, float *dbias,
+                                 bool accumulate_dbias)
+{
+    cudnn_cached found;
+    YM_TRY(find(context, YM_CONV_BACKWARD_WEIGHT, conv, x, dy, false, &found));
+    if (found.plan->descriptor == NULL) {
+        return cuda_plain_conv_backward_weight(context, conv, x, dy, dw, accumulate_dw,
+                                               dbias, accumulate_dbias);
+    }
+    if (dw->data != NULL) {
+        YM_TRY(execute(context, conv, dy->dtype, &found, x->data, dy->data));
+        YM_TRY(cuda_unpack_weight(context, aligned_scratch(context), dy->dtype, dw,
+                                  accumulate_dw));
+    }
+    return dbias != NULL ? cuda_bias_gradient(context, dy, dbias, accumulate_dbias)
+                         : YM_OK;
+}
+
+ym_status cudnn_conv_forward(ym_context *context, const ym_conv *conv,
+                             const ym_tensor *x, const ym_weight *w, const float *bias,
+                             ym_tensor *y)
+{
+    const int previous = cuda_enter_device(context);
+    const ym_status status = forward(context, conv, x, w, bias, y);
+    cuda_leave_device(previous);
+    return status;
+}
+
+ym_status cudnn_conv_backward_data(ym_context *context, const ym_conv *conv,
+                                   const ym_tensor *dy, const ym_weight *w,
+                                   ym_tensor *dx, bool accumulate)
+{
+    const int previous = cuda_enter_device(context);
+    const ym_status status = backward_data(context, conv, dy, w, dx, accumulate);
+    cuda_leave_device(previous);
+    return status;
+}
+
+ym_status cudnn_conv_backward_weight(ym_context *context, const ym_conv *conv,
+                                     const ym_tensor *x, const ym_tensor *dy,
+                                     ym_weight *dw, bool accumulate_dw, float *dbias,
+                                     bool accumulate_dbias)
+{
+    const int previous = cuda_enter_device(context);
+    const ym_status status = backward_weight(context, conv, x, dy, dw, accumulate_dw,
+                                             dbias, accumulate_dbias);
+    cuda_leave_device(previous);
+    return status;
+}

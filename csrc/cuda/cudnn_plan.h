@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Which engine of cuDNN does a convolution: the first of its heuristics' list (mode A,
+ * then fallback) that is deterministic, needs no compiler at run time and no more than
+ * the cap of workspace; else the one that needs least.
+ */
+#ifndef YM_CUDA_CUDNN_PLAN_H
+#define YM_CUDA_CUDNN_PLAN_H
+
+#include "core/backend.h"
+#include "cuda/cudnn_library.h"
+
+#define YM_CUDNN_WORKSPACE_CAP ((int64_t)32 << 20)
+
+/* The numbers that tensors go by in a graph. */
+enum { CUDNN_ID_X = 1, CUDNN_ID_W = 2, CUDNN_ID_Y = 3 };
+
+/* One convolution pass on packed tensors. Compared byte by byte: fill with zeros first.
+ */
+typedef struct cudnn_problem {
+    int32_t pass; /* ym_conv_pass */
+    int32_t dtype;
+    ym_conv conv;
+    int32_t n, h, w, oh, ow;
+    int32_t accumulate; /* dx +=, by beta */
+    int32_t tf32;       /* float32 may be rounded to TF32 */
+} cudnn_problem;
+
+/* For whom: a handle of the device at hand, or the description of an absent one. */
+typedef struct cudnn_target {
+    const cudnn_library *library;
+    cudnn_handle handle;         /* NULL: */
+    cudnn_descriptor deviceprop; /* of CUDNN_DEVICEPROP_KIND */
+} cudnn_target;
+
+typedef struct cudnn_plan {
+    cudnn_descriptor descriptor; /* NULL: no engine does it */
+    int64_t workspace_bytes;
+    int64_t engine; /* its number in cuDNN */
+    bool tensor_core, compiles, found;
+} cudnn_plan;
+
+/* Without an engine, *plan has no descriptor and that is no error. */
+ym_status cudnn_make_plan(const cudnn_target *target, const cudnn_problem *problem,
+                          cudnn_plan *plan, ym_error *error);
+
+/* For tests on a machine without a GPU: the plan on the device that `json` describes,
+ * by CUDNN_DEVICEPROP_JSON. *plan has no descriptor afterwards, but says whether one
+ * was found. */
+ym_status cudnn_plan_for_device(const char *json, const cudnn_problem *problem,
+                                cudnn_plan *plan, ym_error *error);
+
+#endif

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""The convolutions of "cuda": errors without cuDNN, and cuDNN's plans without a GPU.
+
+cuDNN 9.8 and newer chooses engines for a device that it is only told about, so every
+convolution of the YOLOv9 models is planned here for five GPUs. The devices' properties
+are from their data sheets (tests/cudnn_devices.json). Needs the wheels nvidia-cudnn-cu13
+and nvidia-cublas, or YOLOV9MEM_CUDNN and YOLOV9MEM_CUBLASLT with the libraries' paths.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cuda_emulation as ce
+import pytest
+import torch
+from cuda_emulation import BF16, F16, F32
+from torch import nn
+
+TESTS = Path(__file__).resolve().parent
+COMMON = {
+    "maxGridSize": [2147483647, 65535, 65535],
+    "maxBlockSize": [1024, 1024, 64],
+    "regsPerBlock": 65536,
+    "smCountOrigin": 0,
+    "warpSize": 32,
+    "maxSharedMemoryPerBlock": 49152,
+    "oversizedSharedMemoryPerBlock": 0,
+    "maxRegistersPerSM": 65536,
+    "maxThreadsPerBlock": 1024,
+    "pciDeviceId": 0,
+    "isTccDriver": 0,
+    "supportCoopLaunch": 1,
+    "cudaDeviceId": 0,
+    "driverVer": 13000,
+}
+CAP = 32 << 20
+MODELS = ("yolov9-t", "yolov9-s", "yolov9-m", "yolov9-c", "yolov9-e")
+
+
+def find_library(variable: str, folder: str, name: str) -> str | None:
+    """A library of NVIDIA's wheels, or what the environment says."""
+    if os.environ.get(variable):
+        return os.environ[variable]
+    spec = importlib.util.find_spec("nvidia")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(place) / folder / name
+        if path.is_file():
+            return str(path)
+    return None
+
+
+CUDNN = find_library("YOLOV9MEM_CUDNN", "cudnn/lib", "libcudnn.so.9")
+CUBLASLT = find_library("YOLOV9MEM_CUBLASLT", "cu13/lib", "libcublasLt.so.13")
+needs_cudnn = pytest.mark.skipif(
+    CUDNN is None or CUBLASLT is None,
+    reason="no cuDNN here: pip install nvidia-cudnn-cu13 nvidia-cublas",
+)
+
+
+def devices() -> dict[str, dict]:
+    found = json.loads((TESTS / "cudnn_devices.json").read_text())
+    return {name: {**COMMON, **properties} for name, properties in found.items()}
+
+
+def ask(problems: list[list[int]]) -> dict[str, list[list[int]]]:
+    """cuDNN's answers for all devices; see cudnn_probe.py."""
+    asked = {
+        "cudnn": CUDNN,
+        "cublaslt": CUBLASLT,
+        "devices": devices(),
+        "problems": problems,
+    }
+    done = subprocess.run(
+        [sys.executable, "-B", str(TESTS / "cudnn_probe.py")],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@functools.cache
+def convolutions() -> tuple[tuple[int, ...], ...]:
+    """n, h, w, oh, ow and ym_conv's numbers of each one that differs, 640 px, batch 16."""
+    from yolov9.model import DetectionModel
+
+    seen = set()
+
+    def note(conv: nn.Conv2d, inputs: tuple, y: torch.Tensor) -> None:
+        n, c, h, w = inputs[0].shape
+        numbers = (*conv.kernel_size, *conv.stride, *conv.padding, *conv.dilation)
+        seen.add((n, h, w, *y.shape[2:], y.shape[1], c, *numbers, conv.groups))
+
+    for name in MODELS:
+        with torch.device("meta"):
+            model = DetectionModel(name, nc=80)
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(note)
+        model.train()(torch.empty(16, 3, 640, 640, device="meta"))
+    return tuple(sorted(seen))
+
+
+def passes(shape: tuple[int, ...]) -> list[int]:
+    """An image needs no gradient."""
+    every = [ce.FORWARD, ce.BACKWARD_DATA, ce.BACKWARD_WEIGHT]
+    return [p for p in every if p != ce.BACKWARD_DATA or shape[6] > 3]
+
+
+@needs_cudnn
+@pytest.mark.timeout(280)
+def test_every_convolution_of_the_models_has_a_plan() -> None:
+    """Within the cap, compiled beforehand, deterministic; for a few small 1x1 ones cuDNN
+    itself ranks an engine without tensor cores first."""
+    problems = [[p, F16, 0, *shape] for shape in convolutions() for p in passes(shape)]
+    assert len(problems) > 300
+    answers = ask(problems)
+    for device, plans in answers.items():
+        for problem, (workspace, _, _, compiles, found) in zip(
+            problems, plans, strict=True
+        ):
+            assert found and not compiles, (device, problem)
+            assert workspace <= CAP, (device, problem, workspace)
+        fast = sum(tensor_core for _, _, tensor_core, _, _ in plans)
+        assert fast >= 0.97 * len(plans), (device, fast, len(plans))
+
+
+@needs_cudnn
+def test_types_and_accumulation() -> None:
+    shape = (8, 80, 80, 80, 80, 64, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1)
+    problems = [[p, t, 0, *shape] for p in range(3) for t in (F32, BF16, F16)]
+    problems += [[ce.BACKWARD_DATA, t, 1, *shape] for t in (F32, F16)]
+    for device, plans in ask(problems).items():
+        for problem, plan in zip(problems, plans, strict=True):
+            tensor_core, found = plan[2], plan[4]
+            without_bf16 = device == "T4" and problem[1] == BF16
+            assert found != without_bf16, (device, problem, plan)
+            if problem[1] == F32:
+                assert not tensor_core, (device, problem, "TF32 was not allowed")
+
+
+def failing_cudnn(monkeypatch: pytest.MonkeyPatch, path: str) -> str:
+    monkeypatch.setenv("YOLOV9MEM_CUDNN", path)
+    code = (
+        "import cuda_emulation as ce, test_cuda_conv as t\n"
+        "case = t.Case(t.CASES['3x3'], ce.F32)\n"
+        "try:\n    case.run('cuda', 'cudnn_conv', False)\n"
+        "except ce.Failed as e:\n    print(e)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code],
+        cwd=TESTS,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_without_cudnn_the_error_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = failing_cudnn(monkeypatch, "/nowhere/libcudnn.so.9")
+    assert "libcudnn.so.9 cannot be opened (/nowhere/libcudnn.so.9:" in text
+    assert "nvidia-cudnn-cu13" in text
+    assert "cuda:plain" in text
+
+
+def test_a_library_that_is_not_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = failing_cudnn(monkeypatch, "libm.so.6")
+    assert "cuDNN has no function cudnnGetVersion" in text
+
+
+@needs_cudnn
+def test_without_a_gpu_cudnn_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = failing_cudnn(monkeypatch, str(CUDNN))
+    assert "cudnnCreate" in text

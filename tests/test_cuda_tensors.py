@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: MIT
+"""Plans on torch's tensors in float32, float16 and bfloat16, against float64 autograd.
+
+"emulated" runs everywhere; "cuda" (cuDNN) and "plain" run where there is a GPU, by the
+same code: memory from torch's allocator, its current stream, arrays as tuples.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import cuda_emulation as ce
+import pytest
+import torch
+from graph_oracle import Tracer
+from test_plan import elan
+
+from yolov9mem import _core
+
+# Relative L2 error of a value after a chain of a dozen roundings of its type.
+LIMIT = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+def why_no_gpu() -> str | None:
+    if importlib.util.find_spec("yolov9mem._cuda") is None:
+        return "built without CUDA"
+    return None if torch.cuda.is_available() else "no GPU"
+
+
+BACKENDS = [
+    "emulated",
+    *(
+        pytest.param(name, marks=pytest.mark.skipif(bool(why), reason=str(why)))
+        for why in [why_no_gpu()]
+        for name in ("cuda:0", "cuda:0:plain")
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def exact_float32(monkeypatch: pytest.MonkeyPatch):
+    """Where there is a GPU, float32 convolutions do without TF32."""
+    if why_no_gpu():
+        yield
+        return
+    from yolov9mem import _cuda
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    _cuda.allow_tf32(False)
+    yield
+    _cuda.allow_tf32(True)
+
+
+class TensorRun:
+    """Forward and backward of a tracer's graph on tensors of one device."""
+
+    def __init__(self, t: Tracer, backend: str, dtype: torch.dtype, keep: str) -> None:
+        emulated = backend == "emulated"
+        self.device = torch.device("cpu" if emulated else "cuda:0")
+        self.t, self.dtype = t, dtype
+        self.plan = _core.Plan(
+            t.graph,
+            [(x.shape[0], *x.shape[2:]) for x in t.inputs],
+            dtype=str(dtype).removeprefix("torch."),
+            keep=keep,
+            backend=ce.capsule() if emulated else backend,
+            input_grads=[True] * len(t.inputs),
+            param_grads=[True] * len(t.params),
+        )
+        self.inputs = [self.put(x.permute(0, 2, 3, 1), dtype) for x in t.inputs]
+        self.params = [self.put(p, torch.float32) for p in t.params]
+        self.running = [
+            [torch.zeros(len(n["mean"])), torch.ones(len(n["mean"]))] for n in t.norms
+        ]
+        self.running = [[self.put(x, x.dtype) for x in pair] for pair in self.running]
+        self.norms = [
+            (self.tuple(m), self.tuple(v), 1e-3, 0.03, True, True)
+            for m, v in self.running
+        ]
+
+    def put(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return x.detach().to(self.device, dtype).contiguous().clone()
+
+    def tuple(self, x: torch.Tensor) -> tuple:
+        kind = str(x.dtype).removeprefix("torch.")
+        index = -1 if self.device.type == "cpu" else 0
+        return (x.data_ptr(), kind, tuple(x.shape), x.stride(), index)
+
+    def arena(self, size: int) -> torch.Tensor:
+        whole = torch.full((size + 64,), 0xFF, dtype=torch.uint8, device=self.device)
+        skip = -whole.data_ptr() % 64
+        return whole[skip : skip + size]
+
+    def stream(self) -> int:
+        return (
+            0 if self.device.type == "cpu" else torch.cuda.current_stream().cuda_stream
+        )
+
+    def run(self, grads: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Outputs, input gradients, parameter gradients."""
+        p = self.plan
+        outputs = [
+            torch.empty(s, dtype=self.dtype, device=self.device)
+            for s in p.output_shapes
+        ]
+        saved = self.arena(p.saved_bytes)
+        work = self.arena(max(p.forward_workspace_bytes, p.backward_workspace(None)))
+        common = [[self.tuple(x) for x in part] for part in (self.inputs, self.params)]
+        arenas = (self.tuple(saved), self.tuple(work), self.stream())
+        places = [self.tuple(y) for y in outputs]
+        p.forward(*common, self.norms, places, *arenas)
+        given = [self.put(g.permute(0, 2, 3, 1), self.dtype) for g in grads]
+        grad_inputs = [torch.empty_like(x) for x in self.inputs]
+        grad_params = [torch.empty_like(x) for x in self.params]
+        parts = [[self.tuple(g) for g in x] for x in (given, grad_inputs, grad_params)]
+        p.backward(0, *common, self.norms, *parts, *arenas)
+        return [*outputs, *grad_inputs, *grad_params]
+
+
+def traced(seed: int, dtype: torch.dtype) -> Tracer:
+    t = Tracer(seed)
+    x = t.conv(t.input(2, 8, 10, 6), 16, 3, 1, 1, bias=True)
+    made = elan(t, x, 8)
+    if dtype is torch.float32:  # rounded values have other maxima
+        made = t.max_pool(made, 5, 1, 2)
+    t.output(t.upsample(t.avg_pool(made, 2, 1, 0), scale=2))
+    return t
+
+
+def exact(t: Tracer, grads: list[torch.Tensor]) -> list[torch.Tensor]:
+    values = [t.values[v] for v in t.outputs]
+    found = torch.autograd.grad(values, t.inputs + t.params, grads, retain_graph=True)
+    count = len(t.inputs)
+    made = [x.permute(0, 2, 3, 1) for x in [*values, *found[:count]]]
+    return [*made, *found[count:]]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("keep", ["conv", "min"])
+@pytest.mark.parametrize("dtype", LIMIT, ids=["f32", "f16", "bf16"])
+def test_a_plan_on_tensors(dtype: torch.dtype, keep: str, backend: str) -> None:
+    t = traced(3, dtype)
+    random = torch.Generator().manual_seed(4)
+    grads = [
+        torch.randn(t.values[v].shape, generator=random, dtype=torch.float64)
+        for v in t.outputs
+    ]
+    run = TensorRun(t, backend, dtype, keep)
+    made, truth = run.run(grads), exact(t, grads)
+    scale = max(float(x.detach().norm()) for x in truth[-len(t.params) :])
+    for i, (a, b) in enumerate(zip(made, truth, strict=True)):
+        # Gradients that cancel to nothing are as exact as the largest one allows.
+        norm = max(float(b.detach().norm()), 0.05 * scale if i > 1 else 0.0)
+        error = float((a.cpu().double() - b.detach()).norm()) / norm
+        assert error < LIMIT[dtype], (i, tuple(b.shape), error)
+    again = TensorRun(t, backend, dtype, keep).run(grads)
+    for a, b in zip(made, again, strict=True):
+        assert torch.equal(a, b), "two runs differ"
