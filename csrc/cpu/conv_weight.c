@@ -17,7 +17,7 @@ enum {
     PARTIAL_BYTES = 2 << 20, /* of all ranges together, if more than one */
     MAX_SPLITS = 16,
     SPLIT_PIXELS = 1024,      /* of dy at least: adding a range up has its cost, too */
-    BLOCK_PIXELS = 256,       /* of dy at most for each visit of a register tile */
+    BLOCK_PIXELS = 64,        /* of dy at most for each visit of a register tile */
     BLOCK_FLOATS = 80 * 1024, /* of x meanwhile */
     MAX_COLUMNS = 2 * 16,
     BIAS_CHANNELS = 64,
