@@ -29,7 +29,7 @@ YM_MATH float ym_sgd_weight_decay(float g, float p, float weight_decay)
 }
 
 YM_MATH float ym_sgd_momentum(float buffer, float g, float momentum,
-                                    float gradient_weight)
+                              float gradient_weight)
 {
     return fmaf(g, gradient_weight, buffer * momentum);
 }

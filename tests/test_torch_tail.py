@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""A trailing part that can't be lowered runs stock on the node's outputs."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from models_for_tests import (
+    Brick,
+    assert_close,
+    assert_same_training,
+    ran_in_core,
+)
+from torch import Tensor, nn
+
+import yolov9mem.torch as ym
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def image(n: int = 2, c: int = 3, size: int = 32) -> Tensor:
+    return torch.randn(n, c, size, size, generator=torch.Generator().manual_seed(1))
+
+
+class Apply(nn.Module):
+    """A brick, a function, a convolution."""
+
+    def __init__(self, function, c: int = 8, c2: int | None = None) -> None:
+        super().__init__()
+        self.first, self.function = Brick(3, c, 3), function
+        self.last = nn.Conv2d(c2 or c, 4, 1)
+
+    def forward(self, x):
+        return self.last(self.function(self.first(x)))
+
+
+class Ultralytics(nn.Module):
+    """Ends in view and cat over the last dimension; dicts in and out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = Brick(3, 6, 3, 2), Brick(6, 6, 3, 2)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, object]:
+        feats = [self.a(batch["img"])]
+        feats.append(self.b(feats[0]))
+        boxes = torch.cat([f.view(f.shape[0], 6, -1) for f in feats], dim=-1)
+        return {"boxes": boxes, "feats": feats, "ids": batch["ids"], "stride": 8}
+
+
+def test_a_tail_runs_stock_on_the_outputs() -> None:
+    stock = Ultralytics()
+    ours = ym.checkpoint(copy.deepcopy(stock))
+    batch = {"img": image(), "ids": torch.arange(2)}
+    made, expected = ours(batch), stock(batch)
+    assert made["stride"] == 8
+    assert made["ids"] is batch["ids"]
+    assert_close(made["boxes"], expected["boxes"])
+    assert_close(made["feats"], expected["feats"])
+    for out in (made, expected):
+        (out["boxes"].square().sum() + out["feats"][1].sum()).backward()
+    assert_close(
+        [p.grad for p in ours.parameters()], [p.grad for p in stock.parameters()]
+    )
+    assert ran_in_core(ours) == 1
+
+
+def test_a_tail_may_use_vectors_and_constants() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.scale = Brick(3, 4), nn.Parameter(torch.ones(()) * 3)
+            self.register_buffer("shift", torch.ones(4, 1, 1))
+
+        def forward(self, x):
+            return self.body(x) * self.scale + self.shift
+
+    stock = Scaled()
+    assert_same_training(ym.checkpoint(copy.deepcopy(stock)), stock, image())
+
+
+def test_a_layer_in_the_tail_is_refused() -> None:
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = Brick(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.body(x).mean((2, 3)))
+
+    with pytest.raises(
+        ym.CannotLower, match="linear in head: it reads the weight head.weight and"
+    ):
+        ym.checkpoint(Classifier())(image())
