@@ -15,7 +15,7 @@ SANITIZED := build/sanitize
 SANITIZE_TESTS := tests/test_blocks.py tests/test_leaks.py tests/test_plan.py \
     tests/test_plan_memory.py tests/test_sgd.py $(wildcard tests/test_mosaic*.py)
 
-.PHONY: help build demo test lint format sanitize bench clean
+.PHONY: help build demo test lint format sanitize cuda bench clean
 
 help:
 	@echo "make demo      train on drawn shapes with and without yolov9mem"
@@ -23,6 +23,7 @@ help:
 	@echo "make lint      ruff, clang-format, mypy"
 	@echo "make format    rewrite the sources as lint wants them"
 	@echo "make sanitize  the tests of the C core under ASan and UBSan"
+	@echo "make cuda      compile the CUDA part for every architecture"
 	@echo "make bench     measure, write a record and the tables of README.md"
 	@echo "make clean     remove what was built, .venv included"
 
@@ -64,6 +65,11 @@ sanitize: build
 	PYTHONMALLOC=malloc PYTHONPATH=$(CURDIR)/$(SANITIZED)/lib YOLOV9MEM_EXPECT_SANITIZE=1 \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	$(BIN)/pytest $(SANITIZE_TESTS)
+
+# Every architecture of build_cuda.py: needs nvcc and minutes, no GPU.
+cuda: build
+	YOLOV9MEM_CUDA=1 $(BIN)/python setup.py --quiet build \
+	    --build-base build/cuda/tmp --build-lib build/cuda/lib
 
 bench: build
 	$(BIN)/python -m benchmarks cpu

@@ -43,7 +43,7 @@ def test_options_of_the_example_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     commands = [
         block.replace("\\\n", " ")
         for block in code_blocks("sh")
-        if "train_dual.py" in block
+        if "examples/train_dual.py" in block
     ]
     assert commands
     for command in commands:
@@ -52,6 +52,18 @@ def test_options_of_the_example_exist(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (ROOT / arguments[script]).exists()
         options.parser().parse_args(arguments[script + 1 :])
     assert "yolov9" in sys.modules
+
+
+def test_the_launched_command_is_understood() -> None:
+    from yolov9mem.launch.cli import parse
+
+    blocks = [b for b in code_blocks("sh") if "-m yolov9mem train" in b]
+    assert blocks
+    for block in blocks:
+        words = block.replace("\\\n", " ").replace("''", "").split()
+        settings = parse(words[words.index("yolov9mem") + 1 :]).settings
+        assert settings.keep == "conv"
+        assert settings.accumulate == 4
 
 
 def test_folders_exist() -> None:
