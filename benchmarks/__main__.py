@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks import record, render
 
-SUITES = ("plan", "peak", "step", "memory", "sgd", "mosaic", "losses")
+SUITES = ("plan", "peak", "step", "memory", "sgd", "mosaic", "losses", "rule")
 
 
 def measure(names: list[str], quick: bool, folder: Path) -> Path:

@@ -88,7 +88,7 @@ def test_whole_detector(name: str) -> None:
     + ["gelan-s", "gelan-m", "gelan-c", "gelan-e"],
 )
 def test_larger_detectors(name: str) -> None:
-    """One seed and `conv` and `min`; `python -m benchmarks rule` runs all five."""
+    """One seed, float32; `python -m benchmarks cpu --only rule` runs five and bfloat16."""
     rule.check(
         lambda: DetectionModel(name, nc=3),
         [(2, 3, 64, 64)],
