@@ -24,7 +24,10 @@ def table(suite: dict[str, Any]) -> str:
         "|" + "|".join("---:" if form else "---" for _, _, form in columns) + "|",
     ]
     for row in suite["rows"]:
-        cells = (format(row[key], form) for key, _, form in columns)
+        # A figure that a case does not have is an empty cell.
+        cells = (
+            format(row[key], form) if key in row else "" for key, _, form in columns
+        )
         lines.append("| " + " | ".join(cells) + " |")
     return f"**{suite['title']}**\n\n" + "\n".join(lines) + "\n"
 
