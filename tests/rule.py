@@ -126,8 +126,9 @@ def check(
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16),
     seeds: range = range(5),
     heads: int = 0,
+    strict: bool = True,
 ) -> dict[tuple[str, torch.dtype, str], tuple[float, float]]:
-    """Asserts the rule; returns the medians (ours, stock) by keep, dtype and kind."""
+    """The medians (ours, stock) by keep, dtype and kind; strict: asserts the rule."""
     runs = [one_seed(make, shapes, s, keeps, dtypes, heads) for s in seeds]
     medians = {}
     for key in runs[0]:
@@ -135,5 +136,6 @@ def check(
             ours = statistics.median(r[key][0][i] for r in runs)
             stock = statistics.median(r[key][1][i] for r in runs)
             medians[(*key, kind)] = (ours, stock)
-            assert ours <= 2 * stock, f"{key} {kind}: {ours:.3g}, stock {stock:.3g}"
+            if strict:
+                assert ours <= 2 * stock, f"{key} {kind}: {ours:.3g}, stock {stock:.3g}"
     return medians
