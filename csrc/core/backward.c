@@ -17,17 +17,6 @@ static bool can_adopt(const ym_backwarder *s, int32_t item)
     return kind != YM_ITEM_SLICE && kind != YM_ITEM_INPUT && !ym_has_gradient(s, item);
 }
 
-static ym_view packed(ym_backwarder *s, int32_t item, ym_view view)
-{
-    bool strided = (s->b.backend->capabilities & YM_CAP_STRIDED_CONV) != 0;
-    if (strided || ym_is_packed(&s->b, view)) {
-        return view;
-    }
-    ym_view copy = ym_new_view(&s->b, YM_PLACE_WORKSPACE, 0, item);
-    ym_add_copy(&s->b, item, view, copy, false);
-    return copy;
-}
-
 static bool reach_param(ym_backwarder *s, int32_t param)
 {
     bool again = s->param_written[param];
@@ -48,7 +37,7 @@ static void visit_conv_weight(ym_backwarder *s, int32_t i, ym_view dy)
     /* A bias alone reads no value: the convolution's own gradient stands for x. */
     ym_view x = YM_NO_VIEW;
     if (wanted[weight]) {
-        x = packed(s, item->operand[0], ym_read_value(s, item->operand[0]));
+        x = ym_packed_view(&s->b, item->operand[0], ym_read_value(s, item->operand[0]));
     }
     ym_step *step = ym_add_step(&s->b, YM_STEP_CONV_WEIGHT, i);
     step->in[0] = x;
@@ -61,7 +50,7 @@ static void visit_conv_weight(ym_backwarder *s, int32_t i, ym_view dy)
 static void visit_conv(ym_backwarder *s, int32_t i, ym_view dy)
 {
     int32_t x = s->b.program->item[i].operand[0];
-    dy = packed(s, i, dy);
+    dy = ym_packed_view(&s->b, i, dy);
     visit_conv_weight(s, i, dy);
     if (!needs_grad(s, x)) {
         return;

@@ -239,6 +239,17 @@ void ym_add_copy(ym_builder *b, int32_t item, ym_view from, ym_view to, bool acc
     ym_finish_step(b);
 }
 
+ym_view ym_packed_view(ym_builder *b, int32_t item, ym_view view)
+{
+    bool strided = (b->backend->capabilities & YM_CAP_STRIDED_CONV) != 0;
+    if (strided || ym_is_packed(b, view)) {
+        return view;
+    }
+    ym_view copy = ym_new_view(b, YM_PLACE_WORKSPACE, 0, item);
+    ym_add_copy(b, item, view, copy, false);
+    return copy;
+}
+
 static bool in_arena(const ym_block *block)
 {
     return block->place <= YM_PLACE_SAVED && block->last >= 0;

@@ -39,6 +39,10 @@ void ym_add_forward_step(ym_builder *b, int32_t item, const ym_view *operand,
 void ym_add_copy(ym_builder *b, int32_t item, ym_view from, ym_view to,
                  bool accumulate);
 
+/* The view as a convolution may read it: a backend without YM_CAP_STRIDED_CONV gets a
+ * packed copy of item's value or gradient. */
+ym_view ym_packed_view(ym_builder *b, int32_t item, ym_view view);
+
 /* Most bytes live at one step; saved blocks count for their life. */
 size_t ym_live_bytes(const ym_builder *b);
 ym_status ym_place_blocks(ym_builder *b, ym_error *error);

@@ -126,18 +126,6 @@ static void add_concat(forwarder *f, int32_t item, ym_view whole)
     }
 }
 
-/* A convolution of a backend that wants packed tensors reads a packed copy. */
-static ym_view packed_operand(forwarder *f, const ym_item *reader, ym_view view)
-{
-    bool strided = (f->b.backend->capabilities & YM_CAP_STRIDED_CONV) != 0;
-    if (reader->kind != YM_ITEM_CONV || strided || ym_is_packed(&f->b, view)) {
-        return view;
-    }
-    ym_view copy = ym_new_view(&f->b, YM_PLACE_WORKSPACE, 0, reader->operand[0]);
-    ym_add_copy(&f->b, reader->operand[0], view, copy, false);
-    return copy;
-}
-
 static void add_item(forwarder *f, int32_t i)
 {
     const ym_item *item = &f->b.program->item[i];
@@ -150,7 +138,10 @@ static void add_item(forwarder *f, int32_t i)
         }
         ym_view operand[3];
         for (int32_t k = 0; k < item->operand_count; k++) {
-            operand[k] = packed_operand(f, item, f->view[item->operand[k]]);
+            operand[k] = f->view[item->operand[k]];
+            if (item->kind == YM_ITEM_CONV) {
+                operand[k] = ym_packed_view(&f->b, item->operand[k], operand[k]);
+            }
         }
         ym_add_forward_step(&f->b, i, operand, view, 0, false);
     }

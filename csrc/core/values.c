@@ -67,17 +67,6 @@ static void rebuild_concat(ym_backwarder *s, int32_t item, ym_view out)
     }
 }
 
-static ym_view packed(ym_backwarder *s, int32_t item, ym_view view)
-{
-    bool strided = (s->b.backend->capabilities & YM_CAP_STRIDED_CONV) != 0;
-    if (strided || ym_is_packed(&s->b, view)) {
-        return view;
-    }
-    ym_view copy = ym_new_view(&s->b, YM_PLACE_WORKSPACE, 0, item);
-    ym_add_copy(&s->b, item, view, copy, false);
-    return copy;
-}
-
 static void rebuild_into(ym_backwarder *s, int32_t item, ym_view out)
 {
     const ym_item *made = &s->b.program->item[item];
@@ -89,7 +78,7 @@ static void rebuild_into(ym_backwarder *s, int32_t item, ym_view out)
     for (int32_t k = 0; k < made->operand_count; k++) {
         operand[k] = ym_read_value(s, made->operand[k]);
         if (made->kind == YM_ITEM_CONV) {
-            operand[k] = packed(s, made->operand[k], operand[k]);
+            operand[k] = ym_packed_view(&s->b, made->operand[k], operand[k]);
         }
     }
     ym_add_forward_step(&s->b, item, operand, out, 0, true);
