@@ -9,7 +9,7 @@
 /* Terms that are summed in one register. Longer sums are made of such parts, so that
  * the rounding error grows with the root of their number, not of the number of terms.
  */
-#define PRODUCT_CHAIN 512
+#define PRODUCT_CHAIN 128
 
 #define PRODUCT_INLINE static inline __attribute__((always_inline))
 
