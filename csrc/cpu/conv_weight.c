@@ -2,34 +2,41 @@
  *
  * Gradient of a convolution's weights and bias.
  *
- * The rows of dy (over all images) are cut into `splits` ranges and the output channels
- * into blocks of 2 * lanes. A task owns one range, one block and one row r of the
- * kernel and sums its own dw(r, s, c, block) in scratch; the ranges are then added in
- * order. The number of ranges follows from the sizes alone, so the sum does not depend
- * on the threads. Float images are read in place: a tap simply leaves out the pixels
- * that fall in the padding.
+ * The rows of dy (over all images) are cut into `splits` ranges. A task owns one range
+ * and a share of the output channels (where these are few, also of the kernel's rows)
+ * and sums its own dw(r, s, c, k) in scratch; the ranges are then added in order. Their
+ * number follows from the sizes alone, so the sum does not depend on the threads.
+ *
+ * A task visits its range a few rows at a time. x and dy of a visit are packed into
+ * panels in the order in which the register tiles read them: of x the channels of one
+ * tile side by side, of dy a block of 2 * lanes channels. (Read in place, pixels that
+ * lie a power of two apart evict one another from the cache.) A tap leaves out the
+ * pixels that fall in the padding.
  */
 #include "cpu/cpu.h"
 
 #include <string.h>
 
 enum {
-    PARTIAL_BYTES = 2 << 20, /* of all ranges together, if more than one */
+    PARTIAL_BYTES = 5 << 20, /* of all ranges together, if more than one */
     MAX_SPLITS = 16,
-    SPLIT_PIXELS = 1024,      /* of dy at least: adding a range up has its cost, too */
-    BLOCK_PIXELS = 64,        /* of dy at most for each visit of a register tile */
-    BLOCK_FLOATS = 80 * 1024, /* of x meanwhile */
+    ENOUGH_TASKS = 8,
+    SPLIT_PIXELS = 512,       /* of dy at least: adding a range up has its cost, too */
+    VISIT_PIXELS = 192,       /* of dy wanted for each visit of a register tile */
+    VISIT_FLOATS = 64 * 1024, /* of x meanwhile */
     MAX_COLUMNS = 2 * 16,
     BIAS_CHANNELS = 64,
 };
 
 typedef struct layout {
-    int32_t c_count, k_count; /* channels of one group */
-    int32_t blocks;           /* of columns, per group */
-    int32_t splits;
-    int32_t block_rows;        /* rows of dy per visit */
-    int64_t partial;           /* floats of dw, padded, all groups */
-    int64_t x_panel, dy_panel; /* floats per thread */
+    int32_t c_count, k_count;         /* channels of one group */
+    int32_t blocks;                   /* of columns, per group */
+    int32_t splits;                   /* ranges of rows */
+    int32_t shares;                   /* of the blocks of a group */
+    int32_t row_shares;               /* of the kernel's rows: 1 or all */
+    int32_t visit_rows;               /* of dy */
+    int64_t partial;                  /* floats of dw, padded, all groups */
+    int64_t x_panel, dy_panel, x_row; /* floats per thread */
 } layout;
 
 typedef struct run {
@@ -43,12 +50,18 @@ typedef struct run {
     float *dbias;
 } run;
 
-/* Floats of one group's channels; row `first` of the image at `data`. */
-typedef struct rows_view {
-    const float *data;
-    int64_t pitch, row_pitch;
-    int32_t first;
-} rows_view;
+/* What one task sums. */
+typedef struct share {
+    int32_t split, group;
+    int32_t first_block, end_block;
+    int32_t first_row, end_row; /* of the kernel */
+} share;
+
+/* Rows [first, end) of dy of one image, and rows [low, high) of x that they meet. */
+typedef struct visit {
+    int32_t n, first, end, low, high;
+    float *x, *dy, *row; /* panels */
+} visit;
 
 static int32_t block_columns(void)
 {
@@ -60,13 +73,31 @@ static int64_t padded(int32_t columns)
     return cpu_round_up(columns, cpu_kernels_best()->lanes);
 }
 
-/* Rows of dy that keep a register tile busy while the rows of x stay in the cache. */
-static int32_t block_rows_of(const ym_conv *conv, const ym_tensor *x,
-                             const ym_tensor *dy)
+static int32_t columns_of(const layout *l, int32_t block)
 {
-    const int64_t x_rows = BLOCK_FLOATS / ((int64_t)x->w * (conv->c / conv->groups));
-    const int64_t fit = cpu_min(BLOCK_PIXELS / dy->w, x_rows / conv->stride_h);
-    return (int32_t)cpu_max(1, cpu_min(fit, dy->h));
+    return (int32_t)cpu_min(block_columns(), l->k_count - block * block_columns());
+}
+
+/* Rows of x that `count` rows of dy meet. */
+static int64_t reach(const ym_conv *conv, const ym_tensor *x, int64_t count)
+{
+    const int64_t rows = (count - 1) * conv->stride_h + 1 +
+                         (conv->r - 1) * (int64_t)conv->dilation_h;
+    return cpu_min(rows, x->h);
+}
+
+static void choose_panels(layout *l, const ym_conv *conv, const ym_tensor *x,
+                          const ym_tensor *dy)
+{
+    const int64_t row = (int64_t)x->w * l->c_count;
+    int64_t rows = cpu_max(1, cpu_min(VISIT_PIXELS / dy->w, dy->h));
+    while (rows > 1 && reach(conv, x, rows) * row > VISIT_FLOATS) {
+        rows--;
+    }
+    l->visit_rows = (int32_t)rows;
+    l->x_panel = cpu_round_up(reach(conv, x, rows) * row, 16);
+    l->x_row = x->dtype == YM_F32 ? 0 : cpu_round_up(row, 16);
+    l->dy_panel = rows * dy->w * block_columns();
 }
 
 static layout layout_of(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy)
@@ -79,50 +110,33 @@ static layout layout_of(const ym_conv *conv, const ym_tensor *x, const ym_tensor
     l.splits = (int32_t)(PARTIAL_BYTES / (l.partial * (int64_t)sizeof(float)));
     l.splits = (int32_t)cpu_min(l.splits, ym_pixels(dy) / SPLIT_PIXELS);
     l.splits = (int32_t)cpu_max(1, cpu_min(cpu_min(l.splits, MAX_SPLITS), rows));
-    l.block_rows = block_rows_of(conv, x, dy);
-    if (x->dtype != YM_F32) {
-        int64_t reach = (int64_t)(l.block_rows - 1) * conv->stride_h + 1;
-        l.x_panel = cpu_min(reach, x->h) * x->w * l.c_count;
-        l.x_panel = cpu_round_up(l.x_panel, 16);
-    }
-    if (dy->dtype != YM_F32 || l.k_count % cpu_kernels_best()->lanes != 0) {
-        l.dy_panel = (int64_t)l.block_rows * dy->w * block_columns();
-    }
+    const int32_t tasks = conv->groups * l.splits;
+    l.shares = (int32_t)cpu_min(l.blocks, (ENOUGH_TASKS + tasks - 1) / tasks);
+    l.row_shares = tasks * l.shares < ENOUGH_TASKS ? conv->r : 1;
+    choose_panels(&l, conv, x, dy);
     return l;
+}
+
+static int64_t panel_floats(const layout *l)
+{
+    return l->x_panel + l->dy_panel + l->x_row;
 }
 
 size_t cpu_conv_weight_scratch_bytes(const ym_conv *conv, const ym_tensor *x,
                                      const ym_tensor *dy)
 {
     const layout l = layout_of(conv, x, dy);
-    return (size_t)(l.splits * l.partial +
-                    ym_pool_threads() * (l.x_panel + l.dy_panel)) *
-           sizeof(float);
+    const int64_t panels = ym_pool_threads() * panel_floats(&l);
+    return (size_t)(l.splits * l.partial + panels) * sizeof(float);
 }
 
+/* Sums of one block of columns: (r, s, c, padded columns). */
 static float *partial_of(const run *r, int32_t split, int32_t group, int32_t block)
 {
     const layout *l = &r->size;
     const int64_t rows = (int64_t)l->c_count * r->conv->r * r->conv->s;
     return r->partials + split * l->partial +
            rows * (group * padded(l->k_count) + (int64_t)block * block_columns());
-}
-
-/* Rows [first, end) of image n as floats: in place if they are. */
-static rows_view view_of(const ym_tensor *x, int32_t n, int32_t first, int32_t end,
-                         int32_t channel, int32_t count, float *panel, int64_t width)
-{
-    const int64_t index = ((int64_t)n * x->h + first) * x->w * x->pitch + channel;
-    if (panel == NULL) {
-        return (rows_view){(const float *)x->data + index, x->pitch, x->pitch * x->w,
-                           first};
-    }
-    const int64_t pixels = (int64_t)(end - first) * x->w;
-    if (width > count) {
-        memset(panel, 0, (size_t)(pixels * width) * sizeof *panel);
-    }
-    cpu_load(x, index, pixels, count, 1, panel, width);
-    return (rows_view){panel, width, width * x->w, first};
 }
 
 /* The outputs of [first, end) whose tap falls inside the image. */
@@ -135,73 +149,144 @@ static void valid_range(int32_t offset, int32_t stride, int32_t size, int32_t *f
     *end = (int32_t)cpu_max(*first, cpu_min(*end, high));
 }
 
-/* Adds rows [o0, o1) of one image to the partial sums of one tap. */
-static void add_tap(const run *r, const rows_view *x, const rows_view *dy,
-                    const int32_t tap[2], int32_t o1, cpu_product *product)
+/* The register tiles cut the input channels into parts of nearly one size, the larger
+ * ones first. */
+static int32_t tile_parts(const run *r)
 {
-    const ym_conv *conv = r->conv;
-    const int32_t h = tap[0] * conv->dilation_h - conv->pad_h;
-    const int32_t w = tap[1] * conv->dilation_w - conv->pad_w;
-    int32_t first_h = dy->first, end_h = o1, first_w = 0, end_w = r->dy->w;
-    valid_range(h, conv->stride_h, r->x->h, &first_h, &end_h);
-    valid_range(w, conv->stride_w, r->x->w, &first_w, &end_w);
-    const bool any = end_h > first_h && end_w > first_w;
-    const float *a = x->data, *b = dy->data;
-    if (any) {
-        a += (first_h * conv->stride_h + h - x->first) * x->row_pitch +
-             (first_w * conv->stride_w + w) * x->pitch;
-        b += (first_h - dy->first) * dy->row_pitch + first_w * dy->pitch;
-    }
-    product->loop[0] = (cpu_loop){any ? 1 : 0, 0, 0};
-    product->loop[1] =
-        (cpu_loop){end_h - first_h, conv->stride_h * x->row_pitch, dy->row_pitch};
-    product->loop[2] =
-        (cpu_loop){end_w - first_w, conv->stride_w * x->pitch, dy->pitch};
-    product->b = b;
-    const int32_t count = r->size.c_count;
-    const int32_t parts = (count + r->kernels->tile_rows - 1) / r->kernels->tile_rows;
-    for (int32_t part = 0; part < parts; part++) {
-        const int64_t c = cpu_part(count, parts, part);
-        product->a = a + c;
-        product->rows = (int32_t)(cpu_part(count, parts, part + 1) - c);
-        r->kernels->product(product);
-        product->c += product->rows * product->c_row;
+    const int32_t rows = r->kernels->tile_rows;
+    return (r->size.c_count + rows - 1) / rows;
+}
+
+static int32_t part_rows(const run *r, int32_t parts, int32_t part)
+{
+    return r->size.c_count / parts + (part < r->size.c_count % parts);
+}
+
+/* Rows of x: (part, row, column, channel of the part). */
+static void pack_x(const run *r, const share *own, const visit *v)
+{
+    const int32_t count = r->size.c_count, parts = tile_parts(r), width = r->x->w;
+    const int32_t height = v->high - v->low;
+    for (int32_t i = 0; i < height; i++) {
+        const int64_t pixel = ((int64_t)v->n * r->x->h + v->low + i) * width;
+        const int64_t index = pixel * r->x->pitch + own->group * count;
+        const float *from = (const float *)r->x->data + index;
+        int64_t pitch = r->x->pitch;
+        if (r->x->dtype != YM_F32) {
+            cpu_load(r->x, index, width, count, 1, v->row, count);
+            from = v->row;
+            pitch = count;
+        }
+        for (int32_t part = 0, c = 0; part < parts; part++) {
+            const int32_t rows = part_rows(r, parts, part);
+            r->kernels->pack(width, rows, from + c, pitch,
+                             v->x + ((int64_t)c * height + i * rows) * width);
+            c += rows;
+        }
     }
 }
 
-/* What one task sums. */
-typedef struct share {
-    int32_t group, block, kernel_row;
-} share;
+/* One block of columns: (row, column, padded channels). */
+static void pack_dy(const run *r, const share *own, int32_t block, const visit *v)
+{
+    const int32_t columns = columns_of(&r->size, block);
+    const int64_t pixels = (int64_t)(v->end - v->first) * r->dy->w;
+    const int64_t pixel = ((int64_t)v->n * r->dy->h + v->first) * r->dy->w;
+    const int64_t channel = own->group * r->size.k_count + block * block_columns();
+    const int64_t width = padded(columns);
+    if (width > columns) {
+        memset(v->dy, 0, (size_t)(pixels * width) * sizeof *v->dy);
+    }
+    cpu_load(r->dy, pixel * r->dy->pitch + channel, pixels, columns, 1, v->dy, width);
+}
 
-/* Rows [first, end) of image n. */
-static void add_rows(const run *r, const share *part, int32_t n, const int32_t rows[2],
-                     cpu_product product)
+/* Adds a visit to the sums of one tap and part, to product->c. */
+static void add_tap(const run *r, const visit *v, const int32_t tap[2], int64_t c,
+                    cpu_product *product)
+{
+    const ym_conv *conv = r->conv;
+    const int32_t width = r->x->w;
+    const int32_t h = tap[0] * conv->dilation_h - conv->pad_h;
+    const int32_t w = tap[1] * conv->dilation_w - conv->pad_w;
+    int32_t first_h = v->first, end_h = v->end, first_w = 0, end_w = r->dy->w;
+    valid_range(h, conv->stride_h, r->x->h, &first_h, &end_h);
+    valid_range(w, conv->stride_w, width, &first_w, &end_w);
+    if (first_h == end_h || first_w == end_w) {
+        return;
+    }
+    const int64_t rows = product->rows, b_step = product->c_row;
+    const int64_t x_row = first_h * conv->stride_h + h - v->low;
+    const int64_t x_column = first_w * conv->stride_w + w;
+    product->loop[1] =
+        (cpu_loop){end_h - first_h, conv->stride_h * width * rows, r->dy->w * b_step};
+    product->loop[2] = (cpu_loop){end_w - first_w, conv->stride_w * rows, b_step};
+    product->a = v->x + c * (v->high - v->low) * width +
+                 (x_row * width + x_column) * rows;
+    product->b = v->dy + ((int64_t)(first_h - v->first) * r->dy->w + first_w) * b_step;
+    r->kernels->product(product);
+}
+
+/* Adds a visit to the sums of one block of columns: dy's panel is made for it, and a
+ * part of x's panel serves all taps while it is in the cache. */
+static void add_block(const run *r, const share *own, int32_t block, const visit *v)
+{
+    const layout *l = &r->size;
+    const int32_t columns = columns_of(l, block), parts = tile_parts(r);
+    float *sums = partial_of(r, own->split, own->group, block);
+    cpu_product product = {
+        .a_row = 1,
+        .c_row = padded(columns),
+        .loop[0].count = 1,
+        .vectors = columns > r->kernels->lanes ? 2 : 1,
+        .accumulate = true,
+    };
+    pack_dy(r, own, block, v);
+    for (int32_t part = 0, c = 0; part < parts; part++, c += product.rows) {
+        product.rows = part_rows(r, parts, part);
+        for (int32_t i = own->first_row * r->conv->s; i < own->end_row * r->conv->s;
+             i++) {
+            const int32_t tap[2] = {i / r->conv->s, i % r->conv->s};
+            product.c = sums + ((int64_t)i * l->c_count + c) * product.c_row;
+            add_tap(r, v, tap, c, &product);
+        }
+    }
+}
+
+/* Adds rows [first, end) of image n. */
+static void add_rows(const run *r, const share *own, int32_t n, int32_t first,
+                     int32_t end)
 {
     const ym_conv *conv = r->conv;
     const layout *l = &r->size;
-    const int32_t first_column = part->block * block_columns();
-    const int32_t columns =
-        (int32_t)cpu_min(block_columns(), l->k_count - first_column);
-    float *panels = r->panels + ym_pool_slot() * (l->x_panel + l->dy_panel);
-    const bool buffered = r->dy->dtype != YM_F32 || columns % r->kernels->lanes != 0;
-    const int32_t shift = part->kernel_row * conv->dilation_h - conv->pad_h;
-    int32_t low = rows[0] * conv->stride_h + shift;
-    int32_t high = (rows[1] - 1) * conv->stride_h + shift + 1;
-    low = (int32_t)cpu_max(0, cpu_min(low, r->x->h - 1));
-    high = (int32_t)cpu_max(low, cpu_min(high, r->x->h));
-    const rows_view x = view_of(r->x, n, low, high, part->group * l->c_count,
-                                l->c_count, l->x_panel > 0 ? panels : NULL, l->c_count);
-    const rows_view dy =
-        view_of(r->dy, n, rows[0], rows[1], part->group * l->k_count + first_column,
-                columns, buffered ? panels + l->x_panel : NULL, padded(columns));
-    product.a_row = 1;
-    product.c_row = padded(columns);
-    product.vectors = columns > r->kernels->lanes ? 2 : 1;
-    product.c += (int64_t)part->kernel_row * conv->s * l->c_count * product.c_row;
-    for (int32_t s = 0; s < conv->s; s++) {
-        const int32_t tap[2] = {part->kernel_row, s};
-        add_tap(r, &x, &dy, tap, rows[1], &product);
+    float *panels = r->panels + ym_pool_slot() * panel_floats(l);
+    const int64_t top = own->first_row * conv->dilation_h - conv->pad_h;
+    const int64_t bottom = (own->end_row - 1) * conv->dilation_h - conv->pad_h;
+    const int64_t low = cpu_max(0, first * (int64_t)conv->stride_h + top);
+    const int64_t high = (end - 1) * (int64_t)conv->stride_h + bottom + 1;
+    const visit v = {n,
+                     first,
+                     end,
+                     (int32_t)low,
+                     (int32_t)cpu_min(high, r->x->h),
+                     panels,
+                     panels + l->x_panel,
+                     panels + l->x_panel + l->dy_panel};
+    if (v.low >= v.high) {
+        return; /* all in the padding */
+    }
+    pack_x(r, own, &v);
+    for (int32_t block = own->first_block; block < own->end_block; block++) {
+        add_block(r, own, block, &v);
+    }
+}
+
+static void clear_sums(const run *r, const share *own)
+{
+    const int64_t taps = (int64_t)r->conv->s * r->size.c_count;
+    for (int32_t block = own->first_block; block < own->end_block; block++) {
+        const int64_t row = taps * padded(columns_of(&r->size, block));
+        memset(partial_of(r, own->split, own->group, block) + own->first_row * row, 0,
+               (size_t)((own->end_row - own->first_row) * row) * sizeof(float));
     }
 }
 
@@ -209,22 +294,26 @@ static void weight_task(void *argument, int32_t index)
 {
     const run *r = argument;
     const layout *l = &r->size;
-    const int32_t split = index / l->blocks / r->conv->r % l->splits;
-    const share part = {
-        .group = index / l->blocks / r->conv->r / l->splits,
-        .block = index % l->blocks,
-        .kernel_row = index / l->blocks % r->conv->r,
+    const int32_t part = index % l->shares,
+                  row_part = index / l->shares % l->row_shares;
+    const int32_t rest = index / l->shares / l->row_shares;
+    const share own = {
+        .split = rest % l->splits,
+        .group = rest / l->splits,
+        .first_block = (int32_t)cpu_part(l->blocks, l->shares, part),
+        .end_block = (int32_t)cpu_part(l->blocks, l->shares, part + 1),
+        .first_row = (int32_t)cpu_part(r->conv->r, l->row_shares, row_part),
+        .end_row = (int32_t)cpu_part(r->conv->r, l->row_shares, row_part + 1),
     };
+    clear_sums(r, &own);
     const int32_t height = r->dy->h;
     const int64_t rows = (int64_t)r->dy->n * height;
-    const int64_t end = cpu_part(rows, l->splits, split + 1);
-    cpu_product product = {.c = partial_of(r, split, part.group, part.block)};
-    for (int64_t row = cpu_part(rows, l->splits, split); row < end;) {
+    const int64_t end = cpu_part(rows, l->splits, own.split + 1);
+    for (int64_t row = cpu_part(rows, l->splits, own.split); row < end;) {
         const int32_t n = (int32_t)(row / height), first = (int32_t)(row % height);
-        int64_t count = cpu_min(l->block_rows, cpu_min(height - first, end - row));
-        const int32_t range[2] = {first, (int32_t)(first + count)};
-        add_rows(r, &part, n, range, product);
-        product.accumulate = true;
+        const int64_t count =
+            cpu_min(l->visit_rows, cpu_min(height - first, end - row));
+        add_rows(r, &own, n, first, (int32_t)(first + count));
         row += count;
     }
 }
@@ -237,8 +326,7 @@ static void reduce_task(void *argument, int32_t index)
     const ym_weight *dw = r->dw;
     const int32_t group = index / l->blocks, block = index % l->blocks;
     const int32_t first_column = block * block_columns();
-    const int32_t columns =
-        (int32_t)cpu_min(block_columns(), l->k_count - first_column);
+    const int32_t columns = columns_of(l, block);
     const int64_t width = padded(columns);
     const int32_t rows = r->conv->r * r->conv->s * l->c_count;
     for (int32_t row = 0; row < rows; row++) {
@@ -289,9 +377,9 @@ ym_status cpu_conv_backward_weight(ym_context *context, const ym_conv *conv,
     if (dw->data != NULL) {
         r.size = layout_of(conv, x, dy);
         const layout *l = &r.size;
-        const int64_t fixed = l->splits * l->partial, panel = l->x_panel + l->dy_panel;
+        const int64_t fixed = l->splits * l->partial;
         const int64_t floats = (int64_t)(context->scratch_bytes / sizeof(float));
-        const int64_t panels = panel == 0 ? INT32_MAX : (floats - fixed) / panel;
+        const int64_t panels = (floats - fixed) / panel_floats(l);
         YM_CHECK(&context->error, floats >= fixed && panels > 0, YM_ERR_ARGUMENT,
                  "weight gradient: %zu bytes of scratch are too few",
                  context->scratch_bytes);
@@ -299,7 +387,7 @@ ym_status cpu_conv_backward_weight(ym_context *context, const ym_conv *conv,
         r.panels = r.partials + fixed;
         r.accumulate = accumulate_dw;
         ym_pool_run_on((int32_t)cpu_min(panels, INT32_MAX), weight_task, &r,
-                       conv->groups * l->splits * conv->r * l->blocks);
+                       conv->groups * l->splits * l->row_shares * l->shares);
         ym_pool_run(reduce_task, &r, conv->groups * l->blocks);
     }
     if (dbias != NULL) {

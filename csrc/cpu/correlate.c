@@ -12,7 +12,7 @@
 
 enum {
     PANEL_FLOATS = 48 * 1024, /* wanted; more only if one row tile needs it */
-    ENOUGH_TASKS = 8,
+    ENOUGH_TASKS = 16,
     MAX_TILE = 16 * 32, /* tile_rows * 2 * lanes of the largest kernel set */
 };
 

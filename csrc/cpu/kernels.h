@@ -69,6 +69,11 @@ typedef struct cpu_kernels {
     void (*narrow)(int64_t pixels, int32_t count, const float *x, int64_t x_pitch,
                    uint16_t *y, int64_t y_pitch);
 
+    /* y[p * count + i] = x[p * x_pitch + i]: the pixels side by side; count is at
+     * most tile_rows, which is at most 2 * lanes. */
+    void (*pack)(int64_t pixels, int32_t count, const float *x, int64_t x_pitch,
+                 float *y);
+
     void (*add)(int32_t n, const float *x, float *y);     /* y += x */
     void (*divide)(int32_t n, float divisor, float *y);   /* y /= divisor */
     void (*maximum)(int32_t n, const float *x, float *y); /* NaN wins */

@@ -9,7 +9,7 @@
 /* Terms that are summed in one register. Longer sums are made of such parts, so that
  * the rounding error grows with the root of their number, not of the number of terms.
  */
-#define PRODUCT_CHAIN 128
+#define PRODUCT_CHAIN 192
 
 #define PRODUCT_INLINE static inline __attribute__((always_inline))
 
@@ -75,34 +75,27 @@ PRODUCT_INLINE void product_tile(const cpu_product *p, const int rows,
     }
     const cpu_loop *loop = p->loop;
     const bool empty = loop[0].count * loop[1].count * loop[2].count == 0;
-    const int64_t end = empty ? 0 : loop[0].count;
-    int64_t outer = 0, middle = 0, done = 0; /* done: steps of the inner loop */
     bool accumulate = p->accumulate;
-    do {
-        int64_t room = PRODUCT_CHAIN;
-        while (outer < end && room > 0) {
-            const int64_t left = loop[2].count - done,
-                          count = left < room ? left : room;
-            product_run(p, rows, vectors,
-                        p->a + outer * loop[0].a_step + middle * loop[1].a_step +
-                            done * loop[2].a_step,
-                        p->b + outer * loop[0].b_step + middle * loop[1].b_step +
-                            done * loop[2].b_step,
-                        count, sum);
-            room -= count;
-            done += count;
-            if (count == left) {
-                done = 0;
-                middle++;
-            }
-            if (middle == loop[1].count) {
-                middle = 0;
-                outer++;
+    int64_t chain = 0;
+    for (int64_t outer = 0; outer < (empty ? 0 : loop[0].count); outer++) {
+        for (int64_t middle = 0; middle < loop[1].count; middle++) {
+            const float *a = p->a + outer * loop[0].a_step + middle * loop[1].a_step;
+            const float *b = p->b + outer * loop[0].b_step + middle * loop[1].b_step;
+            int64_t left = loop[2].count;
+            while (left > 0) {
+                const int64_t count = left < PRODUCT_CHAIN ? left : PRODUCT_CHAIN;
+                if (chain + count > PRODUCT_CHAIN) {
+                    product_put(p, rows, vectors, accumulate, sum);
+                    accumulate = true;
+                    chain = 0;
+                }
+                product_run(p, rows, vectors, a, b, count, sum);
+                a += count * loop[2].a_step, b += count * loop[2].b_step;
+                chain += count, left -= count;
             }
         }
-        product_put(p, rows, vectors, accumulate, sum);
-        accumulate = true;
-    } while (outer < end);
+    }
+    product_put(p, rows, vectors, accumulate, sum);
 }
 
 #define PRODUCT_CASE(rows)            \
@@ -146,6 +139,7 @@ static void product(const cpu_product *p)
         .lanes = LANES,                     \
         .product = product,                 \
         .copy = row_copy,                   \
+        .pack = row_pack,                   \
         .widen = row_widen,                 \
         .narrow = row_narrow,               \
         .add = row_add,                     \

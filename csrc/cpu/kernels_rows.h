@@ -47,6 +47,26 @@ static void row_copy(int64_t pixels, int32_t count, const float *x, int64_t x_pi
     }
 }
 
+/* Whole vectors, whose ends the next pixels overwrite; the last pixels one by one. */
+static void row_pack(int64_t pixels, int32_t count, const float *x, int64_t x_pitch,
+                     float *y)
+{
+    const int32_t rounded = (count + LANES - 1) / LANES * LANES;
+    int64_t whole = pixels - (rounded - 1) / count;
+    const bool two = rounded > LANES;
+    for (; whole > 0; whole--, pixels--, x += x_pitch, y += count) {
+        STORE(y, LOAD(x));
+        if (two) {
+            STORE(y + LANES, LOAD(x + LANES));
+        }
+    }
+    for (; pixels > 0; pixels--, x += x_pitch, y += count) {
+        for (int32_t i = 0; i < count; i++) {
+            y[i] = x[i];
+        }
+    }
+}
+
 static void row_widen(int64_t pixels, int32_t count, const uint16_t *x, int64_t x_pitch,
                       float *y, int64_t y_pitch)
 {
