@@ -8,10 +8,12 @@ import importlib
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks import record, render
 
-SUITES = ("plan", "peak", "step", "memory", "sgd", "mosaic", "losses", "rule")
+SUITES = ("plan", "gpu_plan", "peak", "step", "memory", "sgd", "mosaic", "losses", "rule")
+HIDDEN = argparse.SUPPRESS
 
 
 def measure(names: list[str], quick: bool, folder: Path) -> Path:
@@ -31,6 +33,39 @@ def measure(names: list[str], quick: bool, folder: Path) -> Path:
     return record.write(made, folder)
 
 
+def measure_gpu(options: argparse.Namespace) -> int:
+    """Runs the stages on this machine's GPU; 1 if something has no result, 3: no GPU."""
+    from benchmarks.gpu import stages
+    from benchmarks.gpu.session import NoGpuError, Session
+
+    session = Session(
+        options.out, options.device, options.quick, 60 * options.stage_minutes
+    )
+    try:
+        path = stages.run(session, options.stage or list(stages.STAGES))
+    except NoGpuError as error:
+        print(f"python -m benchmarks gpu: {error}", file=sys.stderr)
+        return 3
+    print(stages.summary(session))
+    print(f"wrote {path}")
+    return 0 if stages.all_well(session) else 1
+
+
+def add_gpu(commands: Any) -> None:
+    gpu = commands.add_parser("gpu", help="measure on this machine's GPU")
+    gpu.add_argument("--out", type=Path, required=True, help="the record's folder")
+    gpu.add_argument(
+        "--stage",
+        action="append",
+        choices=("build-test", "step", "rest"),
+        help="only this one; may be given again",
+    )
+    gpu.add_argument("--stage-minutes", type=float, default=7.5, metavar="M")
+    # A rehearsal: everything but the build, on the CPU; its figures mean nothing.
+    gpu.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help=HIDDEN)
+    gpu.add_argument("--quick", action="store_true", help=HIDDEN)
+
+
 def available() -> list[str]:
     here = Path(__file__).parent
     return [name for name in SUITES if (here / f"bench_{name}.py").exists()]
@@ -45,9 +80,12 @@ def main() -> int:
     cpu.add_argument(
         "--quick", action="store_true", help="small cases, for a smoke run"
     )
+    add_gpu(commands)
     commands.add_parser("render", help="records to README.md and RESULTS.md")
     options = parser.parse_args()
     try:
+        if options.command == "gpu":
+            return measure_gpu(options)
         if options.command == "cpu":
             print(f"wrote {measure(options.only, options.quick, options.out)}")
         else:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -54,7 +55,10 @@ def version(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The repository's commit, with "+" if files differ; None: no repository."""
+    """The repository's commit, with "+" if files differ.
+
+    Without a repository what YOLOV9MEM_COMMIT says, else None.
+    """
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.run(
@@ -70,28 +74,41 @@ def commit() -> str | None:
             check=True,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("YOLOV9MEM_COMMIT") or None
     return head + ("+" if changed else "")
 
 
-def facts(device: str) -> dict[str, Any]:
-    """Everything about the machine and the software that a figure depends on."""
+def sources() -> str:
+    """A name for the state of the sources, also where there is no repository."""
+    state = hashlib.sha256()
+    for folder in ("csrc", "yolov9mem", "examples/yolov9", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".c", ".h", ".cu", ".cuh", ".py"):
+                state.update(str(path.relative_to(ROOT)).encode())
+                state.update(path.read_bytes())
+    return state.hexdigest()[:12]
+
+
+def software() -> dict[str, Any]:
+    """What can be told without importing anything that was built."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    now = datetime.datetime.now(datetime.timezone.utc)
     return {
-        "device": device,
         "cpu": cpu_model(),
         "instruction_sets": instruction_sets(),
         "cores": len(os.sched_getaffinity(0)),
-        "threads": threads(),
         "memory_gib": round(pages / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
         "commit": commit(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(
-            timespec="seconds"
-        ),
+        "date": now.isoformat(timespec="seconds"),
     }
+
+
+def facts(device: str) -> dict[str, Any]:
+    """Everything about the machine and the software that a figure depends on."""
+    return {"device": device, "threads": threads()} | software()
 
 
 def write(record: dict[str, Any], folder: Path) -> Path:

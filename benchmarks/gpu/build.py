@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: MIT
+"""Stage build-test: the package for this GPU alone, its tests, compute-sanitizer."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.crew import command
+from benchmarks.gpu.session import NoGpuError, Session, Task
+from benchmarks.record import ROOT
+
+WORDS = 1500  # of an output that the record keeps
+SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
+# On tensors of a real GPU, then those that emulate one.
+GPU_TESTS = ("test_gpu_*.py", "test_cuda_torch.py", "test_cuda_tensors.py")
+GPU_TESTS += ("test_cuda_module.py", "test_cuda_cudnn.py")
+EMULATED_TESTS = ("test_cuda_kernels.py", "test_cuda_conv.py", "test_cuda_sgd.py")
+EMULATED_TESTS += ("test_cuda_mosaic.py", "test_cuda_plan.py")
+
+
+def look_at_the_gpu(session: Session) -> None:
+    """Puts the facts of the GPU into the record.
+
+    Raises:
+        NoGpuError: there is none, or another one than the record's.
+    """
+    answer = session.crew.ask(session.common | {"task": "facts"}, 120)
+    if answer["outcome"] != "done":
+        raise NoGpuError(
+            f"no GPU to measure on: {answer.get('reason')}. `python -m benchmarks cpu` "
+            "measures this machine's CPU"
+        )
+    found = answer["result"]
+    known = session.record.get("gpu", found)
+    if known["name"] != found["name"]:
+        raise NoGpuError(
+            f"the record in {session.out} is of {known['name']}, this machine has "
+            f"{found['name']}: give another --out"
+        )
+    session.record["threads"] = found.pop("threads")
+    session.record["gpu"] = found
+
+
+def architecture(session: Session) -> str:
+    major, minor = session.record["gpu"]["capability"]
+    return f"{major}{minor}"
+
+
+def stamp(session: Session) -> str:
+    return f"{session.record['sources']} {architecture(session)} {sys.version_info[:2]}"
+
+
+def is_built(session: Session) -> bool:
+    """Whether the package in `site` is of these sources and this GPU."""
+    note = session.site / "built.txt"
+    return note.exists() and note.read_text() == stamp(session)
+
+
+def build(session: Session, seconds: float) -> dict[str, Any]:
+    """pip install of the sources for this GPU's architecture, into a folder."""
+    session.crew.dismiss()
+    shutil.rmtree(session.site, ignore_errors=True)
+    environment = {
+        **os.environ,
+        "YOLOV9MEM_CUDA": "1",
+        "YOLOV9MEM_CUDA_ARCHS": architecture(session),
+    }
+    begin = time.perf_counter()
+    status, output = command(
+        [
+            *(sys.executable, "-m", "pip", "install", "--no-build-isolation"),
+            *("--no-deps", "--no-index", "--disable-pip-version-check", "-v"),
+            *("--target", str(session.site), "."),
+        ],
+        seconds,
+        ROOT,
+        environment,
+    )
+    (session.out / "build.txt").write_text(output)
+    answer = {"seconds": round(time.perf_counter() - begin, 1)}
+    if status != 0:
+        what = "ended at its limit" if status is None else f"exit status {status}"
+        return answer | {"outcome": "failed", "reason": f"{what}: {output[-WORDS:]}"}
+    (session.site / "built.txt").write_text(stamp(session))
+    return answer | {"outcome": "done", "result": {"archs": architecture(session)}}
+
+
+def make_ready(session: Session, stage: str) -> bool:
+    """Builds if need be, at the beginning of every stage; whether the package is there."""
+    if session.device == "cpu" or is_built(session):
+        return True
+    session.record["tasks"].pop("build", None)
+    session.perform(stage, Task("build", 300, 60, build))
+    return is_built(session)
+
+
+def pytest_settings(session: Session) -> Path:
+    """Settings that need no plugin and turn no warning of other versions into an error."""
+    path = session.work / "pytest.ini"
+    folders = f"{ROOT / 'tests'} {ROOT / 'examples'}"
+    path.write_text(f"[pytest]\npythonpath = {folders}\naddopts = -ra\n")
+    return path
+
+
+def counts(output: str) -> dict[str, int]:
+    """{"passed": n, ...} of pytest's last line."""
+    last = [x for x in output.splitlines() if re.search(r" in [\d.]+s", x)]
+    found = re.findall(r"(\d+) (passed|failed|skipped|error)", last[-1] if last else "")
+    return {word: int(number) for number, word in found}
+
+
+def run_tests(
+    patterns: tuple[str, ...], name: str, session: Session, seconds: float
+) -> dict[str, Any]:
+    """pytest on these files; every skip is a failure where there must be a GPU."""
+    files = sorted(p for pattern in patterns for p in (ROOT / "tests").glob(pattern))
+    if importlib.util.find_spec("pytest") is None:
+        return {"outcome": "failed", "reason": "pytest is not installed: carry it"}
+    words = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
+    words += ["-c", str(pytest_settings(session)), "--rootdir", str(ROOT)]
+    if importlib.util.find_spec("xdist") and name == "emulated":
+        words += ["-n", str(min(8, len(os.sched_getaffinity(0))))]
+    required = "1" if session.device == "cuda" else "0"
+    environment = session.environment() | {"YOLOV9MEM_REQUIRE_CUDA": required}
+    begin = time.perf_counter()
+    status, output = command(
+        [*words, *map(str, files)], seconds, session.work, environment
+    )
+    (session.out / f"tests-{name}.txt").write_text(output)
+    found: dict[str, Any] = counts(output)
+    answer = {"seconds": round(time.perf_counter() - begin, 1)}
+    if status is None:
+        words = f"ended after {seconds:.0f} s: {output[-WORDS:]}"
+        return answer | {"outcome": "not measured", "reason": words}
+    if status != 0 or not found:
+        failed = re.findall(r"^(?:FAILED|ERROR) (.+)$", output, re.MULTILINE)
+        found |= {"failures": [line[:300] for line in failed[:40]]}
+        reason = f"exit status {status}: {found} {'' if failed else output[-WORDS:]}"
+        return answer | {"outcome": "failed", "reason": reason, "result": found}
+    return answer | {"outcome": "done", "result": found}
+
+
+def sanitize(tool: str, session: Session, seconds: float) -> dict[str, Any]:
+    """The small cases under a tool of compute-sanitizer, with kernels of our own only."""
+    program = shutil.which("compute-sanitizer")
+    for place in ("/usr/local/cuda", os.environ.get("CUDA_HOME", "")):
+        path = Path(place) / "bin" / "compute-sanitizer"
+        program = program or (str(path) if place and path.exists() else None)
+    if program is None:
+        return {"outcome": "does not run here", "reason": "compute-sanitizer: not found"}
+    words = [program, "--tool", tool, "--print-limit", "20", "--target-processes", "all"]
+    words += [sys.executable, "-m", "benchmarks.gpu.small"]
+    begin = time.perf_counter()
+    status, output = command(words, seconds, session.work, session.environment())
+    with (session.out / "sanitizer.txt").open("a") as log:
+        log.write(f"=== {tool}: exit status {status}\n{output}\n")
+    answer: dict[str, Any] = {"seconds": round(time.perf_counter() - begin, 1)}
+    summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", output)
+    if status is None:
+        reason = f"ended after {seconds:.0f} s: {output[-WORDS:]}"
+        return answer | {"outcome": "not measured", "reason": reason}
+    if not summary or "small cases: all ran" not in output:
+        reason = f"exit status {status}: {output[-WORDS:]}"
+        return answer | {"outcome": "does not run here", "reason": reason}
+    clean = re.search(r"\b0 (errors|hazards)", summary[-1]) is not None
+    found = {"result": {"summary": summary[-1]}}
+    if clean:
+        return answer | found | {"outcome": "done"}
+    return answer | found | {"outcome": "failed", "reason": output[-WORDS:]}
+
+
+def tasks(session: Session) -> list[Task]:
+    """Those of stage build-test; the build itself comes before every stage."""
+    tests: Callable[[str, tuple[str, ...]], Any] = lambda name, patterns: partial(
+        run_tests, patterns, name
+    )
+    made = [Task("tests on the GPU", 240, 30, tests("gpu", GPU_TESTS))]
+    made += [
+        Task(f"compute-sanitizer {tool}", 90, 20, partial(sanitize, tool))
+        for tool in SANITIZERS
+    ]
+    if session.device == "cpu":
+        return []
+    return [*made, Task("tests emulated", 240, 60, tests("emulated", EMULATED_TESTS))]

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""Processes for tasks: each request gets a fresh one, so that memory figures are its own.
+
+While one works the next one imports PyTorch and waits, without touching the GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.worker import MARK, WORDS
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kills a process and those that it started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def command(
+    words: Sequence[str], limit_s: float, folder: Path, environment: dict[str, str]
+) -> tuple[int | None, str]:
+    """(exit status, output) of a command; None: it ran past its limit and was killed."""
+    process = subprocess.Popen(
+        list(words),
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        end(process)
+        output, _ = process.communicate()
+        return None, output or ""
+    return process.returncode, output or ""
+
+
+class Crew:
+    """Runs requests one after the other.
+
+    Args:
+        folder: where the processes run; holds no package that could hide the built one.
+        environment: theirs.
+        log: gets what they print.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str], log: Path) -> None:
+        self.folder, self.environment, self.log = folder, environment, log
+        self._waiting: subprocess.Popen[str] | None = None
+
+    def _hire(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-u", "-m", "benchmarks.gpu.worker"],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+
+    def ask(self, request: dict[str, Any], limit_s: float) -> dict[str, Any]:
+        """The answer {"outcome", "seconds", "result" or "reason"}; never raises for it."""
+        begin = time.perf_counter()
+        process, self._waiting = self._waiting or self._hire(), None
+        timed_out = False
+        try:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            self._waiting = self._hire()
+            output, _ = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+            end(process)
+            output, _ = process.communicate()
+        except OSError as error:
+            end(process)
+            output = f"{error}"
+        with self.log.open("a") as log:
+            log.write(f"=== {json.dumps(request)}\n{output}\n")
+        answer = self._answer(output or "", process.returncode, timed_out, limit_s)
+        return {"seconds": round(time.perf_counter() - begin, 1)} | answer
+
+    @staticmethod
+    def _answer(
+        output: str, status: int | None, timed_out: bool, limit_s: float
+    ) -> dict[str, Any]:
+        for line in reversed(output.splitlines()):
+            if line.startswith(MARK):
+                return json.loads(line[len(MARK) :])
+        if timed_out:
+            reason = f"it ran past its {limit_s:.0f} s and was ended"
+            return {"outcome": "not measured", "reason": reason}
+        tail = output.strip()[-WORDS:]
+        return {"outcome": "failed", "reason": f"exit status {status}: {tail}"}
+
+    def dismiss(self) -> None:
+        """Sends the waiting process home (a new build is imported by new ones only)."""
+        if self._waiting is not None:
+            end(self._waiting)
+            for pipe in (self._waiting.stdin, self._waiting.stdout):
+                if pipe is not None:
+                    pipe.close()
+            self._waiting = None

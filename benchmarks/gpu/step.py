@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: MIT
+"""One configuration of the table of training steps, alone in its process.
+
+First forward, loss and backward by themselves, before there is an optimizer; then full
+steps as examples/train_dual.py makes them: forward, loss, backward of the scaled loss,
+unscale, clip, SGD, zero and moving average. Stock ways take torch.optim.SGD with the
+example's StockStep, ours AccumulatingSGD. Images lie on the GPU as uint8.
+
+A request names: way, model, batch, size (pixels), objects (an image), deterministic (the
+settings of the script, else PyTorch's own with cuDNN's search), multi_scale, seconds (of
+timing, for each half).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.gpu import names, ways
+from benchmarks.gpu.clock import Clock, forget_peaks, memory, spread
+from benchmarks.models import _examples, detection_loss, detection_model
+
+CLASSES = 80
+# Rates that move the weights without letting them run away on random pictures.
+HYP = {"lr0": 1e-4, "momentum": 0.937, "weight_decay": 5e-4}
+LOSS_SCALE = 128.0  # no overflow, so that no step is skipped
+FEWEST, MOST = 7, 40  # timed steps
+STRIDE = 32
+
+
+def targets(batch: int, objects: int, seed: int = 0) -> Tensor:
+    """(batch * objects, 6) image number, class, xywh; sizes as in COCO's broad middle."""
+    generator = torch.Generator().manual_seed(seed)
+    made = torch.rand(batch * objects, 6, generator=generator)
+    made[:, 0] = torch.arange(batch).repeat_interleave(objects)
+    made[:, 1] = (made[:, 1] * CLASSES).floor()
+    sides = 0.03 + 0.4 * made[:, 4:] ** 2
+    made[:, 2:4] = sides / 2 + made[:, 2:4] * (1 - sides)
+    made[:, 4:] = sides
+    return made
+
+
+def sizes(request: dict[str, Any]) -> Iterator[int]:
+    """Sides of the images of one step after the other."""
+    size = request["size"]
+    draw = random.Random(0)
+    while True:
+        if request.get("multi_scale"):  # as the official script draws it
+            low, high = int(size * 0.5), int(size * 1.5) + STRIDE
+            yield draw.randrange(low, high) // STRIDE * STRIDE
+        else:
+            yield size
+
+
+class Training:
+    """A model in one of the ways, with its data."""
+
+    def __init__(self, request: dict[str, Any], backend: Any = None) -> None:
+        _examples()
+        from yolov9.environment import seed_everything
+
+        self.request, self.device = request, torch.device(request["device"])
+        seed_everything(0)
+        torch.use_deterministic_algorithms(request["deterministic"], warn_only=True)
+        torch.backends.cudnn.benchmark = not request["deterministic"]
+        half = torch.float16 if self.device.type == "cuda" else torch.bfloat16
+        self.autocast = {"device_type": self.device.type, "dtype": half}
+        batch, size = request["batch"], request["size"]
+        self.model = detection_model(request["model"], CLASSES).to(self.device)
+        self.loss = detection_loss(self.model)
+        self.runner = ways.prepare(request["way"], self.model, backend)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (batch, 3, size, size), generator=generator)
+        self.images = images.to(self.device, torch.uint8)
+        self.targets = targets(batch, request["objects"]).to(self.device)
+        self.sizes = sizes(request)
+        scale = LOSS_SCALE
+        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=scale)
+        self.step: Callable[[int], bool] | None = None
+        self.last: Tensor | None = None
+
+    def add_optimizer(self) -> None:
+        from yolov9.ema import ModelEMA
+        from yolov9.optim import make_optimizer, make_step
+
+        stock = not ways.is_ours(self.request["way"])
+        ema = ModelEMA(self.model)
+        optimizer = make_optimizer(self.model, "SGD", HYP, ema, stock)
+        self.step = make_step(self.model, optimizer, self.scaler, ema)
+
+    def forward_backward(self) -> None:
+        images = self.images.float().div_(255)
+        side = next(self.sizes)
+        if side != images.shape[-1]:
+            images = nn.functional.interpolate(images, size=(side, side))
+        if self.request["way"] in (names.LAST, names.COMPILED):
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(**self.autocast):
+            output = self.runner(images)
+        loss, _ = self.loss(output, self.targets)
+        del output, images
+        self.scaler.scale(loss).backward()
+        self.last = loss.detach()
+
+    def alone(self) -> None:
+        """Forward, loss and backward; gradients do not pile up."""
+        for p in self.model.parameters():
+            p.grad = None
+        self.forward_backward()
+
+    def full(self) -> None:
+        self.forward_backward()
+        assert self.step is not None
+        self.step(1)
+
+
+def measure(
+    clock: Clock, work: Callable[[], None], seconds: float, warmup: int, device: str
+) -> dict[str, Any]:
+    """Times of single steps and peaks of memory after the warm-up."""
+    begin = time.perf_counter()
+    for _ in range(warmup):
+        work()
+    clock.wait()
+    warm_s = time.perf_counter() - begin
+    forget_peaks(device)
+    marks = [clock.mark()]
+    begin = time.perf_counter()
+    while len(marks) <= FEWEST or time.perf_counter() - begin < seconds:
+        work()
+        marks.append(clock.mark())
+        if len(marks) > MOST:
+            break
+    clock.wait()
+    whole_s = time.perf_counter() - begin
+    times = [clock.between(a, b) for a, b in zip(marks, marks[1:])]
+    found = spread(times) | {"mean_ms": whole_s * 1e3 / len(times), "warm_s": warm_s}
+    # torch's allocator gives nothing back, unless it had to try again (noted).
+    return found | {"memory": memory(device)}
+
+
+def run(request: dict[str, Any]) -> dict[str, Any]:
+    device, clock = request["device"], Clock(request["device"])
+    training = Training(request, request.get("backend"))
+    seconds = request.get("seconds", 2.0)
+    # With sizes that change there is nothing to be warm for: every step counts.
+    warmup = 0 if request.get("multi_scale") else 3
+    alone = measure(clock, training.alone, seconds, warmup, device)
+    training.add_optimizer()
+    full = measure(clock, training.full, seconds, warmup, device)
+    loss = float(training.last) if training.last is not None else float("nan")
+    if not math.isfinite(loss):
+        raise RuntimeError(f"the loss is {loss}: its figures would mean nothing")
+    if training.scaler.get_scale() != LOSS_SCALE:
+        raise RuntimeError("a step was skipped (overflow): its times would be too short")
+    batch = request["batch"]
+    found: dict[str, Any] = {"loss": loss}
+    typical = "mean_ms" if request.get("multi_scale") else "median_ms"
+    for name, part in (("alone", alone), ("full", full)):
+        found[name] = part | {"images_per_s": batch * 1e3 / part[typical]}
+    if ways.is_ours(request["way"]):
+        found["plan"] = ways.plan_bytes(training.model)
+    return found

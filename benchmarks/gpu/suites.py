@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: MIT
+"""From the tasks of a record to its tables; each figure with a target beside it says
+whether that is met.
+
+The targets are those of the issue "The CUDA backend: less memory and faster than stock
+PyTorch"; `of stock` is a part of "torch eager" of the same batch, sizes and objects.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.gpu.names import COMPILED, CONV, EAGER, MIN, WAYS
+
+Row = dict[str, Any]
+GB = 1e9
+# At batch 16 and above: part of stock's peak allocated, times its images a second.
+STEP = {CONV: (0.40, 1.5), MIN: (0.20, 1.0)}
+LARGEST_DEVICE_GB = {CONV: 12.0, MIN: 7.0}  # batch 64
+LEAST_BATCH, FULL_BATCH = 16, 64
+MOST_RESERVED = 1.15  # of allocated
+LEAST_OF_COPY, LEAST_TENSOR_MB = 0.80, 240.0
+MOST_OF_FLOOR, LEAST_SGD_SPEEDUP, LEAST_MOSAIC_SPEEDUP = 1.5, 8.0, 20.0
+
+STEP_COLUMNS = [
+    ("case", "yolov9-s, 640 px, AMP fp16", ""),
+    ("implementation", "implementation", ""),
+    ("allocated_gb", "peak allocated, GB", ".2f"),
+    ("allocated_ratio", "of stock", ".2f"),
+    ("reserved_gb", "peak reserved, GB", ".2f"),
+    ("device_gb", "device peak, GB", ".2f"),
+    ("images_per_s", "images/s, full step", ".0f"),
+    ("speedup", "times stock", ".2f"),
+    ("alone_images_per_s", "images/s, forward + backward", ".0f"),
+    ("alone_speedup", "times stock", ".2f"),
+    ("verdict", "targets", ""),
+]
+BANDWIDTH_COLUMNS = [
+    ("dtype", "dtype", ""),
+    ("kernel", "kernel or pass", ""),
+    ("milliseconds", "ms", ".3f"),
+    ("gb_s", "GB/s", ".0f"),
+    ("copy_gb_s", "copy, GB/s", ".0f"),
+    ("of_copy", "of copy", ".2f"),
+    ("verdict", "target: 0.80", ""),
+]
+SGD_COLUMNS = [
+    ("implementation", "implementation", ""),
+    ("gpu_ms", "GPU time by events, ms", ".2f"),
+    ("floor_ms", "floor, ms", ".2f"),
+    ("of_floor", "of the floor", ".2f"),
+    ("host_ms", "host time, ms", ".2f"),
+    ("whole_ms", "until done, ms", ".2f"),
+    ("speedup", "slower than ours", ".1f"),
+    ("verdict", "targets", ""),
+]
+MOSAIC_COLUMNS = [
+    ("case", "64 samples of 640 px", ""),
+    ("cpu_ms", "one CPU core, ms a sample", ".3f"),
+    ("kernel_ms", "kernel, tiles on the GPU", ".4f"),
+    ("speedup", "times as fast", ".0f"),
+    ("upload_ms", "upload from pinned memory", ".4f"),
+    ("upload_mb", "MB uploaded", ".2f"),
+    ("host_ms", "host time", ".4f"),
+    ("bytes_that_differ", "bytes that differ", ""),
+    ("verdict", "target: 20", ""),
+]
+CHECK_COLUMNS = [
+    ("case", "check", ""),
+    ("outcome", "outcome", ""),
+    ("detail", "detail", ""),
+]
+
+
+def verdict(checks: list[tuple[str, bool]]) -> str:
+    """ "met", or what is not."""
+    missed = [name for name, met in checks if not met]
+    if not checks:
+        return ""
+    return f"not met: {', '.join(missed)}" if missed else "met"
+
+
+def step_case(request: Row) -> str:
+    words = [f"batch {request['batch']}"]
+    words += [] if request["objects"] == 7 else [f"{request['objects']} objects"]
+    words += ["multi-scale"] if request["multi_scale"] else []
+    words += [] if request["deterministic"] else ["not deterministic"]
+    return ", ".join(words)
+
+
+def step_row(request: Row, task: Row) -> Row:
+    """Figures of one configuration, without those that need another one's."""
+    row: Row = {"case": step_case(request), "implementation": request["way"]}
+    if task["outcome"] != "done":
+        return row | {"verdict": f"{task['outcome']}: {task.get('reason', '')[:90]}"}
+    result = task["result"]
+    memory, alone = result["full"]["memory"], result["alone"]
+    row |= {f"{k}_gb": memory[k] / GB for k in ("allocated", "reserved", "device")}
+    row |= {"images_per_s": result["full"]["images_per_s"]}
+    row |= {"alone_images_per_s": alone["images_per_s"]}
+    return row | {"alone_allocated_gb": alone["memory"]["allocated"] / GB}
+
+
+def step_checks(row: Row, request: Row, compiled: Row | None) -> list[tuple[str, bool]]:
+    """(target, met) of one of our rows."""
+    way, batch = request["way"], request["batch"]
+    checks = []
+    reserved = row["reserved_gb"] / max(row["allocated_gb"], 1e-9)
+    checks.append((f"reserved {reserved:.2f} of allocated", reserved <= MOST_RESERVED))
+    plain = request["deterministic"] and not request["multi_scale"]
+    if plain and request["objects"] == 7 and "speedup" in row and batch >= LEAST_BATCH:
+        part, speed = STEP[way]
+        checks.append((f"memory {part}", row["allocated_ratio"] <= part))
+        checks.append((f"speed {speed}", row["speedup"] >= speed))
+    if plain and request["objects"] == 7 and batch == FULL_BATCH:
+        most = LARGEST_DEVICE_GB[way]
+        checks.append((f"{most:.0f} GB", row["device_gb"] <= most))
+    if way == CONV and compiled is not None and not request["deterministic"]:
+        met = row["images_per_s"] >= compiled["images_per_s"]
+        checks.append(("as fast as torch.compile", met))
+    return checks
+
+
+def step_suite(tasks: dict[str, Row], requests: dict[str, Row]) -> Row | None:
+    found = [(requests[key], tasks[key]) for key in requests if key in tasks]
+    if not found:
+        return None
+    order = sorted(range(len(found)), key=lambda i: step_order(found[i][0]))
+    made = [(found[i][0], step_row(*found[i])) for i in order]
+    by_case = {(row["case"], row["implementation"]): row for _, row in made}
+    for request, row in made:
+        stock = by_case.get((row["case"], EAGER), {})
+        if "images_per_s" not in row:
+            continue
+        if "images_per_s" in stock:
+            row["allocated_ratio"] = row["allocated_gb"] / max(stock["allocated_gb"], 1e-9)
+            row["speedup"] = row["images_per_s"] / stock["images_per_s"]
+            alone = row["alone_images_per_s"]
+            row["alone_speedup"] = alone / stock["alone_images_per_s"]
+        if request["way"] in STEP:
+            compiled = by_case.get((row["case"], COMPILED))
+            compiled = compiled if compiled and "images_per_s" in compiled else None
+            row["verdict"] = verdict(step_checks(row, request, compiled))
+    rows = [row for _, row in made]
+    return {"title": "Training step on the GPU", "columns": STEP_COLUMNS, "rows": rows}
+
+
+def step_order(request: Row) -> tuple[Any, ...]:
+    """The table proper first, by batch; then the special rows."""
+    special = (not request["deterministic"], request["multi_scale"])
+    way = WAYS.index(request["way"])
+    return (*special, request["objects"] != 7, request["batch"], way)
+
+
+def bandwidth_suite(task: Row) -> Row:
+    rows = []
+    for found in task["result"]["rows"]:
+        large = found["tensor_mb"] >= LEAST_TENSOR_MB
+        checks = [("", found["of_copy"] >= LEAST_OF_COPY)] if large else []
+        rows.append(found | {"verdict": verdict(checks).removesuffix(": ")})
+    title = "Batch norm kernels: bytes moved a second, beside a copy on the GPU"
+    return {"title": title, "columns": BANDWIDTH_COLUMNS, "rows": rows}
+
+
+def sgd_suite(task: Row) -> Row:
+    result = task["result"]
+    rows = [dict(row) for row in result["rows"]]
+    mine = next(r for r in rows if r["implementation"].startswith("yolov9mem"))
+    for row in rows:
+        row["floor_ms"] = row["bytes"] / result["copy_gb_s"] / 1e6
+        row["of_floor"] = row["gpu_ms"] / row["floor_ms"]
+        row["speedup"] = row["whole_ms"] / mine["whole_ms"]
+    checks = [(f"{MOST_OF_FLOOR} of the floor", mine["of_floor"] <= MOST_OF_FLOOR)]
+    for row in rows:
+        if row is not mine:
+            name = f"{LEAST_SGD_SPEEDUP:.0f} x {row['implementation']}"
+            checks.append((name, row["speedup"] >= LEAST_SGD_SPEEDUP))
+    mine["verdict"] = verdict(checks)
+    title = (
+        f"Optimizer step on the GPU, {result['case']}, {mine['tensors']} float tensors: "
+        "unscale, clip, SGD, average, zero"
+    )
+    return {"title": title, "columns": SGD_COLUMNS, "rows": rows}
+
+
+def mosaic_suite(task: Row) -> Row:
+    rows = []
+    for found in task["result"]["rows"]:
+        checks = []
+        if "speedup" in found:
+            checks.append(("speed", found["speedup"] >= LEAST_MOSAIC_SPEEDUP))
+            checks.append(("equal bytes", found["bytes_that_differ"] == 0))
+        rows.append(found | {"verdict": verdict(checks)})
+    title = "Mosaic on the GPU, milliseconds a sample, one launch a batch"
+    return {"title": title, "columns": MOSAIC_COLUMNS, "rows": rows}
+
+
+def check_suite(tasks: dict[str, Row]) -> Row | None:
+    """Build, tests, compute-sanitizer, and whatever gave no figure."""
+    rows = []
+    for key, task in tasks.items():
+        about_step = key.startswith("step ")
+        if about_step and task["outcome"] in ("done", "out of memory"):
+            continue
+        if task["stage"] != "build-test" and task["outcome"] == "done" and key != "build":
+            continue
+        result = task.get("result", {})
+        words = [f"{v} {k}" for k, v in result.items() if isinstance(v, int)]
+        detail = result.get("summary") or ", ".join(words) or task.get("reason", "")
+        # One line, and no character that ends a cell.
+        detail = " ".join(detail.replace("|", "/").split())[:160]
+        rows.append({"case": key, "outcome": task["outcome"], "detail": detail})
+    title = "Checks on the GPU machine, and what was not measured"
+    return {"title": title, "columns": CHECK_COLUMNS, "rows": rows} if rows else None
+
+
+def from_tasks(tasks: dict[str, Row]) -> dict[str, Row]:
+    """Suite name -> {"title", "columns", "rows"}, of what there is."""
+    requests = {key: task["request"] for key, task in tasks.items() if "request" in task}
+    made: dict[str, Row | None] = {"step": step_suite(tasks, requests)}
+    others = {"bandwidth": bandwidth_suite, "sgd": sgd_suite, "mosaic": mosaic_suite}
+    for name, suite in others.items():
+        if tasks.get(name, {}).get("outcome") == "done":
+            made[name] = suite(tasks[name])
+    made["checks"] = check_suite(tasks)
+    return {name: suite for name, suite in made.items() if suite is not None}

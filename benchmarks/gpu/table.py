@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""The configurations of stage step, the most wanted first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+from benchmarks.gpu.names import COMPILED, CONV, EAGER, LAST, MIN, PER_LAYER
+from benchmarks.gpu.session import Session, Task, asking
+
+BATCHES = (16, 64, 32, 8)
+COMPILE_LIMIT_S = 240.0
+LIMIT_S, NEED_S = 60.0, 25.0
+
+
+def configuration(way: str, batch: int, **change: Any) -> dict[str, Any]:
+    """A request of step.py: the table's own settings but for `change`."""
+    made = {"way": way, "model": "yolov9-s", "batch": batch, "size": 640, "objects": 7}
+    return made | {"deterministic": True, "multi_scale": False} | change
+
+
+def key(request: dict[str, Any]) -> str:
+    """A name that tells the configurations apart."""
+    words = [f"step {request['model']}", f"{request['size']} px"]
+    words += [f"batch {request['batch']}", f"{request['objects']} objects"]
+    words += ["" if request["deterministic"] else "not deterministic"]
+    words += ["multi-scale" if request["multi_scale"] else "", request["way"]]
+    return ", ".join(filter(None, words))
+
+
+def configurations(quick: bool) -> list[dict[str, Any]]:
+    """quick: yolov9-t, one batch of 2 images of 64 px, as a rehearsal."""
+    if quick:
+        small = {"model": "yolov9-t", "size": 64, "seconds": 0.0}
+        made = [configuration(way, 2, **small) for way in (EAGER, LAST, PER_LAYER, CONV)]
+        return [*made, configuration(MIN, 2, multi_scale=True, **small)]
+    ways = (EAGER, CONV, MIN, LAST, PER_LAYER)
+    table = [configuration(way, batch) for batch in BATCHES for way in ways]
+    # What PyTorch chooses when nobody asks for determinism, torch.compile beside it.
+    free = {"deterministic": False}
+    first = [configuration(way, 32, **free) for way in (CONV, EAGER, LAST, MIN)]
+    changing = [configuration(w, 16, multi_scale=True) for w in (CONV, MIN, EAGER)]
+    dense = [configuration(w, 16, objects=100) for w in (EAGER, CONV, MIN)]
+    compiled = configuration(COMPILED, 32, **free)
+    return [*table[:10], *changing, compiled, *first, *dense, *table[10:]]
+
+
+def tasks(session: Session) -> list[Task]:
+    made = []
+    for request in configurations(session.quick):
+        limit, need = LIMIT_S, NEED_S
+        if request["way"] == COMPILED:
+            limit, need = COMPILE_LIMIT_S, 90.0
+        made.append(asking(key(request), limit, need, "step", **request))
+    return made
+
+
