@@ -12,7 +12,17 @@ from typing import Any
 
 from benchmarks import record, render
 
-SUITES = ("plan", "gpu_plan", "peak", "step", "memory", "sgd", "mosaic", "losses", "rule")
+SUITES = (
+    "plan",
+    "gpu_plan",
+    "peak",
+    "step",
+    "memory",
+    "sgd",
+    "mosaic",
+    "losses",
+    "rule",
+)
 HIDDEN = argparse.SUPPRESS
 
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""From records to the tables of README.md and benchmarks/RESULTS.md.
+"""From records to the tables and pictures of README.md and benchmarks/RESULTS.md.
 
 In README.md a table stands between `<!-- table:cpu -->` and `<!-- /table -->`;
-`<!-- table:cpu/sgd -->` asks for one suite only. Figures are never typed.
+`<!-- table:cpu/sgd -->` asks for one suite only, and `<!-- table:gpu/step|cpu/step -->`
+for the first that some record has. `picture:` instead of `table:` is the suite's
+picture. Figures are never typed.
 """
 
 from __future__ import annotations
@@ -11,9 +13,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pictures import PICTURES, draw
 from benchmarks.record import RESULTS, ROOT, read_all
 
-MARKER = re.compile(r"(<!-- table:([\w/-]+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
+MARKER = re.compile(
+    r"(<!-- (table|picture):([\w/|-]+) -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL
+)
+FOLDER = "pictures"  # beside RESULTS.md
 
 
 def table(suite: dict[str, Any]) -> str:
@@ -35,10 +41,17 @@ def table(suite: dict[str, Any]) -> str:
 def machine(record: dict[str, Any]) -> str:
     """One line that says where the figures come from."""
     versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if v)
+    gpu = ""
+    if "gpu" in record:
+        found = record["gpu"]
+        gpu = f"{found['name']}, driver {found.get('driver')}, "
+        gpu += f"CUDA {found.get('cuda')}, cuDNN {found.get('cudnn')}; "
+    if record.get("rehearsal"):
+        gpu = "A REHEARSAL, NO MEASUREMENT; "
     threads = "/".join(str(count) for count in record["threads"].values())
     return (
-        f"{threads} threads ({'/'.join(record['threads'])}) on {record['cores']} cores "
-        f"of {record['cpu']} "
+        f"{gpu}{threads} threads ({'/'.join(record['threads'])}) "
+        f"on {record['cores']} cores of {record['cpu']} "
         f"({', '.join(record['instruction_sets'])}), {record['memory_gib']} GiB, "
         f"Python {record['python']}, {versions}, commit {record['commit']}, "
         f"{record['date'][:10]}."
@@ -52,6 +65,39 @@ def latest(records: list[dict[str, Any]], device: str) -> dict[str, dict[str, An
         if record["device"] == device:
             found.update(dict.fromkeys(record["suites"], record))
     return found
+
+
+def first_of(records: list[dict[str, Any]], choice: str) -> str:
+    """Of "gpu/step|cpu/step" the first that a record has.
+
+    Raises:
+        ValueError: none has any.
+    """
+    for what in choice.split("|"):
+        device, _, only = what.partition("/")
+        newest = latest(records, device)
+        if newest and (not only or only in newest):
+            return what
+    raise ValueError(f"table:{choice}: no record in {RESULTS} has it")
+
+
+def picture(records: list[dict[str, Any]], what: str, below: str) -> str:
+    """The line that shows a suite's picture; `below`: the way to the pictures."""
+    device, _, only = what.partition("/")
+    title = latest(records, device)[only]["suites"][only]["title"]
+    return f"![{title}]({below}{FOLDER}/{what.replace('/', '-')}.svg)\n"
+
+
+def drawings(records: list[dict[str, Any]]) -> dict[str, str]:
+    """File name -> SVG of every suite that has a picture."""
+    made = {}
+    for what, how in PICTURES.items():
+        device, _, only = what.partition("/")
+        newest = latest(records, device)
+        if only in newest:
+            suite = newest[only]["suites"][only]
+            made[f"{what.replace('/', '-')}.svg"] = draw(suite, how)
+    return made
 
 
 def block(records: list[dict[str, Any]], what: str) -> str:
@@ -68,6 +114,8 @@ def block(records: list[dict[str, Any]], what: str) -> str:
     parts = []
     for name in names:
         parts.append(table(newest[name]["suites"][name]))
+        if not only and f"{device}/{name}" in PICTURES:
+            parts.append(picture(records, f"{device}/{name}", ""))
         following = names[names.index(name) + 1 :]
         if not following or newest[following[0]] is not newest[name]:
             parts.append(f"<sub>{machine(newest[name])}</sub>\n")
@@ -78,7 +126,10 @@ def fill(text: str, records: list[dict[str, Any]]) -> str:
     """Replaces what stands between the markers."""
 
     def replace(match: re.Match[str]) -> str:
-        return match[1] + block(records, match[2]) + match[4]
+        what = first_of(records, match[3])
+        if match[2] == "picture":
+            return match[1] + picture(records, what, "benchmarks/") + match[5]
+        return match[1] + block(records, what) + match[5]
 
     return MARKER.sub(replace, text)
 
@@ -93,7 +144,10 @@ def render(readme: Path = ROOT / "README.md", results: Path = RESULTS) -> list[P
     texts = {results.parent / "RESULTS.md": "\n".join(whole).rstrip() + "\n"}
     if readme.exists():
         texts[readme] = fill(readme.read_text(), records)
+    for name, drawn in drawings(records).items():
+        texts[results.parent / FOLDER / name] = drawn
     for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
             changed.append(path)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What all tests share: few threads, and a look at the build under test."""
+"""What all tests share: few threads, a look at the build under test, and no skips where
+there must be a GPU."""
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -27,6 +28,23 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     wanted = os.environ.get("YOLOV9MEM_EXPECT_SANITIZE") == "1"
     if wanted and not yolov9mem.info()["sanitize"]:
         pytest.exit(f"{yolov9mem.__file__} is not a sanitized build", returncode=3)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator:
+    """YOLOV9MEM_REQUIRE_CUDA=1: a skip of a CUDA test is a failure.
+
+    Only a test that is about machines without a GPU may be skipped.
+    """
+    report = yield
+    about_cuda = item.path.name.startswith(("test_cuda_", "test_gpu_"))
+    required = os.environ.get("YOLOV9MEM_REQUIRE_CUDA") == "1" and about_cuda
+    if report.skipped and required and not hasattr(report, "wasxfail"):
+        reason = str(report.longrepr)
+        if "there is a GPU" not in reason:
+            report.outcome = "failed"
+            report.longrepr = f"skipped, but YOLOV9MEM_REQUIRE_CUDA=1: {reason}"
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,11 @@ from torch import Tensor
 from benchmarks.gpu.clock import Clock, device_times
 
 SHAPE = (64, 160, 160, 80)  # N, H, W, C: 262 MB in fp16
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+}
 # Kernel's name in csrc/cuda -> tensors that it must move (reads and writes).
 MOVED = {
     "statistics_kernel": 1,  # x
@@ -71,7 +75,9 @@ class Bench:
         self.params = [torch.rand(c, device=device) + 0.5 for _ in range(2)]
         self.grads = [torch.empty(c, device=device) for _ in range(2)]
         self.running = [torch.zeros(c, device=device), torch.ones(c, device=device)]
-        work = max(self.plan.forward_workspace_bytes, self.plan.backward_workspace(None))
+        work = max(
+            self.plan.forward_workspace_bytes, self.plan.backward_workspace(None)
+        )
         arena = {"dtype": torch.uint8, "device": device}
         self.saved = torch.empty(max(self.plan.saved_bytes, 64), **arena)
         self.work = torch.empty(max(work, 64), **arena)

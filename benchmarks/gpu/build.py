@@ -9,7 +9,6 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,7 +124,15 @@ def run_tests(
     files = sorted(p for pattern in patterns for p in (ROOT / "tests").glob(pattern))
     if importlib.util.find_spec("pytest") is None:
         return {"outcome": "failed", "reason": "pytest is not installed: carry it"}
-    words = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--tb=short",
+        "-p",
+        "no:cacheprovider",
+    ]
     words += ["-c", str(pytest_settings(session)), "--rootdir", str(ROOT)]
     if importlib.util.find_spec("xdist") and name == "emulated":
         words += ["-n", str(min(8, len(os.sched_getaffinity(0))))]
@@ -156,8 +163,19 @@ def sanitize(tool: str, session: Session, seconds: float) -> dict[str, Any]:
         path = Path(place) / "bin" / "compute-sanitizer"
         program = program or (str(path) if place and path.exists() else None)
     if program is None:
-        return {"outcome": "does not run here", "reason": "compute-sanitizer: not found"}
-    words = [program, "--tool", tool, "--print-limit", "20", "--target-processes", "all"]
+        return {
+            "outcome": "does not run here",
+            "reason": "compute-sanitizer: not found",
+        }
+    words = [
+        program,
+        "--tool",
+        tool,
+        "--print-limit",
+        "20",
+        "--target-processes",
+        "all",
+    ]
     words += [sys.executable, "-m", "benchmarks.gpu.small"]
     begin = time.perf_counter()
     status, output = command(words, seconds, session.work, session.environment())
@@ -180,14 +198,15 @@ def sanitize(tool: str, session: Session, seconds: float) -> dict[str, Any]:
 
 def tasks(session: Session) -> list[Task]:
     """Those of stage build-test; the build itself comes before every stage."""
-    tests: Callable[[str, tuple[str, ...]], Any] = lambda name, patterns: partial(
-        run_tests, patterns, name
+    gpu, emulated = (
+        partial(run_tests, patterns, name)
+        for patterns, name in ((GPU_TESTS, "gpu"), (EMULATED_TESTS, "emulated"))
     )
-    made = [Task("tests on the GPU", 240, 30, tests("gpu", GPU_TESTS))]
+    made = [Task("tests on the GPU", 240, 30, gpu)]
     made += [
         Task(f"compute-sanitizer {tool}", 90, 20, partial(sanitize, tool))
         for tool in SANITIZERS
     ]
     if session.device == "cpu":
         return []
-    return [*made, Task("tests emulated", 240, 60, tests("emulated", EMULATED_TESTS))]
+    return [*made, Task("tests emulated", 240, 60, emulated)]

@@ -6,6 +6,7 @@ While one works the next one imports PyTorch and waits, without touching the GPU
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,10 +22,8 @@ from benchmarks.gpu.worker import MARK, WORDS
 
 def end(process: subprocess.Popen[str]) -> None:
     """Kills a process and those that it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

@@ -39,13 +39,17 @@ def row(name: str, batch: int, side: int, device: str) -> dict[str, Any]:
     cpu_ms = statistics.median(times) / batch
     found: dict[str, Any] = {"case": name, "batch": batch, "size": side}
     found |= {"cpu_ms": cpu_ms}
-    made = DeviceBatch(jobs, side, torch.device(device, 0 if device == "cuda" else None))
+    made = DeviceBatch(
+        jobs, side, torch.device(device, 0 if device == "cuda" else None)
+    )
     found["upload_mb"] = made.upload_bytes / 1e6 / batch
     found["upload_ms"] = statistics.median(device_times(clock, made.upload)) / batch
     if device != "cuda":
         return found
     same = np.array_equal(made.render().cpu().numpy(), out)
-    found["bytes_that_differ"] = 0 if same else int((made.out.cpu().numpy() != out).sum())
+    found["bytes_that_differ"] = (
+        0 if same else int((made.out.cpu().numpy() != out).sum())
+    )
     kernel = statistics.median(device_times(clock, made.render))
     returned, _ = host_times(clock, made.render)
     found |= {"kernel_ms": kernel / batch, "speedup": cpu_ms / (kernel / batch)}

@@ -45,9 +45,7 @@ class Task:
     request: dict[str, Any] | None = None
 
 
-def asking(
-    key: str, limit_s: float, need_s: float, task: str, **request: Any
-) -> Task:
+def asking(key: str, limit_s: float, need_s: float, task: str, **request: Any) -> Task:
     """A task that is a request to a worker."""
 
     def run(session: Session, seconds: float) -> dict[str, Any]:

@@ -102,9 +102,7 @@ def row(name: str, model_name: str, device: str) -> dict[str, Any]:
     torch.manual_seed(0)
     model = detection_model(model_name).to(device)
     kind = STOCK.get(name)
-    step, prepare = (
-        ours(model, device) if kind is None else stock(model, device, kind)
-    )
+    step, prepare = ours(model, device) if kind is None else stock(model, device, kind)
     for _ in range(3):
         prepare()
         step()

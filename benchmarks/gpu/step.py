@@ -7,12 +7,13 @@ unscale, clip, SGD, zero and moving average. Stock ways take torch.optim.SGD wit
 example's StockStep, ours AccumulatingSGD. Images lie on the GPU as uint8.
 
 A request names: way, model, batch, size (pixels), objects (an image), deterministic (the
-settings of the script, else PyTorch's own with cuDNN's search), multi_scale, seconds (of
-timing, for each half).
+settings of the script, else PyTorch's own with cuDNN's search), multi_scale; it may name
+seconds (of timing, for each half) and steps (timed at least).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import time
@@ -30,7 +31,7 @@ CLASSES = 80
 # Rates that move the weights without letting them run away on random pictures.
 HYP = {"lr0": 1e-4, "momentum": 0.937, "weight_decay": 5e-4}
 LOSS_SCALE = 128.0  # no overflow, so that no step is skipped
-FEWEST, MOST = 7, 40  # timed steps
+WARM_UP, FEWEST, MOST = 3, 7, 40  # steps; the last two are timed
 STRIDE = 32
 
 
@@ -61,7 +62,7 @@ def sizes(request: dict[str, Any]) -> Iterator[int]:
 class Training:
     """A model in one of the ways, with its data."""
 
-    def __init__(self, request: dict[str, Any], backend: Any = None) -> None:
+    def __init__(self, request: dict[str, Any]) -> None:
         _examples()
         from yolov9.environment import seed_everything
 
@@ -74,7 +75,7 @@ class Training:
         batch, size = request["batch"], request["size"]
         self.model = detection_model(request["model"], CLASSES).to(self.device)
         self.loss = detection_loss(self.model)
-        self.runner = ways.prepare(request["way"], self.model, backend)
+        self.runner = ways.prepare(request["way"], self.model, request.get("backend"))
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (batch, 3, size, size), generator=generator)
         self.images = images.to(self.device, torch.uint8)
@@ -121,9 +122,11 @@ class Training:
 
 
 def measure(
-    clock: Clock, work: Callable[[], None], seconds: float, warmup: int, device: str
+    clock: Clock, work: Callable[[], None], warmup: int, request: dict[str, Any]
 ) -> dict[str, Any]:
     """Times of single steps and peaks of memory after the warm-up."""
+    device, seconds = request["device"], request.get("seconds", 2.0)
+    fewest = request.get("steps", FEWEST)
     begin = time.perf_counter()
     for _ in range(warmup):
         work()
@@ -132,36 +135,36 @@ def measure(
     forget_peaks(device)
     marks = [clock.mark()]
     begin = time.perf_counter()
-    while len(marks) <= FEWEST or time.perf_counter() - begin < seconds:
+    while len(marks) <= fewest or time.perf_counter() - begin < seconds:
         work()
         marks.append(clock.mark())
         if len(marks) > MOST:
             break
     clock.wait()
     whole_s = time.perf_counter() - begin
-    times = [clock.between(a, b) for a, b in zip(marks, marks[1:])]
+    times = [clock.between(a, b) for a, b in itertools.pairwise(marks)]
     found = spread(times) | {"mean_ms": whole_s * 1e3 / len(times), "warm_s": warm_s}
     # torch's allocator gives nothing back, unless it had to try again (noted).
     return found | {"memory": memory(device)}
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    device, clock = request["device"], Clock(request["device"])
-    training = Training(request, request.get("backend"))
-    seconds = request.get("seconds", 2.0)
+    clock, training = Clock(request["device"]), Training(request)
     # With sizes that change there is nothing to be warm for: every step counts.
-    warmup = 0 if request.get("multi_scale") else 3
-    alone = measure(clock, training.alone, seconds, warmup, device)
+    warmup = 0 if request["multi_scale"] else WARM_UP
+    alone = measure(clock, training.alone, warmup, request)
     training.add_optimizer()
-    full = measure(clock, training.full, seconds, warmup, device)
+    full = measure(clock, training.full, warmup, request)
     loss = float(training.last) if training.last is not None else float("nan")
     if not math.isfinite(loss):
         raise RuntimeError(f"the loss is {loss}: its figures would mean nothing")
     if training.scaler.get_scale() != LOSS_SCALE:
-        raise RuntimeError("a step was skipped (overflow): its times would be too short")
+        raise RuntimeError(
+            "a step was skipped (overflow): its times would be too short"
+        )
     batch = request["batch"]
     found: dict[str, Any] = {"loss": loss}
-    typical = "mean_ms" if request.get("multi_scale") else "median_ms"
+    typical = "mean_ms" if request["multi_scale"] else "median_ms"
     for name, part in (("alone", alone), ("full", full)):
         found[name] = part | {"images_per_s": batch * 1e3 / part[typical]}
     if ways.is_ours(request["way"]):

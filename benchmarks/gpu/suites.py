@@ -133,7 +133,9 @@ def step_suite(tasks: dict[str, Row], requests: dict[str, Row]) -> Row | None:
         if "images_per_s" not in row:
             continue
         if "images_per_s" in stock:
-            row["allocated_ratio"] = row["allocated_gb"] / max(stock["allocated_gb"], 1e-9)
+            row["allocated_ratio"] = row["allocated_gb"] / max(
+                stock["allocated_gb"], 1e-9
+            )
             row["speedup"] = row["images_per_s"] / stock["images_per_s"]
             alone = row["alone_images_per_s"]
             row["alone_speedup"] = alone / stock["alone_images_per_s"]
@@ -202,7 +204,11 @@ def check_suite(tasks: dict[str, Row]) -> Row | None:
         about_step = key.startswith("step ")
         if about_step and task["outcome"] in ("done", "out of memory"):
             continue
-        if task["stage"] != "build-test" and task["outcome"] == "done" and key != "build":
+        if (
+            task["stage"] != "build-test"
+            and task["outcome"] == "done"
+            and key != "build"
+        ):
             continue
         result = task.get("result", {})
         words = [f"{v} {k}" for k, v in result.items() if isinstance(v, int)]
@@ -216,7 +222,9 @@ def check_suite(tasks: dict[str, Row]) -> Row | None:
 
 def from_tasks(tasks: dict[str, Row]) -> dict[str, Row]:
     """Suite name -> {"title", "columns", "rows"}, of what there is."""
-    requests = {key: task["request"] for key, task in tasks.items() if "request" in task}
+    requests = {
+        key: task["request"] for key, task in tasks.items() if "request" in task
+    }
     made: dict[str, Row | None] = {"step": step_suite(tasks, requests)}
     others = {"bandwidth": bandwidth_suite, "sgd": sgd_suite, "mosaic": mosaic_suite}
     for name, suite in others.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 from benchmarks.gpu.names import COMPILED, CONV, EAGER, LAST, MIN, PER_LAYER
 from benchmarks.gpu.session import Session, Task, asking
 
@@ -32,8 +31,10 @@ def key(request: dict[str, Any]) -> str:
 def configurations(quick: bool) -> list[dict[str, Any]]:
     """quick: yolov9-t, one batch of 2 images of 64 px, as a rehearsal."""
     if quick:
-        small = {"model": "yolov9-t", "size": 64, "seconds": 0.0}
-        made = [configuration(way, 2, **small) for way in (EAGER, LAST, PER_LAYER, CONV)]
+        small = {"model": "yolov9-t", "size": 64, "seconds": 0.0, "steps": 2}
+        made = [
+            configuration(way, 2, **small) for way in (EAGER, LAST, PER_LAYER, CONV)
+        ]
         return [*made, configuration(MIN, 2, multi_scale=True, **small)]
     ways = (EAGER, CONV, MIN, LAST, PER_LAYER)
     table = [configuration(way, batch) for batch in BATCHES for way in ways]
@@ -54,5 +55,3 @@ def tasks(session: Session) -> list[Task]:
             limit, need = COMPILE_LIMIT_S, 90.0
         made.append(asking(key(request), limit, need, "step", **request))
     return made
-
-

@@ -15,7 +15,6 @@ from benchmarks.gpu.names import COMPILED, CONV, EAGER, LAST, MIN, PER_LAYER
 from benchmarks.step import checkpointed_by_torch, in_channels_last
 
 
-
 def compiled(model: nn.Module) -> nn.Module:
     return torch.compile(in_channels_last(model))
 

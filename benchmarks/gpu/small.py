@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""Small cases of every kernel, for compute-sanitizer: `python -m benchmarks.gpu.small`.
+
+Convolutions are those without cuDNN, so that what the sanitizer sees of ours is ours.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.models import _examples
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def network() -> nn.Module:
+    """Every kind of call that a plan knows, on odd numbers of channels and pixels."""
+    _examples()
+    from yolov9 import blocks
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = blocks.Conv(3, 16, 3, 2)
+            self.elan = blocks.RepNCSPELAN4(16, 24, 16, 8, 1)
+            self.down = blocks.ADown(24, 24)
+            self.pool = blocks.SPPELAN(24, 16, 8)
+            self.head = nn.Conv2d(40, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.elan(self.first(x))
+            y = self.pool(self.down(x))
+            y = nn.functional.interpolate(y, size=x.shape[2:], mode="nearest")
+            return self.head(torch.cat((x, y), 1))
+
+    return Net().train()
+
+
+def train(device: str, backend: Any, dtype: torch.dtype, keep: str) -> None:
+    """A forward and a backward."""
+    from yolov9mem.torch import checkpoint
+
+    torch.manual_seed(0)
+    model = checkpoint(network().to(device), keep=keep, backend=backend)
+    x = torch.randn(2, 3, 26, 34, device=device)
+    mixed = dtype is not torch.float32
+    with torch.autocast(torch.device(device).type, dtype, enabled=mixed):
+        y = model(x)
+    y.float().square().mean().backward()
+    for name, p in model.named_parameters():
+        if p.grad is None or not torch.isfinite(p.grad).all():
+            raise RuntimeError(f"{name}: its gradient is missing or not finite")
+
+
+def optimize(device: str, good: bool) -> None:
+    """A step with a scaler, clip and average; not `good`: a gradient overflows."""
+    from benchmarks.bench_sgd import OfficialEMA
+    from yolov9mem.torch import AccumulatingSGD
+
+    model = network().to(device)
+    options: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "nesterov": True}
+    optimizer = AccumulatingSGD(
+        model.parameters(), **options, max_norm=1.0, ema=OfficialEMA(model), model=model
+    )
+    scaler = torch.amp.GradScaler(device)
+    for _ in range(2):
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        if not good:
+            next(model.parameters()).grad.view(-1)[0] = float("inf")
+        scaler.scale(torch.ones((), device=device))
+        optimizer.step(scaler=scaler)
+        scaler.update()
+
+
+def augment(device: str) -> None:
+    """A batch of mosaics with mixup and copy-paste."""
+    from benchmarks.bench_mosaic import make_data
+    from benchmarks.gpu.jobs import DeviceBatch, drawn
+    from yolov9mem.augment import HYP_SCRATCH_HIGH, Mosaic
+
+    hyp = dict(HYP_SCRATCH_HIGH) | {
+        "mixup": 0.5,
+        "copy_paste": 0.5,
+        "perspective": 5e-4,
+    }
+    jobs = drawn(Mosaic(*make_data(64, True), image_size=64, hyp=hyp), 4, seed=3)
+    batch = DeviceBatch(jobs, 64, torch.device(device, 0))
+    if int(batch.render().max()) == 7:
+        raise RuntimeError("the mosaic wrote nothing")
+
+
+def cases(device: str, backend: Any) -> dict[str, Callable[[], None]]:
+    dtypes = DTYPES if device == "cuda" else DTYPES[:1]
+    made: dict[str, Callable[[], None]] = {
+        f"{keep} {dtype}": partial(train, device, backend, dtype, keep)
+        for dtype in dtypes
+        for keep in ("conv", "min")
+    }
+    made["sgd"] = partial(optimize, device, True)
+    made["sgd, overflow"] = partial(optimize, device, False)
+    if device == "cuda":
+        made["mosaic"] = partial(augment, device)
+    return made
+
+
+def main(device: str = "cuda", backend: Any = "cuda:plain") -> int:
+    for name, work in cases(device, backend).items():
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        print(f"{name}: ran", flush=True)
+    print("small cases: all ran", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

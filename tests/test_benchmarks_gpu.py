@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: MIT
+"""The GPU benchmarks where there is no GPU: stages, resuming, time guard, tables.
+
+Records made here are invented and stay in temporary folders.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gpu_machine import ROOT
+from test_cuda_tensors import why_no_gpu
+
+from benchmarks import record, render
+from benchmarks.gpu import build, rest, stages, suites, table
+from benchmarks.gpu.names import COMPILED, CONV, EAGER, MIN
+from benchmarks.gpu.session import Session, Task
+
+
+def session(folder: Path, **options) -> Session:
+    made = Session(folder / "out", "cpu", True, scratch=folder / "scratch", **options)
+    made.record |= {"gpu": {"name": "invented"}, "threads": {"torch": 1}}
+    return made
+
+
+def fixed(key: str, answers: list[dict], limit_s: float = 9, need_s: float = 1) -> Task:
+    """A task that gives one answer after the other."""
+    return Task(key, limit_s, need_s, lambda session, seconds: answers.pop(0))
+
+
+def test_without_a_gpu_the_command_says_so(tmp_path: Path) -> None:
+    if why_no_gpu() is None:
+        pytest.skip("there is a GPU")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "gpu", "--out", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 3
+    assert "no GPU to measure on" in done.stderr
+    assert "python -m benchmarks cpu" in done.stderr
+    assert not list(tmp_path.glob("gpu-*.json"))
+
+
+def test_a_record_is_continued(tmp_path: Path, capsys) -> None:
+    first = session(tmp_path)
+    good = {"outcome": "done", "seconds": 2.0, "result": {"passed": 3}}
+    bad = {"outcome": "failed", "reason": "exit status 1"}
+    first.perform("build-test", fixed("a", [dict(good)]))
+    first.perform("build-test", fixed("b", [dict(bad)]))
+    second = session(tmp_path)
+    assert second.record["date"] == first.record["date"]
+    second.perform("build-test", fixed("a", []))  # would fail if it were asked again
+    second.perform("build-test", fixed("b", [dict(good)]))
+    (path,) = (tmp_path / "out").glob("gpu-*.json")
+    made = json.loads(path.read_text())
+    assert {k: t["outcome"] for k, t in made["tasks"].items()} == {
+        "a": "done",
+        "b": "done",
+    }
+    assert f"continues {path}" in capsys.readouterr().out
+    assert made["sources"] and made["rehearsal"]
+
+
+def test_a_record_of_other_sources_is_left_alone(tmp_path: Path, monkeypatch) -> None:
+    first = session(tmp_path)
+    first.record["date"] = "2026-01-01T00:00:00+00:00"
+    first.perform("rest", fixed("a", [{"outcome": "done", "result": {}}]))
+    monkeypatch.setattr(record, "sources", lambda: "others")
+    second = session(tmp_path)
+    assert second.record["tasks"] == {}
+    second.save()
+    assert len(list((tmp_path / "out").glob("gpu-*.json"))) == 2
+
+
+def test_what_has_no_time_is_not_begun(tmp_path: Path) -> None:
+    s = session(tmp_path, stage_seconds=50)
+    s.begin_stage()
+    s.perform("rest", fixed("long", [], limit_s=90, need_s=60))
+    task = s.record["tasks"]["long"]
+    assert task["outcome"] == "not measured"
+    assert "of the stage's 50 s were left, it needs 60 s" in task["reason"]
+    given = []
+    run = lambda session, seconds: given.append(seconds) or {"outcome": "done"}  # noqa: E731
+    s.perform("rest", Task("short", 400, 1, run))
+    assert 40 < given[0] <= 50
+
+
+def test_a_task_that_raises_is_noted_and_the_next_one_runs(tmp_path: Path) -> None:
+    s = session(tmp_path)
+
+    def run(session: Session, seconds: float) -> dict:
+        raise OSError("no such program")
+
+    s.perform("rest", Task("a", 9, 1, run))
+    assert s.record["tasks"]["a"]["reason"] == "OSError: no such program"
+    s.perform("rest", fixed("b", [{"outcome": "done", "result": {}}]))
+    assert s.result("b") == {} and s.result("a") is None
+    assert not stages.all_well(s)
+
+
+def test_each_request_has_a_process_of_its_own(tmp_path: Path) -> None:
+    s = session(tmp_path)
+    try:
+        wrong = s.crew.ask({"task": "no such"}, 120)
+        assert wrong["outcome"] == "failed" and "must be one of" in wrong["reason"]
+        build.look_at_the_gpu(s)
+        assert s.record["gpu"]["name"].startswith("none")
+        waiting = s.crew._waiting
+        late = s.crew.ask(s.common | {"task": "sgd"}, 0.01)
+        assert late["outcome"] == "not measured" and "ran past its" in late["reason"]
+        assert waiting is not None and waiting.returncode is not None
+    finally:
+        s.close()
+    assert "no such" in (tmp_path / "out" / "log.txt").read_text()
+
+
+def test_another_gpu_than_the_record_s_is_refused(tmp_path: Path) -> None:
+    s = session(tmp_path)
+    s.crew.ask = lambda request, limit: {
+        "outcome": "done",
+        "result": {"name": "another", "threads": {}},
+    }
+    with pytest.raises(build.NoGpuError, match="invented, this machine has another"):
+        build.look_at_the_gpu(s)
+
+
+def test_commands_are_ended_at_their_limit(tmp_path: Path) -> None:
+    words = [sys.executable, "-u", "-c", "print('begun'); import time; time.sleep(60)"]
+    status, output = build.command(words, 5, tmp_path, {})
+    assert status is None
+    assert output in ("begun\n", "")
+
+
+def test_what_pytest_and_the_sanitizer_print_is_read() -> None:
+    line = "== 2 failed, 31 passed, 1 skipped in 12.34s =="
+    assert build.counts(line) == {"failed": 2, "passed": 31, "skipped": 1}
+    assert build.counts("no tests here") == {}
+
+
+def test_a_missing_sanitizer_is_noted(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    monkeypatch.setattr(build.Path, "exists", lambda path: False)
+    answer = build.sanitize("memcheck", session(tmp_path), 5)
+    assert answer["outcome"] == "does not run here"
+
+
+def test_every_configuration_has_a_name_of_its_own(tmp_path: Path) -> None:
+    requests = table.configurations(quick=False)
+    assert len({table.key(r) for r in requests}) == len(requests)
+    wanted = {(r["batch"], r["way"]) for r in requests if r["deterministic"]}
+    for batch in (8, 16, 32, 64):
+        for way in (EAGER, "torch channels_last", "torch.utils.checkpoint", CONV, MIN):
+            assert (batch, way) in wanted
+    assert any(r["way"] == COMPILED for r in requests)
+    assert any(r["objects"] == 100 for r in requests)
+    assert any(r["multi_scale"] for r in requests)
+    made = session(tmp_path)
+    assert [t.key for t in rest.tasks(made)] == ["bandwidth", "sgd", "mosaic"]
+
+
+# An invented record
+
+
+def half(gb: float, images: float, device: float) -> dict:
+    memory = {"allocated": gb * 1e9, "reserved": gb * 1.1e9, "device": device * 1e9}
+    return {"memory": memory, "images_per_s": images, "median_ms": 1.0}
+
+
+def invent_step(tasks: dict, way: str, batch: int, gb: float, images: float) -> None:
+    request = table.configuration(way, batch)
+    result = {"full": half(gb, images, gb + 1), "alone": half(gb, images * 1.2, gb)}
+    tasks[table.key(request)] = {
+        "stage": "step",
+        "outcome": "done",
+        "request": request,
+        "result": result,
+    }
+
+
+def invented() -> dict:
+    tasks: dict = {}
+    for batch, gb in ((16, 8.0), (64, 30.0)):
+        invent_step(tasks, EAGER, batch, gb, 100)
+        invent_step(tasks, CONV, batch, gb * 0.35, 160)
+        invent_step(tasks, MIN, batch, gb * 0.25, 110)
+    request = table.configuration(EAGER, 32)
+    tasks[table.key(request)] = {
+        "stage": "step",
+        "outcome": "out of memory",
+        "request": request,
+        "reason": "CUDA out of memory",
+    }
+    rows = [{"dtype": "float16", "kernel": "k", "milliseconds": 1.0, "gb_s": 2500.0}]
+    rows[0] |= {"copy_gb_s": 3000.0, "of_copy": 0.83, "tensor_mb": 262.0}
+    tasks["bandwidth"] = {"stage": "rest", "outcome": "done", "result": {"rows": rows}}
+    step = {"gpu_ms": 0.9, "host_ms": 1.0, "whole_ms": 1.5, "tensors": 1222}
+    step |= {"bytes": 1_800_000_000, "parameters": 50_000_000}
+    sgd = [
+        step | {"implementation": "torch foreach", "whole_ms": 9.0},
+        step | {"implementation": "yolov9mem AccumulatingSGD"},
+    ]
+    result = {"rows": sgd, "case": "yolov9-c", "copy_gb_s": 3000.0}
+    tasks["sgd"] = {"stage": "rest", "outcome": "done", "result": result}
+    rows = [{"case": "4 tiles", "cpu_ms": 4.0, "kernel_ms": 0.1, "speedup": 40.0}]
+    rows[0] |= {"upload_ms": 0.2, "upload_mb": 1.2, "bytes_that_differ": 0}
+    tasks["mosaic"] = {"stage": "rest", "outcome": "done", "result": {"rows": rows}}
+    failed = {"stage": "build-test", "outcome": "failed", "reason": "a | b\nc"}
+    return tasks | {"tests on the GPU": failed}
+
+
+def test_targets_stand_beside_the_figures() -> None:
+    made = suites.from_tasks(invented())
+    rows = {(r["case"], r["implementation"]): r for r in made["step"]["rows"]}
+    conv, least = rows["batch 64", CONV], rows["batch 64", MIN]
+    assert conv["verdict"] == "met"
+    assert (conv["allocated_ratio"], conv["speedup"]) == (pytest.approx(0.35), 1.6)
+    assert least["verdict"] == "not met: memory 0.2, 7 GB"
+    assert rows["batch 32", EAGER]["verdict"].startswith("out of memory")
+    assert made["bandwidth"]["rows"][0]["verdict"] == "met"
+    mine = made["sgd"]["rows"][1]
+    assert mine["floor_ms"] == pytest.approx(0.6)
+    assert mine["verdict"] == "not met: 8 x torch foreach"
+    assert made["mosaic"]["rows"][0]["verdict"] == "met"
+    (check,) = made["checks"]["rows"]
+    assert check["detail"] == "a / b c"
+
+
+def test_our_row_is_compared_with_torch_compile() -> None:
+    tasks: dict = {}
+    for way, images in ((EAGER, 100), (COMPILED, 170), (CONV, 160)):
+        invent_step(tasks, way, 32, 8.0, images)
+    for task in tasks.values():
+        task["request"] = task["request"] | {"deterministic": False}
+    rows = suites.from_tasks(tasks)["step"]["rows"]
+    assert rows[-1]["verdict"] == "not met: as fast as torch.compile"
+
+
+def test_readme_shows_the_gpu_s_table_where_there_is_one(tmp_path: Path) -> None:
+    results, readme = tmp_path / "results", tmp_path / "README.md"
+    columns = [("case", "case", ""), ("median_ms", "ms", ".0f")]
+    cpu = record.facts("cpu") | {"date": "2026-01-01T00:00:00+00:00"}
+    rows = [{"case": "here", "median_ms": 5.0, "implementation": "yolov9mem conv"}]
+    suite = {"title": "T", "columns": columns, "rows": rows}
+    record.write(cpu | {"suites": {"step": suite}}, results)
+    marks = "<!-- table:gpu/step|cpu/step -->\n<!-- /table -->\n"
+    marks += "<!-- picture:gpu/step|cpu/step -->\n<!-- /picture -->\n"
+    readme.write_text(marks)
+    render.render(readme, results)
+    assert "| here | 5 |" in readme.read_text()
+    assert "![T](benchmarks/pictures/cpu-step.svg)" in readme.read_text()
+    gpu = session(tmp_path).record | {"date": "2026-01-02T00:00:00+00:00"}
+    record.write(gpu | {"suites": suites.from_tasks(invented())}, results)
+    render.render(readme, results)
+    text = readme.read_text()
+    assert "| batch 64 | yolov9mem conv | 10.50 |" in text
+    assert "A REHEARSAL, NO MEASUREMENT" in text
+    drawn = (tmp_path / "pictures" / "gpu-step.svg").read_text()
+    assert drawn.startswith("<svg") and ">30.0</text>" in drawn
+    assert "not measured" in drawn  # batch 32, out of memory
+    assert (
+        "![Training step on the GPU](pictures/gpu-step.svg)"
+        in (tmp_path / "RESULTS.md").read_text()
+    )
+    assert render.render(readme, results) == []
+
+
+@pytest.mark.parametrize("way", [EAGER, MIN])
+def test_a_step_is_rehearsed_on_the_cpu(way: str) -> None:
+    from benchmarks.gpu import step
+
+    small = {"model": "yolov9-t", "size": 32, "seconds": 0.0, "steps": 2}
+    request = table.configuration(way, 2, multi_scale=True, **small) | {"device": "cpu"}
+    found = step.run(request)
+    assert found["full"]["count"] == 2 and found["full"]["images_per_s"] > 0
+    assert ("plan" in found) == (way == MIN)
+    if way == MIN:
+        assert 0 < found["plan"]["held"] < found["plan"]["peak"]
+
+
+def test_small_cases_run_on_the_cpu(capsys) -> None:
+    from benchmarks.gpu import small
+
+    assert small.main("cpu", "cpu") == 0
+    assert "small cases: all ran" in capsys.readouterr().out
+
+
+def test_live_bytes_are_counted() -> None:
+    import torch
+
+    from benchmarks.bench_gpu_plan import LiveBytes
+
+    x = torch.ones(1000)
+    with LiveBytes() as live:
+        y = x + 1  # 4000 bytes
+        z = (y * 2).view(10, 100)[:5]  # 4000 more, and views of them
+        del y
+        w = z.t() + 1  # 2000
+        x.add_(1)
+    assert (live.now, live.peak) == (6000, 8000)
+    assert w.numel() == 500
+
+
+def test_planned_memory_needs_no_gpu() -> None:
+    from benchmarks import bench_gpu_plan
+
+    conv, least = bench_gpu_plan.rows(quick=True)
+    assert conv["saved_gb"] > 2 * least["saved_gb"] > 0
+    assert conv["peak_gb"] >= conv["saved_gb"] + conv["state_gb"]
+
+
+def test_a_skip_is_a_failure_where_cuda_is_required() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-k",
+            "captured",
+            "-p",
+            "no:cacheprovider",
+        ]
+        + ["tests/test_gpu_mosaic.py"],
+        cwd=ROOT,
+        env={"PYTHONPATH": ":".join(sys.path), "YOLOV9MEM_REQUIRE_CUDA": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert "skipped" not in done.stdout.splitlines()[-1]
+    if why_no_gpu() is not None:
+        assert done.returncode == 1
+        assert "YOLOV9MEM_REQUIRE_CUDA=1" in done.stdout

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""Random graphs of every kind of node on a GPU, in three dtypes, against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from gpu_machine import exact_float32, on_a_gpu_only  # noqa: F401
+from test_cuda_plan import draw_gradients
+from test_cuda_tensors import LIMIT, TensorRun
+from test_plan import random_case
+
+pytestmark = on_a_gpu_only
+BACKENDS = ("cuda:0", "cuda:0:plain")
+# Graphs of a few pixels amplify: what one rounding in a value may become.
+SLACK = 10.0
+
+
+def error(made: torch.Tensor, truth: torch.Tensor, scale: float) -> float:
+    norm = max(float(truth.detach().norm()), 0.05 * scale, 1e-6)
+    return float((made.cpu().double() - truth.detach()).norm()) / norm
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("keep", ["all", "conv", "min"])
+@pytest.mark.parametrize("seed", range(12))
+def test_random_graphs(seed: int, keep: str, backend: str) -> None:
+    t, _ = random_case(200 + seed)
+    grads = draw_gradients(t, seed)
+    run = TensorRun(t, backend, torch.float32, keep)
+    made, truth = run.run(grads), exact(t, grads)
+    scale = max(float(x.detach().norm()) for x in truth)
+    for i, (a, b) in enumerate(zip(made, truth, strict=True)):
+        assert error(a, b, scale) < SLACK * LIMIT[torch.float32], (i, tuple(b.shape))
+
+
+def exact(t, grads) -> list[torch.Tensor]:
+    """As test_cuda_tensors.exact; a parameter that no output reads has zeros."""
+    values = [t.values[v] for v in t.outputs]
+    found = torch.autograd.grad(
+        values, t.inputs + t.params, grads, retain_graph=True, materialize_grads=True
+    )
+    count = len(t.inputs)
+    made = [x.permute(0, 2, 3, 1) for x in [*values, *found[:count]]]
+    return [*made, *found[count:]]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", LIMIT, ids=["f32", "f16", "bf16"])
+def test_two_runs_have_the_same_bits(dtype: torch.dtype, backend: str) -> None:
+    t, _ = random_case(217)
+    grads = draw_gradients(t, 1)
+    one = TensorRun(t, backend, dtype, "min").run(grads)
+    other = TensorRun(t, backend, dtype, "min").run(grads)
+    kept = TensorRun(t, backend, dtype, "all").run(grads)
+    for a, b, c in zip(one, other, kept, strict=True):
+        assert torch.equal(a, b), "two runs differ"
+        assert torch.equal(a, c), "what is rebuilt differs from what is kept"

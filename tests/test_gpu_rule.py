@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: MIT
+"""The rule of exactness on a GPU: at most twice stock PyTorch's distance from float64.
+
+The same cases as test_rule.py, with stock and ours on the GPU and float64 on the CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Callable
+
+import pytest
+import rule
+import torch
+from gpu_machine import DEVICE, NAMES, backend, dtypes, exact_float32, needs_gpu  # noqa: F401
+from test_rule import LAYERS
+from torch import Tensor, nn
+
+import yolov9mem.torch as ym
+from yolov9.model import DetectionModel
+
+pytestmark = needs_gpu
+KEEPS = ("all", "conv", "min")
+
+
+def run(model: nn.Module, inputs: list[Tensor], seed: int, dtype: torch.dtype):
+    """rule.Result of a step on the model's device, moved to the CPU in the end."""
+    device = next(model.parameters()).device
+    leaves = [x.to(device).requires_grad_() for x in inputs]
+    mixed = dtype in (torch.float16, torch.bfloat16)
+    with torch.autocast(device.type, dtype if mixed else None, enabled=mixed):
+        outputs = rule.flatten(model(*leaves))
+    generator = torch.Generator().manual_seed(seed)
+    loss = sum(
+        (o.to(leaves[0].dtype) * torch.randn(o.shape, generator=generator).to(o)).sum()
+        for o in outputs
+    )
+    loss.backward()
+    grads = [p.grad for p in [*leaves, *model.parameters()] if p.grad is not None]
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    state = [t for m in norms for t in (m.running_mean, m.running_var)]
+    calls = [int(m.num_batches_tracked) for m in norms]
+    parts = [[t.detach().cpu() for t in part] for part in (outputs, grads, state)]
+    return rule.Result(*parts, calls)
+
+
+def one_seed(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], seed: int, name: str
+) -> dict[tuple, tuple[list[float], list[float]]]:
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    model = make().train()
+    rule.loosen(model, generator)
+    inputs = [torch.randn(shape, generator=generator)]
+    doubled = [x.double() for x in inputs]
+    exact = run(copy.deepcopy(model).double(), doubled, seed, torch.float64)
+    found = {}
+    for dtype in dtypes():
+        stock = run(copy.deepcopy(model).to(DEVICE), inputs, seed, dtype)
+        for keep in KEEPS:
+            mine = copy.deepcopy(model).to(DEVICE)
+            ym.checkpoint(mine, keep=keep, backend=backend(name))
+            ours = run(mine, inputs, seed, dtype)
+            assert [r.state for r in ym.report(mine).rows] == ["swapped"]
+            assert ours.calls == stock.calls
+            found[keep, dtype] = (rule.errors(ours, exact), rule.errors(stock, exact))
+            ym.release(mine)
+    return found
+
+
+def check(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], name: str, seeds: int = 5
+) -> None:
+    runs = [one_seed(make, shape, seed, name) for seed in range(seeds)]
+    for key in runs[0]:
+        for i, kind in enumerate(rule.KINDS):
+            ours = statistics.median(r[key][0][i] for r in runs)
+            stock = statistics.median(r[key][1][i] for r in runs)
+            # A few bits where stock makes (almost) no error at all.
+            assert ours <= 2 * stock + 1e-7, (key, kind, ours, stock)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layer_types(layer: str, name: str) -> None:
+    check(LAYERS[layer], (2, 8, 13, 17), name)
+
+
+@pytest.mark.parametrize("model", ["yolov9-t", "yolov9-s", "gelan-t", "yolov9-c"])
+def test_whole_detector(model: str) -> None:
+    check(lambda: DetectionModel(model, nc=3), (2, 3, 128, 128), NAMES[0], 3)
