@@ -131,6 +131,23 @@ def test_another_gpu_than_the_record_s_is_refused(tmp_path: Path) -> None:
         build.look_at_the_gpu(s)
 
 
+def test_a_built_package_is_taken_from_beside_the_record(tmp_path: Path) -> None:
+    s = session(tmp_path)
+    s.device = "cuda"
+    s.record["gpu"]["capability"] = [9, 0]
+    made = []
+    s.perform = lambda stage, task: made.append(task.key)
+    assert not build.make_ready(s, "rest") and made == ["build"]
+    s.site.mkdir(parents=True)
+    (s.site / "built.txt").write_text(build.stamp(s))
+    archive = build.shutil.make_archive(str(s.out / "site"), "gztar", s.site)
+    assert Path(archive).name == build.ARCHIVE
+    build.shutil.rmtree(s.site)
+    assert build.make_ready(s, "rest") and made == ["build"]
+    s.record["gpu"]["capability"] = [8, 0]
+    assert not build.make_ready(s, "rest") and made == ["build", "build"]
+
+
 def test_commands_are_ended_at_their_limit(tmp_path: Path) -> None:
     words = [sys.executable, "-u", "-c", "print('begun'); import time; time.sleep(60)"]
     status, output = build.command(words, 5, tmp_path, {})

@@ -11,6 +11,9 @@
     small.py     small cases of every kernel, for compute-sanitizer
     suites.py    from the tasks of a record to its tables, with what is met and what not
 
+DIR gets the record, what the tasks printed, and the built package: a call with another
+machine goes on from a copy of DIR. Set YOLOV9MEM_COMMIT where there is no repository.
+
 Every module but the tasks keeps away from PyTorch, so that the process that orders them
 about holds no memory of the GPU.
 """

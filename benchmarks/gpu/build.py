@@ -18,6 +18,7 @@ from benchmarks.gpu.session import NoGpuError, Session, Task
 from benchmarks.record import ROOT
 
 WORDS = 1500  # of an output that the record keeps
+ARCHIVE = "site.tar.gz"  # the built package, beside the record
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 # On tensors of a real GPU, then those that emulate one.
 GPU_TESTS = ("test_gpu_*.py", "test_cuda_torch.py", "test_cuda_tensors.py")
@@ -90,12 +91,25 @@ def build(session: Session, seconds: float) -> dict[str, Any]:
         what = "ended at its limit" if status is None else f"exit status {status}"
         return answer | {"outcome": "failed", "reason": f"{what}: {output[-WORDS:]}"}
     (session.site / "built.txt").write_text(stamp(session))
+    name = str(session.out / ARCHIVE).removesuffix(".tar.gz")
+    shutil.make_archive(name, "gztar", session.site)
     return answer | {"outcome": "done", "result": {"archs": architecture(session)}}
+
+
+def unpack(session: Session) -> None:
+    """The package as an earlier call left it beside the record, maybe elsewhere."""
+    archive = session.out / ARCHIVE
+    if not is_built(session) and archive.exists():
+        shutil.rmtree(session.site, ignore_errors=True)
+        shutil.unpack_archive(archive, session.site, "gztar", filter="data")
 
 
 def make_ready(session: Session, stage: str) -> bool:
     """Builds if need be, at the beginning of every stage; whether the package is there."""
-    if session.device == "cpu" or is_built(session):
+    if session.device == "cpu":
+        return True
+    unpack(session)
+    if is_built(session):
         return True
     session.record["tasks"].pop("build", None)
     session.perform(stage, Task("build", 300, 60, build))
@@ -134,8 +148,9 @@ def run_tests(
         "no:cacheprovider",
     ]
     words += ["-c", str(pytest_settings(session)), "--rootdir", str(ROOT)]
-    if importlib.util.find_spec("xdist") and name == "emulated":
-        words += ["-n", str(min(8, len(os.sched_getaffinity(0))))]
+    cores = len(os.sched_getaffinity(0))
+    if importlib.util.find_spec("xdist") and cores >= 4:
+        words += ["-n", str(min(cores, 4 if name == "gpu" else 8))]
     required = "1" if session.device == "cuda" else "0"
     environment = session.environment() | {"YOLOV9MEM_REQUIRE_CUDA": required}
     begin = time.perf_counter()
