@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 BAR, GAP, LEFT, RIGHT, ROOM = 16, 3, 190, 60, 26  # pixels
-PANEL = 300  # width of the bars of one panel
+PANEL, LETTER = 300, 7  # width of the bars of one panel, of a bold letter
 COLOURS = {"yolov9mem conv": "#1b7f5c", "yolov9mem min": "#0f5fa6"}
 OURS, STOCK = "#1b7f5c", "#9aa0a6"
 TEXT = 'font-family="sans-serif" font-size="12"'
@@ -35,7 +35,7 @@ PICTURES = {
         "implementation",
         (
             ("allocated_gb", "peak allocated, GB", ".1f"),
-            ("images_per_s", "images/s, full step", ".0f"),
+            ("images_per_s", "images/s", ".0f"),
         ),
         ("batch 8", "batch 16", "batch 32", "batch 64"),
     ),
@@ -73,7 +73,7 @@ def _bar(row: dict[str, Any], panel: tuple[str, str, str], most: float) -> tuple
     """(length in pixels, text behind it) of one value."""
     key, _, form = panel
     if not isinstance(row.get(key), (int, float)):
-        return 0.0, "not measured"
+        return 0.0, str(row.get("verdict") or "not measured").split(":")[0]
     return row[key] / most * PANEL, format(row[key], form)
 
 
@@ -83,6 +83,7 @@ def draw(suite: dict[str, Any], picture: Picture) -> str:
     count = sum(len(rows) for rows in groups.values())
     height = 62 + count * (BAR + GAP) + len(groups) * ROOM
     width = LEFT + len(picture.panels) * (PANEL + RIGHT)
+    width = max(width, 16 + LETTER * len(suite["title"]))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}">',

@@ -22,6 +22,8 @@ MOST_RESERVED = 1.15  # of allocated
 LEAST_OF_COPY, LEAST_TENSOR_MB = 0.80, 240.0
 MOST_OF_FLOOR, LEAST_SGD_SPEEDUP, LEAST_MOSAIC_SPEEDUP = 1.5, 8.0, 20.0
 
+FULL_TITLE = "Training step on the GPU: forward, loss, backward, optimizer, average"
+ALONE_TITLE = "The same without optimizer and average: forward, loss, backward"
 STEP_COLUMNS = [
     ("case", "yolov9-s, 640 px, AMP fp16", ""),
     ("implementation", "implementation", ""),
@@ -29,10 +31,8 @@ STEP_COLUMNS = [
     ("allocated_ratio", "of stock", ".2f"),
     ("reserved_gb", "peak reserved, GB", ".2f"),
     ("device_gb", "device peak, GB", ".2f"),
-    ("images_per_s", "images/s, full step", ".0f"),
+    ("images_per_s", "images/s", ".0f"),
     ("speedup", "times stock", ".2f"),
-    ("alone_images_per_s", "images/s, forward + backward", ".0f"),
-    ("alone_speedup", "times stock", ".2f"),
     ("verdict", "targets", ""),
 ]
 BANDWIDTH_COLUMNS = [
@@ -88,17 +88,24 @@ def step_case(request: Row) -> str:
     return ", ".join(words)
 
 
-def step_row(request: Row, task: Row) -> Row:
-    """Figures of one configuration, without those that need another one's."""
+def one_line(text: str, most: int) -> str:
+    """Without what would end a cell of a table."""
+    return " ".join(text.replace("|", "/").split())[:most]
+
+
+def step_row(request: Row, task: Row, part: str) -> Row:
+    """Figures of one configuration, without those that need another one's.
+
+    part: "full" or "alone".
+    """
     row: Row = {"case": step_case(request), "implementation": request["way"]}
     if task["outcome"] != "done":
-        return row | {"verdict": f"{task['outcome']}: {task.get('reason', '')[:90]}"}
-    result = task["result"]
-    memory, alone = result["full"]["memory"], result["alone"]
+        told = one_line(task.get("reason", ""), 90)
+        return row | {"verdict": f"{task['outcome']}: {told}"}
+    found = task["result"][part]
+    memory = found["memory"]
     row |= {f"{k}_gb": memory[k] / GB for k in ("allocated", "reserved", "device")}
-    row |= {"images_per_s": result["full"]["images_per_s"]}
-    row |= {"alone_images_per_s": alone["images_per_s"]}
-    return row | {"alone_allocated_gb": alone["memory"]["allocated"] / GB}
+    return row | {"images_per_s": found["images_per_s"]}
 
 
 def step_checks(row: Row, request: Row, compiled: Row | None) -> list[tuple[str, bool]]:
@@ -121,30 +128,30 @@ def step_checks(row: Row, request: Row, compiled: Row | None) -> list[tuple[str,
     return checks
 
 
-def step_suite(tasks: dict[str, Row], requests: dict[str, Row]) -> Row | None:
+def step_suite(
+    tasks: dict[str, Row], requests: dict[str, Row], part: str, title: str
+) -> Row | None:
     found = [(requests[key], tasks[key]) for key in requests if key in tasks]
     if not found:
         return None
-    order = sorted(range(len(found)), key=lambda i: step_order(found[i][0]))
-    made = [(found[i][0], step_row(*found[i])) for i in order]
+    found.sort(key=lambda pair: step_order(pair[0]))
+    made = [(request, step_row(request, task, part)) for request, task in found]
     by_case = {(row["case"], row["implementation"]): row for _, row in made}
     for request, row in made:
-        stock = by_case.get((row["case"], EAGER), {})
         if "images_per_s" not in row:
             continue
+        stock = by_case.get((row["case"], EAGER), {})
         if "images_per_s" in stock:
             row["allocated_ratio"] = row["allocated_gb"] / max(
                 stock["allocated_gb"], 1e-9
             )
             row["speedup"] = row["images_per_s"] / stock["images_per_s"]
-            alone = row["alone_images_per_s"]
-            row["alone_speedup"] = alone / stock["alone_images_per_s"]
         if request["way"] in STEP:
             compiled = by_case.get((row["case"], COMPILED))
             compiled = compiled if compiled and "images_per_s" in compiled else None
             row["verdict"] = verdict(step_checks(row, request, compiled))
     rows = [row for _, row in made]
-    return {"title": "Training step on the GPU", "columns": STEP_COLUMNS, "rows": rows}
+    return {"title": title, "columns": STEP_COLUMNS, "rows": rows}
 
 
 def step_order(request: Row) -> tuple[Any, ...]:
@@ -213,9 +220,8 @@ def check_suite(tasks: dict[str, Row]) -> Row | None:
         result = task.get("result", {})
         words = [f"{v} {k}" for k, v in result.items() if isinstance(v, int)]
         detail = result.get("summary") or ", ".join(words) or task.get("reason", "")
-        # One line, and no character that ends a cell.
-        detail = " ".join(detail.replace("|", "/").split())[:160]
-        rows.append({"case": key, "outcome": task["outcome"], "detail": detail})
+        row = {"case": key, "outcome": task["outcome"]}
+        rows.append(row | {"detail": one_line(detail, 160)})
     title = "Checks on the GPU machine, and what was not measured"
     return {"title": title, "columns": CHECK_COLUMNS, "rows": rows} if rows else None
 
@@ -225,7 +231,10 @@ def from_tasks(tasks: dict[str, Row]) -> dict[str, Row]:
     requests = {
         key: task["request"] for key, task in tasks.items() if "request" in task
     }
-    made: dict[str, Row | None] = {"step": step_suite(tasks, requests)}
+    made: dict[str, Row | None] = {
+        "step": step_suite(tasks, requests, "full", FULL_TITLE),
+        "step_alone": step_suite(tasks, requests, "alone", ALONE_TITLE),
+    }
     others = {"bandwidth": bandwidth_suite, "sgd": sgd_suite, "mosaic": mosaic_suite}
     for name, suite in others.items():
         if tasks.get(name, {}).get("outcome") == "done":
