@@ -162,6 +162,14 @@ def test_what_pytest_and_the_sanitizer_print_is_read() -> None:
     assert build.counts("no tests here") == {}
 
 
+def test_files_of_the_gpu_are_those_that_run_on_it() -> None:
+    gpu = {path.name for path in build.test_files("gpu")}
+    assert {"test_gpu_rule.py", "test_cuda_tensors.py", "test_cuda_torch.py"} <= gpu
+    emulated = build.test_files("emulated")
+    assert all(path.exists() for path in emulated)
+    assert not gpu & {path.name for path in emulated}
+
+
 def test_a_missing_sanitizer_is_noted(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(build.shutil, "which", lambda name: None)
     monkeypatch.setattr(build.Path, "exists", lambda path: False)
@@ -176,7 +184,9 @@ def test_every_configuration_has_a_name_of_its_own(tmp_path: Path) -> None:
     for batch in (8, 16, 32, 64):
         for way in (EAGER, "torch channels_last", "torch.utils.checkpoint", CONV, MIN):
             assert (batch, way) in wanted
-    assert any(r["way"] == COMPILED for r in requests)
+    beside = table.beside_compile(quick=False)
+    assert [r["way"] for r in beside if not r["deterministic"]][-1] == COMPILED
+    assert not {table.key(r) for r in beside} & {table.key(r) for r in requests}
     assert any(r["objects"] == 100 for r in requests)
     assert any(r["multi_scale"] for r in requests)
     made = session(tmp_path)

@@ -13,7 +13,15 @@ from collections.abc import Callable
 import pytest
 import rule
 import torch
-from gpu_machine import DEVICE, NAMES, backend, dtypes, exact_float32, needs_gpu  # noqa: F401
+from gpu_machine import (  # noqa: F401
+    DEVICE,
+    NAMES,
+    backend,
+    dtypes,
+    exact_float32,
+    needs_gpu,
+    rehearsal,
+)
 from test_rule import LAYERS
 from torch import Tensor, nn
 

@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from gpu_machine import DEVICE, needs_gpu, on_a_gpu_only
+from gpu_machine import DEVICE, needs_gpu, on_a_gpu_only, rehearsal  # noqa: F401
 from models_for_tests import Elan
 from torch import Tensor, nn
 

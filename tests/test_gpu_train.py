@@ -17,6 +17,7 @@ from gpu_machine import (  # noqa: F401
     exact_float32,
     needs_gpu,
     on_a_gpu_only,
+    rehearsal,
 )
 from models_for_tests import Elan
 from torch import Tensor, nn

@@ -20,11 +20,9 @@ from benchmarks.record import ROOT
 WORDS = 1500  # of an output that the record keeps
 ARCHIVE = "site.tar.gz"  # the built package, beside the record
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
-# On tensors of a real GPU, then those that emulate one.
-GPU_TESTS = ("test_gpu_*.py", "test_cuda_torch.py", "test_cuda_tensors.py")
-GPU_TESTS += ("test_cuda_module.py", "test_cuda_cudnn.py")
-EMULATED_TESTS = ("test_cuda_kernels.py", "test_cuda_conv.py", "test_cuda_sgd.py")
-EMULATED_TESTS += ("test_cuda_mosaic.py", "test_cuda_plan.py")
+# These know the emulation alone; the sanitized ones are CI's.
+EMULATED_TESTS = ("kernels", "conv", "sgd", "mosaic", "plan")
+CI_TESTS = ("sanitized",)
 
 
 def look_at_the_gpu(session: Session) -> None:
@@ -131,11 +129,19 @@ def counts(output: str) -> dict[str, int]:
     return {word: int(number) for number, word in found}
 
 
-def run_tests(
-    patterns: tuple[str, ...], name: str, session: Session, seconds: float
-) -> dict[str, Any]:
-    """pytest on these files; every skip is a failure where there must be a GPU."""
-    files = sorted(p for pattern in patterns for p in (ROOT / "tests").glob(pattern))
+def test_files(name: str) -> list[Path]:
+    """Of "gpu", those that run on a GPU's tensors, or "emulated"."""
+    tests = ROOT / "tests"
+    emulated = [tests / f"test_cuda_{kind}.py" for kind in EMULATED_TESTS]
+    if name == "emulated":
+        return emulated
+    others = [tests / f"test_cuda_{kind}.py" for kind in CI_TESTS] + emulated
+    found = [*tests.glob("test_gpu_*.py"), *tests.glob("test_cuda_*.py")]
+    return sorted(path for path in found if path not in others)
+
+
+def run_tests(name: str, session: Session, seconds: float) -> dict[str, Any]:
+    """pytest on test_files(name); a skip is a failure where there must be a GPU."""
     if importlib.util.find_spec("pytest") is None:
         return {"outcome": "failed", "reason": "pytest is not installed: carry it"}
     words = [
@@ -155,7 +161,7 @@ def run_tests(
     environment = session.environment() | {"YOLOV9MEM_REQUIRE_CUDA": required}
     begin = time.perf_counter()
     status, output = command(
-        [*words, *map(str, files)], seconds, session.work, environment
+        [*words, *map(str, test_files(name))], seconds, session.work, environment
     )
     (session.out / f"tests-{name}.txt").write_text(output)
     found: dict[str, Any] = counts(output)
@@ -213,15 +219,11 @@ def sanitize(tool: str, session: Session, seconds: float) -> dict[str, Any]:
 
 def tasks(session: Session) -> list[Task]:
     """Those of stage build-test; the build itself comes before every stage."""
-    gpu, emulated = (
-        partial(run_tests, patterns, name)
-        for patterns, name in ((GPU_TESTS, "gpu"), (EMULATED_TESTS, "emulated"))
-    )
-    made = [Task("tests on the GPU", 240, 30, gpu)]
+    made = [Task("tests on the GPU", 240, 30, partial(run_tests, "gpu"))]
     made += [
-        Task(f"compute-sanitizer {tool}", 90, 20, partial(sanitize, tool))
+        Task(f"compute-sanitizer {tool}", 100, 20, partial(sanitize, tool))
         for tool in SANITIZERS
     ]
     if session.device == "cpu":
         return []
-    return [*made, Task("tests emulated", 240, 60, emulated)]
+    return [*made, Task("tests emulated", 240, 60, partial(run_tests, "emulated"))]

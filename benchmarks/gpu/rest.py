@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from benchmarks.gpu import table
 from benchmarks.gpu.session import Session, Task, asking
 
 
@@ -11,4 +12,5 @@ def tasks(session: Session) -> list[Task]:
         asking("bandwidth", 90, 20, "bandwidth"),
         asking("sgd", 150, 30, "sgd"),
         asking("mosaic", 150, 30, "mosaic"),
+        *table.tasks_of(table.beside_compile(session.quick)),
     ]

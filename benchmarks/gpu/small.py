@@ -16,7 +16,11 @@ from torch import Tensor, nn
 
 from benchmarks.models import _examples
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+TRAINED = (
+    (torch.float32, "conv"),
+    (torch.float16, "min"),
+    (torch.bfloat16, "all"),
+)
 
 
 def network() -> nn.Module:
@@ -97,11 +101,10 @@ def augment(device: str) -> None:
 
 
 def cases(device: str, backend: Any) -> dict[str, Callable[[], None]]:
-    dtypes = DTYPES if device == "cuda" else DTYPES[:1]
+    kinds = TRAINED if device == "cuda" else TRAINED[:1]
     made: dict[str, Callable[[], None]] = {
         f"{keep} {dtype}": partial(train, device, backend, dtype, keep)
-        for dtype in dtypes
-        for keep in ("conv", "min")
+        for dtype, keep in kinds
     }
     made["sgd"] = partial(optimize, device, True)
     made["sgd, overflow"] = partial(optimize, device, False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The configurations of stage step, the most wanted first."""
+"""The configurations of the training step, as tasks."""
 
 from __future__ import annotations
 
@@ -29,29 +29,40 @@ def key(request: dict[str, Any]) -> str:
 
 
 def configurations(quick: bool) -> list[dict[str, Any]]:
-    """quick: yolov9-t, one batch of 2 images of 64 px, as a rehearsal."""
+    """The table as the official script's settings make it, the most wanted first.
+
+    quick: yolov9-t, one batch of 2 images of 64 px, as a rehearsal.
+    """
     if quick:
         small = {"model": "yolov9-t", "size": 64, "seconds": 0.0, "steps": 2}
-        made = [
-            configuration(way, 2, **small) for way in (EAGER, LAST, PER_LAYER, CONV)
-        ]
+        ways = (EAGER, LAST, PER_LAYER, CONV)
+        made = [configuration(way, 2, **small) for way in ways]
         return [*made, configuration(MIN, 2, multi_scale=True, **small)]
     ways = (EAGER, CONV, MIN, LAST, PER_LAYER)
     table = [configuration(way, batch) for batch in BATCHES for way in ways]
-    # What PyTorch chooses when nobody asks for determinism, torch.compile beside it.
-    free = {"deterministic": False}
-    first = [configuration(way, 32, **free) for way in (CONV, EAGER, LAST, MIN)]
     changing = [configuration(w, 16, multi_scale=True) for w in (CONV, MIN, EAGER)]
     dense = [configuration(w, 16, objects=100) for w in (EAGER, CONV, MIN)]
-    compiled = configuration(COMPILED, 32, **free)
-    return [*table[:10], *changing, compiled, *first, *dense, *table[10:]]
+    return [*table[:10], *changing, *table[10:], *dense]
 
 
-def tasks(session: Session) -> list[Task]:
+def beside_compile(quick: bool) -> list[dict[str, Any]]:
+    """torch.compile, and the others as PyTorch runs when nobody asks for determinism."""
+    if quick:
+        return []
+    ways = (CONV, EAGER, LAST, MIN, COMPILED)
+    return [configuration(way, 32, deterministic=False) for way in ways]
+
+
+def tasks_of(requests: list[dict[str, Any]]) -> list[Task]:
     made = []
-    for request in configurations(session.quick):
+    for request in requests:
         limit, need = LIMIT_S, NEED_S
         if request["way"] == COMPILED:
             limit, need = COMPILE_LIMIT_S, 90.0
         made.append(asking(key(request), limit, need, "step", **request))
     return made
+
+
+def tasks(session: Session) -> list[Task]:
+    """Those of stage step."""
+    return tasks_of(configurations(session.quick))
