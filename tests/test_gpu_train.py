@@ -212,12 +212,13 @@ def test_an_allocation_that_fails_is_an_error_and_the_next_step_works() -> None:
     model = ym.checkpoint(Elan(16, 24, 8).to(DEVICE).train(), backend=NAMES[0])
     small = torch.randn(2, 16, 12, 8, device=DEVICE)
     model(small).sum().backward()
-    free, total = torch.cuda.mem_get_info()
-    held = torch.cuda.memory_reserved()
-    torch.cuda.set_per_process_memory_fraction((held + (64 << 20)) / total)
+    large = torch.randn(64, 16, 256, 256, device=DEVICE)
+    total = torch.cuda.mem_get_info()[1]
+    limit = torch.cuda.memory_reserved() + (64 << 20)
+    torch.cuda.set_per_process_memory_fraction(limit / total)
     try:
         with pytest.raises(torch.OutOfMemoryError):
-            model(torch.randn(64, 16, 256, 256, device=DEVICE)).sum().backward()
+            model(large)
         model(small).sum().backward()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

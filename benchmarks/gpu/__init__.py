@@ -11,8 +11,13 @@
     small.py     small cases of every kernel, for compute-sanitizer
     suites.py    from the tasks of a record to its tables, with what is met and what not
 
-DIR gets the record, what the tasks printed, and the built package: a call with another
-machine goes on from a copy of DIR. Set YOLOV9MEM_COMMIT where there is no repository.
+DIR gets the record, what the tasks printed, and the built package: a call on another
+machine goes on from a copy of DIR. Where there is no repository, YOLOV9MEM_COMMIT names
+the commit. On a lent machine whose results come back in $OUT, with the folder of the last
+call carried as .gpu, one call a stage:
+
+    export YOLOV9MEM_COMMIT=...; mkdir -p $OUT/r; cp .gpu/* $OUT/r/
+    python3 -m benchmarks gpu --out $OUT/r --stage build-test
 
 Every module but the tasks keeps away from PyTorch, so that the process that orders them
 about holds no memory of the GPU.

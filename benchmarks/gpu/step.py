@@ -99,7 +99,9 @@ class Training:
         images = self.images.float().div_(255)
         side = next(self.sizes)
         if side != images.shape[-1]:
-            images = nn.functional.interpolate(images, size=(side, side))
+            images = nn.functional.interpolate(
+                images, size=(side, side), mode="bilinear"
+            )
         if self.request["way"] in (names.LAST, names.COMPILED):
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(**self.autocast):

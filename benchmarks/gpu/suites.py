@@ -220,6 +220,7 @@ def check_suite(tasks: dict[str, Row]) -> Row | None:
         result = task.get("result", {})
         words = [f"{v} {k}" for k, v in result.items() if isinstance(v, int)]
         detail = result.get("summary") or ", ".join(words) or task.get("reason", "")
+        detail = detail or f"{task.get('seconds', 0):.0f} s"
         row = {"case": key, "outcome": task["outcome"]}
         rows.append(row | {"detail": one_line(detail, 160)})
     title = "Checks on the GPU machine, and what was not measured"
