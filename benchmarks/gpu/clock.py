@@ -98,9 +98,9 @@ def memory(device: str) -> dict[str, int]:
     if device != "cuda":
         return {"allocated": 0, "reserved": 0, "device": 0, "retries": 0}
     free, total = torch.cuda.mem_get_info()
-    statistics_ = torch.cuda.memory_stats()
+    counted = torch.cuda.memory_stats()
     return {
-        "retries": statistics_.get("num_alloc_retries", 0),
+        "retries": counted.get("num_alloc_retries", 0),
         "allocated": torch.cuda.max_memory_allocated(),
         "reserved": torch.cuda.max_memory_reserved(),
         "device": total - free,
