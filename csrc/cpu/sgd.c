@@ -14,7 +14,11 @@
 
 #include <string.h>
 
-#define BLOCK 1024
+/* Small blocks and fetching ahead keep memory busy while a block is worked on: a
+ * processor's own prefetching begins anew at each page of each of the four arrays. */
+#define BLOCK 64
+#define AHEAD 1024
+#define LINE 16 /* elements that are fetched together */
 #define LANES 4
 
 /* GCC makes vectors at -O3 only. */
@@ -55,6 +59,9 @@ static VECTORISED double sum_of_squares(const float *g, int32_t count,
     float tail[4 * LANES] = {0};
     int32_t whole = count - count % (4 * LANES);
     for (int32_t i = 0; i < whole; i += 4 * LANES) {
+        if (i < whole - AHEAD) {
+            __builtin_prefetch(g + i + AHEAD, 0, 3);
+        }
         for (int j = 0; j < 4; j++) {
             add_squares(g + i + j * LANES, inverse_scale, &sum[j]);
         }
@@ -140,12 +147,38 @@ static VECTORISED void average_block(const ym_sgd_job *job, const ym_sgd_tensor 
     }
 }
 
+static VECTORISED void fetch(const float *from, int64_t count)
+{
+    for (int64_t i = 0; i < count; i += LINE) {
+        __builtin_prefetch(from + i, 1, 2);
+    }
+}
+
+static VECTORISED void fetch_block(const ym_sgd_job *job, const ym_sgd_tensor *t,
+                                   int64_t first, int64_t left)
+{
+    int64_t n = left < BLOCK ? left : BLOCK;
+    fetch(t->param + first, n);
+    if (t->grad != NULL) {
+        fetch(t->grad + first, n);
+    }
+    if (t->momentum != NULL) {
+        fetch(t->momentum + first, n);
+    }
+    if (t->ema != NULL && job->average) {
+        fetch(t->ema + first, n);
+    }
+}
+
 static VECTORISED void step_span(const ym_sgd_job *job, const ym_sgd_span *span)
 {
     const ym_sgd_tensor *t = &job->tensor[span->tensor];
     int64_t end = span->first + span->count;
     for (int64_t first = span->first; first < end; first += BLOCK) {
         int n = (int)(end - first < BLOCK ? end - first : BLOCK);
+        if (end - first > AHEAD) {
+            fetch_block(job, t, first + AHEAD, end - first - AHEAD);
+        }
         if (t->grad != NULL) {
             gradient_block(job, t, first, n);
         }
