@@ -180,7 +180,38 @@ def test_backends_agree(backend):
         assert (guarded[:64] == 77).all() and (guarded[-64:] == 77).all()
 
 
-def test_reference_equals_opencv_on_every_colour():
+def every_colour(first_blue, blues=32):
+    """An image (blues * 32, 2048, 3) of all colours with these values of blue."""
+    counted = np.arange(first_blue << 16, (first_blue + blues) << 16, dtype=np.uint32)
+    planes = np.stack((counted >> 16, counted >> 8, counted), -1)
+    return planes.astype(np.uint8).reshape(-1, 2048, 3)
+
+
+@pytest.mark.parametrize("backend", ["cpu-plain", "cpu-avx2", "cpu-avx512"])
+def test_every_colour_equals_opencv(backend):
+    """As it is, and with tables that reach what no picture's own values do."""
+    ramp = np.arange(256)
+    tables = [
+        np.stack((ramp % 180, ramp, ramp)),
+        np.stack(((ramp * 77 + 5) % 180, 255 - ramp, (ramp * 91 + 3) % 256)),
+    ]
+    for first_blue in range(0, 256, 32):
+        image = every_colour(first_blue)
+        planes = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
+        scene = (((image, 0, 0),), image.shape[:2], 0, None, None)
+        for table in tables:
+            table = table.astype(np.uint8)
+            new = cv2.merge([cv2.LUT(p, t) for p, t in zip(planes, table, strict=True)])
+            expected = cv2.cvtColor(new, cv2.COLOR_HSV2BGR).transpose(2, 0, 1)[::-1]
+            out = np.empty(expected.shape, np.uint8)
+            try:
+                _core.mosaic_render(out, (scene,), 1.0, table, False, False, backend)
+            except NotImplementedError as error:
+                pytest.skip(str(error))
+            assert np.array_equal(out, expected), first_blue
+
+
+def test_ends_of_rows_equal_opencv():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (512, 512, 3), dtype=np.uint8)
     hsv = np.stack([np.arange(256, dtype=np.uint8) % 180, *[np.arange(256)] * 2])

@@ -109,6 +109,7 @@ cpu_pasted cpu_mosaic_pasted(const ym_scene *scene, int32_t last, int32_t y);
 
 #if defined(__x86_64__)
 void cpu_mosaic_gather_avx2(cpu_span *span, cpu_source *source, int32_t count);
+void cpu_mosaic_jitter_avx2(cpu_planes *planes, const uint8_t *lut, int32_t count);
 void cpu_mosaic_gather_avx512(cpu_span *span, cpu_source *source, int32_t count);
 #endif
 

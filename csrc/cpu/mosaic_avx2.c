@@ -137,113 +137,6 @@ AVX2 static void mix(cpu_planes *planes, const cpu_planes *other, double ratio,
     loop_mix(planes->r, other->r, ratio, count);
 }
 
-/* Eight pixels as integers, stored as bytes. */
-AVX2 static inline void store_eight(cpu_planes *planes, int32_t i, __m256i b, __m256i g,
-                                    __m256i r)
-{
-    const __m256i halves = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    __m256i bytes =
-        _mm256_packus_epi16(_mm256_packs_epi32(b, g), _mm256_packs_epi32(r, r));
-    bytes = _mm256_permutevar8x32_epi32(bytes, halves);
-    __m128i low = _mm256_castsi256_si128(bytes);
-    _mm_storel_epi64((__m128i *)&planes->b[i], low);
-    _mm_storel_epi64((__m128i *)&planes->g[i], _mm_srli_si128(low, 8));
-    _mm_storel_epi64((__m128i *)&planes->r[i], _mm256_extracti128_si256(bytes, 1));
-}
-
-AVX2 static inline __m256i load_eight(const uint8_t *plane)
-{
-    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)plane));
-}
-
-/* round(numerator / denominator); anything where that is 0, for it is multiplied by 0.
- */
-AVX2 static inline __m256i reciprocal(float numerator, __m256i denominator)
-{
-    return _mm256_cvtps_epi32(
-        _mm256_div_ps(_mm256_set1_ps(numerator), _mm256_cvtepi32_ps(denominator)));
-}
-
-AVX2 static inline __m256i scale_down(__m256i value, __m256i factor)
-{
-    __m256i product = _mm256_mullo_epi32(value, factor);
-    return _mm256_srai_epi32(_mm256_add_epi32(product, _mm256_set1_epi32(2048)), 12);
-}
-
-AVX2 static void to_hsv(cpu_planes *planes, int32_t count)
-{
-    for (int32_t i = 0; i < count; i += 8) {
-        __m256i b = load_eight(&planes->b[i]);
-        __m256i g = load_eight(&planes->g[i]);
-        __m256i r = load_eight(&planes->r[i]);
-        __m256i v = _mm256_max_epi32(_mm256_max_epi32(b, g), r);
-        __m256i low = _mm256_min_epi32(_mm256_min_epi32(b, g), r);
-        __m256i span = _mm256_sub_epi32(v, low);
-        __m256i twice = _mm256_add_epi32(span, span);
-        __m256i h =
-            _mm256_add_epi32(_mm256_sub_epi32(r, g), _mm256_add_epi32(twice, twice));
-        h = _mm256_blendv_epi8(h, _mm256_add_epi32(_mm256_sub_epi32(b, r), twice),
-                               _mm256_cmpeq_epi32(v, g));
-        h = _mm256_blendv_epi8(h, _mm256_sub_epi32(g, b), _mm256_cmpeq_epi32(v, r));
-        h = scale_down(h, reciprocal(122880.0f, span));
-        __m256i turn =
-            _mm256_and_si256(_mm256_srai_epi32(h, 31), _mm256_set1_epi32(180));
-        __m256i s = scale_down(span, reciprocal(1044480.0f, v));
-        store_eight(planes, i, _mm256_add_epi32(h, turn), s, v);
-    }
-}
-
-/* Of each sector of the hue: bit 31 if the colour is v there, bit 30 if it is the one
- * in between, else it is the lowest. */
-#define TOP INT32_MIN
-#define MID (1 << 30)
-
-AVX2 static inline __m256i choose(__m256i table, __m256i sector, __m256 low, __m256 mid,
-                                  __m256 v)
-{
-    __m256i kind = _mm256_permutevar8x32_epi32(table, sector);
-    __m256 is_mid = _mm256_castsi256_ps(_mm256_slli_epi32(kind, 1));
-    __m256 value = _mm256_blendv_ps(low, mid, is_mid);
-    value = _mm256_blendv_ps(value, v, _mm256_castsi256_ps(kind));
-    return _mm256_cvttps_epi32(_mm256_mul_ps(value, _mm256_set1_ps(255.0f)));
-}
-
-AVX2 static inline __m256 load_scaled(const uint8_t *plane, float scale)
-{
-    return _mm256_mul_ps(_mm256_cvtepi32_ps(load_eight(plane)), _mm256_set1_ps(scale));
-}
-
-AVX2 static void to_bgr(cpu_planes *planes, int32_t count)
-{
-    const __m256 one = _mm256_set1_ps(1.0f);
-    const __m256i blue = _mm256_setr_epi32(0, 0, MID, TOP, TOP, MID, 0, 0);
-    const __m256i green = _mm256_setr_epi32(MID, TOP, TOP, MID, 0, 0, 0, 0);
-    const __m256i red = _mm256_setr_epi32(TOP, MID, 0, 0, MID, TOP, 0, 0);
-    for (int32_t i = 0; i < count; i += 8) {
-        __m256 h = load_scaled(&planes->b[i], 6.0f / 180.0f);
-        __m256 s = load_scaled(&planes->g[i], 1.0f / 255.0f);
-        __m256 v = load_scaled(&planes->r[i], 1.0f / 255.0f);
-        __m256i sector = _mm256_cvttps_epi32(h);
-        __m256 f = _mm256_sub_ps(h, _mm256_cvtepi32_ps(sector));
-        __m256 odd = _mm256_castsi256_ps(_mm256_slli_epi32(sector, 31));
-        __m256 part = _mm256_blendv_ps(_mm256_sub_ps(one, f), f, odd);
-        __m256 mid = _mm256_mul_ps(v, _mm256_fnmadd_ps(s, part, one));
-        __m256 low = _mm256_mul_ps(v, _mm256_sub_ps(one, s));
-        store_eight(planes, i, choose(blue, sector, low, mid, v),
-                    choose(green, sector, low, mid, v),
-                    choose(red, sector, low, mid, v));
-    }
-}
-
-AVX2 static void jitter(cpu_planes *planes, const uint8_t *lut, int32_t count)
-{
-    to_hsv(planes, count);
-    loop_look_up(planes->b, lut, count);
-    loop_look_up(planes->g, lut + 256, count);
-    loop_look_up(planes->r, lut + 512, count);
-    to_bgr(planes, count);
-}
-
 AVX2 static void reverse(uint8_t *out, const uint8_t *plane, int32_t count)
 {
     const __m256i mirror = _mm256_broadcastsi128_si256(
@@ -267,7 +160,7 @@ const cpu_mosaic_kernels cpu_mosaic_avx2 = {
     .sample = sample,
     .blend = blend,
     .mix = mix,
-    .jitter = jitter,
+    .jitter = cpu_mosaic_jitter_avx2,
     .reverse = reverse,
 };
 #endif
