@@ -20,6 +20,7 @@ SUITES = (
     "memory",
     "sgd",
     "mosaic",
+    "loader",
     "losses",
     "rule",
 )

@@ -17,18 +17,24 @@ from typing import Any
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
-def _status(field: str) -> int:
-    """A field of /proc/self/status in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+def _status(field: str, process: int | str = "self") -> int:
+    """A field of /proc/PROCESS/status in bytes."""
+    path = Path(f"/proc/{process}/status")
+    for line in path.read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}: this needs Linux")
+    raise RuntimeError(f"{path} has no {field}: this needs Linux")
 
 
 def resident_bytes() -> int:
     """The resident set, after what malloc holds free has gone back to the system."""
     ctypes.CDLL(None).malloc_trim(0)
     return _status("VmRSS")
+
+
+def resident_bytes_of(process: int) -> int:
+    """The resident set of another process, e.g. a DataLoader's worker."""
+    return _status("VmRSS", process)
 
 
 def peak_of(work: Callable[[], object]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from yolov9mem.augment import Mosaic
 
@@ -43,11 +43,14 @@ class MosaicDataset(Dataset[Sample]):
 
     @staticmethod
     def collate_fn(samples: Sequence[Sample]) -> Sample:
-        """Images (N, 3, s, s) uint8 and labels (m, 6) of a batch."""
+        """Images (N, 3, s, s) uint8 and labels (m, 6) of a batch.
+
+        In a DataLoader's worker the images are stacked in shared memory at once.
+        """
         images, labels = zip(*samples, strict=True)
         for number, found in enumerate(labels):
             found[:, 0] = number
-        return torch.stack(images, 0), torch.cat(labels, 0)
+        return default_collate(list(images)), torch.cat(labels, 0)
 
 
 def seed_worker(worker: int) -> None:
