@@ -38,7 +38,11 @@ COLUMNS = [
     ("low_s", "lower quartile", ".0f"),
     ("high_s", "upper quartile", ".0f"),
     ("speedup", "times as fast", ".2f"),
-    ("growth_mb", "workers' memory after the last epoch above that after two, MB", ".1f"),
+    (
+        "growth_mb",
+        "workers' memory after the last epoch above that after two, MB",
+        ".1f",
+    ),
     ("epochs", "epochs", ""),
 ]
 TARGETS = {"in memory": 1.8, "JPEG files": 1.25}

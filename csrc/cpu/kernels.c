@@ -25,6 +25,11 @@ static const cpu_kernels *choose(void)
     if (avx2) {
         return &cpu_kernels_avx2;
     }
+#elif defined(YM_CPU_ARM64)
+    const char *asked = getenv("YOLOV9MEM_ISA");
+    if (asked == NULL || strcmp(asked, "neon") == 0) {
+        return &cpu_kernels_neon;
+    }
 #endif
     return &cpu_kernels_plain;
 }

@@ -2,7 +2,7 @@
  *
  * The inner loops of backend "cpu". They are written once (kernels_rows.h,
  * kernels_product.h), compiled for several instruction sets (kernels_avx512.c,
- * kernels_avx2.c, kernels_plain.c) and chosen at run time.
+ * kernels_avx2.c, kernels_neon.c, kernels_plain.c) and chosen at run time.
  *
  * Row loops work on `n` floats that lie in the first-level cache; arrays of one call do
  * not overlap unless said. The callers move tensors of any dtype and pitch in and out
@@ -90,12 +90,16 @@ typedef struct cpu_kernels {
     void (*brick_values)(const cpu_brick_row *row);
 } cpu_kernels;
 
-/* The best set of this machine, or what YOLOV9MEM_ISA names (avx512, avx2, plain). */
+/* The best set of this machine, or what YOLOV9MEM_ISA names (avx512, avx2, neon,
+ * plain). */
 const cpu_kernels *cpu_kernels_best(void);
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define YM_CPU_X86 1
 extern const cpu_kernels cpu_kernels_avx512, cpu_kernels_avx2;
+#elif defined(__aarch64__)
+#define YM_CPU_ARM64 1
+extern const cpu_kernels cpu_kernels_neon;
 #endif
 extern const cpu_kernels cpu_kernels_plain;
 

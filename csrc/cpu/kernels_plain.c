@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The kernels for what every machine of the target has (SSE2, NEON), by the compiler's
- * own vectors of four floats.
+ * The kernels for what every machine of the target has (SSE2), by the compiler's own
+ * vectors of four floats.
  */
 #include "cpu/kernels.h"
 

@@ -123,6 +123,8 @@ static void product(const cpu_product *p)
         PRODUCT_CASE(10)
         PRODUCT_CASE(11)
         PRODUCT_CASE(12)
+#endif
+#if TILE_ROWS > 12
         PRODUCT_CASE(13)
         PRODUCT_CASE(14)
 #endif

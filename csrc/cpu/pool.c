@@ -4,15 +4,14 @@
 #endif
 #include "cpu/pool.h"
 
+#include "cpu/limits.h"
+
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 enum {
     MAX_THREADS = 256,
@@ -226,58 +225,11 @@ int32_t ym_pool_slot(void)
     return slot;
 }
 
-static int32_t from_environment(const char *name, int32_t otherwise)
-{
-    const char *text = getenv(name);
-    long value = text == NULL ? 0 : strtol(text, NULL, 10);
-    return value > 0 && value < otherwise ? (int32_t)value : otherwise;
-}
-
-/* CPUs that the quota is worth, rounded up; cgroup v2 has both numbers in one file. */
-static int32_t quota_of(const char *quota_path, const char *period_path,
-                        int32_t otherwise)
-{
-    double quota = 0.0, period = 0.0;
-    FILE *file = fopen(quota_path, "r");
-    if (file == NULL) {
-        return otherwise;
-    }
-    int found = fscanf(file, "%lf %lf", &quota, &period);
-    fclose(file);
-    if (found == 1 && period_path != NULL && (file = fopen(period_path, "r")) != NULL) {
-        found += fscanf(file, "%lf", &period) == 1;
-        fclose(file);
-    }
-    if (found != 2 || quota <= 0.0 || period <= 0.0) {
-        return otherwise;
-    }
-    double cpus = quota / period;
-    return cpus < otherwise ? (int32_t)(cpus + 0.999) : otherwise;
-}
-
-static int32_t default_threads(void)
-{
-    int32_t count = (int32_t)sysconf(_SC_NPROCESSORS_ONLN);
-#ifdef __linux__
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) {
-        count = CPU_COUNT(&set);
-    }
-    count = quota_of("/sys/fs/cgroup/cpu.max", NULL, count);
-    count = quota_of("/sys/fs/cgroup/cpu/cpu.cfs_quota_us",
-                     "/sys/fs/cgroup/cpu/cpu.cfs_period_us", count);
-#endif
-    count = from_environment(getenv("YOLOV9MEM_NUM_THREADS") ? "YOLOV9MEM_NUM_THREADS"
-                                                             : "OMP_NUM_THREADS",
-                             count);
-    return count < 1 ? 1 : count;
-}
-
 int32_t ym_pool_threads(void)
 {
     int32_t count = atomic_load(&pool.chosen);
     if (count == 0) {
-        count = default_threads();
+        count = cpu_limit_threads("");
         ym_pool_set_threads(count);
     }
     return count < MAX_THREADS ? count : MAX_THREADS;

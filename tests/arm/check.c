@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Run on the machine at hand and on a 64-bit ARM (tests/test_arm.py): checks the
+ * kernels in use against sums in double and against the plain ones, and prints what
+ * must be the same bits everywhere: a mosaic's bytes and an optimizer step's floats.
+ */
+#include "core/mosaic.h"
+#include "core/sgd.h"
+#include "cpu/kernels.h"
+#include "cpu/mosaic.h"
+#include "cpu/sgd.h"
+#include "ops/mosaic.h"
+#include "ops/sgd.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST = 15 * 64, TERMS = 5 * 11 * 23 };
+
+static uint32_t state = 1;
+static int failures;
+
+static float draw(void)
+{
+    state = state * 1664525u + 1013904223u;
+    return (float)(int32_t)state * 0x1p-31f;
+}
+
+static void fill(float *x, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        x[i] = draw();
+    }
+}
+
+static void expect(bool right, const char *what, int32_t size)
+{
+    if (!right) {
+        printf("wrong: %s, size %d\n", what, size);
+        failures++;
+    }
+}
+
+static bool close_to(float found, double expected, double scale)
+{
+    return fabs(found - expected) <= 1e-5 * scale;
+}
+
+static void check_product(const cpu_kernels *kernels, int32_t rows, int32_t vectors)
+{
+    static float a[MOST + 15 * TERMS], b[TERMS * 64], c[15 * 64], before[15 * 64];
+    int32_t width = vectors * kernels->lanes;
+    fill(a, rows * TERMS);
+    fill(b, TERMS * width);
+    fill(c, rows * width);
+    memcpy(before, c, sizeof c);
+    cpu_product p = {a,
+                     b,
+                     c,
+                     NULL,
+                     TERMS,
+                     width,
+                     {{5, 253, 253 * width}, {11, 23, 23 * width}, {23, 1, width}},
+                     rows,
+                     vectors,
+                     true};
+    kernels->product(&p);
+    for (int32_t i = 0; i < rows * width; i++) {
+        double sum = before[i];
+        for (int32_t t = 0; t < TERMS; t++) {
+            sum += (double)a[i / width * TERMS + t] * b[t * width + i % width];
+        }
+        expect(close_to(c[i], sum, 30), "product", rows);
+    }
+}
+
+static void check_rows(const cpu_kernels *kernels, int32_t n)
+{
+    static float x[3][512], y[512], z[512];
+    static uint16_t low[512], other[512];
+    for (int i = 0; i < 3; i++) {
+        fill(x[i], n);
+    }
+    const cpu_kernels *plain = &cpu_kernels_plain;
+    kernels->narrow(1, n, x[0], n, low, n);
+    plain->narrow(1, n, x[0], n, other, n);
+    expect(memcmp(low, other, (size_t)n * 2) == 0, "narrow", n);
+    kernels->widen(1, n, low, n, y, n);
+    plain->widen(1, n, low, n, z, n);
+    expect(memcmp(y, z, (size_t)n * 4) == 0, "widen", n);
+    kernels->add(n, x[1], y);
+    plain->add(n, x[1], z);
+    kernels->maximum(n, x[2], y);
+    plain->maximum(n, x[2], z);
+    kernels->divide(n, 3.0f, y);
+    plain->divide(n, 3.0f, z);
+    expect(memcmp(y, z, (size_t)n * 4) == 0, "add, maximum, divide", n);
+    cpu_brick_row row = {.n = n,
+                         .terms = 1,
+                         .activation = YM_SILU,
+                         .v = {x[0]},
+                         .mean = {x[1]},
+                         .scale = {x[2]},
+                         .shift = x[1],
+                         .out = y};
+    kernels->brick_forward(&row);
+    row.out = z;
+    plain->brick_forward(&row);
+    for (int32_t i = 0; i < n; i++) {
+        expect(close_to(y[i], z[i], 2), "brick", n);
+    }
+}
+
+static uint64_t hash(uint64_t h, const void *bytes, size_t count)
+{
+    const uint8_t *p = bytes;
+    for (size_t i = 0; i < count; i++) {
+        h = (h ^ p[i]) * 1099511628211u;
+    }
+    return h;
+}
+
+/* Four tiles of noise, every kind of warp, colours, mixup, flips. */
+static uint64_t mosaic(ym_warp warp, uint64_t h)
+{
+    enum { SIDE = 160 };
+    static uint8_t pixels[SIDE * SIDE * 3], out[3 * SIDE * SIDE], lut[3 * 256];
+    ym_mosaic_job job = {.scene_count = 2,
+                         .ratio = 0.45,
+                         .hsv = lut,
+                         .out = out,
+                         .height = SIDE,
+                         .width = SIDE,
+                         .flip_horizontal = true};
+    for (size_t i = 0; i < sizeof pixels; i++) {
+        draw();
+        pixels[i] = (uint8_t)(state >> 24);
+    }
+    for (int i = 0; i < 256; i++) {
+        lut[i] = (uint8_t)((i * 77 + 5) % 180);
+        lut[256 + i] = (uint8_t)(255 - i);
+        lut[512 + i] = (uint8_t)(i * 91 + 3);
+    }
+    for (int s = 0; s < 2; s++) {
+        ym_scene *scene = &job.scene[s];
+        scene->height = scene->width = 2 * SIDE;
+        scene->warp = warp;
+        scene->tile_count = 4;
+        for (int i = 0; i < 4; i++) {
+            scene->tile[i] = (ym_tile){pixels,       SIDE * 3, i % 2 * SIDE + s,
+                                       i / 2 * SIDE, SIDE,     SIDE - s};
+        }
+        double tilt = warp == YM_WARP_PERSPECTIVE ? 0.0004 : 0.0;
+        const double forward[9] = {0.7,  0.11 * (s == 0), -13.3, 0.05, 0.8, -20.7,
+                                   tilt, -tilt,           1.0};
+        ym_scene_invert(scene, forward);
+    }
+    ym_context context = {0};
+    expect(ym_mosaic_check(&job, &context.error) == YM_OK, "mosaic's arguments", SIDE);
+    expect(cpu_mosaic(&context, &job) == YM_OK, "mosaic", SIDE);
+    return hash(h, out, sizeof out);
+}
+
+static uint64_t optimizer_step(void)
+{
+    enum { COUNT = 70001 };
+    static float p[COUNT], g[COUNT], m[COUNT], e[COUNT];
+    fill(p, COUNT), fill(g, COUNT), fill(m, COUNT), fill(e, COUNT);
+    ym_sgd_tensor tensor = {p, g, m, e, COUNT, 0, false};
+    ym_sgd_group group = {5e-4f, 0.937f, 1, -1e-2f, true, false};
+    ym_sgd_job job = {.tensor = &tensor,
+                      .tensor_count = 1,
+                      .group = &group,
+                      .group_count = 1,
+                      .inverse_scale = 0.25f,
+                      .clip = 0.3f,
+                      .update = true,
+                      .gradient = YM_SGD_GRADIENT_WRITE,
+                      .average = true,
+                      .ema_decay = 0.99f,
+                      .ema_weight = 0.01f};
+    void *scratch = malloc(ym_sgd_scratch_bytes(&job));
+    ym_sgd_divide(&job, scratch);
+    cpu_sgd_norm(NULL, &job);
+    cpu_sgd_step(NULL, &job);
+    free(scratch);
+    uint64_t h = hash(14695981039346656037u, &job.sum_of_squares, sizeof(double));
+    h = hash(hash(h, p, sizeof p), g, sizeof g);
+    return hash(hash(h, m, sizeof m), e, sizeof e);
+}
+
+int main(void)
+{
+    const cpu_kernels *kernels = cpu_kernels_best();
+    for (int32_t rows = 1; rows <= kernels->tile_rows; rows++) {
+        check_product(kernels, rows, 1);
+        check_product(kernels, rows, 2);
+    }
+    for (int32_t n = 1; n < 70; n++) {
+        check_rows(kernels, n);
+    }
+    state = 1;
+    uint64_t h = mosaic(YM_WARP_AFFINE, 14695981039346656037u);
+    h = mosaic(YM_WARP_PERSPECTIVE, h);
+    printf("mosaic %016llx\n", (unsigned long long)h);
+    printf("sgd %016llx\n", (unsigned long long)optimizer_step());
+    fprintf(stderr, "%s\n", kernels->name);
+    return failures != 0;
+}
