@@ -44,6 +44,7 @@ COLUMNS = [
         ".1f",
     ),
     ("epochs", "epochs", ""),
+    *timing.TARGET_COLUMNS,
 ]
 TARGETS = {"in memory": 1.8, "JPEG files": 1.25}
 CHAIN = "official chain (OpenCV, NumPy)"
@@ -89,7 +90,7 @@ class Tiles(Sequence):
         return image
 
 
-def _made_files(folder: Path) -> tuple[list[str], list[np.ndarray]]:
+def made_files(folder: Path) -> tuple[list[str], list[np.ndarray]]:
     images, labels, _ = make_data(640, False, 96)
     rng = np.random.default_rng(1)
     paths = []
@@ -145,7 +146,7 @@ def loaders(paths: list[str], labels: list, size: int) -> dict[str, dict[str, An
     return made
 
 
-def _epoch(batches: DataLoader) -> None:
+def epoch(batches: DataLoader) -> None:
     for images, _ in batches:
         assert images.dtype is torch.uint8
 
@@ -155,32 +156,34 @@ def _worker_bytes(batches: DataLoader) -> int:
 
 
 def _measure(
-    case: str, pair: dict[str, DataLoader], count: int, epochs: int
+    case: str, pair: dict[str, DataLoader], count: int, epochs: int, wanted: float
 ) -> list[dict]:
     for batches in pair.values():
         for _ in range(SETTLING_EPOCHS):
-            _epoch(batches)
+            epoch(batches)
     before = {name: _worker_bytes(batches) for name, batches in pair.items()}
     timings = timing.compare(
-        {name: timing.Case(lambda b=b: _epoch(b)) for name, b in pair.items()},
+        {name: timing.Case(lambda b=b: epoch(b)) for name, b in pair.items()},
         repetitions=epochs,
         warmup=0,
     )
     made = []
     for name, found in timings.items():
         low, high = found.quartiles
-        made.append(
-            {
-                "case": case,
-                "implementation": name,
-                "samples_s": count / found.median,
-                "low_s": count / high,
-                "high_s": count / low,
-                "speedup": 1 / timing.paired_ratio(found, timings[CHAIN]),
-                "growth_mb": (_worker_bytes(pair[name]) - before[name]) / 1e6,
-                "epochs": epochs,
-            }
-        )
+        speedup = 1 / timing.paired_ratio(found, timings[CHAIN])
+        row = {
+            "case": case,
+            "implementation": name,
+            "samples_s": count / found.median,
+            "low_s": count / high,
+            "high_s": count / low,
+            "speedup": speedup,
+            "growth_mb": (_worker_bytes(pair[name]) - before[name]) / 1e6,
+            "epochs": epochs,
+        }
+        if name == OURS:
+            row = timing.at_least(row, wanted, speedup)
+        made.append(row)
     return made
 
 
@@ -189,10 +192,12 @@ def rows(quick: bool) -> list[dict]:
     size = 320 if quick else 640
     given = os.environ.get("YOLOV9MEM_BENCH_DATA")
     with tempfile.TemporaryDirectory() as folder:
-        found = _given_files(given) if given else _made_files(Path(folder))
+        found = _given_files(given) if given else made_files(Path(folder))
         name = Path(given).resolve().parent.name if given else "made photographs"
         made = []
         for case, pair in loaders(*found, size).items():
             label = f"{name}, {size} px, {case}"
-            made += _measure(label, pair, len(found[0]), 7 if quick else 9)
+            made += _measure(
+                label, pair, len(found[0]), 7 if quick else 9, TARGETS[case]
+            )
     return made
