@@ -8,7 +8,7 @@ export YOLOV9MEM_CUDA ?= 0
 
 BIN := $(VENV)/bin
 C_FILES := $(wildcard csrc/*/*.c csrc/*/*.h)
-C_FORMATTED := $(C_FILES) $(wildcard csrc/*/*.cu csrc/*/*.cuh)
+C_FORMATTED := $(C_FILES) $(wildcard csrc/*/*.cu csrc/*/*.cuh tests/arm/*.c)
 PYTHON_FOLDERS := yolov9mem tests benchmarks examples $(wildcard *.py)
 SANITIZED := build/sanitize
 # Those that reach every C file in little time.
