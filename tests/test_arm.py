@@ -14,7 +14,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPILER = "aarch64-linux-gnu-gcc"
-CALLED = ["core/status.c", "ops/mosaic.c", "ops/sgd.c", "cpu/kernels*.c", "cpu/mosaic*.c"]
+CALLED = [
+    "core/status.c",
+    "ops/mosaic.c",
+    "ops/sgd.c",
+    "cpu/kernels*.c",
+    "cpu/mosaic*.c",
+]
 CALLED += ["cpu/limits.c", "cpu/pool.c", "cpu/sgd.c"]
 FLAGS = ["-std=gnu11", "-ffp-contract=off", "-pthread", "-Wall", "-Wextra", "-Werror"]
 EMULATOR = "qemu-aarch64"
