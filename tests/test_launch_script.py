@@ -187,13 +187,64 @@ def test_an_interrupt_ends_it_as_stock(tmp_path: Path) -> None:
 def test_workers_of_every_kind_make_our_mosaic(tmp_path: Path, context: str) -> None:
     if NO_EQUAL_BITS:
         pytest.skip(NO_EQUAL_BITS)
-    words = ["--save-dir", tmp_path, "--epochs", 1, "--images", 8]
-    words += ["--workers", 1, "--context", context]
-    done = python("-m", "yolov9mem", SCRIPT, *words)
+    words = ["--epochs", 1, "--images", 8, "--workers", 1, "--context", context]
+    done = python("-m", "yolov9mem", SCRIPT, "--save-dir", tmp_path, *words)
     assert done.returncode == 0, done.stderr
     used = (tmp_path / "worker0.txt").read_text()
-    assert used == "yolov9mem.launch.dataset"
+    assert used == "yolov9mem.launch.dataset sample"
     assert "yolov9mem: the run ends" in done.stderr
+
+
+def test_workers_run_the_script_s_own_code_on_pictures(tmp_path: Path) -> None:
+    if NO_EQUAL_BITS:
+        pytest.skip(NO_EQUAL_BITS)
+    images = []
+    for launcher, used in (
+        ([], "parts None"),
+        (["-m", "yolov9mem"], "yolov9mem.launch.dataset recorded"),
+    ):
+        words = ["--epochs", 1, "--images", 8, "--workers", 1, "--context", "spawn"]
+        done = python(*launcher, SCRIPT, "--own", "--save-dir", tmp_path, *words)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "worker0.txt").read_text() == used
+        images.append(json.loads((tmp_path / "trace.json").read_text())["images"])
+    assert images[0] == images[1]
+
+
+def peaks(report: Path, change: str = "pass") -> tuple[float, float]:
+    """Of training and of the model in validation, bytes, in a process of its own."""
+    code = (
+        "import sys; from yolov9mem import launch; from yolov9mem.launch import "
+        f"validation; {change}; sys.exit(launch.main(sys.argv[1:]))"
+    )
+    words = [SCRIPT, "--save-dir", report.parent, "--ckpt", "--report", report]
+    words += ["--epochs", 2, "--imgsz", 256, "--width", 32, "--depth", 3]
+    words += ["--batch-size", 8]
+    done = subprocess.run(
+        command("-c", code, *words),
+        # Large blocks go back to the system when they are freed.
+        env={**ENVIRONMENT, "MALLOC_MMAP_THRESHOLD_": "65536"},
+        cwd=FOLDER,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(report.read_text())
+    kinds = ("training", "validation")
+    found = [figures[f"measured_{kind}_peak_bytes"] for kind in kinds]
+    return found[0], found[1]
+
+
+def test_validation_does_not_raise_the_peak(tmp_path: Path) -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("the peak of a process is read from /proc, which is not here")
+    training, validation = peaks(tmp_path / "ours.json")
+    assert training > 50e6
+    assert validation <= training
+    # The batch as the script has it, twice that of training, would.
+    off = "validation.Slices.wanted = lambda *args: False"
+    training, whole = peaks(tmp_path / "whole.json", off)
+    assert whole > 1.2 * training > 1.2 * validation
 
 
 def test_a_failing_training_still_shows_its_figures(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def train(opt, hyp):
     random.seed(opt.seed)
     np.random.seed(opt.seed)
     gc.collect()
-    model = parts.Net()
+    model = parts.Net(width=opt.width, depth=opt.depth)
     trace = {"images": [], "losses": [], "gradients": [], "live": live_nets()}
     MADE.append(weakref.ref(model))
     batch_size = opt.batch_size
@@ -57,7 +57,8 @@ def train(opt, hyp):
         model.load_state_dict(saved["model"].float().state_dict())
         optimizer.load_state_dict(saved["optimizer"])
         start = saved["epoch"] + 1
-    dataset = parts.Shapes(opt.imgsz, opt.images, hyp, True)
+    kind = parts.Own if opt.own else parts.Shapes
+    dataset = kind(opt.imgsz, opt.images, hyp, True)
     loader = parts.make_loader(
         dataset, batch_size, folder, opt.workers, opt.context, max(RANK, 0)
     )
@@ -162,6 +163,9 @@ def parse_opt():
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--imgsz", type=int, default=64)
     parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--own", action="store_true")
+    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--depth", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--close-mosaic", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)

@@ -17,25 +17,26 @@ def find(model: nn.Module) -> Any:
 
     One of a training before may still be there; a new one equals the model.
     """
-    found = [thing for thing in _averaging() if _averages(thing, model)]
+    wanted = {"ema", "updates", "decay"}
+    found = [
+        thing
+        for thing in _holding(wanted)
+        if callable(getattr(type(thing), "update", None)) and _averages(thing, model)
+    ]
     equal = [thing for thing in found if _equals(thing.ema, model)]
     return next(iter(equal + found), None)
 
 
-def _averaging() -> Iterator[Any]:
-    plausible: dict[type, bool] = {}
+def _holding(names: set[str]) -> Iterator[Any]:
+    """Every object with these attributes of its own."""
     for thing in gc.get_objects():  # the youngest first
-        kind = type(thing)
-        if kind not in plausible:
-            has_update = callable(getattr(kind, "update", None))
-            plausible[kind] = has_update and kind.__dictoffset__ != 0
-        if not plausible[kind]:
+        if type(thing).__dictoffset__ == 0:
             continue
         try:
             held = object.__getattribute__(thing, "__dict__")
         except AttributeError:
             continue
-        if {"ema", "updates", "decay"} <= held.keys():
+        if names <= held.keys():
             yield thing
 
 
@@ -71,5 +72,17 @@ def why_not(average: Any) -> str | None:
     ):
         wanted = ours.detach() * decay + (1 - decay) * new.detach()
         if trial.updates != 701 or not torch.equal(theirs, wanted):
-            return f"{name}: its update has other bits than the official formula"
+            is_lerp = torch.equal(theirs, ours.detach().lerp(new.detach(), 1 - decay))
+            how = "is torch.lerp, which" if is_lerp else "has another formula and"
+            return f"{name}: its update {how} rounds otherwise than v * d + (1 - d) * m"
     return None
+
+
+def why_none() -> str:
+    """What to say where `find` finds nothing."""
+    for thing in _holding({"ema_state_dict", "decay"}):
+        return (
+            f"{type(thing).__name__}: keeps a state_dict and not a model, and makes it "
+            "anew as m + (v - m) * d, which rounds otherwise than v * d + (1 - d) * m"
+        )
+    return "none found with .ema, .updates and .decay(x)"

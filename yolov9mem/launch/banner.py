@@ -94,7 +94,10 @@ def end_lines(measure: Any, saved_bytes: int) -> list[Line]:
     if measure.training_peak is not None:
         lines.append(("measured peak", f"{size(measure.training_peak)} in training"))
     if measure.validation_peak is not None:
-        text = f"{size(measure.validation_peak)} in validation"
+        text = f"{size(measure.validation_peak)} in the model in validation"
+        lines.append(("", text))
+    if measure.other_peak is not None:
+        text = f"{size(measure.other_peak)} in matching, plots and checkpoints"
         lines.append(("", text))
     if measure.per_image is not None:
         lines.append(("time per image", f"{measure.per_image * 1e3:.3g} ms"))

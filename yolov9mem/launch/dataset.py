@@ -1,37 +1,35 @@
 # SPDX-License-Identifier: MIT
-"""The mosaic of a data set with the official fields, made by yolov9mem.
+"""The mosaic of a data set, made by yolov9mem in one pass.
 
-Such a data set is known by its fields. Before it is swapped, samples of both are drawn
-from the same random states and compared bit for bit; one that does anything else (other
-augmentation, masks besides) stays as it is.
+There are two ways. A data set with the official fields gets its samples from
+`yolov9mem.augment`. Any other that augments with OpenCV runs its own code on pictures
+(recording.py). Before either, samples of both are drawn from the same random states
+and compared bit for bit; a data set that does anything else stays as it is.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 from yolov9mem.augment import official_item
+
+from . import recording, trials
+from .pictures import plain
 
 FIELDS = (
     "img_size", "augment", "hyp", "rect", "mosaic", "mosaic_border", "indices", "n",
     "labels", "segments", "im_files", "albumentations",
 )  # fmt: skip
 METHODS = ("load_image", "load_mosaic")
-# (mosaic switched on, hyper-parameters forced) of the samples compared.
-TRIALS: tuple[tuple[bool, dict[str, float]], ...] = (
-    (True, {"mosaic": 1.0, "mixup": 1.0}),
-    (True, {"mosaic": 1.0, "mixup": 0.0}),
-    (True, {}),
-    (False, {}),
-)
+AUGMENTING = ("augment", "im_files", "labels", "load_image")
 
-_stock: dict[type, Callable[[Any, int], Any]] = {}  # __getitem__ of swapped classes
+Way = Callable[[Any, int], Any]
+
+_stock: dict[type, Way] = {}  # __getitem__ of swapped classes
 
 
 def is_official(dataset: Any) -> bool:
@@ -39,6 +37,24 @@ def is_official(dataset: Any) -> bool:
     return all(hasattr(dataset, name) for name in FIELDS + METHODS) and isinstance(
         getattr(dataset, "hyp", None), dict
     )
+
+
+def why_unknown(dataset: Any) -> str | None:
+    """Why there is nothing to try; None: it is a data set that may augment."""
+    cls = type(dataset)
+    if all(hasattr(dataset, name) for name in AUGMENTING):
+        return None
+    own = sys.modules.get(cls.__module__)
+    if own is not None and _is_pil(vars(own).get("Image")):
+        return "its pixels are PIL's, whose resizing has other bits than OpenCV's"
+    return "not one of the official kind"
+
+
+def _is_pil(value: Any) -> bool:
+    return getattr(value, "__name__", "") == "PIL.Image"
+
+
+# The two ways
 
 
 def sample(dataset: Any, index: int) -> tuple[Any, ...]:
@@ -51,102 +67,113 @@ def sample(dataset: Any, index: int) -> tuple[Any, ...]:
     return torch.from_numpy(image), numbered, file, shapes
 
 
+def recorded(dataset: Any, index: int) -> Any:
+    """dataset[index] by its own code, its image drawn in one pass.
+
+    A step that no picture can stand in for raises, and the sample is made anew.
+    """
+    stock = _stock.get(type(dataset), type(dataset).__getitem__)
+    with trials.kept_states() as restore:
+        try:
+            with recording.recording():
+                made = stock(dataset, index)
+        except Exception:  # the stock code raises it again, if it is its own
+            restore()
+            return stock(dataset, index)
+    if isinstance(made, dict):
+        return {name: plain(value) for name, value in made.items()}
+    return tuple(map(plain, made)) if isinstance(made, tuple) else plain(made)
+
+
+def _strictly_recorded(dataset: Any, index: int) -> Any:
+    stock = _stock.get(type(dataset), type(dataset).__getitem__)
+    with recording.recording():
+        return stock(dataset, index)
+
+
+# Swapping
+
+
 def swap(dataset: Any) -> str | None:
     """Makes the data set's class use our mosaic; the reason if it must not."""
     cls = type(dataset)
-    reason = difference(dataset, _stock.get(cls, cls.__getitem__))
-    if reason is None:
-        swap_class(cls)
-    elif cls in _stock:
-        restore(cls)
-    return reason
-
-
-def swap_class(cls: Any) -> None:
-    """Without a comparison: for a loader's worker, after the parent has compared."""
+    stock = _stock.get(cls, cls.__getitem__)
+    reason = None
+    if is_official(dataset):
+        reason = trials.difference(dataset, stock, sample)
+        if reason is None:
+            swap_class(cls, sample)
+            return None
+    recording.install(cls)
+    made = recording.pictures_made()
+    other = trials.difference(dataset, stock, _strictly_recorded)
+    if other is None and recording.pictures_made() == made:
+        other = "it makes no canvas and no warp with OpenCV"
+    if other is None:
+        swap_class(cls, recorded)
+        return None
     if cls in _stock:
-        return
+        restore(cls)
+    if not any(way_of(known) is recorded for known in _stock):
+        recording.uninstall()
+    return reason or other
+
+
+def swap_class(cls: Any, way: Way) -> None:
+    """Without a comparison: for a loader's worker, after the parent has compared."""
+    if way is recorded:
+        recording.install(cls)
+    if cls in _stock:
+        restore(cls)
     stock = _stock[cls] = cls.__getitem__
 
     def __getitem__(self: Any, index: int) -> Any:  # noqa: N807
         if type(self) is not cls or not self.augment:
             return stock(self, index)
-        return sample(self, index)
+        return way(self, index)
 
+    __getitem__.way = way
     cls.__getitem__ = __getitem__
+
+
+def way_of(cls: Any) -> Way | None:
+    """How the samples of a class are made; None: as they were."""
+    return getattr(cls.__getitem__, "way", None)
+
+
+def what(cls: Any) -> str:
+    """What a swapped class does, in words."""
+    if way_of(cls) is recorded:
+        return "its own augmentation code, its pictures drawn in one pass"
+    return "mosaic to CHW image in one pass"
 
 
 def restore(cls: Any) -> None:
     """The class as it was."""
-    cls.__getitem__ = _stock.pop(cls)
+    stock = _stock.pop(cls)
+    del cls.__getitem__
+    if cls.__getitem__ is not stock:  # else it is inherited
+        cls.__getitem__ = stock
 
 
 def restore_all() -> None:
     for cls in list(_stock):
         restore(cls)
-
-
-@contextmanager
-def _changed(dataset: Any, mosaic: bool, hyp: dict[str, Any]) -> Iterator[None]:
-    """The data set with another `mosaic` and `hyp`, and the random states, for once."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    before = dataset.mosaic, dataset.hyp
-    dataset.mosaic = mosaic and before[0]
-    dataset.hyp = {**before[1], **hyp}
-    try:
-        yield
-    finally:
-        dataset.mosaic, dataset.hyp = before
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-
-
-def difference(dataset: Any, stock: Callable[[Any, int], Any]) -> str | None:
-    """Why our samples are not those of the data set; None: they are the same bits."""
-    for number, (mosaic, hyp) in enumerate(TRIALS):
-        index = number % len(dataset)
-        try:
-            with _changed(dataset, mosaic, hyp):
-                theirs = stock(dataset, index), *_states()
-            with _changed(dataset, mosaic, hyp):
-                ours = sample(dataset, index), *_states()
-        except Exception as error:  # whatever it is: the stock code stays
-            return f"a trial sample raised {type(error).__name__}: {error}"
-        if not _equal(theirs, ours):
-            return "its samples are not those of the official chain"
-    return None
-
-
-def _states() -> tuple[Any, ...]:
-    _, keys, position, *rest = np.random.get_state()
-    return random.getstate(), keys, position, rest
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, np.ndarray):
-        return isinstance(b, np.ndarray) and np.array_equal(a, b)
-    if isinstance(a, (tuple, list)):
-        return (
-            isinstance(b, (tuple, list))
-            and len(a) == len(b)
-            and all(_equal(x, y) for x, y in zip(a, b, strict=True))
-        )
-    return bool(a == b)
+    recording.uninstall()
 
 
 class WorkerInit:
     """worker_init_fn that swaps the data set of a loader's worker, then runs the stock
     one: a worker that was not forked has imported the data set's class anew."""
 
-    def __init__(self, stock: Callable[[int], Any] | None) -> None:
-        self.stock = stock
+    def __init__(self, stock: Callable[[int], Any] | None, way: Way | None) -> None:
+        self.stock, self.way = stock, way
 
     def __call__(self, worker: int) -> None:
         info = torch.utils.data.get_worker_info()
-        if info is not None and is_official(info.dataset):
-            swap_class(type(info.dataset))
+        if info is not None and self.way is not None:
+            cls = type(info.dataset)
+            if cls not in _stock:
+                swap_class(cls, self.way)
         if self.stock is not None:
             self.stock(worker)

@@ -181,32 +181,34 @@ class Launch:
             swapped = launch._saw_dataset(given)
             stock(self, *args, **kwargs)
             if swapped:
-                self.worker_init_fn = dataset.WorkerInit(self.worker_init_fn)
+                way = dataset.way_of(type(given))
+                self.worker_init_fn = dataset.WorkerInit(self.worker_init_fn, way)
 
         return init
 
     def _saw_dataset(self, given: Any) -> bool:
         """Swaps a data set if it can be; is it swapped?"""
         name = type(given).__name__
-        if not dataset.is_official(given):
-            line = ("data set, stock", f"{name}: not one of the official kind")
+        unknown = dataset.why_unknown(given)
+        if unknown is not None:
+            line = ("data set, stock", f"{name}: {unknown}")
         elif not given.augment:
             line = ("data set, stock", f"{name} of validation: it makes no mosaics")
         else:
-            self._override(given.hyp)
+            self._override(getattr(given, "hyp", None))
             reason = dataset.swap(given)
             if reason is None:
-                line = ("data set", f"{name} swapped: mosaic to CHW image in one pass")
+                line = ("data set", f"{name} swapped: {dataset.what(type(given))}")
             else:
                 line = ("data set, stock", f"{name}: {reason}")
         if line not in self.lines and not self._announced:
             self.lines.append(line)
         return line[0] == "data set"
 
-    def _override(self, hyp: dict[str, Any]) -> None:
+    def _override(self, hyp: Any) -> None:
         for name in ("mosaic", "mixup"):
             value = getattr(self.settings, name)
-            if value is not None and name in hyp:
+            if value is not None and isinstance(hyp, dict) and name in hyp:
                 hyp[name] = value
                 self.applied.add(name)
 

@@ -37,7 +37,11 @@ class Measure:
     growth of the process since the first step.
 
     Attributes:
-        training_peak, validation_peak: bytes, None where not known.
+        training_peak: bytes, of everything from the first training forward of an epoch
+            to the first eval forward after it; None where not known.
+        validation_peak: of the model's eval forwards.
+        other_peak: of what a script does after an eval forward and before the next
+            forward: matching, plots, checkpoints.
         images: how many went through training forwards that were timed.
         seconds: of these, from forward to forward; gaps with validation do not count.
     """
@@ -45,12 +49,13 @@ class Measure:
     def __init__(self) -> None:
         self.training_peak: int | None = None
         self.validation_peak: int | None = None
+        self.other_peak: int | None = None
         self.images = 0
         self.seconds = 0.0
         self.forwards = 0
         self._on_cuda = False
         self._base: int | None = None
-        self._evaluating = False
+        self._phase = "training"
         self._last: tuple[float, int] | None = None  # time, images of a forward
         self._lock = threading.Lock()
 
@@ -65,8 +70,8 @@ class Measure:
         """A training forward begins; replicas of DataParallel come from threads."""
         with self._lock:
             now = time.perf_counter()
-            if self._evaluating:
-                self._switch(evaluating=False)
+            if self._phase != "training":
+                self._switch("training")
             elif self._last is not None and self.forwards > 1:
                 self.seconds += now - self._last[0]
                 self.images += self._last[1]
@@ -76,23 +81,27 @@ class Measure:
     def evaluation(self) -> None:
         """A forward in eval mode begins."""
         with self._lock:
-            if not self._evaluating:
-                self._switch(evaluating=True)
+            self._switch("validation")
+
+    def evaluated(self) -> None:
+        """It is done."""
+        with self._lock:
+            self._switch("other")
 
     def finish(self) -> None:
         """The run is over."""
         with self._lock:
-            self._switch(evaluating=False)
+            self._switch("other")
 
-    def _switch(self, evaluating: bool) -> None:
+    def _switch(self, phase: str) -> None:
         peak = self._peak()
-        name = "validation_peak" if self._evaluating else "training_peak"
+        name = f"{self._phase}_peak"
         known = getattr(self, name)
         if peak is not None:
             setattr(self, name, peak if known is None else max(known, peak))
         if not self._on_cuda:
             _restart_peak()
-        self._evaluating = evaluating
+        self._phase = phase
         self._last = None
 
     def _peak(self) -> int | None:

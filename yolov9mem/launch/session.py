@@ -73,7 +73,7 @@ class Session:
         """A training batch, before DataParallel splits it."""
         self.shape = tuple(images.shape)
         most = -(-len(images) // self.devices)
-        self.slices.most = max(self.slices.most or 0, most)
+        self.slices.trained = max(self.slices.trained or 0, most)
 
     def _swap_forward(
         self, model: nn.Module, patches: Patches, watcher: Callable[[], Watcher | None]
@@ -102,9 +102,13 @@ class Session:
             return
         self.measure.training(len(images))
 
-    def evaluated(self) -> None:
+    def evaluates(self) -> None:
         """A forward in eval mode begins."""
         self.measure.evaluation()
+
+    def evaluated(self) -> None:
+        """It is done."""
+        self.measure.evaluated()
 
     def _swap_step(self, model: nn.Module, optimizer: Any) -> None:
         name = type(optimizer).__name__
@@ -117,7 +121,7 @@ class Session:
             )
             return
         ema = averages.find(model)
-        reason = averages.why_not(ema) if ema is not None else "none found"
+        reason = averages.why_not(ema) if ema is not None else averages.why_none()
         waiting = deferred(optimizer, ema if reason is None else None, model)
         waiting.start()
         # Lives as long as the optimizer.
@@ -138,7 +142,7 @@ class Session:
         rows = self._read_rows()
         if any(row.state == "swapped" for row in rows):
             self.swapped.append("model")
-        batch = f"a batch of {self.slices.most or 'unknown size'}"
+        batch = f"a batch of {self.slices.trained or 'unknown size'}"
         if self.devices > 1:
             batch += f" on each of {self.devices} devices"
         return banner.model_lines(rows, batch)
@@ -183,6 +187,7 @@ class Session:
             "predicted_peak_bytes": max((row.peak_bytes for row in swapped), default=0),
             "measured_training_peak_bytes": self.measure.training_peak,
             "measured_validation_peak_bytes": self.measure.validation_peak,
+            "measured_other_peak_bytes": self.measure.other_peak,
             "seconds_per_image": self.measure.per_image,
             "training_forwards": self.measure.forwards,
             "sliced_validation_forwards": self.slices.count,

@@ -3,7 +3,8 @@
 
 Validation runs on batches of twice the training batch in the official scripts. The
 loader's batch decides the shapes that images are padded to, so it stays; the model gets
-it in slices of at most the training batch.
+it in slices of half the training batch: the stock layers that validation runs need
+more for an image than training with `min` does.
 """
 
 from __future__ import annotations
@@ -25,15 +26,20 @@ class Slices:
     """How many images an eval forward gets at most.
 
     Attributes:
-        most: None: no training batch has been seen yet.
+        trained: images of the largest training batch on a device, None: none seen yet.
         count: eval forwards that ran in slices.
         refused: why a model's eval forward cannot be sliced.
     """
 
     def __init__(self) -> None:
-        self.most: int | None = None
+        self.trained: int | None = None
         self.count = 0
         self.refused: str | None = None
+
+    @property
+    def most(self) -> int | None:
+        """Images of a slice."""
+        return None if self.trained is None else -(-self.trained // 2)
 
     def wanted(self, module: Any, args: Any, kwargs: Any) -> bool:
         """Is this an eval forward of too many images?"""
@@ -86,8 +92,11 @@ class Watcher(Protocol):
     def trained(self, module: Any, images: Tensor) -> None:
         """A training forward begins."""
 
-    def evaluated(self) -> None:
+    def evaluates(self) -> None:
         """A forward in eval mode begins."""
+
+    def evaluated(self) -> None:
+        """It is done."""
 
 
 def is_wrapped(forward: Forward) -> bool:
@@ -116,12 +125,16 @@ def wrap_forward(
             return stock(self, *args, **kwargs)
         if self.training and torch.is_grad_enabled():
             watching.trained(self, args[0])
-        elif not self.training:
+        if self.training:
+            return swapped(self, *args, **kwargs)
+        watching.evaluates()
+        try:
+            if watching.slices.wanted(self, args, kwargs):
+                whole = functools.partial(swapped, self, **kwargs)
+                return watching.slices.run(whole, args[0])
+            return swapped(self, *args, **kwargs)
+        finally:
             watching.evaluated()
-        if watching.slices.wanted(self, args, kwargs):
-            whole = functools.partial(swapped, self, **kwargs)
-            return watching.slices.run(whole, args[0])
-        return swapped(self, *args, **kwargs)
 
     forward.yolov9mem_launch = True
     return forward
