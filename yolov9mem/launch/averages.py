@@ -17,20 +17,21 @@ def find(model: nn.Module) -> Any:
 
     One of a training before may still be there; a new one equals the model.
     """
-    wanted = {"ema", "updates", "decay"}
-    found = [
-        thing
-        for thing in _holding(wanted)
-        if callable(getattr(type(thing), "update", None)) and _averages(thing, model)
-    ]
+    holding = _holding("update", {"ema", "updates", "decay"})
+    found = [thing for thing in holding if _averages(thing, model)]
     equal = [thing for thing in found if _equals(thing.ema, model)]
     return next(iter(equal + found), None)
 
 
-def _holding(names: set[str]) -> Iterator[Any]:
-    """Every object with these attributes of its own."""
+def _holding(method: str, names: set[str]) -> Iterator[Any]:
+    """Every object whose class has the method, with these attributes of its own."""
+    plausible: dict[type, bool] = {}
     for thing in gc.get_objects():  # the youngest first
-        if type(thing).__dictoffset__ == 0:
+        kind = type(thing)
+        if kind not in plausible:
+            has_method = callable(getattr(kind, method, None))
+            plausible[kind] = has_method and kind.__dictoffset__ != 0
+        if not plausible[kind]:
             continue
         try:
             held = object.__getattribute__(thing, "__dict__")
@@ -80,7 +81,7 @@ def why_not(average: Any) -> str | None:
 
 def why_none() -> str:
     """What to say where `find` finds nothing."""
-    for thing in _holding({"ema_state_dict", "decay"}):
+    for thing in _holding("on_train_batch_end", {"ema_state_dict", "decay"}):
         return (
             f"{type(thing).__name__}: keeps a state_dict and not a model, and makes it "
             "anew as m + (v - m) * d, which rounds otherwise than v * d + (1 - d) * m"
