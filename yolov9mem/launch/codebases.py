@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from .cli import Settings
@@ -71,6 +72,28 @@ def ultralytics_trainer(
     return "accumulate"
 
 
+def ultralytics_processes(
+    module: types.ModuleType, settings: Settings, patches: Patches
+) -> str | None:
+    """device=0,1: the processes that it starts, one for a device, are launched too.
+
+    --mosaic and --mixup reach them in the arguments of the trainer.
+    """
+    stock = _own_function(module, "generate_ddp_command")
+    if stock is None:
+        return None
+    flags = replace(settings, mosaic=None, mixup=None).flags()
+
+    @functools.wraps(stock)
+    def command(*args: Any, **kwargs: Any) -> tuple[list[str], str]:
+        words, file = stock(*args, **kwargs)
+        at = words.index(file)
+        return [*words[:at], "-m", "yolov9mem", *flags, *words[at:]], file
+
+    patches.set(module, "generate_ddp_command", command)
+    return None
+
+
 def _always(value: int) -> property:
     """An attribute that reads the same whatever is written to it."""
 
@@ -109,6 +132,7 @@ CHANGES: tuple[Change, ...] = (
     official_amp,
     autobatch,
     ultralytics_trainer,
+    ultralytics_processes,
     lightning_trainer,
 )
 
