@@ -67,6 +67,20 @@ def test_an_average_is_tried_before_it_is_swapped() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_an_average_without_a_model_is_named() -> None:
+    class Callback:
+        def __init__(self) -> None:
+            self.ema_state_dict, self.decay = {"w": torch.zeros(1)}, 0.9999
+
+        def on_train_batch_end(self) -> None:
+            return
+
+    assert averages.why_none() == "none found with .ema, .updates and .decay(x)"
+    kept = Callback()
+    assert averages.why_none().startswith("Callback: keeps a state_dict and not a")
+    kept.on_train_batch_end()
+
+
 def test_the_average_of_this_training_is_found() -> None:
     class Own(nn.Conv2d):
         pass

@@ -124,6 +124,17 @@ def test_exit_code_arguments_and_nothing_to_swap(plain: Path) -> None:
     assert f"nothing to swap in {plain}" in done.stderr
 
 
+def test_a_flag_of_the_script_stays_its_own_and_that_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import argparse\np = argparse.ArgumentParser()\n"
+        "p.add_argument('--ckpt', type=int)\nprint(p.parse_args())\n"
+    )
+    done = python("-m", "yolov9mem", file, "--ckpt", 5)
+    assert done.returncode == 0 and done.stdout == "Namespace(ckpt=5)\n", done.stderr
+    assert "yolov9mem: flags: --ckpt is the script's own" in done.stderr
+
+
 def test_strict_makes_nothing_to_swap_an_error(plain: Path) -> None:
     done = python("-m", "yolov9mem", "--strict", plain)
     assert done.returncode == 1, done.stderr

@@ -29,8 +29,8 @@ NOTED = ("buffer", "ims", "im_hw0", "im_hw")
 def difference(dataset: Any, stock: Sample, ours: Sample) -> str | None:
     """Why our samples are not those of the data set; None: they are the same bits."""
     for number, (mosaic, hyp) in enumerate(TRIALS):
-        index = number % len(dataset)
         try:
+            index = number % len(dataset)
             with _changed(dataset, mosaic, hyp):
                 theirs = stock(dataset, index), *_states()
             with _changed(dataset, mosaic, hyp):
