@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """csrc/cuda on the host compiler: builds it against csrc/emulation and binds it.
 
-The library holds the "cuda" tables and the "ref" backend beside each other; arrays are
-NumPy's. With YOLOV9MEM_EMULATION_ASAN=1 it is built with AddressSanitizer (preload
+The library holds the "cuda" tables and the "ref" backend beside each other, for ctypes
+with NumPy's arrays, and is the extension module yolov9mem._cuda as well, so that
+csrc/python_cuda and the torch adapter run on it (see emulated_gpu.py). With YOLOV9MEM_EMULATION_ASAN=1 it is built with AddressSanitizer (preload
 libasan). Built once for each state of the sources, into the temporary folder.
 """
 
@@ -13,15 +14,19 @@ import functools
 import hashlib
 import os
 import subprocess
+import sysconfig
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
-FOLDERS = ("core", "math", "ops", "ref", "cuda", "emulation")
+FOLDERS = ("core", "math", "ops", "ref", "cuda", "python", "python_cuda", "emulation")
 F32, BF16, F16 = 0, 1, 2
 STORED = {F32: np.float32, BF16: np.uint16, F16: np.float16}
 IDENTITY, SILU, RELU, LEAKY_RELU = range(4)
@@ -29,8 +34,12 @@ FORWARD, BACKWARD_DATA, BACKWARD_WEIGHT = range(3)
 
 
 def _sources() -> list[Path]:
-    units = [CSRC / "core/status.c", CSRC / "ops/sgd.c", *(CSRC / "ref").glob("*.c")]
-    for pattern in ("cuda/*.c", "cuda/*.cu", "emulation/*.c", "emulation/*.cpp"):
+    names = ("core/status.c", "ops/mosaic.c", "ops/sgd.c", "python/arguments.c")
+    units = [CSRC / name for name in names]
+    for pattern in (
+        *("ref/*.c", "cuda/*.c", "cuda/*.cu", "python_cuda/*.c"),
+        *("emulation/*.c", "emulation/*.cpp"),
+    ):
         units += CSRC.glob(pattern)
     return sorted(units)
 
@@ -38,6 +47,8 @@ def _sources() -> list[Path]:
 def _flags(unit: Path) -> list[str]:
     flags = ["-O1", "-g", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-Wall"]
     flags += ["-DYM_EMULATION", f"-I{CSRC}", f"-I{CSRC}/emulation/include"]
+    if unit.parent.name.startswith("python"):
+        flags += [f"-I{sysconfig.get_path('include')}", f"-I{np.get_include()}"]
     if os.environ.get("YOLOV9MEM_EMULATION_ASAN") == "1":
         flags += ["-fsanitize=address", "-fno-omit-frame-pointer"]
     if unit.suffix == ".c":
@@ -164,6 +175,17 @@ def library() -> C.CDLL:
     ):
         getattr(lib, name).restype = C.c_void_p
     return lib
+
+
+@functools.cache
+def extension() -> ModuleType:
+    """The same library as the module yolov9mem._cuda; it is not put into sys.modules."""
+    loader = ExtensionFileLoader("yolov9mem._cuda", str(build()))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
+    made = module_from_spec(spec)
+    loader.exec_module(made)
+    return made
 
 
 def capsule(table: str = "ym_cuda_plain_backend") -> object:

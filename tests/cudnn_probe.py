@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Run by test_cuda_cudnn.py in a process of its own: cuDNN's answers without a GPU.
 
-Reads {"cudnn": path, "cublaslt": path, "devices": {name: properties}, "problems":
-[[...], ...]} from standard input, as JSON, and writes one list for each device:
+Reads {"cudnn": path, "devices": {name: properties}, "problems": [[...], ...]} from
+standard input, as JSON, and writes one list for each device:
 (workspace bytes, engine, tensor core, compiles at run time, found) of each problem. A
 problem is pass, dtype, accumulate, n, h, w, oh, ow and the eleven numbers of ym_conv.
 
-cuDNN wants a libcuda.so.1 to load some of its parts; one whose functions fail will do,
-since nothing is run.
+cuDNN wants a driver and cuBLAS to load some of its parts; libraries whose functions fail
+will do, since nothing is run.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import cuda_emulation as ce
@@ -25,6 +26,17 @@ import cuda_emulation as ce
 DRIVER_CALLS = (
     *("cuModuleLoadData", "cuModuleUnload", "cuModuleGetFunction", "cuGetErrorString"),
     *("cuTensorMapEncodeIm2col", "cuTensorMapEncodeTiled"),
+)
+CUBLASLT_CALLS = (
+    *(
+        f"cublasLt{what}{call}"
+        for what in ("MatmulDesc", "MatrixLayout", "MatrixTransformDesc")
+        for call in ("Create", "Destroy", "GetAttribute", "SetAttribute")
+    ),
+    *(f"cublasLtMatmulPreference{call}" for call in ("Create", "Destroy")),
+    *("cublasLtMatmulPreferenceSetAttribute", "cublasLtGroupedMatrixLayoutCreate"),
+    *("cublasLtMatmul", "cublasLtMatmulAlgoGetHeuristic", "cublasLtMatrixTransform"),
+    *("cublasLtCreate", "cublasLtDestroy", "cublasLtGetProperty"),
 )
 
 
@@ -45,12 +57,11 @@ class Plan(C.Structure):
     ]
 
 
-def load_driver_stub(folder: str) -> None:
-    source, library = Path(folder) / "driver.c", Path(folder) / "libcuda.so.1"
-    source.write_text(
-        "\n".join(f"int {call}(void) {{ return 3; }}" for call in DRIVER_CALLS)
-    )
-    flags = ["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]
+def load_stub(folder: str, name: str, calls: Sequence[str], more: str = "") -> None:
+    """A library of that name whose functions answer 3, an error."""
+    source, library = Path(folder) / f"{name}.c", Path(folder) / name
+    source.write_text(more + "".join(f"int {c}(void) {{ return 3; }}\n" for c in calls))
+    flags = ["-shared", "-fPIC", f"-Wl,-soname,{name}"]
     subprocess.run(["gcc", *flags, str(source), "-o", str(library)], check=True)
     C.CDLL(str(library), mode=C.RTLD_GLOBAL)
 
@@ -78,8 +89,9 @@ def main() -> None:
     asked = json.load(sys.stdin)
     os.environ["YOLOV9MEM_CUDNN"] = asked["cudnn"]
     with tempfile.TemporaryDirectory() as folder:
-        load_driver_stub(folder)
-        C.CDLL(asked["cublaslt"], mode=C.RTLD_GLOBAL)
+        load_stub(folder, "libcuda.so.1", DRIVER_CALLS)
+        version = "unsigned long cublasLtGetVersion(void) { return 130000; }\n"
+        load_stub(folder, "libcublasLt.so.13", CUBLASLT_CALLS, version)
         made = {
             name: [answer(json.dumps(device).encode(), p) for p in asked["problems"]]
             for name, device in asked["devices"].items()

@@ -3,8 +3,8 @@
 
 cuDNN 9.8 and newer chooses engines for a device that it is only told about, so every
 convolution of the YOLOv9 models is planned here for five GPUs. The devices' properties
-are from their data sheets (tests/cudnn_devices.json). Needs the wheels nvidia-cudnn-cu13
-and nvidia-cublas, or YOLOV9MEM_CUDNN and YOLOV9MEM_CUBLASLT with the libraries' paths.
+are from their data sheets (tests/cudnn_devices.json). Needs the wheel nvidia-cudnn-cu13
+(`make cudnn` installs it) or YOLOV9MEM_CUDNN with the library's path.
 """
 
 from __future__ import annotations
@@ -57,10 +57,8 @@ def find_library(variable: str, folder: str, name: str) -> str | None:
 
 
 CUDNN = find_library("YOLOV9MEM_CUDNN", "cudnn/lib", "libcudnn.so.9")
-CUBLASLT = find_library("YOLOV9MEM_CUBLASLT", "cu13/lib", "libcublasLt.so.13")
 needs_cudnn = pytest.mark.skipif(
-    CUDNN is None or CUBLASLT is None,
-    reason="no cuDNN here: pip install nvidia-cudnn-cu13 nvidia-cublas",
+    CUDNN is None, reason="no cuDNN here: `make cudnn` installs it"
 )
 
 
@@ -73,7 +71,6 @@ def ask(problems: list[list[int]]) -> dict[str, list[list[int]]]:
     """cuDNN's answers for all devices; see cudnn_probe.py."""
     asked = {
         "cudnn": CUDNN,
-        "cublaslt": CUBLASLT,
         "devices": devices(),
         "problems": problems,
     }

@@ -4,10 +4,18 @@
 #include "cuda_runtime_api.h"
 
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 
+#define MOST_DEVICES 4
+
 static cudaError_t pending = cudaSuccess;
+static cudaError_t driver = cudaSuccess;
 static bool is_capturing = false;
+static int devices = 1;
+static int launch_device = -1;
+static long counts[3];
+static _Thread_local int current = 0;
 
 const char *cudaGetErrorName(cudaError_t error)
 {
@@ -23,33 +31,83 @@ cudaError_t cudaGetLastError(void)
 {
     cudaError_t error = pending;
     pending = cudaSuccess;
-    return error;
+    return driver != cudaSuccess ? driver : error;
+}
+
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    *count = driver == cudaSuccess ? devices : 0;
+    return driver;
+}
+
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *found, int device)
+{
+    *found = (struct cudaDeviceProp){"", 9, 0, 132, (size_t)1 << 36};
+    snprintf(found->name, sizeof found->name, "Emulated %d", device);
+    return driver;
 }
 
 cudaError_t cudaGetDevice(int *device)
 {
-    *device = 0;
-    return cudaSuccess;
+    *device = current;
+    return driver;
 }
 
 cudaError_t cudaSetDevice(int device)
 {
-    return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+    if (device < 0 || device >= devices) {
+        return cudaErrorInvalidDevice;
+    }
+    current = device;
+    return driver;
 }
 
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream)
 {
     (void)stream;
-    memset(to, value, bytes);
+    if (driver == cudaSuccess) {
+        memset(to, value, bytes);
+    }
     return cudaGetLastError();
 }
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
                             enum cudaMemcpyKind kind, cudaStream_t stream)
 {
-    (void)kind, (void)stream;
-    memcpy(to, from, bytes);
+    (void)stream;
+    ym_emulation_add(kind == cudaMemcpyHostToDevice ? YM_EMULATION_UPLOADS
+                                                    : YM_EMULATION_WAITS);
+    if (driver == cudaSuccess) {
+        memcpy(to, from, bytes);
+    }
     return cudaGetLastError();
+}
+
+static cudaError_t wait(void)
+{
+    ym_emulation_add(YM_EMULATION_WAITS);
+    return is_capturing ? cudaErrorStreamCaptureUnsupported : cudaGetLastError();
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+{
+    (void)stream;
+    return wait();
+}
+
+cudaError_t cudaDeviceSynchronize(void)
+{
+    return wait();
+}
+
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes,
+                       enum cudaMemcpyKind kind)
+{
+    (void)kind;
+    if (driver == cudaSuccess) {
+        memcpy(to, from, bytes);
+    }
+    return wait();
 }
 
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream,
@@ -58,7 +116,7 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream,
     (void)stream;
     *status = is_capturing ? cudaStreamCaptureStatusActive
                            : cudaStreamCaptureStatusNone;
-    return cudaSuccess;
+    return driver;
 }
 
 void ym_emulation_fail_next(cudaError_t error)
@@ -66,13 +124,43 @@ void ym_emulation_fail_next(cudaError_t error)
     pending = error;
 }
 
+void ym_emulation_driver(cudaError_t error)
+{
+    driver = error;
+}
+
+void ym_emulation_devices(int count)
+{
+    devices = count < MOST_DEVICES ? count : MOST_DEVICES;
+}
+
 void ym_emulation_capture(int capturing)
 {
     is_capturing = capturing != 0;
 }
 
-cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes,
-                       enum cudaMemcpyKind kind)
+long ym_emulation_count(int what)
 {
-    return cudaMemcpyAsync(to, from, bytes, kind, NULL);
+    return counts[what];
+}
+
+void ym_emulation_reset_counts(void)
+{
+    memset(counts, 0, sizeof counts);
+}
+
+void ym_emulation_add(int what)
+{
+    counts[what]++;
+}
+
+void ym_emulation_note_launch(void)
+{
+    launch_device = current;
+    ym_emulation_add(YM_EMULATION_LAUNCHES);
+}
+
+int ym_emulation_launch_device(void)
+{
+    return launch_device;
 }

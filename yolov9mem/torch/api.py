@@ -23,7 +23,7 @@ def checkpoint(
     strict: bool = True,
     *,
     segments: int | None = None,
-    backend: str = "cpu",
+    backend: str = "auto",
 ) -> Module:
     """Makes the module's training forward and backward run in yolov9mem.
 
@@ -36,14 +36,19 @@ def checkpoint(
         strict: raise CannotLower, naming the call and the path, when a part of the module
             can't be lowered; False leaves that part in stock PyTorch (see report()).
         segments: into how many autograd nodes backward is cut; None: by parameter bytes.
-        backend: "cpu", or "ref" for the slow and plain reference; "cuda" for a module on
-            a GPU (with cuDNN) or "cuda:plain" (without it), where that was built.
+        backend: "auto" runs where the arguments are: on a GPU with cuDNN, else on the
+            CPU. "cpu", "ref" (the slow and plain reference) and "cuda" run there only,
+            "cuda:plain" on a GPU by our own convolutions, for a machine without cuDNN:
+            many times slower, so never chosen by itself.
 
     Returns the same object. Calling it again changes ``keep``. Raises TypeError for what is
     no module or a wrapper of one, ValueError for a bad ``keep``.
 
     The module is recorded lazily, at its next training forward. In eval mode, without
     gradients and under tracing the stock forward runs. Outputs are channels_last tensors.
+    The module may be moved between devices at any time. On a GPU a training forward raises
+    BackendError where there is no driver, or one too old, or no cuDNN 9; in a build without
+    CUDA the stock forward runs and a StockForwardWarning says so once.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(

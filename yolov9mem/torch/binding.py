@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import devices
 from .ir import NormCall, Ref
 from .lower import Program
 
@@ -27,7 +28,7 @@ class Stale(Exception):
 def address(tensor: Tensor) -> tuple[Any, ...]:
     """The tensor as the core's array argument; the caller keeps it alive."""
     kind = DTYPE_NAMES[tensor.dtype]
-    device = tensor.get_device()  # -1 on the CPU
+    device = devices.number(tensor)
     return (tensor.data_ptr(), kind, tensor.shape, tensor.stride(), device)
 
 

@@ -13,6 +13,7 @@ from torch.nn.modules import module as nn_module
 from torch.utils._device import DeviceContext
 from torch.utils._pytree import tree_leaves
 
+from . import devices
 from .record import is_recording
 
 PLAIN_TENSORS = (Tensor, nn.Parameter, nn.Buffer) if hasattr(nn, "Buffer") else (
@@ -62,12 +63,25 @@ def globally_hooked() -> str | None:
     return None
 
 
-def unusual_tensor(leaf: Tensor, device_type: str = "cpu") -> str | None:
-    """Tensors that a plan for ``device_type`` cannot read."""
+def unusual_device(tensors: list[Tensor], backend: Any) -> str | None:
+    """Arguments that are not all where a plan of ``backend`` runs."""
+    places = {tensor.device for tensor in tensors}
+    if len(places) > 1:
+        return f"arguments are on {' and '.join(sorted(map(str, places)))}"
+    for place in places:
+        kind = devices.kind(place)
+        wanted = "cuda" if str(backend).startswith("cuda") else "cpu"
+        if backend == "auto" and kind == "cuda":
+            return devices.why_not_built()
+        if kind != wanted:
+            return f"an argument is on {place}"
+    return None
+
+
+def unusual_tensor(leaf: Tensor) -> str | None:
+    """Tensors that a plan cannot read."""
     if type(leaf) not in PLAIN_TENSORS:
         return f"an argument is a {type(leaf).__name__}"
-    if leaf.device.type != device_type:
-        return f"an argument is on {leaf.device}"
     if leaf.layout is not torch.strided:
         return f"an argument is {leaf.layout}"
     return None

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import devices
 from .arenas import give_workspace, take_workspace, unfilled
 from .binding import Binding, NormState, address, channels_last
 from .lower import Mask, TorchPlan
@@ -50,6 +51,7 @@ class Call:
         assert self.norms is not None
         inputs = self._packed(self.inputs, "inputs converted")
         params = _float(self.params)
+        plan.use_settings()
         with unfilled():
             outputs = [
                 _empty_output(shape, program.dtype, program.device)
@@ -67,7 +69,7 @@ class Call:
                 [address(y.permute(0, 2, 3, 1)) for y in outputs],
                 _arena(saved),
                 _arena(workspace),
-                _stream(program.device),
+                devices.stream(program.device),
             )
         finally:
             give_workspace(workspace)
@@ -112,6 +114,7 @@ class Call:
         """Runs a segment; gradients of the parameters that leave with it."""
         plan, mask = self.plan, self._mask
         assert mask is not None and self._workspace is not None
+        plan.use_settings()
         with unfilled():
             for i in mask.touched[segment]:
                 if self._grad_params[i] is None:
@@ -128,7 +131,7 @@ class Call:
             [None if g is None else address(g) for g in self._grad_params],
             _arena(self.saved),
             _arena(self._workspace),
-            _stream(plan.program.device),
+            devices.stream(plan.program.device),
         )
         leaving: list[Tensor | None] = []
         for i in plan.leaving[segment]:
@@ -236,13 +239,6 @@ def _empty_output(
     n, c, h, w = shape
     strides = (h * w * c, 1, w * c, c)
     return torch.empty_strided(shape, strides, dtype=dtype, device=device)
-
-
-def _stream(device: torch.device) -> int:
-    """The handle of torch's current stream; 0 on the CPU."""
-    if device.type != "cuda":
-        return 0
-    return torch.cuda.current_stream(device).cuda_stream
 
 
 def _arena(arena: Tensor | None) -> Any:

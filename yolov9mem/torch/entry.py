@@ -16,10 +16,10 @@ from torch.utils._pytree import tree_flatten
 
 from yolov9mem._keep import Keep
 
-from . import conditions, engine, registry
-from .arenas import drop_workspace
+from . import conditions, devices, engine, registry
+from .arenas import drop_workspace, make_room
 from .binding import Binding, Stale
-from .fakes import FakeCopy
+from .fakes import FakeCopy, places_of
 from .fingerprint import Fingerprint
 from .ir import CannotLower, NothingToRun
 from .lower import Program, TorchPlan, lower
@@ -32,6 +32,12 @@ MOST_PROGRAMS = 64  # input signatures remembered for one module
 
 class StockForwardWarning(UserWarning):
     """A checkpointed module ran in stock PyTorch; said once for each reason."""
+
+
+def _device_of(leaves: list[Any]) -> torch.device:
+    """Of the arguments, which are all on one."""
+    found = (leaf.device for leaf in leaves if isinstance(leaf, Tensor))
+    return next(found, torch.device("cpu"))
 
 
 class Lowered:
@@ -53,7 +59,7 @@ class Entry:
         keep: Keep,
         strict: bool,
         segments: int | None = None,
-        backend: str = "cpu",
+        backend: str = "auto",
     ) -> None:
         self.cls = type(module)
         self.ref = weakref.ref(module)
@@ -70,11 +76,6 @@ class Entry:
         self._fakes: FakeCopy | None = None
         self._defaults: conditions.Defaults | None = None
         self._descended = False
-
-    @property
-    def device_type(self) -> str:
-        """Of the tensors that the backend reads."""
-        return "cuda" if str(self.backend).startswith("cuda") else "cpu"
 
     @property
     def name(self) -> str:
@@ -170,9 +171,10 @@ class Entry:
         leaves: list[Any],
     ) -> str | None:
         reason = conditions.observed() or conditions.globally_hooked()
-        for leaf in leaves:
-            if reason is None and isinstance(leaf, Tensor):
-                reason = conditions.unusual_tensor(leaf, self.device_type)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        for tensor in tensors:
+            reason = reason or conditions.unusual_tensor(tensor)
+        reason = reason or conditions.unusual_device(tensors, self.backend)
         if reason is not None:
             return reason
         if self._defaults is None:
@@ -191,7 +193,7 @@ class Entry:
 
     def _say(self, origin: nn.Module, reason: str) -> None:
         self.reasons[reason] += 1
-        if self.reasons[reason] == 1 and "hook" in reason:
+        if self.reasons[reason] == 1 and ("hook" in reason or "built" in reason):
             warnings.warn(
                 f"yolov9mem: {self.name} runs in stock PyTorch: {reason}",
                 StockForwardWarning,
@@ -248,9 +250,12 @@ class Entry:
                 parts.append((leaf.shape, leaf.dtype, leaf.get_device()))
             else:
                 parts.append((type(leaf), repr(leaf)))
-        kind = self.device_type
-        autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
-        return (tuple(parts), str(spec) if len(leaves) > 1 else spec, autocast)
+        device = _device_of(leaves)
+        tf32 = devices.kind(device) == "cuda" and devices.allows_tf32()
+        enabled = torch.is_autocast_enabled(device.type)
+        autocast = enabled and torch.get_autocast_dtype(device.type)
+        whole = str(spec) if len(leaves) > 1 else spec
+        return (tuple(parts), whole, autocast, tf32)
 
     def _remember(self, key: Any, made: Lowered | CannotLower) -> None:
         with self._lock:
@@ -266,8 +271,9 @@ class Entry:
             found = self.lowered.get(key)
             if found is None:
                 try:
-                    self._fakes = self._fakes or FakeCopy(origin)
-                    program = lower(record(self._fakes, leaves, spec), origin)
+                    fakes = self._fake_copy(origin)
+                    recording = record(fakes, leaves, spec)
+                    program = lower(recording, origin, _device_of(leaves))
                     found = Lowered(program, origin)
                     self.counts["recordings"] += 1
                 except CannotLower as failure:
@@ -280,6 +286,13 @@ class Entry:
         if isinstance(found, CannotLower):
             raise found
         return found
+
+    def _fake_copy(self, origin: nn.Module) -> FakeCopy:
+        """Made anew when the module has moved to another kind of device."""
+        known = self._fakes
+        if known is None or known.places != places_of(origin):
+            known = self._fakes = FakeCopy(origin)
+        return known
 
     def _plan(
         self, lowered: Lowered, inputs: tuple[bool, ...], params: tuple[bool, ...]
@@ -297,6 +310,7 @@ class Entry:
                     self.backend,
                 )
                 lowered.plans[key] = plan
+                make_room(lowered.program.device)
                 self.counts["plans"] += 1
         return plan
 

@@ -34,6 +34,11 @@ HOOK_DICTS = (
 NAMED_DICTS = ("_parameters", "_buffers")
 
 
+def _place(device: torch.device) -> torch.device:
+    """All GPUs are one to fakes: a replica is recorded with its original's fakes."""
+    return device if device.index is None else torch.device(device.type, 0)
+
+
 def join(path: str, name: str) -> str:
     """The path of ``name`` inside the module at ``path``."""
     return f"{path}.{name}" if path else name
@@ -50,11 +55,21 @@ def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, value
 
 
+def places_of(module: nn.Module) -> set[torch.device]:
+    """Where its tensors are, all GPUs being one."""
+    return {
+        _place(tensor.device)
+        for part in module.modules()
+        for _, tensor in own_tensors(part)
+    }
+
+
 class FakeCopy:
     """The copy, and the paths by which its fakes and modules are known."""
 
     def __init__(self, original: nn.Module) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.places = places_of(original)
         self.path_of: dict[int, str] = {}  # by id of a fake
         self.module_path: dict[int, str] = {}  # by id of a module of the copy
         memo: dict[int, Any] = {}
@@ -87,7 +102,7 @@ class FakeCopy:
         meta = torch.empty_strided(
             tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta"
         )
-        made = FakeTensor(self.mode, meta, tensor.device)
+        made = FakeTensor(self.mode, meta, _place(tensor.device))
         if tensor.requires_grad:
             made.requires_grad_()
         return made

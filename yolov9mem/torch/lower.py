@@ -12,9 +12,9 @@ import torch
 from yolov9mem import _core
 from yolov9mem._keep import Keep
 
-from .arenas import current
+from . import devices
 from .fakes import join, own_tensors
-from .ir import Node, NormCall, NothingToRun, Recording
+from .ir import CannotLower, Node, NormCall, NothingToRun, Recording
 
 # Gradients of a large graph leave backward in parts of about this many bytes.
 SEGMENT_BYTES = 8 << 20
@@ -24,8 +24,13 @@ MOST_SEGMENTS = 6
 class Program:
     """A lowered recording: the graph, and by which paths its tensors are found."""
 
-    def __init__(self, recording: Recording, module: torch.nn.Module) -> None:
-        """``module`` is the one that was recorded."""
+    def __init__(
+        self,
+        recording: Recording,
+        module: torch.nn.Module,
+        device: torch.device | None = None,
+    ) -> None:
+        """``module`` is the one that was recorded; ``device``: of the arguments."""
         tensors = tensors_of(module)
         self.shapes = {path: tuple(t.shape) for path, t in tensors.items()}
         self.dtypes = {path: t.dtype for path, t in tensors.items()}
@@ -40,8 +45,11 @@ class Program:
             self._values.append(self._build[node.op](self, node))
         for value in recording.outputs:
             self.graph.output(self._values[value])
-        devices = {tensor.device for tensor in tensors.values()}
-        self.device = devices.pop() if len(devices) == 1 else torch.device("cpu")
+        self.device = device or next(
+            (t.device for t in tensors.values()), torch.device("cpu")
+        )
+        self.on_cuda = devices.kind(self.device) == "cuda"
+        self.tf32 = self.on_cuda and devices.allows_tf32()
         self.dtype = compute_dtype(recording, self.device)
         self.outputs = [
             (recording.nodes[value].shape, recording.nodes[value].dtype)
@@ -145,15 +153,19 @@ def compute_dtype(recording: Recording, device: torch.device) -> torch.dtype:
     """The dtype of every value: that of the convolutions; fp16 in fp32 on the CPU."""
     kinds = {node.dtype for node in recording.nodes if node.op == "conv"}
     kinds = kinds or {node.dtype for node in recording.nodes}
-    half = {torch.bfloat16, *([torch.float16] if device.type == "cuda" else [])}
+    on_cuda = devices.kind(device) == "cuda"
+    half = {torch.bfloat16, *([torch.float16] if on_cuda else [])}
     return kinds.pop() if len(kinds) == 1 and kinds <= half else torch.float32
 
 
 def core_backend(backend: str, device: torch.device) -> str:
     """The core's name for it: "cuda" and "cuda:plain" with the number of the device."""
-    if device.type != "cuda" or not str(backend).startswith("cuda"):
+    if backend == "auto":
+        backend = devices.kind(device)
+    if not str(backend).startswith("cuda"):
         return backend
-    return f"cuda:{device.index}" + (":plain" if backend.endswith(":plain") else "")
+    plain = ":plain" if backend.endswith(":plain") else ""
+    return f"cuda:{devices.index(device)}{plain}"
 
 
 class TorchPlan:
@@ -177,14 +189,16 @@ class TorchPlan:
         if segments is None:
             segments = max(1, min(MOST_SEGMENTS, wanted // SEGMENT_BYTES))
         self.program, self.input_grads, self.param_grads = program, inputs, params
-        with current(program.device):
+        self.backend = core_backend(backend, program.device)
+        self.use_settings()
+        with devices.current(program.device):
             self.core = _core.Plan(
                 program.graph,
                 program.input_sizes,
                 dtype=str(program.dtype).removeprefix("torch."),
                 keep=keep.rule,
                 budget=keep.budget,
-                backend=core_backend(backend, program.device),
+                backend=self.backend,
                 input_grads=list(inputs),
                 param_grads=list(params),
                 segments=segments,
@@ -202,11 +216,17 @@ class TorchPlan:
         self._masks: dict[tuple[bool, ...], Mask] = {}
         self._lock = threading.Lock()
 
+    def use_settings(self) -> None:
+        """Before the core is asked for sizes or runs: cuDNN's, as they were recorded."""
+        if str(self.backend).startswith("cuda"):
+            devices.extension().allow_tf32(self.program.tf32)
+
     def mask(self, given: tuple[bool, ...]) -> Mask:
         """What backward does when only some outputs have gradients."""
         with self._lock:
             if given not in self._masks:
-                with current(self.program.device):
+                self.use_settings()
+                with devices.current(self.program.device):
                     self._masks[given] = Mask(self, list(given))
             return self._masks[given]
 
@@ -264,8 +284,17 @@ def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def lower(recording: Recording, module: torch.nn.Module) -> Program:
-    """Lowers a recording of ``module``; raises NothingToRun."""
+def lower(
+    recording: Recording, module: torch.nn.Module, device: torch.device | None = None
+) -> Program:
+    """Lowers a recording of ``module`` whose arguments are on ``device``.
+
+    Raises NothingToRun, and CannotLower where its tensors are on several devices.
+    """
     if not recording.outputs:
         raise NothingToRun("forward", "", "it computes no activation")
-    return Program(recording, module)
+    places = sorted({str(t.device) for t in tensors_of(module).values()})
+    if len(places) > 1:
+        reason = f"its tensors are on {' and '.join(places)}, must be on one device"
+        raise CannotLower("forward", "", reason)
+    return Program(recording, module, device)

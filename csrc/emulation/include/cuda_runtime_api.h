@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
  * The part of the CUDA runtime that csrc/cuda calls, on the host: device memory is host
- * memory, streams run at once, and there is one device, number 0. For tests only.
+ * memory, streams run at once. For tests only.
  */
 #ifndef YM_EMULATION_CUDA_RUNTIME_API_H
 #define YM_EMULATION_CUDA_RUNTIME_API_H
 
 #include <stddef.h>
+
+#define CUDART_VERSION 13000
 
 #ifdef __cplusplus
 extern "C" {
@@ -14,7 +16,17 @@ extern "C" {
 
 typedef int cudaError_t;
 typedef struct CUstream_st *cudaStream_t;
-enum { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidDevice = 101 };
+enum {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorStreamCaptureUnsupported = 900,
+};
+struct cudaDeviceProp {
+    char name[256];
+    int major, minor, multiProcessorCount;
+    size_t totalGlobalMem;
+};
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
 enum cudaStreamCaptureStatus {
     cudaStreamCaptureStatusNone = 0,
@@ -24,6 +36,8 @@ enum cudaStreamCaptureStatus {
 const char *cudaGetErrorName(cudaError_t error);
 const char *cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError(void);
+cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *found, int device);
 cudaError_t cudaGetDevice(int *device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream);
@@ -31,12 +45,26 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes,
                        enum cudaMemcpyKind kind);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
                             enum cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaDeviceSynchronize(void);
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream,
                                   enum cudaStreamCaptureStatus *status);
 
 /* For tests: what the next calls pretend. */
 void ym_emulation_fail_next(cudaError_t error);
+/* While not 0, every call fails with it: 35 is no driver or one too old, 100 no GPU. */
+void ym_emulation_driver(cudaError_t error);
+void ym_emulation_devices(int count);
+/* While capturing, a call that a capture does not allow fails. */
 void ym_emulation_capture(int capturing);
+/* Since the last reset: launches, calls that wait for the device, copies to it. */
+enum { YM_EMULATION_LAUNCHES = 0, YM_EMULATION_WAITS, YM_EMULATION_UPLOADS };
+long ym_emulation_count(int what);
+void ym_emulation_reset_counts(void);
+void ym_emulation_add(int what);
+/* Which device was current when the last kernel was launched. */
+int ym_emulation_launch_device(void);
+void ym_emulation_note_launch(void);
 /* 0: threads and blocks in order, 1: in reverse, 2: in turns from the middle. */
 void ym_emulation_order(int order);
 

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""Host memory that stands for a GPU: the torch adapter takes its CUDA path on the CPU.
+
+Within `emulated_gpu()` every CPU tensor counts as one of GPU 0 and yolov9mem._cuda is
+csrc/python_cuda over csrc/emulation, kernels included. There is no cuDNN, so "cuda" is
+"cuda:plain" behind the rule that convolutions take packed tensors.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import cuda_emulation as ce
+import pytest
+import torch
+
+from yolov9mem.torch import devices
+
+WAITS = 1
+
+
+class Gpu:
+    """What a test may ask of the emulated device and tell it."""
+
+    def __init__(self, extension: Any) -> None:
+        self.extension = extension
+        self.lib = ce.library()
+
+    def count(self, what: int) -> int:
+        return int(self.lib.ym_emulation_count(what))
+
+    def reset(self) -> None:
+        self.lib.ym_emulation_driver(0)
+        self.lib.ym_emulation_capture(0)
+        self.lib.ym_emulation_devices(1)
+        self.lib.ym_emulation_reset_counts()
+
+
+@contextmanager
+def emulated_gpu(*, cudnn: bool = False) -> Iterator[Gpu]:
+    """cudnn: leave the choice of cuDNN to the test's YOLOV9MEM_CUDNN."""
+    real = ce.extension()
+    extension = SimpleNamespace(
+        **{name: getattr(real, name) for name in dir(real) if name[0] != "_"}
+    )
+    if not cudnn:
+        extension.backend = lambda text: real.backend(
+            text if text.endswith(":plain") else f"{text}:plain"
+        )
+    gpu = Gpu(extension)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "kind", lambda device: "cuda")
+        patch.setattr(devices, "index", lambda device: 0)
+        patch.setattr(devices, "number", lambda tensor: 0)
+        patch.setattr(devices, "why_not_built", lambda: None)
+        patch.setattr(devices, "extension", lambda: extension)
+        patch.setitem(sys.modules, "yolov9mem._cuda", extension)
+        gpu.reset()
+        try:
+            yield gpu
+        finally:
+            gpu.reset()
+
+
+@pytest.fixture
+def gpu() -> Iterator[Gpu]:
+    with emulated_gpu() as made:
+        yield made
+
+
+def autocast(dtype: torch.dtype) -> torch.autocast:
+    """As torch.autocast("cuda", dtype) on a GPU."""
+    return torch.autocast("cpu", dtype)

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""Where tensors lie, and the CUDA extension for those on a GPU.
+
+The only file that decides what a GPU's tensor is. Call its functions through the module:
+tests replace them, and then host memory stands for a GPU's (tests/emulated_gpu.py).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def kind(device: torch.device) -> str:
+    """ "cpu", "cuda" or what else torch has."""
+    return device.type
+
+
+def index(device: torch.device) -> int:
+    """The number of a GPU; -1: the CPU."""
+    if device.type == "cpu":
+        return -1
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def number(tensor: Tensor) -> int:
+    """The number of the tensor's GPU; -1: the CPU."""
+    return tensor.get_device()
+
+
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """The device is the current one inside; nothing on the CPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def stream(device: torch.device) -> int:
+    """The handle of torch's current stream; 0 on the CPU."""
+    if device.type != "cuda":
+        return 0
+    return torch.cuda.current_stream(device).cuda_stream
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Is the current stream being captured into a CUDA graph?"""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def extension() -> Any:
+    """yolov9mem._cuda, without a CUDA call. Raises ImportError where it was not built."""
+    from yolov9mem import _cuda  # type: ignore[attr-defined, unused-ignore]
+
+    return _cuda
+
+
+def why_not_built() -> str | None:
+    """What to do about a build without CUDA; None: it was built with it."""
+    if importlib.util.find_spec("yolov9mem._cuda") is not None:
+        return None
+    return (
+        "yolov9mem was built without CUDA (no nvcc was found): build it again with "
+        "YOLOV9MEM_CUDA=1 pip install --no-build-isolation ."
+    )
+
+
+def allows_tf32() -> bool:
+    """May float32 convolutions round to TF32? As torch's settings say."""
+    try:
+        return bool(torch.backends.cudnn.allow_tf32)
+    except RuntimeError:  # the newer fp32_precision settings were used
+        return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")
+
+
+def to_device(made: Tensor, place: Tensor) -> Tensor:
+    """Copies bytes from host memory into ``place`` without waiting.
+
+    Returns what has to stay alive until the copy is done: pinned memory, which torch
+    does not hand out again before that.
+    """
+    pinned = made.pin_memory() if place.is_cuda else made
+    place.copy_(pinned, non_blocking=True)
+    return pinned
