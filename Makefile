@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
+CUDNN ?= nvidia-cudnn-cu13>=9.8,<10
 # auto builds the CUDA part too where nvcc is found; that takes minutes.
 export YOLOV9MEM_CUDA ?= 0
 
@@ -15,7 +16,7 @@ SANITIZED := build/sanitize
 SANITIZE_TESTS := tests/test_blocks.py tests/test_leaks.py tests/test_plan.py \
     tests/test_plan_memory.py tests/test_sgd.py $(wildcard tests/test_mosaic*.py)
 
-.PHONY: help build demo test lint format sanitize cuda bench clean
+.PHONY: help build demo test lint format sanitize cuda cudnn bench clean
 
 help:
 	@echo "make demo      train on drawn shapes with and without yolov9mem"
@@ -24,6 +25,7 @@ help:
 	@echo "make format    rewrite the sources as lint wants them"
 	@echo "make sanitize  the tests of the C core under ASan and UBSan"
 	@echo "make cuda      compile the CUDA part for every architecture"
+	@echo "make cudnn     install cuDNN (0.5 GB) for the tests of its plans; needs no GPU"
 	@echo "make bench     measure, write a record and the tables of README.md"
 	@echo "make clean     remove what was built, .venv included"
 
@@ -70,6 +72,13 @@ sanitize: build
 cuda: build
 	YOLOV9MEM_CUDA=1 $(BIN)/python setup.py --quiet build \
 	    --build-base build/cuda/tmp --build-lib build/cuda/lib
+
+# cuDNN alone: what it depends on is only needed to run, not to plan.
+$(VENV)/.cudnn: $(VENV)/.packages
+	$(BIN)/pip install --quiet --no-deps "$(CUDNN)"
+	@touch $@
+
+cudnn: build $(VENV)/.cudnn
 
 bench: build
 	$(BIN)/python -m benchmarks cpu

@@ -25,7 +25,14 @@ import cuda_emulation as ce
 
 DRIVER_CALLS = (
     *("cuModuleLoadData", "cuModuleUnload", "cuModuleGetFunction", "cuGetErrorString"),
-    *("cuTensorMapEncodeIm2col", "cuTensorMapEncodeTiled"),
+    *("cuTensorMapEncodeIm2col", "cuTensorMapEncodeTiled", "cuGetErrorName"),
+    *("cuCtxGetCurrent", "cuCtxGetLimit", "cuCtxPopCurrent", "cuCtxPushCurrent"),
+    *("cuDeviceGet", "cuDeviceGetCount", "cuDriverGetVersion", "cuStreamGetCtx"),
+    *("cuKernelGetAttribute", "cuKernelGetFunction", "cuKernelSetAttribute"),
+    *("cuLaunchCooperativeKernel", "cuLaunchKernel", "cuLaunchKernelEx"),
+    *("cuLibraryGetKernel", "cuLibraryLoadData", "cuLibraryLoadFromFile"),
+    *("cuLibraryUnload", "cuLinkAddData", "cuLinkComplete", "cuLinkCreate"),
+    *("cuLinkDestroy", "cuOccupancyMaxPotentialClusterSize"),
 )
 CUBLASLT_CALLS = (
     *(

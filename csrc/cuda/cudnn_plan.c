@@ -158,10 +158,10 @@ static ym_status list_configs(workbench *b, int mode, int64_t *count)
     if (b->library->finalize(b->heuristics) != 0) {
         return YM_OK;
     }
+    /* Those of another list are final and take no new content. */
     for (int i = 0; i < CONFIGS; i++) {
-        if (b->config[i] == NULL) {
-            YM_TRY(create(b, CUDNN_ENGINECFG_KIND, &b->config[i]));
-        }
+        destroy(b->library, &b->config[i]);
+        YM_TRY(create(b, CUDNN_ENGINECFG_KIND, &b->config[i]));
     }
     int status = b->library->get_attribute(b->heuristics, CUDNN_ENGINEHEUR_RESULTS,
                                            CUDNN_TYPE_DESCRIPTOR, CONFIGS, count,

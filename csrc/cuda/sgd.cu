@@ -2,11 +2,12 @@
  *
  * Both passes of the optimizer step, a block for each span of a tensor. Pass 1 adds up
  * squares in double; the last block to finish adds up the spans in their order and
- * decides about clip and overflow, so pass 2 follows without the host. Compiled without
- * fused multiply-add: the bits are those of math/sgd.h.
+ * says whether all is finite, so pass 2 follows without the host. Four elements an
+ * access where the tensor's addresses allow it. Compiled without fused multiply-add:
+ * the bits are those of math/sgd.h.
  */
-#include "cuda/launch.cuh"
 #include "cuda/sgd.h"
+#include "cuda/values.cuh"
 #include "math/sgd.h"
 
 #include <math.h>
@@ -16,6 +17,7 @@ namespace
 
 const int THREADS = 256;
 const int WARPS = THREADS / 32;
+const int WIDE = 4; /* elements of an access of 16 bytes */
 const unsigned ALL_LANES = 0xffffffffu;
 
 /* What a pass needs, without pointers to the host. */
@@ -56,20 +58,37 @@ __device__ float clip_of(const pass &p, float norm)
     return factor > 1.0f ? 1.0f : factor;
 }
 
-__device__ void decide(const pass &p, float inverse_scale, double sum)
+/* Elements from `first` on that are stepped four at a time. */
+__device__ int32_t wide_count(const ym_sgd_span &span, uintptr_t addresses)
 {
-    cuda_sgd_state *state = p.table.state;
-    const bool finite = sum - sum == 0;
-    state->sum_of_squares = sum;
-    state->norm = (float)sqrt(sum);
-    state->inverse_scale = inverse_scale;
-    state->clip = clip_of(p, state->norm);
-    state->update = 1;
-    state->arrived = 0;
-    if (p.found_inf != nullptr) {
-        *p.found_inf = finite ? *p.found_inf : 1.0f;
-        state->update = *p.found_inf == 0.0f;
+    return addresses % 16 == 0 && span.first % WIDE == 0 ? span.count / WIDE * WIDE : 0;
+}
+
+__device__ __forceinline__ double square(float g, float inverse_scale)
+{
+    const double x = (double)ym_sgd_unscale(g, inverse_scale, 1.0f);
+    return x * x;
+}
+
+/* This thread's share of the sum of squares of a span. */
+__device__ double sum_squares(const ym_sgd_span &span, const float *g,
+                              float inverse_scale)
+{
+    const int32_t wide = wide_count(span, (uintptr_t)g);
+    double sum = 0;
+#pragma unroll 4
+    for (int32_t i = (int32_t)threadIdx.x * WIDE; i < wide; i += THREADS * WIDE) {
+        float four[WIDE];
+        load<float, WIDE>(g + span.first + i, four);
+#pragma unroll
+        for (int v = 0; v < WIDE; v++) {
+            sum += square(four[v], inverse_scale);
+        }
     }
+    for (int32_t i = wide + (int32_t)threadIdx.x; i < span.count; i += THREADS) {
+        sum += square(g[span.first + i], inverse_scale);
+    }
+    return sum;
 }
 
 __global__ void __launch_bounds__(THREADS) sgd_norm_kernel(pass p)
@@ -78,13 +97,7 @@ __global__ void __launch_bounds__(THREADS) sgd_norm_kernel(pass p)
     const ym_sgd_span span = p.table.span[blockIdx.x];
     const float *g = p.table.tensor[span.tensor].grad;
     const float inverse_scale = inverse_scale_of(p);
-    double sum = 0;
-    for (int32_t i = (int32_t)threadIdx.x; g != nullptr && i < span.count;
-         i += THREADS) {
-        const double x = (double)ym_sgd_unscale(g[span.first + i], inverse_scale, 1.0f);
-        sum += x * x;
-    }
-    sum = add_block(sum);
+    double sum = add_block(g != nullptr ? sum_squares(span, g, inverse_scale) : 0.0);
     if (threadIdx.x == 0) {
         p.table.partial[blockIdx.x] = sum;
         __threadfence();
@@ -98,66 +111,124 @@ __global__ void __launch_bounds__(THREADS) sgd_norm_kernel(pass p)
     __threadfence();
     const volatile double *partial = p.table.partial;
     sum = 0;
+#pragma unroll 8
     for (unsigned i = threadIdx.x; i < gridDim.x; i += THREADS) {
         sum += partial[i];
     }
     sum = add_block(sum);
     if (threadIdx.x == 0) {
-        decide(p, inverse_scale, sum);
+        p.table.state->sum_of_squares = sum;
+        p.table.state->norm = (float)sqrt(sum);
+        p.table.state->arrived = 0;
+        if (p.found_inf != nullptr && !(sum - sum == 0)) {
+            *p.found_inf = 1.0f;
+        }
     }
 }
 
-/* One element's new parameter; momentum on the way. g is unscaled and clipped. */
-__device__ __forceinline__ float
-step_element(const ym_sgd_group &group, const ym_sgd_tensor &t, int64_t i, float g)
+/* What a block does with its span. */
+struct work {
+    ym_sgd_tensor tensor;
+    ym_sgd_group group;
+    float inverse_scale, clip, ema_decay, ema_weight;
+    ym_sgd_gradient gradient;
+    bool update, average, reads;
+};
+
+/* V elements' new parameters and momentum. g is unscaled and clipped. */
+template <int V>
+__device__ __forceinline__ void step_elements(const work &w, int64_t i,
+                                              const float (&gradient)[V],
+                                              float (&param)[V])
 {
-    const float param = t.param[i];
-    g = group.maximize ? -g : g;
-    if (group.weight_decay != 0) {
-        g = ym_sgd_weight_decay(g, param, group.weight_decay);
+    const ym_sgd_group &group = w.group;
+    float buffer[V] = {};
+    const bool moves = group.momentum != 0;
+    if (moves && !w.tensor.first_step) {
+        load<float, V>(w.tensor.momentum + i, buffer);
     }
-    if (group.momentum != 0) {
-        const float buffer = t.first_step
-                                 ? g
-                                 : ym_sgd_momentum(t.momentum[i], g, group.momentum,
-                                                   group.gradient_weight);
-        t.momentum[i] = buffer;
-        g = group.nesterov ? ym_sgd_nesterov(g, buffer, group.momentum) : buffer;
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+        float g = group.maximize ? -gradient[v] : gradient[v];
+        if (group.weight_decay != 0) {
+            g = ym_sgd_weight_decay(g, param[v], group.weight_decay);
+        }
+        if (moves) {
+            buffer[v] = w.tensor.first_step
+                            ? g
+                            : ym_sgd_momentum(buffer[v], g, group.momentum,
+                                              group.gradient_weight);
+            g = group.nesterov ? ym_sgd_nesterov(g, buffer[v], group.momentum)
+                               : buffer[v];
+        }
+        param[v] = ym_sgd_descend(param[v], g, group.minus_lr);
     }
-    return ym_sgd_descend(param, g, group.minus_lr);
+    if (moves) {
+        store<float, V>(w.tensor.momentum + i, buffer);
+    }
+    store<float, V>(w.tensor.param + i, param);
+}
+
+/* Everything of V elements; all loads come before the first store. */
+template <int V> __device__ __forceinline__ void run_elements(const work &w, int64_t i)
+{
+    float g[V] = {}, param[V] = {}, ema[V] = {};
+    if (w.reads) {
+        load<float, V>(w.tensor.grad + i, g);
+    }
+    if (w.update || w.average) {
+        load<float, V>(w.tensor.param + i, param);
+    }
+    if (w.average) {
+        load<float, V>(w.tensor.ema + i, ema);
+    }
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+        g[v] = w.reads ? ym_sgd_unscale(g[v], w.inverse_scale, w.clip) : 0.0f;
+    }
+    if (w.update) {
+        step_elements<V>(w, i, g, param);
+    }
+    if (w.average) {
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            ema[v] = ym_sgd_average(ema[v], param[v], w.ema_decay, w.ema_weight);
+        }
+        store<float, V>(w.tensor.ema + i, ema);
+    }
+    if (w.tensor.grad != nullptr && w.gradient != YM_SGD_GRADIENT_KEEP) {
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            g[v] = w.gradient == YM_SGD_GRADIENT_ZERO ? 0.0f : g[v];
+        }
+        store<float, V>(w.tensor.grad + i, g);
+    }
 }
 
 __global__ void __launch_bounds__(THREADS) sgd_step_kernel(pass p, bool after_norm)
 {
     const ym_sgd_span span = p.table.span[blockIdx.x];
-    const ym_sgd_tensor t = p.table.tensor[span.tensor];
-    const cuda_sgd_state *state = p.table.state;
-    const float inverse_scale = after_norm ? state->inverse_scale : inverse_scale_of(p);
-    const float clip = after_norm ? state->clip : p.clip;
-    const bool finite = after_norm ? state->update != 0
-                                   : p.found_inf == nullptr || *p.found_inf == 0.0f;
-    const bool update = p.update && finite && t.grad != nullptr;
-    const bool average = p.average && t.ema != nullptr;
-    const bool reads = t.grad != nullptr &&
-                       (update || p.gradient == YM_SGD_GRADIENT_WRITE);
-    for (int64_t i = span.first + threadIdx.x; i < span.first + span.count;
-         i += THREADS) {
-        float g = 0, param = 0;
-        if (reads) {
-            g = ym_sgd_unscale(t.grad[i], inverse_scale, clip);
-        }
-        if (update) {
-            param = step_element(p.group[t.group], t, i, g);
-            t.param[i] = param;
-        } else if (average) {
-            param = t.param[i];
-        }
-        if (average) {
-            t.ema[i] = ym_sgd_average(t.ema[i], param, p.ema_decay, p.ema_weight);
-        }
-        if (t.grad != nullptr && p.gradient != YM_SGD_GRADIENT_KEEP) {
-            t.grad[i] = p.gradient == YM_SGD_GRADIENT_ZERO ? 0.0f : g;
-        }
+    work w;
+    w.tensor = p.table.tensor[span.tensor];
+    w.group = p.group[w.tensor.group];
+    w.inverse_scale = inverse_scale_of(p);
+    w.clip = after_norm ? clip_of(p, p.table.state->norm) : p.clip;
+    w.ema_decay = p.ema_decay;
+    w.ema_weight = p.ema_weight;
+    w.gradient = p.gradient;
+    w.update = p.update && w.tensor.grad != nullptr &&
+               (p.found_inf == nullptr || *p.found_inf == 0.0f);
+    w.average = p.average && w.tensor.ema != nullptr;
+    w.reads = w.tensor.grad != nullptr &&
+              (w.update || p.gradient == YM_SGD_GRADIENT_WRITE);
+    const uintptr_t addresses = (uintptr_t)w.tensor.param | (uintptr_t)w.tensor.grad |
+                                (uintptr_t)w.tensor.momentum | (uintptr_t)w.tensor.ema;
+    const int32_t wide = wide_count(span, addresses);
+    for (int32_t i = (int32_t)threadIdx.x * WIDE; i < wide; i += THREADS * WIDE) {
+        run_elements<WIDE>(w, span.first + i);
+    }
+    for (int32_t i = wide + (int32_t)threadIdx.x; i < span.count; i += THREADS) {
+        run_elements<1>(w, span.first + i);
     }
 }
 

@@ -23,8 +23,6 @@ extern "C" {
 typedef struct cuda_sgd_state {
     double sum_of_squares; /* of the unscaled gradients */
     float norm;            /* its root */
-    float inverse_scale, clip;
-    unsigned update;  /* 0: some gradient is not finite and there is a loss scale */
     unsigned arrived; /* blocks of the first pass that are done; 0 between passes */
 } cuda_sgd_state;
 
@@ -63,7 +61,7 @@ void cuda_sgd_fill_table(const cuda_sgd_table *table, const ym_sgd_tensor *tenso
                          int32_t tensor_count);
 
 /* Pass 1: every gradient once; sets state and *found_inf. Needed only with a loss scale
- * or a clip. Pass 2 (after_norm: with pass 1's results): the rest. */
+ * or a clip. Pass 2 (after_norm: clips by the norm that pass 1 left): the rest. */
 ym_status cuda_sgd_run_norm(ym_context *context, const cuda_sgd_call *call);
 ym_status cuda_sgd_run_step(ym_context *context, const cuda_sgd_call *call,
                             bool after_norm);

@@ -48,9 +48,6 @@ void cuda_sgd_fill_table(const cuda_sgd_table *table, const ym_sgd_tensor *tenso
                          int32_t tensor_count)
 {
     memset(table->state, 0, table->bytes);
-    table->state->update = 1;
-    table->state->inverse_scale = 1;
-    table->state->clip = 1;
     memcpy(table->tensor, tensor, (size_t)tensor_count * sizeof *tensor);
     int32_t at = 0;
     for (int32_t i = 0; i < tensor_count; i++) {

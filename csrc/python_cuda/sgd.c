@@ -135,7 +135,7 @@ static PyObject *sgd_table(PyObject *module, PyObject *args)
 typedef struct step_arguments {
     Py_buffer table, groups;
     unsigned long long memory, stream, scale, found_inf;
-    int device, update, gradient;
+    int device, update, gradient, measured;
     double inverse_scale;
     PyObject *max_norm, *ema_decay;
 } step_arguments;
@@ -183,12 +183,14 @@ PyDoc_STRVAR(
     sgd_step_doc,
     "sgd_step(table, memory, groups, device, *, stream=0, scale=0, found_inf=0,\n"
     "         inverse_scale=1.0, max_norm=None, update=True, gradient=1,\n"
-    "         ema_decay=None)\n\n"
+    "         ema_decay=None, measured=False)\n\n"
     "One step on the stream, without waiting. memory: address of sgd_table's bytes on\n"
     "the device. scale, found_inf: addresses of GradScaler's float32 scalars, 0: "
     "none;\n"
     "found_inf is set to 1 where a gradient is not finite, and then parameters and\n"
-    "momentum stay. Two launches, or one without a scale and a clip.");
+    "momentum stay. measured: sgd_norm has run on this memory already. Two launches, "
+    "or\n"
+    "one where measured, and one without a scale and a clip.");
 
 static PyObject *sgd_step(PyObject *module, PyObject *args, PyObject *keywords)
 {
@@ -196,14 +198,14 @@ static PyObject *sgd_step(PyObject *module, PyObject *args, PyObject *keywords)
     static char *names[] = {"table",    "memory", "groups",    "device",
                             "stream",   "scale",  "found_inf", "inverse_scale",
                             "max_norm", "update", "gradient",  "ema_decay",
-                            NULL};
+                            "measured", NULL};
     step_arguments a = {
         .inverse_scale = 1, .update = 1, .gradient = YM_SGD_GRADIENT_ZERO};
     if (ym_cuda_check_process() < 0 ||
         !PyArg_ParseTupleAndKeywords(
-            args, keywords, "y*Ky*i|$KKKdOpiO:sgd_step", names, &a.table, &a.memory,
+            args, keywords, "y*Ky*i|$KKKdOpiOp:sgd_step", names, &a.table, &a.memory,
             &a.groups, &a.device, &a.stream, &a.scale, &a.found_inf, &a.inverse_scale,
-            &a.max_norm, &a.update, &a.gradient, &a.ema_decay)) {
+            &a.max_norm, &a.update, &a.gradient, &a.ema_decay, &a.measured)) {
         return NULL;
     }
     cuda_sgd_call call = {0};
@@ -213,7 +215,7 @@ static PyObject *sgd_step(PyObject *module, PyObject *args, PyObject *keywords)
     if (read == 0) {
         bool norm = call.clips || call.found_inf != NULL;
         Py_BEGIN_ALLOW_THREADS
-            status = norm ? cuda_sgd_run_norm(&context, &call) : YM_OK;
+            status = norm && !a.measured ? cuda_sgd_run_norm(&context, &call) : YM_OK;
             if (status == YM_OK) {
                 status = cuda_sgd_run_step(&context, &call, norm);
             }
@@ -227,7 +229,47 @@ static PyObject *sgd_step(PyObject *module, PyObject *args, PyObject *keywords)
     return status == YM_OK ? Py_NewRef(Py_None) : ym_raise(status, &context.error);
 }
 
+PyDoc_STRVAR(
+    sgd_norm_doc,
+    "sgd_norm(table, memory, groups, device, *, stream=0, scale=0, found_inf=0,\n"
+    "         inverse_scale=1.0)\n\n"
+    "The first pass alone, without waiting: the L2 norm of the unscaled gradients, "
+    "as\n"
+    "float32, is then at memory + 8. Arguments as sgd_step's.");
+
+static PyObject *sgd_norm(PyObject *module, PyObject *args, PyObject *keywords)
+{
+    (void)module;
+    static char *names[] = {"table", "memory",    "groups",        "device", "stream",
+                            "scale", "found_inf", "inverse_scale", NULL};
+    step_arguments a = {.inverse_scale = 1};
+    if (ym_cuda_check_process() < 0 ||
+        !PyArg_ParseTupleAndKeywords(args, keywords, "y*Ky*i|$KKKd:sgd_norm", names,
+                                     &a.table, &a.memory, &a.groups, &a.device,
+                                     &a.stream, &a.scale, &a.found_inf,
+                                     &a.inverse_scale)) {
+        return NULL;
+    }
+    cuda_sgd_call call = {0};
+    int read = read_call(&a, &call);
+    ym_context context = {.stream = (void *)(uintptr_t)a.stream, .device = a.device};
+    ym_status status = YM_OK;
+    if (read == 0) {
+        Py_BEGIN_ALLOW_THREADS
+            status = cuda_sgd_run_norm(&context, &call);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&a.table);
+    PyBuffer_Release(&a.groups);
+    if (read < 0) {
+        return NULL;
+    }
+    return status == YM_OK ? Py_NewRef(Py_None) : ym_raise(status, &context.error);
+}
+
 PyMethodDef ym_cuda_sgd_methods[] = {
+    {"sgd_norm", (PyCFunction)(void (*)(void))sgd_norm, METH_VARARGS | METH_KEYWORDS,
+     sgd_norm_doc},
     {"sgd_table", sgd_table, METH_VARARGS, sgd_table_doc},
     {"sgd_step", (PyCFunction)(void (*)(void))sgd_step, METH_VARARGS | METH_KEYWORDS,
      sgd_step_doc},

@@ -35,6 +35,11 @@ class LazyScalar(Tensor):
             self._value.fill_(compute())
         return self._value
 
+    def later(self, compute: Callable[[], float]) -> None:
+        """Works its value out by `compute`, unless it has one."""
+        if self._compute is not None:
+            self._compute = compute
+
     @classmethod
     def __torch_function__(
         cls,

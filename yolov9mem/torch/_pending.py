@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from yolov9mem.sgd import clip_coefficient
+from yolov9mem.torch._gpu_step import Scaling
 from yolov9mem.torch._lazy_scalar import LazyScalar
 from yolov9mem.torch._step_table import StepTable
 
@@ -19,6 +22,8 @@ class Pending:
         rest_is_finite: of the gradients that C does not handle.
         readers: scalars already handed out; they must get their value before the
             gradients change.
+        scaling: on a GPU instead of `inverse`: the scaler's scalars there.
+        measured: on a GPU instead of `norm`: see StepTable.measure_on_gpu.
     """
 
     def __init__(self) -> None:
@@ -28,6 +33,8 @@ class Pending:
         self.table: StepTable | None = None
         self.rest_is_finite = True
         self.readers: list[LazyScalar] = []
+        self.scaling = Scaling()
+        self.measured: int | None = None
 
     @property
     def factor(self) -> float:
@@ -47,6 +54,11 @@ class Pending:
             self.table = table
             self.norm = table.norm(self.factor)
         return self.norm
+
+    def measure_on_gpu(self, table: StepTable) -> Tensor:
+        """Queues the pass over the gradients; its norm, on the GPU."""
+        self.measured = table.measure_on_gpu(self.scaling)
+        return table.norm_on_gpu()
 
     def resolve(self) -> None:
         """Gives every scalar that was handed out its value."""

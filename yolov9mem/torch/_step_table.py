@@ -16,7 +16,9 @@ from torch.autograd.graph import increment_version
 from torch.optim.sgd import sgd as stock_sgd
 
 from yolov9mem import _core
+from yolov9mem.torch import devices
 from yolov9mem.torch._averages import move_average
+from yolov9mem.torch._gpu_step import DeviceTable, Scaling
 
 KEEP, ZERO, WRITE = 0, 1, 2
 
@@ -41,18 +43,18 @@ def _is_dense(x: Tensor) -> bool:
 
 
 def _is_flat(x: Tensor) -> bool:
-    """Ordinary float32 memory on the CPU."""
+    """Ordinary float32 memory on the CPU or on a GPU."""
     return (
         type(x) in PLAIN
         and x.dtype is torch.float32
-        and x.is_cpu
+        and (x.is_cpu or devices.kind(x.device) == "cuda")
         and x.layout is torch.strided
     )
 
 
 def matches(x: Tensor, like: Tensor) -> bool:
     """Element i of x's memory belongs to element i of `like`'s; `like` is flat."""
-    if not _is_flat(x) or x.shape != like.shape:
+    if not _is_flat(x) or x.shape != like.shape or x.device != like.device:
         return False
     if like.is_contiguous():
         return x.is_contiguous()
@@ -65,6 +67,12 @@ class StepTable:
     Args:
         param_groups, state: the optimizer's.
         pairs: (average, live) tensors of a moving average, or nothing.
+        memory: the table's place on a GPU, kept by who steps often.
+
+    Attributes:
+        device: of all rows; None: there are none yet.
+        reason: why some parameters are left to stock torch, or None. On a GPU one such
+            parameter leaves all of them: the norm of all must be known there.
 
     Raises:
         TypeError: a gradient is sparse.
@@ -75,7 +83,11 @@ class StepTable:
         param_groups: list[dict[str, Any]],
         state: dict[Tensor, Any],
         pairs: Iterable[tuple[Tensor, Tensor]] = (),
+        memory: DeviceTable | None = None,
     ) -> None:
+        self.device: torch.device | None = None
+        self.reason: str | None = None
+        self._memory = memory or DeviceTable()
         self._groups = param_groups
         self._state = state
         self._rows: list[int] = []
@@ -86,11 +98,32 @@ class StepTable:
         self._rest: list[list[Tensor]] = [[] for _ in param_groups]
         self._averages: dict[int, tuple[Tensor, Tensor]] = {}
         self._late: list[tuple[Tensor, Tensor]] = []
+        pairs = list(pairs)
         self._sort_pairs(pairs)
         for number, group in enumerate(param_groups):
             self._add_group(number, group)
+        if self.on_gpu and self._stepped and any(self._rest):
+            self._leave_all_to_torch(pairs)
         self._add_averages()
         self._table = np.array(self._rows, np.int64).reshape(-1, _COLUMNS)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Are the rows on a GPU?"""
+        return self.device is not None and devices.kind(self.device) == "cuda"
+
+    @property
+    def steps_on_gpu(self) -> bool:
+        """Are all parameters stepped by the GPU's kernels?"""
+        return self.on_gpu and not any(self._rest)
+
+    def _leave_all_to_torch(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        self._rows, self._stepped, self._grads = [], [], []
+        self._averaged, self._unborn, self._late = [], [], []
+        self._averages.clear()
+        self._sort_pairs(pairs)
+        for rest, group in zip(self._rest, self._groups, strict=True):
+            rest[:] = [p for p in group["params"] if p.grad is not None]
 
     @property
     def is_reusable(self) -> bool:
@@ -131,17 +164,27 @@ class StepTable:
                     f"layout {g.layout}, must be dense (torch.strided)"
                 )
             buffer = self._buffer(p) if has_momentum else None
-            if (
-                not _is_flat(p)
-                or not matches(p, p)
-                or not matches(g, p)
-                or (buffer is not None and not matches(buffer, p))
-            ):
+            reason = self._why_not(p, g, buffer)
+            if reason is not None:
+                self.reason = self.reason or f"param_groups[{number}]: {reason}"
                 self._rest[number].append(p)
                 continue
             if has_momentum and buffer is None:
                 self._unborn.append((len(self._rows) // _COLUMNS, p))
             self._add_row(p, g, buffer, self._average_of(p), number)
+
+    def _why_not(self, p: Tensor, g: Tensor, buffer: Tensor | None) -> str | None:
+        """Why C cannot step this parameter; None: it can."""
+        shape = tuple(p.shape)
+        if not _is_flat(p) or not matches(p, p):
+            return f"a parameter of shape {shape} is {p.dtype} on {p.device}, or has gaps"
+        if self.device not in (None, p.device):
+            return f"parameters are on {self.device} and {p.device}"
+        if not matches(g, p):
+            return f"the gradient of a parameter of shape {shape} is not laid out as it"
+        if buffer is not None and not matches(buffer, p):
+            return f"the momentum of a parameter of shape {shape} is not laid out as it"
+        return None
 
     def _buffer(self, p: Tensor) -> Tensor | None:
         """The momentum buffer; asking makes no entry in the state."""
@@ -160,6 +203,7 @@ class StepTable:
         for average, live in self._averages.values():
             if (
                 id(live) not in stepped
+                and self.device in (None, live.device)
                 and _is_flat(live)
                 and matches(live, live)
                 and matches(average, live)
@@ -176,6 +220,7 @@ class StepTable:
         average: Tensor | None,
         number: int,
     ) -> None:
+        self.device = p.device
         self._rows += (
             p.data_ptr(),
             0 if g is None else g.data_ptr(),
@@ -245,15 +290,19 @@ class StepTable:
             ValueError: arrays overlap in memory, or a hyper-parameter is not finite.
         """
         born = self._give_birth() if update else []
-        _core.sgd_step(
-            self._table,
-            array("d", self._hyper()),
-            inverse_scale=inverse,
-            clip=clip,
-            update=update,
-            gradient=gradient if (inverse, clip, gradient) != (1, 1, WRITE) else KEEP,
-            ema_decay=decay,
-        )
+        gradient_now = gradient if (inverse, clip, gradient) != (1, 1, WRITE) else KEEP
+        if self.on_gpu:  # averages only: parameters take `run_on_gpu`
+            self._run_kernel(Scaling(), update=update, gradient=KEEP, ema_decay=decay)
+        else:
+            _core.sgd_step(
+                self._table,
+                self._hyper(),
+                inverse_scale=inverse,
+                clip=clip,
+                update=update,
+                gradient=gradient_now,
+                ema_decay=decay,
+            )
         for p, buffer in born:
             self._state[p]["momentum_buffer"] = buffer
         self._tell_autograd(update, decay is not None)
@@ -261,6 +310,57 @@ class StepTable:
         if decay is not None:
             for average, live in self._late:
                 move_average(average, live, decay)
+
+    def measure_on_gpu(self, scaling: Scaling) -> int:
+        """Queues the pass over the gradients; what it returns goes to `run_on_gpu`."""
+        device = self._gpu()
+        with devices.current(device):
+            return self._memory.measure(self._table, self._hyper(), device, scaling)
+
+    def norm_on_gpu(self) -> Tensor:
+        """The norm that the latest pass over the gradients found, on the GPU."""
+        return self._memory.norm()
+
+    def run_on_gpu(
+        self,
+        scaling: Scaling,
+        *,
+        max_norm: float | None = None,
+        measured: int | None = None,
+        update: bool = True,
+        gradient: int = ZERO,
+        decay: float | None = None,
+    ) -> None:
+        """Queues everything; waits only for a first step under a GradScaler, to know
+        whether momentum buffers come into being. Arguments as `run`'s."""
+        born = self._give_birth() if update else []
+        if born and scaling.found_inf is not None:
+            measured = self.measure_on_gpu(scaling)
+            update = scaling.found_inf.item() == 0
+        plain = scaling.scale is None and max_norm is None
+        self._run_kernel(
+            scaling,
+            max_norm=max_norm,
+            measured=measured,
+            update=update,
+            gradient=KEEP if plain and gradient == WRITE else gradient,
+            ema_decay=decay,
+        )
+        for p, buffer in born if update else []:
+            self._state[p]["momentum_buffer"] = buffer
+        self._tell_autograd(update, decay is not None)
+        if decay is not None:
+            for average, live in self._late:
+                move_average(average, live, decay)
+
+    def _gpu(self) -> torch.device:
+        assert self.device is not None
+        return self.device
+
+    def _run_kernel(self, scaling: Scaling, **options: Any) -> None:
+        device = self._gpu()
+        with devices.current(device):
+            self._memory.run(self._table, self._hyper(), device, scaling, **options)
 
     def _tell_autograd(self, update: bool, averaged: bool) -> None:
         """Counts up the versions of what C has written."""
@@ -276,8 +376,8 @@ class StepTable:
             born.append((p, buffer))
         return born
 
-    def _hyper(self) -> list[float]:
-        return [
+    def _hyper(self) -> array[float]:
+        values = [
             float(group[name])
             for group in self._groups
             for name in (
@@ -289,6 +389,7 @@ class StepTable:
                 "maximize",
             )
         ]
+        return array("d", values or [0.0] * 6)  # rows without a gradient name group 0
 
     def _run_rest(self, clip: float, update: bool, gradient: int) -> None:
         for group, params in zip(self._groups, self._rest, strict=True):

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from yolov9mem.torch._averages import AveragePairs
+from yolov9mem.torch._gpu_step import DeviceTable
 from yolov9mem.torch._step_table import PLAIN, StepTable, matches
 
 _grad = attrgetter("grad")
 _dtype = attrgetter("dtype")
 _layout = attrgetter("layout")
-_is_cpu = attrgetter("is_cpu")
+_device = attrgetter("device")
 
 
 class TableCache:
@@ -30,6 +31,7 @@ class TableCache:
     def __init__(self) -> None:
         self._signature: list[Any] | None = None
         self._table: StepTable | None = None
+        self._memory = DeviceTable()
 
     def table(
         self,
@@ -50,7 +52,7 @@ class TableCache:
             and _are_as_parameters(grads, stepped)
         ):
             return self._table.with_gradients(param_groups, grads)
-        table = StepTable(param_groups, state, pairs or ())
+        table = StepTable(param_groups, state, pairs or (), self._memory)
         self._signature = self._table = None
         if table.is_reusable:
             self._signature = signature
@@ -90,7 +92,7 @@ def _are_as_parameters(grads: list[Tensor], params: list[Tensor]) -> bool:
         not set(map(type, grads)) <= set(PLAIN)
         or not set(map(_layout, grads)) <= {torch.strided}
         or not set(map(_dtype, grads)) <= {torch.float32}
-        or not all(map(_is_cpu, grads))
+        or list(map(_device, grads)) != list(map(_device, params))
         or list(map(Tensor.numel, grads)) != list(map(Tensor.numel, params))
     ):
         return False
