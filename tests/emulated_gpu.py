@@ -29,13 +29,19 @@ class Gpu:
     def __init__(self, extension: Any) -> None:
         self.extension = extension
         self.lib = ce.library()
+        self.capturing = False
 
     def count(self, what: int) -> int:
         return int(self.lib.ym_emulation_count(what))
 
+    def capture(self, capturing: bool) -> None:
+        """The current stream is being captured, or no longer."""
+        self.capturing = capturing
+        self.lib.ym_emulation_capture(int(capturing))
+
     def reset(self) -> None:
         self.lib.ym_emulation_driver(0)
-        self.lib.ym_emulation_capture(0)
+        self.capture(False)
         self.lib.ym_emulation_devices(1)
         self.lib.ym_emulation_reset_counts()
 
@@ -56,6 +62,7 @@ def emulated_gpu(*, cudnn: bool = False) -> Iterator[Gpu]:
         patch.setattr(devices, "kind", lambda device: "cuda")
         patch.setattr(devices, "index", lambda device: 0)
         patch.setattr(devices, "number", lambda tensor: 0)
+        patch.setattr(devices, "is_capturing", lambda device: gpu.capturing)
         patch.setattr(devices, "why_not_built", lambda: None)
         patch.setattr(devices, "extension", lambda: extension)
         patch.setitem(sys.modules, "yolov9mem._cuda", extension)

@@ -6,7 +6,7 @@
 namespace
 {
 
-const int EACH = 4; /* pixels of a thread */
+const int EACH = 4; /* pixels of a thread, all fetched before the first is stored */
 
 template <typename T, int V, int TERMS>
 __global__ void __launch_bounds__(YM_BLOCK)
@@ -23,19 +23,33 @@ __global__ void __launch_bounds__(YM_BLOCK)
         term[t].prepare(brick.term[t], c);
     }
     const int64_t step = blockDim.y, first = blockIdx.x * (EACH * step) + threadIdx.y;
+    cuda_pack<T, V> pack[EACH][TERMS], more[EACH];
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
         const int64_t p = first + i * step;
         if (p < pixels) {
-            float xhat[TERMS][V], z[V];
-            cuda_before_activation<T, V, TERMS>(term, p, xhat, z);
+#pragma unroll
+            for (int t = 0; t < TERMS; t++) {
+                pack[i][t] = term[t].fetch_pixel(p);
+            }
+            if (residual.data != nullptr) {
+                more[i] = fetch<T, V>(residual.at(p, c));
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        const int64_t p = first + i * step;
+        if (p < pixels) {
+            float distance[TERMS][V], z[V];
+            cuda_before_activation<T, V, TERMS>(term, pack[i], distance, z);
             cuda_activate<T, V>(brick, z);
             if (residual.data != nullptr) {
-                float more[V];
-                load<T, V>(residual.at(p, c), more);
+                float added[V];
+                unpack<T, V>(more[i], added);
 #pragma unroll
                 for (int v = 0; v < V; v++) {
-                    z[v] += more[v];
+                    z[v] += added[v];
                 }
             }
             store<T, V>(out.at(p, c), z);

@@ -3,7 +3,7 @@
  * The brick's formulas for the channels of one thread:
  *
  *     z = sum of terms,   a term is v, or xhat * gamma + beta with
- *     xhat = (v - mean) * rstd
+ *     xhat = (v - mean) * rstd,   worked out as (v - mean) * (rstd * gamma) + beta
  */
 #ifndef YM_CUDA_BRICK_CUH
 #define YM_CUDA_BRICK_CUH
@@ -43,61 +43,53 @@ static inline cuda_brick cuda_brick_of(const ym_brick *brick)
 template <typename T, int V> struct cuda_term_channels {
     const T *data;
     int64_t pitch;
-    float mean[V], rstd[V], gamma[V], beta[V];
-    bool has_norm;
+    float mean[V], scale[V], beta[V];
 
     __device__ __forceinline__ void prepare(const cuda_term &term, int32_t c)
     {
         data = term.data != nullptr ? static_cast<const T *>(term.data) + c : nullptr;
         pitch = term.pitch;
-        has_norm = term.has_norm;
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            mean[v] = has_norm ? term.mean[c + v] : 0.0f;
-            rstd[v] = has_norm ? term.rstd[c + v] : 1.0f;
-            gamma[v] = has_norm && term.gamma != nullptr ? term.gamma[c + v] : 1.0f;
-            beta[v] = has_norm && term.beta != nullptr ? term.beta[c + v] : 0.0f;
+            const float gamma =
+                term.has_norm && term.gamma != nullptr ? term.gamma[c + v] : 1.0f;
+            mean[v] = term.has_norm ? term.mean[c + v] : 0.0f;
+            scale[v] = term.has_norm ? term.rstd[c + v] * gamma : 1.0f;
+            beta[v] = term.has_norm && term.beta != nullptr ? term.beta[c + v] : 0.0f;
         }
     }
-    /* xhat of a pixel, or v itself. */
-    __device__ __forceinline__ void normal(int64_t pixel, float (&xhat)[V]) const
+    __device__ __forceinline__ cuda_pack<T, V> fetch_pixel(int64_t pixel) const
     {
-        if (data != nullptr) {
-            load<T, V>(data + pixel * pitch, xhat);
-        }
-#pragma unroll
-        for (int v = 0; v < V; v++) {
-            xhat[v] = data != nullptr ? (xhat[v] - mean[v]) * rstd[v] : 0.0f;
-        }
+        cuda_pack<T, V> none = {};
+        return data != nullptr ? fetch<T, V>(data + pixel * pitch) : none;
     }
 };
 
-/* xhat of each term, and z. */
+/* v - mean of each term, and z. */
 template <typename T, int V, int TERMS>
 __device__ __forceinline__ void
-cuda_before_activation(const cuda_term_channels<T, V> (&term)[TERMS], int64_t pixel,
-                       float (&xhat)[TERMS][V], float (&z)[V])
+cuda_before_activation(const cuda_term_channels<T, V> (&term)[TERMS],
+                       const cuda_pack<T, V> (&pack)[TERMS],
+                       float (&distance)[TERMS][V], float (&z)[V])
 {
 #pragma unroll
-    for (int v = 0; v < V; v++) {
-        z[v] = 0;
-    }
-#pragma unroll
     for (int t = 0; t < TERMS; t++) {
-        term[t].normal(pixel, xhat[t]);
+        unpack<T, V>(pack[t], distance[t]);
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            z[v] += fmaf(xhat[t][v], term[t].gamma[v], term[t].beta[v]);
+            distance[t][v] -= term[t].mean[v];
+            const float made = fmaf(distance[t][v], term[t].scale[v], term[t].beta[v]);
+            z[v] = t == 0 ? made : z[v] + made;
         }
     }
 }
 
-/* Stored in 16 bits, the last bits of the exponential do not show. */
+/* Stored in 16 bits, the last bits of exponential and quotient do not show. */
 template <typename T> __device__ __forceinline__ float cuda_sigmoid(float z)
 {
 #ifdef __CUDA_ARCH__
     if (sizeof(T) == 2) {
-        return __frcp_rn(1.0f + __expf(-z));
+        return __fdividef(1.0f, 1.0f + __expf(-z));
     }
 #endif
     return 1.0f / (1.0f + expf(-z));
@@ -106,11 +98,16 @@ template <typename T> __device__ __forceinline__ float cuda_sigmoid(float z)
 template <typename T, int V>
 __device__ __forceinline__ void cuda_activate(const cuda_brick &brick, float (&z)[V])
 {
+    if (brick.activation == YM_SILU) {
 #pragma unroll
-    for (int v = 0; v < V; v++) {
-        z[v] = brick.activation == YM_SILU
-                   ? z[v] * cuda_sigmoid<T>(z[v])
-                   : ym_activate_f32(brick.activation, brick.slope, z[v]);
+        for (int v = 0; v < V; v++) {
+            z[v] *= cuda_sigmoid<T>(z[v]);
+        }
+    } else if (brick.activation != YM_IDENTITY) {
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            z[v] = ym_activate_f32(brick.activation, brick.slope, z[v]);
+        }
     }
 }
 
@@ -119,12 +116,15 @@ template <typename T, int V>
 __device__ __forceinline__ void cuda_derive(const cuda_brick &brick,
                                             const float (&z)[V], float (&d)[V])
 {
+    if (brick.activation == YM_SILU) {
 #pragma unroll
-    for (int v = 0; v < V; v++) {
-        if (brick.activation == YM_SILU) {
+        for (int v = 0; v < V; v++) {
             const float s = cuda_sigmoid<T>(z[v]);
-            d[v] *= s * (1.0f + z[v] * (1.0f - s));
-        } else {
+            d[v] *= s * fmaf(z[v], 1.0f - s, 1.0f);
+        }
+    } else if (brick.activation != YM_IDENTITY) {
+#pragma unroll
+        for (int v = 0; v < V; v++) {
             d[v] *= ym_activate_derivative_f32(brick.activation, brick.slope, z[v]);
         }
     }

@@ -6,7 +6,8 @@
  *     dv = gamma rstd (dz - dbeta / M - xhat dgamma / M)
  *
  * One pass reads and sums (chunks, then a second small kernel in double), one reads
- * again and writes; z and xhat are made anew in both and never stored.
+ * again and writes; z and xhat are made anew in both and never stored. The sums are of
+ * dz (v - mean); rstd comes in once for each channel.
  */
 #include "cuda/brick.cuh"
 
@@ -14,6 +15,12 @@ namespace
 {
 
 const int EACH = 4; /* pixels of a thread in the second pass */
+
+/* Pixels fetched before the first is used: as many as registers hold. */
+template <int TERMS> constexpr int ahead()
+{
+    return TERMS == 1 ? 4 : 2;
+}
 
 /* Sums V values over the rows of the block; the answers are row 0's. */
 template <int V>
@@ -40,30 +47,50 @@ __device__ __forceinline__ void add_rows(float (&all)[V][YM_BLOCK], float (&valu
     }
 }
 
-/* dz of one pixel; xhat of each term on the way. */
-template <typename T, int V, int TERMS>
-__device__ __forceinline__ void
-before_activation_gradient(const cuda_brick &brick,
-                           const cuda_term_channels<T, V> (&term)[TERMS], const T *dout,
-                           int64_t pixel, float (&xhat)[TERMS][V], float (&dz)[V])
-{
-    float z[V];
-    load<T, V>(dout, dz);
-    cuda_before_activation<T, V, TERMS>(term, pixel, xhat, z);
-    cuda_derive<T, V>(brick, z, dz);
-}
+/* What is stored of some pixels, `step` apart. */
+template <typename T, int V, int TERMS> struct fetched {
+    static const int COUNT = ahead<TERMS>();
+    cuda_pack<T, V> value[COUNT][TERMS], dout[COUNT];
 
-/* partial: (1 + TERMS, chunks, channels), the sums of dz and of dz xhat of each term.
- */
+    __device__ __forceinline__ fetched(const cuda_term_channels<T, V> (&term)[TERMS],
+                                       const cuda_values<T> &from, int32_t c,
+                                       int64_t first, int64_t step, int64_t end)
+    {
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            const int64_t p = first + i * step;
+            if (p < end) {
+                dout[i] = fetch<T, V>(from.at(p, c));
+#pragma unroll
+                for (int t = 0; t < TERMS; t++) {
+                    value[i][t] = term[t].fetch_pixel(p);
+                }
+            }
+        }
+    }
+    /* dz of pixel i; v - mean of each term on the way. */
+    __device__ __forceinline__ void
+    derive(const cuda_brick &brick, const cuda_term_channels<T, V> (&term)[TERMS],
+           int i, float (&distance)[TERMS][V], float (&dz)[V]) const
+    {
+        float z[V];
+        unpack<T, V>(dout[i], dz);
+        cuda_before_activation<T, V, TERMS>(term, value[i], distance, z);
+        cuda_derive<T, V>(brick, z, dz);
+    }
+};
+
+/* partial: (1 + TERMS, chunks, channels), the sums of dz and of dz (v - mean) of each
+ * term. */
 template <typename T, int V, int TERMS>
-__global__ void __launch_bounds__(YM_BLOCK)
+__global__ void __launch_bounds__(YM_BLOCK, 2)
     brick_sums_kernel(cuda_brick brick, cuda_values<T> dout, int64_t pixels,
                       int64_t chunk, int32_t channels, float *partial)
 {
     __shared__ float all[V][YM_BLOCK];
     const int32_t c = cuda_first_channel<V>();
     const int64_t last = (int64_t)(blockIdx.x + 1) * chunk;
-    const int64_t end = last < pixels ? last : pixels;
+    const int64_t end = last < pixels ? last : pixels, step = blockDim.y;
     float sum[1 + TERMS][V] = {};
     if (c < channels) {
         cuda_term_channels<T, V> term[TERMS];
@@ -71,16 +98,23 @@ __global__ void __launch_bounds__(YM_BLOCK)
         for (int t = 0; t < TERMS; t++) {
             term[t].prepare(brick.term[t], c);
         }
-        for (int64_t p = (int64_t)blockIdx.x * chunk + threadIdx.y; p < end;
-             p += blockDim.y) {
-            float xhat[TERMS][V], dz[V];
-            before_activation_gradient<T, V, TERMS>(brick, term, dout.at(p, c), p, xhat,
-                                                    dz);
+        const int count = ahead<TERMS>();
+        for (int64_t first = (int64_t)blockIdx.x * chunk + threadIdx.y; first < end;
+             first += count * step) {
+            const fetched<T, V, TERMS> some(term, dout, c, first, step, end);
 #pragma unroll
-            for (int v = 0; v < V; v++) {
-                sum[0][v] += dz[v];
-                for (int t = 0; t < TERMS; t++) {
-                    sum[1 + t][v] = fmaf(dz[v], xhat[t][v], sum[1 + t][v]);
+            for (int i = 0; i < count; i++) {
+                if (first + i * step < end) {
+                    float distance[TERMS][V], dz[V];
+                    some.derive(brick, term, i, distance, dz);
+#pragma unroll
+                    for (int v = 0; v < V; v++) {
+                        sum[0][v] += dz[v];
+#pragma unroll
+                        for (int t = 0; t < TERMS; t++) {
+                            sum[1 + t][v] = fmaf(dz[v], distance[t][v], sum[1 + t][v]);
+                        }
+                    }
                 }
             }
         }
@@ -99,7 +133,8 @@ __global__ void __launch_bounds__(YM_BLOCK)
 
 /* Sum number i of each channel: where it goes and what else is made of it. */
 struct sums_output {
-    float *mean[3];     /* the sum over M, for the second pass */
+    float *mean[3];       /* the sum over M, for the second pass; times rstd^2 but for 0 */
+    const float *rstd[3]; /* NULL: 1 */
     float *gradient[4]; /* dbeta of each term, dgamma of each term; NULL: not wanted */
     bool accumulate[2]; /* of each term */
 };
@@ -135,13 +170,14 @@ __global__ void __launch_bounds__(YM_BLOCK)
     if (threadIdx.y != 0 || c >= channels) {
         return;
     }
+    const double rstd = out.rstd[which] != nullptr ? (double)out.rstd[which][c] : 1.0;
     if (out.mean[which] != nullptr) {
-        out.mean[which][c] = (float)(*mine * inverse_pixels);
+        out.mean[which][c] = (float)(*mine * inverse_pixels * rstd * rstd);
     }
     for (int t = 0; t < 2; t++) {
         float *to = out.gradient[which == 0 ? t : 2 + t];
         if (to != nullptr && (which == 0 || which == 1 + t)) {
-            put_gradient(to + c, (float)*mine, out.accumulate[t]);
+            put_gradient(to + c, (float)(*mine * rstd), out.accumulate[t]);
         }
     }
 }
@@ -151,11 +187,11 @@ struct term_outputs {
     void *data[2];
     int64_t pitch[2];
     bool accumulate[2], batch_statistics[2];
-    const float *mean[3]; /* of dz and of dz xhat of each term */
+    const float *mean[3]; /* as sums_output's */
 };
 
 template <typename T, int V, int TERMS>
-__global__ void __launch_bounds__(YM_BLOCK)
+__global__ void __launch_bounds__(YM_BLOCK, 2)
     brick_backward_kernel(cuda_brick brick, cuda_values<T> dout, term_outputs out,
                           int64_t pixels, int32_t channels)
 {
@@ -164,33 +200,47 @@ __global__ void __launch_bounds__(YM_BLOCK)
         return;
     }
     cuda_term_channels<T, V> term[TERMS];
-    float mean[TERMS][2][V];
+    float mean[V], slope[TERMS][V];
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+        mean[v] = out.batch_statistics[0] || out.batch_statistics[1] ? out.mean[0][c + v]
+                                                                     : 0.0f;
+    }
 #pragma unroll
     for (int t = 0; t < TERMS; t++) {
         term[t].prepare(brick.term[t], c);
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            mean[t][0][v] = out.batch_statistics[t] ? out.mean[0][c + v] : 0.0f;
-            mean[t][1][v] = out.batch_statistics[t] ? out.mean[1 + t][c + v] : 0.0f;
+            slope[t][v] = out.batch_statistics[t] ? out.mean[1 + t][c + v] : 0.0f;
         }
     }
-    const int64_t step = blockDim.y, first = blockIdx.x * (EACH * step) + threadIdx.y;
-    for (int64_t p = first; p < first + EACH * step && p < pixels; p += step) {
-        float xhat[TERMS][V], dz[V], dv[V];
-        before_activation_gradient<T, V, TERMS>(brick, term, dout.at(p, c), p, xhat,
-                                                dz);
+    const int count = ahead<TERMS>();
+    const int64_t step = blockDim.y, from = blockIdx.x * (EACH * step) + threadIdx.y;
+    const int64_t last = from + EACH * step, end = last < pixels ? last : pixels;
+    for (int64_t first = from; first < end; first += count * step) {
+        const fetched<T, V, TERMS> some(term, dout, c, first, step, end);
 #pragma unroll
-        for (int t = 0; t < TERMS; t++) {
-            if (out.data[t] == nullptr) {
+        for (int i = 0; i < count; i++) {
+            const int64_t p = first + i * step;
+            if (p >= end) {
                 continue;
             }
+            float distance[TERMS][V], dz[V], dv[V];
+            some.derive(brick, term, i, distance, dz);
 #pragma unroll
-            for (int v = 0; v < V; v++) {
-                const float rest = mean[t][0][v] + xhat[t][v] * mean[t][1][v];
-                dv[v] = (dz[v] - rest) * term[t].gamma[v] * term[t].rstd[v];
+            for (int t = 0; t < TERMS; t++) {
+                if (out.data[t] == nullptr) {
+                    continue;
+                }
+#pragma unroll
+                for (int v = 0; v < V; v++) {
+                    const float middle = out.batch_statistics[t] ? mean[v] : 0.0f;
+                    const float rest = fmaf(distance[t][v], slope[t][v], middle);
+                    dv[v] = (dz[v] - rest) * term[t].scale[v];
+                }
+                put<T, V>(static_cast<T *>(out.data[t]) + p * out.pitch[t] + c, dv,
+                          out.accumulate[t]);
             }
-            put<T, V>(static_cast<T *>(out.data[t]) + p * out.pitch[t] + c, dv,
-                      out.accumulate[t]);
         }
     }
 }
@@ -297,6 +347,7 @@ ym_status cuda_brick_backward(ym_context *context, const ym_brick *brick,
         sums.gradient[t] = term->has_norm ? term->norm.dbeta : nullptr;
         sums.gradient[2 + t] = term->has_norm ? term->norm.dgamma : nullptr;
         sums.accumulate[t] = gradient[t].accumulate_param;
+        sums.rstd[1 + t] = term->has_norm ? term->rstd : nullptr;
         out.data[t] = dvalue.data;
         out.pitch[t] = dvalue.pitch;
         out.accumulate[t] = gradient[t].accumulate;

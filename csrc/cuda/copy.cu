@@ -15,12 +15,20 @@ __global__ void __launch_bounds__(YM_BLOCK)
 {
     const int32_t c = cuda_first_channel<V>();
     const int64_t step = blockDim.y, first = blockIdx.x * (EACH * step) + threadIdx.y;
+    cuda_pack<FROM, V> pack[EACH];
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        const int64_t p = first + i * step;
+        if (c < channels && p < pixels) {
+            pack[i] = fetch<FROM, V>(x.at(p, c));
+        }
+    }
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
         const int64_t p = first + i * step;
         if (c < channels && p < pixels) {
             float value[V];
-            load<FROM, V>(x.at(p, c), value);
+            unpack<FROM, V>(pack[i], value);
             put<TO, V>(y.at(p, c), value, accumulate);
         }
     }

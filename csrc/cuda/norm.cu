@@ -13,6 +13,8 @@
 namespace
 {
 
+const int AHEAD = 4; /* pixels fetched before the first is used */
+
 /* A count of values, their mean, and the sum of squares of the distances from it. */
 template <typename real> struct moments {
     real count, mean, squares;
@@ -62,13 +64,27 @@ __global__ void __launch_bounds__(YM_BLOCK)
     if (c < channels && first < end) {
         load<T, V>(x.at(0, c), base);
         load<T, V>(x.at(first, c), origin);
-        for (int64_t p = first; p < end; p += blockDim.y, count += 1) {
-            load<T, V>(x.at(p, c), value);
+        const int64_t step = blockDim.y;
+        for (int64_t next = first; next < end; next += AHEAD * step) {
+            cuda_pack<T, V> pack[AHEAD];
 #pragma unroll
-            for (int v = 0; v < V; v++) {
-                const float d = value[v] - origin[v];
-                sum[v] += d;
-                squares[v] = fmaf(d, d, squares[v]);
+            for (int i = 0; i < AHEAD; i++) {
+                if (next + i * step < end) {
+                    pack[i] = fetch<T, V>(x.at(next + i * step, c));
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++) {
+                if (next + i * step < end) {
+                    unpack<T, V>(pack[i], value);
+                    count += 1;
+#pragma unroll
+                    for (int v = 0; v < V; v++) {
+                        const float d = value[v] - origin[v];
+                        sum[v] += d;
+                        squares[v] = fmaf(d, d, squares[v]);
+                    }
+                }
             }
         }
     }

@@ -49,14 +49,49 @@ __device__ __forceinline__ void from_float(float value, cuda_bfloat *to)
     to->bits = ym_f32_to_bf16(value);
 }
 
+/* Two neighbours at once: one instruction where the GPU has it. */
+template <typename T>
+__device__ __forceinline__ void from_floats(float first, float second, T *to)
+{
+    from_float(first, to);
+    from_float(second, to + 1);
+}
+
+#ifdef __CUDA_ARCH__
+template <>
+__device__ __forceinline__ void from_floats(float first, float second, cuda_half *to)
+{
+    const __half2 pair = __floats2half2_rn(first, second);
+    to[0].bits = __half_as_ushort(__low2half(pair));
+    to[1].bits = __half_as_ushort(__high2half(pair));
+}
+
+#if __CUDA_ARCH__ >= 800
+template <>
+__device__ __forceinline__ void from_floats(float first, float second, cuda_bfloat *to)
+{
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+    to[0].bits = (uint16_t)pair;
+    to[1].bits = (uint16_t)(pair >> 16);
+}
+#endif
+#endif
+
 template <typename T, int V> struct alignas(sizeof(T) * V) cuda_pack {
     T value[V];
 };
 
+/* As it is stored: several of these are fetched before the first is used. */
 template <typename T, int V>
-__device__ __forceinline__ void load(const T *from, float (&out)[V])
+__device__ __forceinline__ cuda_pack<T, V> fetch(const T *from)
 {
-    const cuda_pack<T, V> pack = *reinterpret_cast<const cuda_pack<T, V> *>(from);
+    return *reinterpret_cast<const cuda_pack<T, V> *>(from);
+}
+
+template <typename T, int V>
+__device__ __forceinline__ void unpack(const cuda_pack<T, V> &pack, float (&out)[V])
+{
 #pragma unroll
     for (int v = 0; v < V; v++) {
         out[v] = to_float(pack.value[v]);
@@ -64,12 +99,21 @@ __device__ __forceinline__ void load(const T *from, float (&out)[V])
 }
 
 template <typename T, int V>
+__device__ __forceinline__ void load(const T *from, float (&out)[V])
+{
+    unpack<T, V>(fetch<T, V>(from), out);
+}
+
+template <typename T, int V>
 __device__ __forceinline__ void store(T *to, const float (&in)[V])
 {
     cuda_pack<T, V> pack;
+    if (V == 1) {
+        from_float(in[0], &pack.value[0]);
+    }
 #pragma unroll
-    for (int v = 0; v < V; v++) {
-        from_float(in[v], &pack.value[v]);
+    for (int v = 0; v + 1 < V; v += 2) {
+        from_floats(in[v], in[v + 1], &pack.value[v]);
     }
     *reinterpret_cast<cuda_pack<T, V> *>(to) = pack;
 }

@@ -7,12 +7,13 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.amp.grad_scaler import OptState
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from yolov9mem.sgd import inverse_scale
 from yolov9mem.torch._averages import AveragePairs
+from yolov9mem.torch._gpu_step import Scaling
 from yolov9mem.torch._lazy_scalar import LazyScalar
 from yolov9mem.torch._pending import Pending
 from yolov9mem.torch._step_table import KEEP, WRITE, StepTable
@@ -25,7 +26,7 @@ class DeferringOptimizer(torch.optim.Optimizer):
     Serves yolov9mem.torch.deferred; nothing here touches memory before it must.
     """
 
-    skipped: bool
+    _skipped: bool | Tensor
     _ema: Any
     _pairs: AveragePairs | None
     _ema_is_ahead: bool
@@ -45,11 +46,47 @@ class DeferringOptimizer(torch.optim.Optimizer):
         scale, _ = scaler._check_scale_growth_tracker("unscale_")
         record = scaler._per_optimizer_states[id(self)]
         self._pending = pending = Pending()
+        table = self._table()
+        if table.steps_on_gpu:
+            self._unscale_on_gpu(scale, record, pending, table)
+            return
         pending.inverse = inverse_scale(scale.item())
         found = LazyScalar(lambda: self._found_inf(pending))
         pending.readers.append(found)
         record["found_inf_per_device"] = {scale.device: found}
         record["stage"] = type(record["stage"])(OptState.UNSCALED.value)
+
+    def _unscale_on_gpu(
+        self, scale: Tensor, record: Any, pending: Pending, table: StepTable
+    ) -> None:
+        """The pass over the gradients is queued now, so that found_inf is true at any
+        time; the norm that it finds serves the clip too."""
+        pending.scaling = scaling = Scaling.of(scale, table.device)
+        pending.measured = table.measure_on_gpu(scaling)
+        record["found_inf_per_device"] = {table.device: scaling.found_inf}
+        record["stage"] = type(record["stage"])(OptState.UNSCALED.value)
+
+    def _take_scaling(self, scaler: Any, table: StepTable, pending: Pending) -> None:
+        """The scaler's scalars for a step on a GPU; its record is that of a step."""
+        scale, record = self._begin_scaled(scaler)
+        if record["stage"].value == OptState.READY.value:
+            pending.scaling = Scaling.of(scale, table.device)
+            found = pending.scaling.found_inf
+            assert found is not None
+            record["found_inf_per_device"] = {found.device: found}
+        else:  # unscale_ was called: the gradients are themselves already
+            founds = [f.to(table.device) for f in record["found_inf_per_device"].values()]
+            pending.scaling = Scaling(None, founds[0] if len(founds) == 1 else sum(founds))
+        record["stage"] = type(record["stage"])(OptState.STEPPED.value)
+
+    def _begin_scaled(self, scaler: Any) -> tuple[Tensor, Any]:
+        scale, _ = scaler._check_scale_growth_tracker("step")
+        record = scaler._per_optimizer_states[id(self)]
+        if record["stage"].value == OptState.STEPPED.value:
+            raise RuntimeError(
+                "step() has already been called since the last update()."
+            )
+        return scale, record
 
     def defer_clip(self, max_norm: float) -> LazyScalar:
         """clip_grad_norm_ without touching memory; returns the norm, lazily."""
@@ -70,8 +107,18 @@ class DeferringOptimizer(torch.optim.Optimizer):
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        pending.resolve()
         table = self._table()
+        if table.steps_on_gpu:
+            self._tell_readers(pending, table)
+            table.run_on_gpu(
+                pending.scaling,
+                max_norm=pending.max_norm,
+                measured=pending.measured,
+                update=False,
+                gradient=WRITE,
+            )
+            return
+        pending.resolve()
         pending.measure(table)
         table.run(
             inverse=pending.factor, clip=pending.clip(), update=False, gradient=WRITE
@@ -79,11 +126,30 @@ class DeferringOptimizer(torch.optim.Optimizer):
 
     def _drop_deferred(self) -> None:
         pending, self._pending = self._pending, None
-        if pending is not None:
+        if pending is None or not pending.readers:
+            return
+        table = self._table()
+        if table.steps_on_gpu:
+            self._tell_readers(pending, table)
+        else:
             pending.resolve()
+
+    @staticmethod
+    def _tell_readers(pending: Pending, table: StepTable) -> None:
+        """Those who were given a norm find it on the GPU when they ask for it."""
+        if not pending.readers:
+            return
+        if pending.measured is None:
+            pending.measure_on_gpu(table)
+        norm = table.norm_on_gpu()
+        for reader in pending.readers:
+            reader.later(lambda: float(norm.item()))
 
     @torch.no_grad()
     def _norm(self, pending: Pending) -> float:
+        table = self._table()
+        if table.steps_on_gpu:
+            return float(pending.measure_on_gpu(table).item())
         return pending.measure(pending.table or self._table())
 
     def _is_finite(self, pending: Pending, table: StepTable) -> bool:
@@ -92,8 +158,9 @@ class DeferringOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def _found_inf(self, pending: Pending) -> float:
         """What a deferred unscale_ found; GradScaler does not call `step` if not 0."""
-        self.skipped = not self._is_finite(pending, pending.table or self._table())
-        return float(self.skipped)
+        finite = self._is_finite(pending, pending.table or self._table())
+        self._skipped = not finite
+        return float(self._skipped)
 
     def has_pre_hooks(self) -> bool:
         """Would something look at the gradients before `step` does?"""

@@ -19,46 +19,12 @@ from yolov9mem import _core
 from yolov9mem.torch import devices
 from yolov9mem.torch._averages import move_average
 from yolov9mem.torch._gpu_step import DeviceTable, Scaling
+from yolov9mem.torch._layout import is_flat, matches
 
 KEEP, ZERO, WRITE = 0, 1, 2
 
-PLAIN = (Tensor, torch.nn.Parameter)
 _COLUMNS = 7
 _GRAD, _MOMENTUM, _FIRST_STEP = 1, 2, 6
-
-
-def _steps(x: Tensor) -> list[tuple[int, int]]:
-    """(stride, size) of every dimension that has more than one element."""
-    pairs = zip(x.stride(), x.shape, strict=True)
-    return [(stride, size) for stride, size in pairs if size > 1]
-
-
-def _is_dense(x: Tensor) -> bool:
-    expected = 1
-    for stride, size in sorted(_steps(x)):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
-
-
-def _is_flat(x: Tensor) -> bool:
-    """Ordinary float32 memory on the CPU or on a GPU."""
-    return (
-        type(x) in PLAIN
-        and x.dtype is torch.float32
-        and (x.is_cpu or devices.kind(x.device) == "cuda")
-        and x.layout is torch.strided
-    )
-
-
-def matches(x: Tensor, like: Tensor) -> bool:
-    """Element i of x's memory belongs to element i of `like`'s; `like` is flat."""
-    if not _is_flat(x) or x.shape != like.shape or x.device != like.device:
-        return False
-    if like.is_contiguous():
-        return x.is_contiguous()
-    return _steps(x) == _steps(like) and _is_dense(like)
 
 
 class StepTable:
@@ -95,6 +61,7 @@ class StepTable:
         self._grads: list[Tensor] = []
         self._averaged: list[Tensor] = []
         self._unborn: list[tuple[int, Tensor]] = []  # row, parameter without a buffer
+        self._born: list[tuple[Tensor, Tensor]] = []
         self._rest: list[list[Tensor]] = [[] for _ in param_groups]
         self._averages: dict[int, tuple[Tensor, Tensor]] = {}
         self._late: list[tuple[Tensor, Tensor]] = []
@@ -176,7 +143,7 @@ class StepTable:
     def _why_not(self, p: Tensor, g: Tensor, buffer: Tensor | None) -> str | None:
         """Why C cannot step this parameter; None: it can."""
         shape = tuple(p.shape)
-        if not _is_flat(p) or not matches(p, p):
+        if not is_flat(p) or not matches(p, p):
             return f"a parameter of shape {shape} is {p.dtype} on {p.device}, or has gaps"
         if self.device not in (None, p.device):
             return f"parameters are on {self.device} and {p.device}"
@@ -204,7 +171,7 @@ class StepTable:
             if (
                 id(live) not in stepped
                 and self.device in (None, live.device)
-                and _is_flat(live)
+                and is_flat(live)
                 and matches(live, live)
                 and matches(average, live)
             ):
@@ -314,6 +281,7 @@ class StepTable:
     def measure_on_gpu(self, scaling: Scaling) -> int:
         """Queues the pass over the gradients; what it returns goes to `run_on_gpu`."""
         device = self._gpu()
+        self._give_birth()  # rows are whole; the state learns of it in `run_on_gpu`
         with devices.current(device):
             return self._memory.measure(self._table, self._hyper(), device, scaling)
 
@@ -368,7 +336,10 @@ class StepTable:
         increment_version(written + (self._averaged if averaged else []))
 
     def _give_birth(self) -> list[tuple[Tensor, Tensor]]:
-        born = []
+        """Buffers for the parameters that have none, the same ones when asked again."""
+        born = self._born
+        if born:
+            return born
         for row, p in self._unborn:
             buffer = torch.empty_like(p, requires_grad=False)
             self._table[row, _MOMENTUM] = buffer.data_ptr()
@@ -389,7 +360,7 @@ class StepTable:
                 "maximize",
             )
         ]
-        return array("d", values or [0.0] * 6)  # rows without a gradient name group 0
+        return array("d", values)
 
     def _run_rest(self, clip: float, update: bool, gradient: int) -> None:
         for group, params in zip(self._groups, self._rest, strict=True):

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from yolov9mem.torch._averages import AveragePairs
 from yolov9mem.torch._gpu_step import DeviceTable
-from yolov9mem.torch._step_table import PLAIN, StepTable, matches
+from yolov9mem.torch._layout import PLAIN, matches
+from yolov9mem.torch._step_table import StepTable
 
 _grad = attrgetter("grad")
 _dtype = attrgetter("dtype")

@@ -40,16 +40,21 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
     - `stepped`: this call acted (the N-th micro-batch); `scaler.update()` is due,
     - `skipped`: it acted, but a gradient was not finite under a scaler, so parameters
       and momentum stayed (the average still moved, as in the official trainer),
-    - `grad_norm`: the L2 norm before clipping, None if nobody needed it.
+    - `grad_norm`: the L2 norm before clipping, None if nobody needed it,
+    - `fallback`: why some parameters were stepped by stock torch, or None.
 
-    float32 parameters on the CPU whose gradient, buffer and average have the same dense
-    layout are stepped in C; all others by stock torch, in the same call, with the same
-    result. `param_groups` and `state_dict()` are those of torch.optim.SGD and load into
+    float32 parameters whose gradient, buffer and average have the same dense layout are
+    stepped in C, on the CPU or on one GPU; all others by stock torch, in the same call,
+    with the same result. On a GPU a step is two launches and never waits: scale and
+    found_inf are the scaler's own scalars, and reading `skipped` or `grad_norm` is what
+    waits. Only the very first step under a scaler waits by itself, to know whether
+    momentum buffers come into being. Where one parameter on a GPU is none for C, or
+    there are two GPUs, all are stepped by stock torch. `param_groups` and `state_dict()` are those of torch.optim.SGD and load into
     it and back; hyper-parameters are read from `param_groups` at every step.
 
     Args:
         params, lr, momentum, dampening, weight_decay, nesterov, maximize, foreach: as
-            torch.optim.SGD (foreach matters only to parameters not on the CPU).
+            torch.optim.SGD (foreach matters only to what stock torch steps on a GPU).
         accumulate: micro-batches per step; may be assigned at any time.
         max_norm: clip the norm of all gradients, as clip_grad_norm_(params, max_norm).
         ema: an object with `.ema` (module), `.updates` (int) and `.decay` (function of
@@ -125,8 +130,9 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
         self.max_norm = None
         self.zero_grads = True
         self.stepped = False
-        self.skipped = False
-        self.grad_norm: float | None = None
+        self.fallback: str | None = None
+        self._skipped: bool | Tensor = False
+        self._norm_found: float | Tensor | None = None
         self._ema: Any = None
         self._pairs: AveragePairs | None = None
         self._ema_is_counted_outside = False
@@ -160,6 +166,20 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
                 f"accumulate is {count}, must be a whole number of at least 1"
             )
         self._accumulate = int(count)
+
+    @property
+    def skipped(self) -> bool:
+        """Did the last step leave the parameters, for a gradient that is not finite?"""
+        if isinstance(self._skipped, Tensor):
+            self._skipped = bool(self._skipped.item())
+        return self._skipped
+
+    @property
+    def grad_norm(self) -> float | None:
+        """L2 norm of the last step's gradients before clipping; None: nobody needed it."""
+        if isinstance(self._norm_found, Tensor):
+            self._norm_found = float(self._norm_found.item())
+        return self._norm_found
 
     @property
     def ema(self) -> Any:
@@ -228,13 +248,16 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
                 loss = closure()
         self._micro_batches += 1
         self.stepped = self._micro_batches >= self._accumulate
-        self.skipped = False
+        self._skipped = False
         if self.stepped:
             self._act(scaler, self.max_norm if max_norm is None else max_norm)
             self._micro_batches = 0
         return loss
 
     def _check_scaler(self, closure: Any, scaler: Any) -> None:
+        pending = self._pending
+        if pending is not None and pending.scaling.found_inf is not None:
+            return  # scaler.step() came here after an unscale_ that waits on a GPU
         if hasattr(self, "found_inf"):
             for name in ("found_inf", "grad_scale"):
                 delattr(self, name)
@@ -256,17 +279,24 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:  # type: ignore[override]
-        """Makes GradScaler.step come straight to `step`, which then refuses."""
-        return self._accumulate > 1
+        """Makes GradScaler.step come straight to `step`: to be refused, or, where an
+        unscale_ waits on a GPU, because the kernel knows what to skip."""
+        pending = self._pending
+        waits = pending is not None and pending.scaling.found_inf is not None
+        return self._accumulate > 1 or waits
 
     def _act(self, scaler: Any, max_norm: float | None) -> None:
         if self._pending is not None and (scaler is not None or max_norm is not None):
             self.apply_deferred()
         pending, self._pending = self._pending or Pending(), None
-        pending.resolve()
         if pending.max_norm is None:
             pending.max_norm = max_norm
         table = self._table()
+        self.fallback = table.reason
+        if table.steps_on_gpu:
+            self._act_on_gpu(scaler, table, pending)
+            return
+        pending.resolve()
         if pending.table is not None and not table.has_same_rows(pending.table):
             pending.norm = None  # gradients were replaced since
         is_finite = True
@@ -274,26 +304,51 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
             is_finite = self._unscale(scaler, table, pending)
         if pending.max_norm is not None:
             pending.measure(table)
-        self.skipped = not is_finite
-        self.grad_norm = pending.norm
-        self._run(table, pending)
-
-    def _run(self, table: StepTable, pending: Pending) -> None:
-        decay = None
-        if self._ema is not None:
-            if self._ema_is_ahead:
-                raise RuntimeError(
-                    "ema.update(model) was not called after the last optimizer step, "
-                    "which had moved the average already"
-                )
-            decay = float(self._ema.decay(self._ema.updates + 1))
+        self._skipped = not is_finite
+        self._norm_found = pending.norm
+        decay = self._next_decay()
         table.run(
             inverse=pending.factor,
             clip=pending.clip(),
-            update=not self.skipped,
+            update=is_finite,
             gradient=ZERO if self.zero_grads else WRITE,
             decay=decay,
         )
+        self._count_average(decay)
+
+    def _act_on_gpu(self, scaler: Any, table: StepTable, pending: Pending) -> None:
+        """As _act; what it finds stays on the GPU."""
+        if scaler is not None:
+            self._take_scaling(scaler, table, pending)
+        decay = self._next_decay()
+        scaling, max_norm = pending.scaling, pending.max_norm
+        needs_norm = scaling.found_inf is not None or max_norm is not None
+        table.run_on_gpu(
+            scaling,
+            max_norm=max_norm,
+            measured=pending.measured,
+            gradient=ZERO if self.zero_grads else WRITE,
+            decay=decay,
+        )
+        self._norm_found = table.norm_on_gpu() if needs_norm else None
+        found = scaling.found_inf
+        self._skipped = False if found is None else found
+        norm = self._norm_found
+        for reader in pending.readers:
+            reader.later(lambda: float(norm))  # type: ignore[arg-type]
+        self._count_average(decay)
+
+    def _next_decay(self) -> float | None:
+        if self._ema is None:
+            return None
+        if self._ema_is_ahead:
+            raise RuntimeError(
+                "ema.update(model) was not called after the last optimizer step, "
+                "which had moved the average already"
+            )
+        return float(self._ema.decay(self._ema.updates + 1))
+
+    def _count_average(self, decay: float | None) -> None:
         if decay is not None and self._ema_is_counted_outside:
             self._ema_is_ahead = True
         elif decay is not None:
@@ -301,12 +356,7 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
 
     def _unscale(self, scaler: Any, table: StepTable, pending: Pending) -> bool:
         """As GradScaler.unscale_ and step, but for the writing. Are all finite?"""
-        scale, _ = scaler._check_scale_growth_tracker("step")
-        record = scaler._per_optimizer_states[id(self)]
-        if record["stage"].value == OptState.STEPPED.value:
-            raise RuntimeError(
-                "step() has already been called since the last update()."
-            )
+        scale, record = self._begin_scaled(scaler)
         if record["stage"].value == OptState.READY.value:
             pending.inverse = inverse_scale(scale.item())
             is_finite = self._is_finite(pending, table)

@@ -17,7 +17,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __shared__ static /* blocks run one at a time */
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 struct float2 {
     float x, y;

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: MIT
+"""Which tensors the C step can walk through element by element."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from yolov9mem.torch import devices
+
+PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _steps(x: Tensor) -> list[tuple[int, int]]:
+    """(stride, size) of every dimension that has more than one element."""
+    pairs = zip(x.stride(), x.shape, strict=True)
+    return [(stride, size) for stride, size in pairs if size > 1]
+
+
+def _is_dense(x: Tensor) -> bool:
+    expected = 1
+    for stride, size in sorted(_steps(x)):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def is_flat(x: Tensor) -> bool:
+    """Ordinary float32 memory on the CPU or on a GPU."""
+    return (
+        type(x) in PLAIN
+        and x.dtype is torch.float32
+        and (x.is_cpu or devices.kind(x.device) == "cuda")
+        and x.layout is torch.strided
+    )
+
+
+def matches(x: Tensor, like: Tensor) -> bool:
+    """Element i of x's memory belongs to element i of `like`'s; `like` is flat."""
+    if not is_flat(x) or x.shape != like.shape or x.device != like.device:
+        return False
+    if like.is_contiguous():
+        return x.is_contiguous()
+    return _steps(x) == _steps(like) and _is_dense(like)
