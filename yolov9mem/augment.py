@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from yolov9mem.draws import (
+    Recipe,
     Source,
     draw_letterbox_picture,
     draw_mosaic_picture,
-    finish_picture,
+    finish_recipe,
 )
 from yolov9mem.images import read_image, resize_to_fit
 from yolov9mem.labels import check_labels, check_segments
@@ -109,6 +110,11 @@ class Mosaic:
 
         Labels are (n, 5) float32, class and normalised xywh. out: written if given.
         """
+        recipe = self.recipe(index)
+        return recipe.image(out), recipe.labels()
+
+    def recipe(self, index: int) -> Recipe:
+        """The same sample, drawn but not rendered."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index}, must be 0 to {len(self) - 1}")
         source = self._source
@@ -119,4 +125,4 @@ class Mosaic:
             picture = draw_letterbox_picture(
                 self.load(index), source.labels[index], size, source.hyp
             )
-        return finish_picture(picture, source.hyp, out)
+        return finish_recipe(picture, source.hyp)

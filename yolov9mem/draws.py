@@ -118,22 +118,56 @@ def draw_letterbox_picture(
     return Picture(scene, None, 1.0, scene.labels, shape)
 
 
+@dataclass
+class Recipe:
+    """Everything drawn, nothing rendered.
+
+    hsv: (3, 256) uint8 tables or None. The image may be rendered later and elsewhere.
+    """
+
+    picture: Picture
+    hsv: np.ndarray | None
+    flip_vertical: bool
+    flip_horizontal: bool
+
+    def scenes(self) -> tuple[Scene, ...]:
+        """One, or two that are blended."""
+        picture = self.picture
+        both = (picture.scene, picture.partner)
+        return tuple(scene for scene in both if scene is not None)
+
+    def image(self, out: np.ndarray | None = None) -> np.ndarray:
+        """(3, height, width) uint8 RGB; `out` is written if given."""
+        picture = self.picture
+        return render(
+            picture.scene,
+            picture.size,
+            partner=picture.partner,
+            ratio=picture.ratio,
+            hsv=self.hsv,
+            flip_vertical=self.flip_vertical,
+            flip_horizontal=self.flip_horizontal,
+            out=out,
+        )
+
+    def labels(self) -> np.ndarray:
+        """(n, 5) float32, class and normalised xywh."""
+        picture = self.picture
+        flips = self.flip_vertical, self.flip_horizontal
+        return finish_labels(picture.labels, picture.size, *flips)
+
+
+def finish_recipe(picture: Picture, hyp: Mapping[str, float]) -> Recipe:
+    """Draws colours and flips."""
+    hsv = draw_hsv(hyp)
+    flip_vertical = random.random() < hyp["flipud"]
+    flip_horizontal = random.random() < hyp["fliplr"]
+    return Recipe(picture, hsv, flip_vertical, flip_horizontal)
+
+
 def finish_picture(
     picture: Picture, hyp: Mapping[str, float], out: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws colours and flips and renders: image and normalised labels."""
-    hsv = draw_hsv(hyp)
-    flip_vertical = random.random() < hyp["flipud"]
-    flip_horizontal = random.random() < hyp["fliplr"]
-    image = render(
-        picture.scene,
-        picture.size,
-        partner=picture.partner,
-        ratio=picture.ratio,
-        hsv=hsv,
-        flip_vertical=flip_vertical,
-        flip_horizontal=flip_horizontal,
-        out=out,
-    )
-    labels = finish_labels(picture.labels, picture.size, flip_vertical, flip_horizontal)
-    return image, labels
+    recipe = finish_recipe(picture, hyp)
+    return recipe.image(out), recipe.labels()

@@ -9,7 +9,7 @@ namespace
 const int EACH = 4; /* pixels of a thread, all fetched before the first is stored */
 
 template <typename T, int V, int TERMS>
-__global__ void __launch_bounds__(YM_BLOCK)
+__global__ void __launch_bounds__(YM_BLOCK, TERMS == 1 ? 3 : 2)
     brick_forward_kernel(cuda_brick brick, cuda_values<T> residual, cuda_values<T> out,
                          int64_t pixels, int32_t channels)
 {

@@ -17,10 +17,9 @@ namespace
 const int EACH = 4; /* pixels of a thread in the second pass */
 
 /* Pixels fetched before the first is used: as many as registers hold. */
-template <int TERMS> constexpr int ahead()
-{
-    return TERMS == 1 ? 4 : 2;
-}
+template <int TERMS> struct ahead {
+    static const int PIXELS = TERMS == 1 ? 4 : 1;
+};
 
 /* Sums V values over the rows of the block; the answers are row 0's. */
 template <int V>
@@ -49,7 +48,7 @@ __device__ __forceinline__ void add_rows(float (&all)[V][YM_BLOCK], float (&valu
 
 /* What is stored of some pixels, `step` apart. */
 template <typename T, int V, int TERMS> struct fetched {
-    static const int COUNT = ahead<TERMS>();
+    static const int COUNT = ahead<TERMS>::PIXELS;
     cuda_pack<T, V> value[COUNT][TERMS], dout[COUNT];
 
     __device__ __forceinline__ fetched(const cuda_term_channels<T, V> (&term)[TERMS],
@@ -98,7 +97,7 @@ __global__ void __launch_bounds__(YM_BLOCK, 2)
         for (int t = 0; t < TERMS; t++) {
             term[t].prepare(brick.term[t], c);
         }
-        const int count = ahead<TERMS>();
+        const int count = ahead<TERMS>::PIXELS;
         for (int64_t first = (int64_t)blockIdx.x * chunk + threadIdx.y; first < end;
              first += count * step) {
             const fetched<T, V, TERMS> some(term, dout, c, first, step, end);
@@ -214,7 +213,7 @@ __global__ void __launch_bounds__(YM_BLOCK, 2)
             slope[t][v] = out.batch_statistics[t] ? out.mean[1 + t][c + v] : 0.0f;
         }
     }
-    const int count = ahead<TERMS>();
+    const int count = ahead<TERMS>::PIXELS;
     const int64_t step = blockDim.y, from = blockIdx.x * (EACH * step) + threadIdx.y;
     const int64_t last = from + EACH * step, end = last < pixels ? last : pixels;
     for (int64_t first = from; first < end; first += count * step) {

@@ -49,38 +49,97 @@ __device__ __forceinline__ void from_float(float value, cuda_bfloat *to)
     to->bits = ym_f32_to_bf16(value);
 }
 
+/* V stored values, in 32-bit words where there are that many bytes: kept apart, each
+ * half word would take a register. */
+template <int BYTES> struct alignas(BYTES) cuda_words {
+    uint32_t data[BYTES / 4];
+};
+
+template <> struct alignas(2) cuda_words<2> {
+    uint16_t data[1];
+};
+
+template <typename T, int V> using cuda_pack = cuda_words<(int)sizeof(T) * V>;
+
+/* A single value between its bits and a float. */
+template <typename T> struct cuda_single {
+    static __device__ __forceinline__ float read(uint16_t bits)
+    {
+        return to_float(T{bits});
+    }
+    static __device__ __forceinline__ uint16_t write(float value)
+    {
+        T made;
+        from_float(value, &made);
+        return made.bits;
+    }
+};
+
+template <> struct cuda_single<float> {
+    static __device__ __forceinline__ float read(uint32_t bits)
+    {
+        float value;
+        memcpy(&value, &bits, sizeof value);
+        return value;
+    }
+    static __device__ __forceinline__ uint32_t write(float value)
+    {
+        uint32_t bits;
+        memcpy(&bits, &value, sizeof bits);
+        return bits;
+    }
+};
+
 /* Two neighbours at once: one instruction where the GPU has it. */
 template <typename T>
-__device__ __forceinline__ void from_floats(float first, float second, T *to)
+__device__ __forceinline__ void split(uint32_t word, float &first, float &second)
 {
-    from_float(first, to);
-    from_float(second, to + 1);
+    first = cuda_single<T>::read((uint16_t)word);
+    second = cuda_single<T>::read((uint16_t)(word >> 16));
+}
+
+template <typename T>
+__device__ __forceinline__ uint32_t join(float first, float second)
+{
+    return (uint32_t)cuda_single<T>::write(first) |
+           (uint32_t)cuda_single<T>::write(second) << 16;
 }
 
 #ifdef __CUDA_ARCH__
 template <>
-__device__ __forceinline__ void from_floats(float first, float second, cuda_half *to)
+__device__ __forceinline__ void split<cuda_half>(uint32_t word, float &first,
+                                                 float &second)
+{
+    const __half2 pair = *reinterpret_cast<const __half2 *>(&word);
+    first = __low2float(pair);
+    second = __high2float(pair);
+}
+
+template <>
+__device__ __forceinline__ uint32_t join<cuda_half>(float first, float second)
 {
     const __half2 pair = __floats2half2_rn(first, second);
-    to[0].bits = __half_as_ushort(__low2half(pair));
-    to[1].bits = __half_as_ushort(__high2half(pair));
+    return *reinterpret_cast<const uint32_t *>(&pair);
+}
+
+template <>
+__device__ __forceinline__ void split<cuda_bfloat>(uint32_t word, float &first,
+                                                   float &second)
+{
+    first = __uint_as_float(word << 16);
+    second = __uint_as_float(word & 0xffff0000u);
 }
 
 #if __CUDA_ARCH__ >= 800
 template <>
-__device__ __forceinline__ void from_floats(float first, float second, cuda_bfloat *to)
+__device__ __forceinline__ uint32_t join<cuda_bfloat>(float first, float second)
 {
     uint32_t pair;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-    to[0].bits = (uint16_t)pair;
-    to[1].bits = (uint16_t)(pair >> 16);
+    return pair;
 }
 #endif
 #endif
-
-template <typename T, int V> struct alignas(sizeof(T) * V) cuda_pack {
-    T value[V];
-};
 
 /* As it is stored: several of these are fetched before the first is used. */
 template <typename T, int V>
@@ -92,9 +151,16 @@ __device__ __forceinline__ cuda_pack<T, V> fetch(const T *from)
 template <typename T, int V>
 __device__ __forceinline__ void unpack(const cuda_pack<T, V> &pack, float (&out)[V])
 {
+    if constexpr (V == 1 || sizeof(T) == 4) {
 #pragma unroll
-    for (int v = 0; v < V; v++) {
-        out[v] = to_float(pack.value[v]);
+        for (int v = 0; v < V; v++) {
+            out[v] = cuda_single<T>::read(pack.data[v]);
+        }
+    } else {
+#pragma unroll
+        for (int v = 0; v < V; v += 2) {
+            split<T>(pack.data[v / 2], out[v], out[v + 1]);
+        }
     }
 }
 
@@ -108,12 +174,16 @@ template <typename T, int V>
 __device__ __forceinline__ void store(T *to, const float (&in)[V])
 {
     cuda_pack<T, V> pack;
-    if (V == 1) {
-        from_float(in[0], &pack.value[0]);
-    }
+    if constexpr (V == 1 || sizeof(T) == 4) {
 #pragma unroll
-    for (int v = 0; v + 1 < V; v += 2) {
-        from_floats(in[v], in[v + 1], &pack.value[v]);
+        for (int v = 0; v < V; v++) {
+            pack.data[v] = cuda_single<T>::write(in[v]);
+        }
+    } else {
+#pragma unroll
+        for (int v = 0; v < V; v += 2) {
+            pack.data[v / 2] = join<T>(in[v], in[v + 1]);
+        }
     }
     *reinterpret_cast<cuda_pack<T, V> *>(to) = pack;
 }

@@ -26,11 +26,12 @@ from .blocks import (
     RepNCSPELAN4,
     Silence,
 )
-from .dataset import MosaicDataset
+from .dataset import MosaicBatchDataset, MosaicDataset
 from .deferred import deferred
 from .ema import ModelEMA
 from .entry import StockForwardWarning
 from .ir import CannotLower
+from .mosaic_batch import MosaicBatch
 from .report import Report, report
 from .sgd import AccumulatingSGD
 
@@ -49,6 +50,8 @@ __all__ = [
     "Concat",
     "Conv",
     "ModelEMA",
+    "MosaicBatch",
+    "MosaicBatchDataset",
     "MosaicDataset",
     "RepConvN",
     "RepNBottleneck",

@@ -9,6 +9,9 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from yolov9mem.augment import Mosaic
+from yolov9mem.draws import Recipe
+
+from .mosaic_batch import MosaicBatch
 
 Sample = tuple[torch.Tensor, torch.Tensor]
 
@@ -37,9 +40,7 @@ class MosaicDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         image, labels = self.augment.sample(index)
-        numbered = torch.zeros((len(labels), 6))
-        numbered[:, 1:] = torch.from_numpy(labels)
-        return torch.from_numpy(image), numbered
+        return torch.from_numpy(image), _numbered(labels)
 
     @staticmethod
     def collate_fn(samples: Sequence[Sample]) -> Sample:
@@ -48,9 +49,49 @@ class MosaicDataset(Dataset[Sample]):
         In a DataLoader's worker the images are stacked in shared memory at once.
         """
         images, labels = zip(*samples, strict=True)
-        for number, found in enumerate(labels):
-            found[:, 0] = number
-        return default_collate(list(images)), torch.cat(labels, 0)
+        return default_collate(list(images)), _joined(labels)
+
+
+class MosaicBatchDataset(Dataset[tuple[Recipe, torch.Tensor]]):
+    """As MosaicDataset, but rendered by the batch, on a GPU where the batch is moved to.
+
+        loader = DataLoader(data, batch_size, collate_fn=data.collate_fn, pin_memory=True)
+        for batch, labels in loader:
+            images = batch.to("cuda").render()  # (N, 3, s, s) uint8, one launch
+
+    Workers draw, decode and cut the tiles to what the warp can see; the images have the
+    bytes of MosaicDataset's.
+    """
+
+    def __init__(self, mosaic: Mosaic) -> None:
+        self.augment = mosaic
+
+    def __len__(self) -> int:
+        return len(self.augment)
+
+    def __getitem__(self, index: int) -> tuple[Recipe, torch.Tensor]:
+        recipe = self.augment.recipe(index)
+        return recipe, _numbered(recipe.labels())
+
+    @staticmethod
+    def collate_fn(
+        samples: Sequence[tuple[Recipe, torch.Tensor]],
+    ) -> tuple[MosaicBatch, torch.Tensor]:
+        """The batch and its labels (m, 6)."""
+        recipes, labels = zip(*samples, strict=True)
+        return MosaicBatch.of(recipes), _joined(labels)
+
+
+def _numbered(labels: np.ndarray) -> torch.Tensor:
+    made = torch.zeros((len(labels), 6))
+    made[:, 1:] = torch.from_numpy(labels)
+    return made
+
+
+def _joined(labels: Sequence[torch.Tensor]) -> torch.Tensor:
+    for number, found in enumerate(labels):
+        found[:, 0] = number
+    return torch.cat(list(labels), 0)
 
 
 def seed_worker(worker: int) -> None:

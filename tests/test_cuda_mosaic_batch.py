@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""Batches of recipes: the bytes of MosaicDataset, rendered on the CPU and on a GPU
+(emulated), from tiles that are cut to what the warp sees."""
+
+from __future__ import annotations
+
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from emulated_gpu import WAITS, gpu  # noqa: F401
+
+from yolov9mem.augment import Mosaic
+from yolov9mem.torch import MosaicBatch, MosaicBatchDataset, MosaicDataset
+
+SIZE = 32
+HYPS = {
+    "affine": {"scale": 0.9, "degrees": 20.0, "shear": 5.0},
+    "perspective": {"perspective": 1e-3, "scale": 0.5},
+    "mixup and copy-paste": {"mixup": 1.0, "copy_paste": 1.0, "flipud": 0.5},
+    "letterbox": {"mosaic": 0.0, "degrees": 30.0},
+}
+
+
+def make_mosaic(hyp: dict, nine: bool = False) -> Mosaic:
+    draw = np.random.default_rng(3)
+    images, labels, segments = [], [], []
+    for _ in range(8):
+        h, w = (int(n) for n in draw.integers(SIZE // 3, SIZE + 1, 2))
+        images.append(draw.integers(0, 256, (h, w, 3), dtype=np.uint8))
+        boxes = draw.uniform(0.3, 0.6, (3, 5)).astype(np.float32)
+        boxes[:, 0] = draw.integers(0, 5, 3)
+        labels.append(boxes)
+        segments.append(
+            [draw.uniform(0.1, 0.9, (6, 2)).astype(np.float32) for _ in boxes]
+        )
+    return Mosaic(images, labels, segments, image_size=SIZE, hyp=hyp, nine=nine)
+
+
+def samples(data, count: int = 4):
+    random.seed(5)
+    np.random.seed(5)
+    return data.collate_fn([data[i] for i in range(count)])
+
+
+@pytest.mark.parametrize("nine", [False, True], ids=["four", "nine"])
+@pytest.mark.parametrize("hyp", HYPS.values(), ids=HYPS)
+def test_the_bytes_are_the_data_sets(hyp: dict, nine: bool, gpu) -> None:  # noqa: F811
+    mosaic = make_mosaic(hyp, nine)
+    images, labels = samples(MosaicDataset(mosaic))
+    batch, same_labels = samples(MosaicBatchDataset(mosaic))
+    assert torch.equal(labels, same_labels)
+    gpu.reset()
+    assert torch.equal(batch.to("cpu").render(), images)
+    assert gpu.count(0) == 1, "one launch for the batch"
+    assert gpu.count(WAITS) == 0
+    assert len(images.unique()) > 100
+
+
+@pytest.mark.parametrize("hyp", HYPS.values(), ids=HYPS)
+def test_the_cpu_renders_the_same_batch(hyp: dict) -> None:
+    mosaic = make_mosaic(hyp)
+    images, _ = samples(MosaicDataset(mosaic))
+    batch, _ = samples(MosaicBatchDataset(mosaic))
+    assert torch.equal(pickle.loads(pickle.dumps(batch)).render(), images)
+
+
+def test_tiles_are_cut_to_what_is_seen() -> None:
+    """Zoomed in, an image sees a part of each tile only."""
+    near = {"scale": 0.0, "degrees": 0.0, "translate": 0.0, "perspective": 0.0}
+    mosaic = make_mosaic({**near, "shear": 0.0})
+    recipes = [mosaic.recipe(i) for i in range(8)]
+    whole = sum(t[0].nbytes for r in recipes for s in r.scenes() for t in s.canvas.tiles)
+    cut = MosaicBatch.of(recipes).pixels.numel()
+    seen = 8 * (SIZE + 6) ** 2 * 3
+    assert cut < whole
+    assert cut <= seen + 8 * (3 * 256 + 5 * 16), "no more than the image and its margin"
+
+
+def test_a_wrong_place_is_refused() -> None:
+    batch, _ = samples(MosaicBatchDataset(make_mosaic({})))
+    with pytest.raises(ValueError, match=r"out: is \(2, 3, 8, 8\) .* must be contiguous"):
+        batch.render(torch.empty(2, 3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"recipes: sizes are \[\], must be one size"):
+        MosaicBatch.of([])
+
+
+def test_a_capture_is_refused_and_the_next_batch_works(gpu) -> None:  # noqa: F811
+    from yolov9mem import BackendError
+
+    batch, _ = samples(MosaicBatchDataset(make_mosaic({})))
+    gpu.capture(True)
+    with pytest.raises(BackendError, match="mosaic: the stream is being captured"):
+        batch.render()
+    gpu.capture(False)
+    assert batch.render().shape == (4, 3, SIZE, SIZE)
