@@ -3,8 +3,9 @@
 
 The library holds the "cuda" tables and the "ref" backend beside each other, for ctypes
 with NumPy's arrays, and is the extension module yolov9mem._cuda as well, so that
-csrc/python_cuda and the torch adapter run on it (see emulated_gpu.py). With YOLOV9MEM_EMULATION_ASAN=1 it is built with AddressSanitizer (preload
-libasan). Built once for each state of the sources, into the temporary folder.
+csrc/python_cuda and the torch adapter run on it (see emulated_gpu.py). With
+YOLOV9MEM_EMULATION_ASAN=1 it is built with AddressSanitizer (preload libasan). Built once
+for each state of the sources, into the temporary folder.
 """
 
 from __future__ import annotations

@@ -72,7 +72,9 @@ def test_tiles_are_cut_to_what_is_seen() -> None:
     near = {"scale": 0.0, "degrees": 0.0, "translate": 0.0, "perspective": 0.0}
     mosaic = make_mosaic({**near, "shear": 0.0})
     recipes = [mosaic.recipe(i) for i in range(8)]
-    whole = sum(t[0].nbytes for r in recipes for s in r.scenes() for t in s.canvas.tiles)
+    whole = sum(
+        t[0].nbytes for r in recipes for s in r.scenes() for t in s.canvas.tiles
+    )
     cut = MosaicBatch.of(recipes).pixels.numel()
     seen = 8 * (SIZE + 6) ** 2 * 3
     assert cut < whole
@@ -81,7 +83,9 @@ def test_tiles_are_cut_to_what_is_seen() -> None:
 
 def test_a_wrong_place_is_refused() -> None:
     batch, _ = samples(MosaicBatchDataset(make_mosaic({})))
-    with pytest.raises(ValueError, match=r"out: is \(2, 3, 8, 8\) .* must be contiguous"):
+    with pytest.raises(
+        ValueError, match=r"out: is \(2, 3, 8, 8\) .* must be contiguous"
+    ):
         batch.render(torch.empty(2, 3, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"recipes: sizes are \[\], must be one size"):
         MosaicBatch.of([])

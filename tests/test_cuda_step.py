@@ -146,7 +146,9 @@ def test_a_new_address_within_a_capture_is_refused(gpu) -> None:  # noqa: F811
     net.zero_grad(set_to_none=True)
     keep = [torch.ones(p.shape) for p in net.parameters()]
     backward(net, 3)
-    with pytest.raises(RuntimeError, match=r"AccumulatingSGD\.step: .*before the capture"):
+    with pytest.raises(
+        RuntimeError, match=r"AccumulatingSGD\.step: .*before the capture"
+    ):
         optimizer.step()
     gpu.capture(False)
     optimizer.step()

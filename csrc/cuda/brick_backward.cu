@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(YM_BLOCK, 2)
 
 /* Sum number i of each channel: where it goes and what else is made of it. */
 struct sums_output {
-    float *mean[3];       /* the sum over M, for the second pass; times rstd^2 but for 0 */
+    float *mean[3]; /* the sum over M, for the second pass; times rstd^2 but for 0 */
     const float *rstd[3]; /* NULL: 1 */
     float *gradient[4]; /* dbeta of each term, dgamma of each term; NULL: not wanted */
     bool accumulate[2]; /* of each term */
@@ -202,8 +202,9 @@ __global__ void __launch_bounds__(YM_BLOCK, 2)
     float mean[V], slope[TERMS][V];
 #pragma unroll
     for (int v = 0; v < V; v++) {
-        mean[v] = out.batch_statistics[0] || out.batch_statistics[1] ? out.mean[0][c + v]
-                                                                     : 0.0f;
+        mean[v] = out.batch_statistics[0] || out.batch_statistics[1]
+                      ? out.mean[0][c + v]
+                      : 0.0f;
     }
 #pragma unroll
     for (int t = 0; t < TERMS; t++) {

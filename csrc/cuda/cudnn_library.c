@@ -101,10 +101,13 @@ static ym_status load(const char *path, cudnn_library *library, ym_error *error)
         snprintf(library->path, sizeof library->path, "%s", map->l_name);
     }
     size_t version = library->get_version();
-    YM_CHECK(
-        error, version >= OLDEST && version / 10000 == 9, YM_ERR_BACKEND,
-        "cuda: cuDNN at %s is version %zu.%zu.%zu, 9.1 or newer (below 10) is needed",
-        library->path, version / 10000, version / 100 % 100, version % 100);
+    size_t unit = version < 10000 ? 1000
+                                  : 10000; /* of a major version; up to 8: 1000 */
+    YM_CHECK(error, version >= OLDEST && version / 10000 == 9, YM_ERR_BACKEND,
+             "cuda: cuDNN at %s is version %zu.%zu.%zu, 9.1 or newer (below 10) is "
+             "needed: install nvidia-cudnn-cu13, or use backend 'cuda:plain'",
+             library->path, version / unit, version / 100 % (unit / 100),
+             version % 100);
     library->version = version;
     return YM_OK;
 }

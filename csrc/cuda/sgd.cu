@@ -137,9 +137,8 @@ struct work {
 
 /* V elements' new parameters and momentum. g is unscaled and clipped. */
 template <int V>
-__device__ __forceinline__ void step_elements(const work &w, int64_t i,
-                                              const float (&gradient)[V],
-                                              float (&param)[V])
+__device__ __forceinline__ void
+step_elements(const work &w, int64_t i, const float (&gradient)[V], float (&param)[V])
 {
     const ym_sgd_group &group = w.group;
     float buffer[V] = {};

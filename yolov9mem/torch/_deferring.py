@@ -75,8 +75,12 @@ class DeferringOptimizer(torch.optim.Optimizer):
             assert found is not None
             record["found_inf_per_device"] = {found.device: found}
         else:  # unscale_ was called: the gradients are themselves already
-            founds = [f.to(table.device) for f in record["found_inf_per_device"].values()]
-            pending.scaling = Scaling(None, founds[0] if len(founds) == 1 else sum(founds))
+            founds = [
+                f.to(table.device) for f in record["found_inf_per_device"].values()
+            ]
+            pending.scaling = Scaling(
+                None, founds[0] if len(founds) == 1 else sum(founds)
+            )
         record["stage"] = type(record["stage"])(OptState.STEPPED.value)
 
     def _begin_scaled(self, scaler: Any) -> tuple[Tensor, Any]:

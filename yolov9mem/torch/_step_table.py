@@ -144,7 +144,9 @@ class StepTable:
         """Why C cannot step this parameter; None: it can."""
         shape = tuple(p.shape)
         if not is_flat(p) or not matches(p, p):
-            return f"a parameter of shape {shape} is {p.dtype} on {p.device}, or has gaps"
+            return (
+                f"a parameter of shape {shape} is {p.dtype} on {p.device}, or has gaps"
+            )
         if self.device not in (None, p.device):
             return f"parameters are on {self.device} and {p.device}"
         if not matches(g, p):

@@ -49,8 +49,9 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
     found_inf are the scaler's own scalars, and reading `skipped` or `grad_norm` is what
     waits. Only the very first step under a scaler waits by itself, to know whether
     momentum buffers come into being. Where one parameter on a GPU is none for C, or
-    there are two GPUs, all are stepped by stock torch. `param_groups` and `state_dict()` are those of torch.optim.SGD and load into
-    it and back; hyper-parameters are read from `param_groups` at every step.
+    there are two GPUs, all are stepped by stock torch. `param_groups` and `state_dict()`
+    are those of torch.optim.SGD and load into it and back; hyper-parameters are read from
+    `param_groups` at every step.
 
     Args:
         params, lr, momentum, dampening, weight_decay, nesterov, maximize, foreach: as

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: MIT
+"""What may go wrong on a GPU machine: an exception that names the call and says what to
+do, after which the next step works. The GPU is emulated, cuDNN is a fake built here."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from emulated_gpu import WAITS, autocast, gpu  # noqa: F401
+from models_for_tests import Elan
+
+import yolov9mem.torch as ym
+from yolov9mem import BackendError
+from yolov9mem.torch import devices, engine
+
+TESTS = Path(__file__).resolve().parent
+PREPARED = """
+    import sys, torch
+    from emulated_gpu import autocast, emulated_gpu
+    from models_for_tests import Elan
+    import yolov9mem.torch as ym
+
+    def step(module, dtype=torch.float32):
+        with autocast(dtype):
+            y = module(torch.randn(2, 8, 8, 8))
+        y.float().square().sum().backward()
+
+    def attempt(call):
+        try:
+            call()
+            print("fine")
+        except Exception as error:
+            print(type(error).__name__, error)
+
+    torch.manual_seed(0)
+    module = ym.checkpoint(Elan(8, 8, 8).train())
+    gpu_context = emulated_gpu(cudnn=True)
+    gpu = gpu_context.__enter__()
+"""
+
+
+@pytest.fixture(scope="module")
+def fake_cudnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("cudnn") / "libcudnn.so.9"
+    source, include = TESTS / "fake_cudnn.c", TESTS.parent / "csrc"
+    flags = ["-shared", "-fPIC", "-Wall", "-Werror", f"-I{include}"]
+    subprocess.run(["gcc", *flags, str(source), "-o", str(made)], check=True)
+    return made
+
+
+def run(script: str, **environment: str) -> list[str]:
+    """Lines that the script prints in a process of its own: a process has one cuDNN."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-B",
+            "-c",
+            textwrap.dedent(PREPARED) + textwrap.dedent(script),
+        ],
+        cwd=TESTS,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "YOLOV9MEM_CUDNN": "",
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()
+
+
+def test_cudnn_of_major_version_8(fake_cudnn: Path, tmp_path: Path) -> None:
+    (tmp_path / "libcudnn.so.8").symlink_to(fake_cudnn)
+    script = """
+        import yolov9mem.torch.devices as devices
+        sys.path[:] = [p for p in sys.path if "site-packages" not in p]
+        attempt(lambda: step(module))
+    """
+    (line,) = run(
+        script,
+        LD_LIBRARY_PATH=str(tmp_path),
+        YOLOV9MEM_CUDNN=str(tmp_path / "libcudnn.so.9"),
+    )
+    assert line.startswith("BackendError cuda: only cuDNN 8 is installed")
+    assert "install nvidia-cudnn-cu13, or use backend 'cuda:plain'" in line
+
+
+def test_a_cudnn_that_is_too_old(fake_cudnn: Path) -> None:
+    (line,) = run(
+        "attempt(lambda: step(module))",
+        YOLOV9MEM_CUDNN=str(fake_cudnn),
+        FAKE_CUDNN="old",
+    )
+    assert "is version 8.9.5, 9.1 or newer" in line
+
+
+def test_no_cudnn_is_an_error_that_names_the_plain_way() -> None:
+    script = """
+        attempt(lambda: step(module))
+        ym.checkpoint(module, backend="cuda:plain")
+        attempt(lambda: step(module))
+    """
+    first, second = run(script, YOLOV9MEM_CUDNN="/nowhere/libcudnn.so.9")
+    assert first.startswith("BackendError cuda: libcudnn.so.9 cannot be opened")
+    assert "use backend 'cuda:plain'" in first
+    assert second == "fine"
+
+
+def test_a_gpu_without_bf16_says_so_and_fp16_works(fake_cudnn: Path) -> None:
+    script = """
+        attempt(lambda: step(module, torch.bfloat16))
+        attempt(lambda: step(module, torch.float16))
+    """
+    first, second = run(script, YOLOV9MEM_CUDNN=str(fake_cudnn), FAKE_CUDNN="bf16")
+    assert first.startswith(
+        "NotImplementedError cuda: convolution: cuDNN has no bfloat16"
+    )
+    assert "use float16" in first
+    assert second == "fine"
+
+
+@pytest.mark.parametrize("execution", ["2", "12"], ids=["forward", "backward"])
+def test_an_execution_that_fails(fake_cudnn: Path, execution: str) -> None:
+    script = """
+        for _ in range(2):
+            attempt(lambda: step(module))
+    """
+    first, second = run(
+        script, YOLOV9MEM_CUDNN=str(fake_cudnn), FAKE_CUDNN_FAIL=execution
+    )
+    assert first.startswith(
+        "BackendError cuda: cuDNN 9.10.0: cudnnBackendExecute (convolution): "
+        "CUDNN_STATUS_EXECUTION_FAILED"
+    )
+    assert second == "fine"
+
+
+def test_a_capture_runs_after_a_warm_up_only(fake_cudnn: Path) -> None:
+    """Plans are made outside; then a step has no call that a capture forbids."""
+    script = """
+        gpu.capture(True)
+        attempt(lambda: step(module))
+        gpu.capture(False)
+        attempt(lambda: step(module))
+        gpu.lib.ym_emulation_reset_counts()
+        gpu.capture(True)
+        attempt(lambda: step(module))
+        print(gpu.count(1), gpu.count(2))
+    """
+    lines = run(script, YOLOV9MEM_CUDNN=str(fake_cudnn))
+    assert lines[1:] == ["fine", "fine", "0 0"]
+    assert lines[0] == "fine" or "make it before the capture" in lines[0]
+
+
+def train(module: torch.nn.Module) -> None:
+    module(torch.randn(2, 16, 12, 8)).square().sum().backward()
+
+
+@pytest.mark.parametrize("error", [35, 100], ids=["driver", "gpu"])
+def test_no_driver(error: int, gpu) -> None:  # noqa: F811
+    module = ym.checkpoint(Elan(16, 24, 8).train())
+    gpu.lib.ym_emulation_driver(error)
+    with pytest.raises(BackendError, match="cuda: cudaGetDeviceCount: .*nvidia-smi"):
+        train(module)
+    gpu.lib.ym_emulation_driver(0)
+    train(module)
+    assert ym.report(module).rows[0].calls == 1
+
+
+def test_a_step_never_waits_for_the_gpu(gpu) -> None:  # noqa: F811
+    module = ym.checkpoint(Elan(16, 24, 8).train())
+    train(module)
+    gpu.reset()
+    with autocast(torch.float16):
+        train(module)
+    assert gpu.count(0) > 20, "launches"
+    assert gpu.count(WAITS) == 0
+    assert gpu.count(2) == 0, "copies from the host"
+
+
+def test_a_build_without_cuda_runs_stock_and_says_so_once(gpu, monkeypatch) -> None:  # noqa: F811
+    monkeypatch.setattr(
+        devices, "why_not_built", lambda: "yolov9mem was built without CUDA: build it"
+    )
+    module = ym.checkpoint(Elan(16, 24, 8).train())
+    with pytest.warns(ym.StockForwardWarning, match="built without CUDA"):
+        train(module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(module)
+    assert ym.report(module).rows[0].state == "stock"
+
+
+@pytest.mark.parametrize("failing", ["forward", "backward"])
+def test_an_allocator_that_fails_in_the_middle(failing, gpu, monkeypatch) -> None:  # noqa: F811
+    stock = Elan(16, 24, 8).train()
+    ours = ym.checkpoint(copy.deepcopy(stock))
+    calls = []
+    take = engine.take_workspace
+
+    def once(size: int, device: torch.device) -> torch.Tensor:
+        calls.append(size)
+        if len(calls) == (1 if failing == "forward" else 2):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return take(size, device)
+
+    monkeypatch.setattr(engine, "take_workspace", once)
+    buffers = copy.deepcopy(stock.state_dict())
+    with pytest.raises(torch.OutOfMemoryError):
+        train(ours)
+    ours.load_state_dict(buffers)
+    ours.zero_grad()
+    torch.manual_seed(7)
+    train(ours)
+    torch.manual_seed(7)
+    train(stock)
+    for p, q in zip(ours.parameters(), stock.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_tensors_of_two_devices(gpu, monkeypatch) -> None:  # noqa: F811
+    module = ym.checkpoint(Elan(16, 24, 8).train())
+    first = next(module.parameters())
+    monkeypatch.setattr(devices, "number", lambda t: 1 if t is first else 0)
+    with pytest.raises(ValueError, match=r"params\[0\]: is on CUDA device 1, the plan"):
+        train(module)
+    monkeypatch.setattr(devices, "number", lambda t: 0)
+    train(module)
+
+
+def test_arguments_of_two_devices_run_stock() -> None:
+    from yolov9mem.torch.conditions import unusual_device
+
+    tensors = [torch.empty(1), torch.empty(1, device="meta")]
+    assert unusual_device(tensors, "auto") == "arguments are on cpu and meta"
+    assert unusual_device(tensors[1:], "auto") == "an argument is on meta"
+    assert unusual_device(tensors[:1], "cuda") == "an argument is on cpu"
+    assert unusual_device(tensors[:1], "auto") is None
