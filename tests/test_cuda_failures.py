@@ -50,7 +50,8 @@ PREPARED = """
 @pytest.fixture(scope="module")
 def fake_cudnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("cudnn") / "libcudnn.so.9"
-    source, include = TESTS / "fake_cudnn.c", TESTS.parent / "csrc"
+    include = TESTS.parent / "csrc"
+    source = include / "emulation/cudnn/fake.c"
     flags = ["-shared", "-fPIC", "-Wall", "-Werror", f"-I{include}"]
     subprocess.run(["gcc", *flags, str(source), "-o", str(made)], check=True)
     return made
