@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Time and peak memory of a training step, in one table.
 
-Times come from one process with every way side by side; peaks from one fresh process a
-way (benchmarks/bench_memory.py), above the level before the step.
+Times come from one process with every way side by side, each the second of two steps in
+a row; peaks from one fresh process a way (benchmarks/bench_memory.py), above the level
+before the step.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def judge(row: dict, wanted: dict[str, float]) -> dict:
 
 def _case_rows(name: str, batch: int, size: int, dtype: str) -> list[dict]:
     peaks = {way: peak_bytes(way, name, batch, size, dtype) for way in WAYS}
-    timings = timing.compare(cases(name, batch, size, dtype))
+    timings = timing.compare(cases(name, batch, size, dtype), leading=1)
     made = []
     for row in timing.rows(
         f"{name}, batch {batch}, {size} px, {dtype}", timings, STOCK

@@ -36,12 +36,20 @@ class Timing:
 
 
 def compare(
-    cases: dict[str, Case], repetitions: int = MINIMUM_REPETITIONS, warmup: int = 1
+    cases: dict[str, Case],
+    repetitions: int = MINIMUM_REPETITIONS,
+    warmup: int = 1,
+    leading: int = 0,
 ) -> dict[str, Timing]:
     """Runs all cases once per repetition, each repetition starting with another case.
 
     Interleaving gives every case the same share of whatever else the machine does, so
     that their ratios mean something on a busy machine too.
+
+    Args:
+        leading: untimed runs right before each timed one, for work that is done again
+            and again, as training steps are: it then finds the memory that its last
+            run gave back, and not what another case left.
 
     Raises:
         ValueError: fewer than 7 repetitions.
@@ -59,6 +67,9 @@ def compare(
     for repetition in range(repetitions):
         start = repetition % len(names)
         for name in names[start:] + names[:start]:
+            for _ in range(leading):
+                cases[name].prepare()
+                cases[name].run()
             cases[name].prepare()
             begin = time.perf_counter()
             cases[name].run()

@@ -62,18 +62,28 @@ def run(command: list[str], isa: str | None = None) -> tuple[str, str]:
     return done.stdout, done.stderr.strip()
 
 
-@pytest.mark.skipif(
-    "YOLOV9MEM_EXPECT_SANITIZE" in os.environ, reason="compiles without sanitizers"
-)
-def test_same_bits_on_arm(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The program of this machine."""
+    if "YOLOV9MEM_EXPECT_SANITIZE" in os.environ:
+        pytest.skip("compiles without sanitizers")
+    return build("gcc", tmp_path_factory.mktemp("check") / "here")
+
+
+def test_same_bits_on_every_path_of_this_machine(here: str) -> None:
+    found = {run([here], isa)[0] for isa in (None, "avx2", "plain")}
+    assert len(found) == 1
+
+
+def test_same_bits_on_arm(here: str, tmp_path: Path) -> None:
     """Mosaic and optimizer step; the NEON kernels are checked by the program itself."""
     for program in (COMPILER, EMULATOR):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
-    here, _ = run([build("gcc", tmp_path / "here")])
+    found, _ = run([here])
     program = build(COMPILER, tmp_path / "arm")
-    assert run([EMULATOR, program]) == (here, "neon")
-    assert run([EMULATOR, program], "plain") == (here, "plain")
+    assert run([EMULATOR, program]) == (found, "neon")
+    assert run([EMULATOR, program], "plain") == (found, "plain")
 
 
 def test_compiles_for_arm() -> None:

@@ -70,7 +70,7 @@ typedef struct cpu_kernels {
                    uint16_t *y, int64_t y_pitch);
 
     /* y[p * count + i] = x[p * x_pitch + i]: the pixels side by side; count is at
-     * most tile_rows, which is at most 2 * lanes. */
+     * most tile_rows. */
     void (*pack)(int64_t pixels, int32_t count, const float *x, int64_t x_pitch,
                  float *y);
 

@@ -53,11 +53,10 @@ static void row_pack(int64_t pixels, int32_t count, const float *x, int64_t x_pi
 {
     const int32_t rounded = (count + LANES - 1) / LANES * LANES;
     int64_t whole = pixels - (rounded - 1) / count;
-    const bool two = rounded > LANES;
     for (; whole > 0; whole--, pixels--, x += x_pitch, y += count) {
         STORE(y, LOAD(x));
-        if (two) {
-            STORE(y + LANES, LOAD(x + LANES));
+        for (int32_t i = LANES; i < count && TILE_ROWS > LANES; i += LANES) {
+            STORE(y + i, LOAD(x + i));
         }
     }
     for (; pixels > 0; pixels--, x += x_pitch, y += count) {

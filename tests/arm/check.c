@@ -76,6 +76,24 @@ static void check_product(const cpu_kernels *kernels, int32_t rows, int32_t vect
     }
 }
 
+/* Every size of a register tile; nothing outside is read into or written. */
+static void check_pack(const cpu_kernels *kernels, int32_t pixels)
+{
+    static float x[MOST], y[MOST];
+    for (int32_t count = 1; count <= kernels->tile_rows; count++) {
+        const int32_t pitch = count + count % 3, last = (pixels - 1) * pitch + count;
+        float *from = x + MOST - last; /* ends with the array */
+        fill(from, last);
+        fill(y, MOST);
+        const float guard = y[pixels * count];
+        kernels->pack(pixels, count, from, pitch, y);
+        for (int32_t i = 0; i < pixels * count; i++) {
+            expect(y[i] == from[i / count * pitch + i % count], "pack", count);
+        }
+        expect(y[pixels * count] == guard, "past the pack", count);
+    }
+}
+
 static void check_rows(const cpu_kernels *kernels, int32_t n)
 {
     static float x[3][512], y[512], z[512];
@@ -200,6 +218,7 @@ int main(void)
     }
     for (int32_t n = 1; n < 70; n++) {
         check_rows(kernels, n);
+        check_pack(kernels, n % 16 + 1);
     }
     state = 1;
     uint64_t h = mosaic(YM_WARP_AFFINE, 14695981039346656037u);
