@@ -30,6 +30,7 @@ def runtime(name: str) -> str:
 @pytest.mark.skipif(
     not os.path.isabs(runtime("libasan.so")), reason="this compiler has no libasan"
 )
+@pytest.mark.timeout(900)
 def test_no_access_beside_an_array() -> None:
     preload = " ".join(runtime(name) for name in ("libasan.so", "libstdc++.so"))
     done = subprocess.run(
@@ -46,6 +47,6 @@ def test_no_access_beside_an_array() -> None:
         },
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=880,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
