@@ -17,6 +17,7 @@ from torch import nn
 
 from yolov9mem.launch import averages, banner, codebases, files
 from yolov9mem.launch.cli import Settings
+from yolov9mem.launch.measure import Measure
 from yolov9mem.launch.patches import ImportWatch, Patches
 from yolov9mem.launch.validation import Slices
 
@@ -223,6 +224,24 @@ def test_a_link_to_a_checkpoint_stays_a_link(tmp_path: Path) -> None:
     files.whole(torch.save, lambda path: None)({"a": 1}, link)
     assert link.is_symlink()
     assert torch.load(real) == {"a": 1}
+
+
+def test_what_a_script_holds_is_not_what_validation_adds() -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("the memory of a process is read from /proc, which is not here")
+    measure = Measure()
+    measure.begin(torch.device("cpu"))
+    measure.training(1)
+    measure.evaluation()
+    measure.evaluated()
+    held = torch.ones(25_000_000)  # 100 MB, as a best.pt that is loaded
+    measure.evaluation()
+    added = torch.ones(10_000_000)  # 40 MB
+    measure.evaluated()
+    assert held[0] == added[0]
+    assert measure.validation_peak is not None and measure.validation_growth is not None
+    assert measure.validation_peak > 135e6
+    assert 38e6 < measure.validation_growth < 60e6
 
 
 def test_results_that_cannot_be_joined_are_not_sliced() -> None:

@@ -95,6 +95,8 @@ def end_lines(measure: Any, saved_bytes: int) -> list[Line]:
         lines.append(("measured peak", f"{size(measure.training_peak)} in training"))
     if measure.validation_peak is not None:
         text = f"{size(measure.validation_peak)} in the model in validation"
+        if measure.validation_growth is not None:
+            text += f", which adds {size(measure.validation_growth)} at most"
         lines.append(("", text))
     if measure.other_peak is not None:
         text = f"{size(measure.other_peak)} in matching, plots and checkpoints"

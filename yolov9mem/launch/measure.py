@@ -39,7 +39,10 @@ class Measure:
     Attributes:
         training_peak: bytes, of everything from the first training forward of an epoch
             to the first eval forward after it; None where not known.
-        validation_peak: of the model's eval forwards.
+        validation_peak: of the model's eval forwards, with what the script holds
+            meanwhile: after the last epoch it loads best.pt as a second model.
+        validation_growth: the most that one eval forward added to what the process held
+            when it began; None where not known, as on CUDA.
         other_peak: of what a script does after an eval forward and before the next
             forward: matching, plots, checkpoints.
         images: how many went through training forwards that were timed.
@@ -49,12 +52,14 @@ class Measure:
     def __init__(self) -> None:
         self.training_peak: int | None = None
         self.validation_peak: int | None = None
+        self.validation_growth: int | None = None
         self.other_peak: int | None = None
         self.images = 0
         self.seconds = 0.0
         self.forwards = 0
         self._on_cuda = False
         self._base: int | None = None
+        self._held: int | None = None  # when the phase began, above the base
         self._phase = "training"
         self._last: tuple[float, int] | None = None  # time, images of a forward
         self._lock = threading.Lock()
@@ -95,22 +100,31 @@ class Measure:
 
     def _switch(self, phase: str) -> None:
         peak = self._peak()
-        name = f"{self._phase}_peak"
-        known = getattr(self, name)
-        if peak is not None:
-            setattr(self, name, peak if known is None else max(known, peak))
+        self._raise(f"{self._phase}_peak", peak)
+        if self._phase == "validation" and peak is not None and self._held is not None:
+            self._raise("validation_growth", max(peak - self._held, 0))
         if not self._on_cuda:
             _restart_peak()
+            self._held = self._above_base("VmRSS")
         self._phase = phase
         self._last = None
+
+    def _raise(self, name: str, value: int | None) -> None:
+        """An attribute becomes the larger of itself and this."""
+        known = getattr(self, name)
+        if value is not None:
+            setattr(self, name, value if known is None else max(known, value))
 
     def _peak(self) -> int | None:
         if self._on_cuda:
             return torch.cuda.max_memory_allocated()
-        peak = _status("VmHWM")
-        if peak is None or self._base is None:
+        return self._above_base("VmHWM")
+
+    def _above_base(self, field: str) -> int | None:
+        value = _status(field)
+        if value is None or self._base is None:
             return None
-        return max(peak - self._base, 0)
+        return max(value - self._base, 0)
 
     @property
     def per_image(self) -> float | None:

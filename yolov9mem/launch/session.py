@@ -187,6 +187,7 @@ class Session:
             "predicted_peak_bytes": max((row.peak_bytes for row in swapped), default=0),
             "measured_training_peak_bytes": self.measure.training_peak,
             "measured_validation_peak_bytes": self.measure.validation_peak,
+            "measured_validation_growth_bytes": self.measure.validation_growth,
             "measured_other_peak_bytes": self.measure.other_peak,
             "seconds_per_image": self.measure.per_image,
             "training_forwards": self.measure.forwards,
