@@ -107,6 +107,8 @@ def test_no_amp(trained: Runner) -> None:
 def test_another_optimizer_is_kept_and_named(trained: Runner) -> None:
     ours = trained("ours", "--epochs 1 --optimizer AdamW", Settings())
     assert ours.start["optimizer, stock"] == "AdamW: only SGD has a counterpart"
+    kept = "Average: its update is part of our step of SGD"
+    assert ours.start["average, stock"] == kept
     assert ours.start["model"].startswith("swapped")
 
 

@@ -119,6 +119,10 @@ class Session:
             self.lines.append(
                 ("optimizer, stock", f"{name}: only SGD has a counterpart")
             )
+            ema = averages.find(model)
+            if ema is not None:
+                text = f"{type(ema).__name__}: its update is part of our step of SGD"
+                self.lines.append(("average, stock", text))
             return
         ema = averages.find(model)
         reason = averages.why_not(ema) if ema is not None else averages.why_none()
