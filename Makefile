@@ -24,7 +24,7 @@ help:
 	@echo "make lint      ruff, clang-format, mypy"
 	@echo "make format    rewrite the sources as lint wants them"
 	@echo "make sanitize  the tests of the C core under ASan and UBSan"
-	@echo "make cuda      compile the CUDA part for every architecture"
+	@echo "make cuda      compile the CUDA part for every architecture, test that it loads"
 	@echo "make cudnn     install cuDNN (0.5 GB) for the tests of its plans; needs no GPU"
 	@echo "make bench     measure, write a record and the tables of README.md"
 	@echo "make clean     remove what was built, .venv included"
@@ -68,10 +68,12 @@ sanitize: build
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	$(BIN)/pytest $(SANITIZE_TESTS)
 
-# Every architecture of build_cuda.py: needs nvcc and minutes, no GPU.
+# Every architecture of build_cuda.py: needs nvcc and minutes, no GPU. The tests are those
+# of the extension itself: what it says of its build, and without a driver.
 cuda: build
 	YOLOV9MEM_CUDA=1 $(BIN)/python setup.py --quiet build \
 	    --build-base build/cuda/tmp --build-lib build/cuda/lib
+	PYTHONPATH=$(CURDIR)/build/cuda/lib $(BIN)/pytest tests/test_cuda_module.py
 
 # cuDNN alone: what it depends on is only needed to run, not to plan.
 $(VENV)/.cudnn: $(VENV)/.packages

@@ -33,7 +33,7 @@ needs_no_gpu = pytest.mark.skipif(
 
 
 @needs_build
-def test_importing_makes_no_cuda_call() -> None:
+def test_importing_makes_no_cuda_call(tmp_path: Path) -> None:
     """The runtime opens the driver's library with the first call, not before."""
     code = (
         "import yolov9mem, yolov9mem._cuda as c\n"
@@ -42,6 +42,7 @@ def test_importing_makes_no_cuda_call() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
+        cwd=tmp_path,  # else Python would look into the checkout first
         env={"PYTHONPATH": ":".join(sys.path)},
         capture_output=True,
         text=True,
