@@ -71,6 +71,11 @@ def _case_rows(name: str, batch: int, size: int, dtype: str) -> list[dict]:
         row["peak_ratio"] = peaks[way] / peaks[STOCK]
         wanted = TARGETS.get((way, dtype)) if name == TARGET_CASE else None
         made.append(judge(row, wanted) if wanted else row)
+        print(
+            f"  {row['case']}, {way}: {row['median_ms']:.0f} ms, {row['speed']:.2f} and "
+            f"{row['speed_nhwc']:.2f} x, peak {row['peak_ratio']:.2f}",
+            flush=True,
+        )
     return made
 
 

@@ -93,7 +93,7 @@ def test_affinity_mask(usual):
     assert found == usual | {"threads": "1"}
 
 
-@pytest.mark.parametrize("isa", ["avx2", "plain"])
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "plain"])
 def test_lesser_instruction_sets(usual, isa):
     """Bit-equal mosaic and optimizer step; test_kernels.py has the training step."""
     found = results_with(YOLOV9MEM_ISA=isa)

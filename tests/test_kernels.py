@@ -222,7 +222,7 @@ def test_child_of_a_fork_has_its_own_threads() -> None:
 @pytest.mark.skipif(
     "YOLOV9MEM_ISA" in os.environ, reason="is itself one of these processes"
 )
-@pytest.mark.parametrize("isa", ["avx2", "plain"])
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "plain"])
 def test_other_instruction_sets(isa: str) -> None:
     """The same cases in a process that is told to do with less (elsewhere than on x86-64
     there is only "plain")."""

@@ -11,8 +11,10 @@ typedef struct trial {
     size_t peak_bytes; /* exact if placed, else a lower bound that is nearly reached */
     int64_t rebuilt_bytes;
     double rerun_flops;
+    size_t saved_bytes;
     int32_t patience;
     int32_t rule; /* number of the keep rule */
+    int32_t more; /* outputs kept beyond it */
 } trial;
 
 typedef struct chooser {
@@ -32,11 +34,14 @@ static const double cut_fractions[] = {0.5,   0.25,  0.17,  0.12,  0.08,  0.06,
                                        0.045, 0.032, 0.022, 0.014, 0.008, 0.004};
 #define CUT_COUNT ((int32_t)(sizeof cut_fractions / sizeof cut_fractions[0]))
 #define FINALISTS 3
+#define SHARE_OF_ROOM 2
 enum { RULE_ALL = 0, RULE_CONV = 1, RULE_PART = 2, RULE_CUT = RULE_PART + PART_COUNT };
 
-static ym_status apply_rule(chooser *c, int32_t rule)
+static ym_status apply_rule(chooser *c, const trial *t)
 {
     ym_program *p = c->program;
+    const int32_t rule = t->rule;
+    int32_t added;
     bool made = true;
     if (rule == RULE_ALL) {
         int32_t *conv_count = ym_count_convolutions(p);
@@ -54,6 +59,9 @@ static ym_status apply_rule(chooser *c, int32_t rule)
         double limit = cut_fractions[rule - RULE_CUT] *
                        (double)ym_kept_bytes(p, c->keep);
         made = made && ym_keep_cuts(p, (size_t)limit, c->keep);
+    }
+    if (t->more > 0) {
+        made = made && ym_keep_more(p, t->more, c->keep, &added);
     }
     YM_CHECK(c->error, made, YM_ERR_MEMORY, "plan: out of memory");
     return YM_OK;
@@ -76,6 +84,7 @@ static ym_status try_patience(chooser *c, const ym_forward *forward, bool place,
     size_t up = place ? forward->schedule->peak_bytes : forward->schedule->live_bytes;
     size_t down = place ? backward->peak_bytes : backward->live_bytes;
     t->peak_bytes = up > down ? up : down;
+    t->saved_bytes = forward->saved_bytes;
     t->rebuilt_bytes = backward->rebuilt_bytes;
     t->rerun_flops = backward->rerun_flops;
     ym_schedule_free(backward);
@@ -85,7 +94,7 @@ static ym_status try_patience(chooser *c, const ym_forward *forward, bool place,
 static ym_status try_one(chooser *c, bool place, trial *t)
 {
     ym_forward forward;
-    YM_TRY(apply_rule(c, t->rule));
+    YM_TRY(apply_rule(c, t));
     YM_TRY(ym_forward_create(c->program, c->request->backend, c->keep, place, &forward,
                              c->error));
     ym_status status = try_patience(c, &forward, place, t);
@@ -98,7 +107,7 @@ static ym_status try_one(chooser *c, bool place, trial *t)
 static ym_status choose_patience(chooser *c, trial *best)
 {
     ym_forward forward;
-    YM_TRY(apply_rule(c, best->rule));
+    YM_TRY(apply_rule(c, best));
     YM_TRY(ym_forward_create(c->program, c->request->backend, c->keep, false, &forward,
                              c->error));
     trial tried[PATIENCE_COUNT];
@@ -130,7 +139,32 @@ static int smaller_first(const void *a, const void *b)
     return (x->rule > y->rule) - (x->rule < y->rule);
 }
 
-/* Estimates all rules but the parts, then places the best few: the smallest exact peak.
+/* Early in backward the memory of the peak is not needed yet, so some outputs of late
+ * convolutions can be kept in it: the most whose plan has no higher peak. At most half
+ * of the room is used, for what others have between forward and backward (the loss).
+ */
+static ym_status keep_more(chooser *c, trial *best)
+{
+    const size_t most = best->saved_bytes +
+                        (best->peak_bytes - best->saved_bytes) / SHARE_OF_ROOM;
+    int32_t low = 0, high = c->program->item_count;
+    const trial base = *best;
+    while (low < high) {
+        trial t = base;
+        t.more = low + (high - low + 1) / 2;
+        YM_TRY(try_one(c, true, &t));
+        if (t.peak_bytes <= base.peak_bytes && t.saved_bytes <= most) {
+            *best = t;
+            low = t.more;
+        } else {
+            high = t.more - 1;
+        }
+    }
+    return YM_OK;
+}
+
+/* Estimates all rules but the parts, then places the best few: the smallest exact peak,
+ * with the fewest operations that this peak allows.
  */
 static ym_status choose_min(chooser *c, trial *best)
 {
@@ -148,7 +182,7 @@ static ym_status choose_min(chooser *c, trial *best)
     }
     qsort(list, FINALISTS, sizeof *list, smaller_first);
     *best = list[0];
-    return YM_OK;
+    return keep_more(c, best);
 }
 
 static int cheaper_first(const void *a, const void *b)
@@ -167,12 +201,13 @@ static int cheaper_first(const void *a, const void *b)
  * is taken: so the cost never rises when the budget grows. */
 static ym_status choose_budget(chooser *c, trial *best)
 {
-    trial list[RULE_CUT + CUT_COUNT];
+    trial list[RULE_CUT + CUT_COUNT + 1];
     int32_t count = RULE_CUT + CUT_COUNT;
     for (int32_t i = 0; i < count; i++) {
-        list[i].rule = i;
+        list[i] = (trial){.rule = i};
         YM_TRY(choose_patience(c, &list[i]));
     }
+    YM_TRY(choose_min(c, &list[count++]));
     qsort(list, (size_t)count, sizeof *list, cheaper_first);
     size_t smallest = SIZE_MAX;
     for (int32_t i = 0; i < count; i++) {
@@ -209,7 +244,7 @@ ym_status ym_choose(ym_program *program, const ym_plan_request *request,
         status = choose_patience(&c, &best);
     }
     if (status == YM_OK) {
-        status = apply_rule(&c, best.rule);
+        status = apply_rule(&c, &best);
     }
     if (status != YM_OK) {
         free(c.keep);

@@ -208,35 +208,46 @@ bool ym_keep_cuts(const ym_program *p, size_t limit, bool *keep)
 
 typedef struct candidate {
     int32_t item;
-    double bytes_per_flop;
+    double terms; /* of the sum of one output: operations per byte */
 } candidate;
 
-static int most_bytes_first(const void *a, const void *b)
+static int fewest_terms_first(const void *a, const void *b)
 {
     const candidate *x = a, *y = b;
-    if (x->bytes_per_flop != y->bytes_per_flop) {
-        return x->bytes_per_flop < y->bytes_per_flop ? 1 : -1;
+    if (x->terms != y->terms) {
+        return x->terms < y->terms ? -1 : 1;
     }
     return (x->item > y->item) - (x->item < y->item);
 }
 
-bool ym_keep_part(const ym_program *p, double fraction, bool *keep)
+/* The convolutions of ym_keep_conv that could run again; NULL: out of memory. */
+static candidate *list_outputs(const ym_program *p, bool *keep, int32_t *count)
 {
     candidate *list = malloc(((size_t)p->item_count + 1) * sizeof *list);
     if (list == NULL || !ym_keep_conv(p, keep)) {
         free(list);
-        return false;
+        return NULL;
     }
-    int32_t count = 0;
+    *count = 0;
     for (int32_t i = 0; i < p->item_count; i++) {
         const ym_item *item = &p->item[i];
         if (keep[i] && item->kind == YM_ITEM_CONV && item->needs_grad) {
             const ym_conv *c = &item->u.conv.shape;
-            double flop_per_byte = (double)c->r * c->s * (c->c / c->groups);
-            list[count++] = (candidate){i, 1.0 / flop_per_byte};
+            double terms = (double)c->r * c->s * (c->c / c->groups);
+            list[(*count)++] = (candidate){i, terms};
         }
     }
-    qsort(list, (size_t)count, sizeof *list, most_bytes_first);
+    qsort(list, (size_t)*count, sizeof *list, fewest_terms_first);
+    return list;
+}
+
+bool ym_keep_part(const ym_program *p, double fraction, bool *keep)
+{
+    int32_t count = 0;
+    candidate *list = list_outputs(p, keep, &count);
+    if (list == NULL) {
+        return false;
+    }
     double target = fraction * (double)ym_kept_bytes(p, keep), dropped = 0;
     for (int32_t i = 0; i < count && dropped < target; i++) {
         keep[list[i].item] = false;
@@ -244,4 +255,19 @@ bool ym_keep_part(const ym_program *p, double fraction, bool *keep)
     }
     free(list);
     return true;
+}
+
+bool ym_keep_more(const ym_program *p, int32_t count, bool *keep, int32_t *added)
+{
+    bool *all = calloc((size_t)p->item_count + 1, sizeof *all);
+    int32_t outputs = 0;
+    candidate *list = all == NULL ? NULL : list_outputs(p, all, &outputs);
+    *added = 0;
+    for (int32_t i = outputs - 1; list != NULL && i >= 0 && *added < count; i--) {
+        *added += !keep[list[i].item];
+        keep[list[i].item] = true;
+    }
+    free(list);
+    free(all);
+    return list != NULL;
 }

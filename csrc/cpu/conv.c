@@ -55,6 +55,7 @@ static cpu_correlation forward_correlation(const ym_conv *conv, const ym_tensor 
         .groups = conv->groups,
         .in_count = conv->c / conv->groups,
         .out_count = conv->k / conv->groups,
+        .pairs = cpu_pairs(x),
     };
 }
 
@@ -71,13 +72,13 @@ static cpu_correlation backward_correlation(const ym_conv *conv, const ym_tensor
         .groups = conv->groups,
         .in_count = conv->k / conv->groups,
         .out_count = conv->c / conv->groups,
+        .pairs = cpu_pairs(dy),
     };
 }
 
 static int64_t packed_floats(const cpu_correlation *c, const ym_conv *conv)
 {
-    return cpu_round_up(
-        cpu_packed_floats(c->groups, c->in_count, c->out_count, conv->r * conv->s), 16);
+    return cpu_round_up(cpu_packed_floats(c, conv->r * conv->s), 16);
 }
 
 static int64_t bias_floats(const cpu_correlation *c)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Gradient of a convolution's weights and bias.
+ * Gradient of a convolution's weights.
  *
  * The rows of dy (over all images) are cut into `splits` ranges. A task owns one range
  * and a share of the output channels (where these are few, also of the kernel's rows)
@@ -12,8 +12,11 @@
  * tile side by side, of dy a block of 2 * lanes channels. (Read in place, pixels that
  * lie a power of two apart evict one another from the cache.) A tap leaves out the
  * pixels that fall in the padding.
+ *
+ * Products of bf16 sum over two images at once: a word is the same element of both, so
+ * that no tap, stride or row end ever cuts a pair.
  */
-#include "cpu/cpu.h"
+#include "cpu/weight_panels.h"
 
 #include <string.h>
 
@@ -25,11 +28,11 @@ enum {
     VISIT_PIXELS = 192,       /* of dy wanted for each visit of a register tile */
     VISIT_FLOATS = 64 * 1024, /* of x meanwhile */
     MAX_COLUMNS = 2 * 16,
-    BIAS_CHANNELS = 64,
 };
 
 typedef struct layout {
     int32_t c_count, k_count;         /* channels of one group */
+    int32_t images;                   /* of one visit: 1, or 2 as pairs of bf16 */
     int32_t blocks;                   /* of columns, per group */
     int32_t splits;                   /* ranges of rows */
     int32_t shares;                   /* of the blocks of a group */
@@ -44,10 +47,10 @@ typedef struct run {
     const ym_tensor *x, *dy;
     const ym_weight *dw;
     const cpu_kernels *kernels;
+    void (*product)(const cpu_product *product);
     layout size;
     float *partials, *panels;
     bool accumulate;
-    float *dbias;
 } run;
 
 /* What one task sums. */
@@ -57,26 +60,12 @@ typedef struct share {
     int32_t first_row, end_row; /* of the kernel */
 } share;
 
-/* Rows [first, end) of dy of one image, and rows [low, high) of x that they meet. */
+/* Rows [first, end) of dy of image n (of the pair from n on), and rows [low, high) of x
+ * that they meet. */
 typedef struct visit {
     int32_t n, first, end, low, high;
     float *x, *dy, *row; /* panels */
 } visit;
-
-static int32_t block_columns(void)
-{
-    return 2 * cpu_kernels_best()->lanes;
-}
-
-static int64_t padded(int32_t columns)
-{
-    return cpu_round_up(columns, cpu_kernels_best()->lanes);
-}
-
-static int32_t columns_of(const layout *l, int32_t block)
-{
-    return (int32_t)cpu_min(block_columns(), l->k_count - block * block_columns());
-}
 
 /* Rows of x that `count` rows of dy meet. */
 static int64_t reach(const ym_conv *conv, const ym_tensor *x, int64_t count)
@@ -96,16 +85,24 @@ static void choose_panels(layout *l, const ym_conv *conv, const ym_tensor *x,
     }
     l->visit_rows = (int32_t)rows;
     l->x_panel = cpu_round_up(reach(conv, x, rows) * row, 16);
-    l->x_row = x->dtype == YM_F32 ? 0 : cpu_round_up(row, 16);
-    l->dy_panel = rows * dy->w * block_columns();
+    l->x_row = x->dtype == YM_F32 || l->images > 1 ? 0 : cpu_round_up(row, 16);
+    l->dy_panel = rows * dy->w * cpu_block_columns();
+}
+
+/* Rows of dy over all images or pairs of them. */
+static int64_t image_rows(const layout *l, const ym_tensor *dy)
+{
+    return (int64_t)(dy->n + l->images - 1) / l->images * dy->h;
 }
 
 static layout layout_of(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy)
 {
     layout l = {.c_count = conv->c / conv->groups, .k_count = conv->k / conv->groups};
-    const int64_t rows = (int64_t)dy->n * dy->h;
-    l.blocks = (l.k_count + block_columns() - 1) / block_columns();
-    l.partial = conv->groups * padded(l.k_count) * l.c_count * conv->r * conv->s;
+    l.images = dy->n > 1 && cpu_pairs(x) && cpu_pairs(dy) ? 2 : 1;
+    const int64_t rows = image_rows(&l, dy);
+    l.blocks = cpu_block_count(l.k_count);
+    l.partial = conv->groups * cpu_padded_count(l.k_count) * l.c_count * conv->r *
+                conv->s;
     l.partial = cpu_round_up(l.partial, 16);
     l.splits = (int32_t)(PARTIAL_BYTES / (l.partial * (int64_t)sizeof(float)));
     l.splits = (int32_t)cpu_min(l.splits, ym_pixels(dy) / SPLIT_PIXELS);
@@ -136,7 +133,8 @@ static float *partial_of(const run *r, int32_t split, int32_t group, int32_t blo
     const layout *l = &r->size;
     const int64_t rows = (int64_t)l->c_count * r->conv->r * r->conv->s;
     return r->partials + split * l->partial +
-           rows * (group * padded(l->k_count) + (int64_t)block * block_columns());
+           rows * (group * cpu_padded_count(l->k_count) +
+                   (int64_t)block * cpu_block_columns());
 }
 
 /* The outputs of [first, end) whose tap falls inside the image. */
@@ -147,57 +145,6 @@ static void valid_range(int32_t offset, int32_t stride, int32_t size, int32_t *f
     int32_t high = offset >= size ? 0 : (size - 1 - offset) / stride + 1;
     *first = (int32_t)cpu_max(*first, low);
     *end = (int32_t)cpu_max(*first, cpu_min(*end, high));
-}
-
-/* The register tiles cut the input channels into parts of nearly one size, the larger
- * ones first. */
-static int32_t tile_parts(const run *r)
-{
-    const int32_t rows = r->kernels->tile_rows;
-    return (r->size.c_count + rows - 1) / rows;
-}
-
-static int32_t part_rows(const run *r, int32_t parts, int32_t part)
-{
-    return r->size.c_count / parts + (part < r->size.c_count % parts);
-}
-
-/* Rows of x: (part, row, column, channel of the part). */
-static void pack_x(const run *r, const share *own, const visit *v)
-{
-    const int32_t count = r->size.c_count, parts = tile_parts(r), width = r->x->w;
-    const int32_t height = v->high - v->low;
-    for (int32_t i = 0; i < height; i++) {
-        const int64_t pixel = ((int64_t)v->n * r->x->h + v->low + i) * width;
-        const int64_t index = pixel * r->x->pitch + own->group * count;
-        const float *from = (const float *)r->x->data + index;
-        int64_t pitch = r->x->pitch;
-        if (r->x->dtype != YM_F32) {
-            cpu_load(r->x, index, width, count, 1, v->row, count);
-            from = v->row;
-            pitch = count;
-        }
-        for (int32_t part = 0, c = 0; part < parts; part++) {
-            const int32_t rows = part_rows(r, parts, part);
-            r->kernels->pack(width, rows, from + c, pitch,
-                             v->x + ((int64_t)c * height + i * rows) * width);
-            c += rows;
-        }
-    }
-}
-
-/* One block of columns: (row, column, padded channels). */
-static void pack_dy(const run *r, const share *own, int32_t block, const visit *v)
-{
-    const int32_t columns = columns_of(&r->size, block);
-    const int64_t pixels = (int64_t)(v->end - v->first) * r->dy->w;
-    const int64_t pixel = ((int64_t)v->n * r->dy->h + v->first) * r->dy->w;
-    const int64_t channel = own->group * r->size.k_count + block * block_columns();
-    const int64_t width = padded(columns);
-    if (width > columns) {
-        memset(v->dy, 0, (size_t)(pixels * width) * sizeof *v->dy);
-    }
-    cpu_load(r->dy, pixel * r->dy->pitch + channel, pixels, columns, 1, v->dy, width);
 }
 
 /* Adds a visit to the sums of one tap and part, to product->c. */
@@ -223,7 +170,7 @@ static void add_tap(const run *r, const visit *v, const int32_t tap[2], int64_t 
     product->a = v->x + c * (v->high - v->low) * width +
                  (x_row * width + x_column) * rows;
     product->b = v->dy + ((int64_t)(first_h - v->first) * r->dy->w + first_w) * b_step;
-    r->kernels->product(product);
+    r->product(product);
 }
 
 /* Adds a visit to the sums of one block of columns: dy's panel is made for it, and a
@@ -231,18 +178,22 @@ static void add_tap(const run *r, const visit *v, const int32_t tap[2], int64_t 
 static void add_block(const run *r, const share *own, int32_t block, const visit *v)
 {
     const layout *l = &r->size;
-    const int32_t columns = columns_of(l, block), parts = tile_parts(r);
+    const int32_t columns = cpu_columns_of_block(l->k_count, block),
+                  parts = cpu_part_count(l->c_count);
     float *sums = partial_of(r, own->split, own->group, block);
     cpu_product product = {
         .a_row = 1,
-        .c_row = padded(columns),
+        .c_row = cpu_padded_count(columns),
         .loop[0].count = 1,
         .vectors = columns > r->kernels->lanes ? 2 : 1,
         .accumulate = true,
     };
-    pack_dy(r, own, block, v);
+    const int32_t channel = own->group * l->k_count + block * cpu_block_columns();
+    const cpu_rows dy = {r->dy,   v->n,    v->first,     v->end,
+                         channel, columns, l->images > 1};
+    cpu_pack_columns(&dy, v->dy);
     for (int32_t part = 0, c = 0; part < parts; part++, c += product.rows) {
-        product.rows = part_rows(r, parts, part);
+        product.rows = cpu_part_size(l->c_count, part);
         for (int32_t i = own->first_row * r->conv->s; i < own->end_row * r->conv->s;
              i++) {
             const int32_t tap[2] = {i / r->conv->s, i % r->conv->s};
@@ -274,7 +225,9 @@ static void add_rows(const run *r, const share *own, int32_t n, int32_t first,
     if (v.low >= v.high) {
         return; /* all in the padding */
     }
-    pack_x(r, own, &v);
+    const cpu_rows x = {
+        r->x, v.n, v.low, v.high, own->group * l->c_count, l->c_count, l->images > 1};
+    cpu_pack_parts(&x, v.row, v.x);
     for (int32_t block = own->first_block; block < own->end_block; block++) {
         add_block(r, own, block, &v);
     }
@@ -284,7 +237,8 @@ static void clear_sums(const run *r, const share *own)
 {
     const int64_t taps = (int64_t)r->conv->s * r->size.c_count;
     for (int32_t block = own->first_block; block < own->end_block; block++) {
-        const int64_t row = taps * padded(columns_of(&r->size, block));
+        const int64_t row =
+            taps * cpu_padded_count(cpu_columns_of_block(r->size.k_count, block));
         memset(partial_of(r, own->split, own->group, block) + own->first_row * row, 0,
                (size_t)((own->end_row - own->first_row) * row) * sizeof(float));
     }
@@ -307,10 +261,11 @@ static void weight_task(void *argument, int32_t index)
     };
     clear_sums(r, &own);
     const int32_t height = r->dy->h;
-    const int64_t rows = (int64_t)r->dy->n * height;
+    const int64_t rows = image_rows(l, r->dy);
     const int64_t end = cpu_part(rows, l->splits, own.split + 1);
     for (int64_t row = cpu_part(rows, l->splits, own.split); row < end;) {
-        const int32_t n = (int32_t)(row / height), first = (int32_t)(row % height);
+        const int32_t n = (int32_t)(row / height) * l->images;
+        const int32_t first = (int32_t)(row % height);
         const int64_t count =
             cpu_min(l->visit_rows, cpu_min(height - first, end - row));
         add_rows(r, &own, n, first, (int32_t)(first + count));
@@ -325,9 +280,9 @@ static void reduce_task(void *argument, int32_t index)
     const layout *l = &r->size;
     const ym_weight *dw = r->dw;
     const int32_t group = index / l->blocks, block = index % l->blocks;
-    const int32_t first_column = block * block_columns();
-    const int32_t columns = columns_of(l, block);
-    const int64_t width = padded(columns);
+    const int32_t first_column = block * cpu_block_columns();
+    const int32_t columns = cpu_columns_of_block(l->k_count, block);
+    const int64_t width = cpu_padded_count(columns);
     const int32_t rows = r->conv->r * r->conv->s * l->c_count;
     for (int32_t row = 0; row < rows; row++) {
         const int32_t c = row % l->c_count, tap = row / l->c_count;
@@ -347,36 +302,17 @@ static void reduce_task(void *argument, int32_t index)
     }
 }
 
-static void bias_task(void *argument, int32_t index)
-{
-    const run *r = argument;
-    const int32_t first = index * BIAS_CHANNELS;
-    const int32_t count = (int32_t)cpu_min(BIAS_CHANNELS, r->dy->c - first);
-    const int64_t pixels = ym_pixels(r->dy);
-    double total[BIAS_CHANNELS] = {0};
-    float row[BIAS_CHANNELS];
-    for (int64_t p = 0; p < pixels; p++) {
-        cpu_load(r->dy, p * r->dy->pitch + first, 1, count, 1, row, count);
-        for (int32_t k = 0; k < count; k++) {
-            total[k] += row[k];
-        }
-    }
-    for (int32_t k = 0; k < count; k++) {
-        float *to = r->dbias + first + k;
-        *to = (float)(r->accumulate ? *to + total[k] : total[k]);
-    }
-}
-
 ym_status cpu_conv_backward_weight(ym_context *context, const ym_conv *conv,
                                    const ym_tensor *x, const ym_tensor *dy,
                                    ym_weight *dw, bool accumulate_dw, float *dbias,
                                    bool accumulate_dbias)
 {
-    run r = {.conv = conv, .x = x, .dy = dy, .dw = dw, .dbias = dbias};
+    run r = {.conv = conv, .x = x, .dy = dy, .dw = dw};
     r.kernels = cpu_kernels_best();
     if (dw->data != NULL) {
         r.size = layout_of(conv, x, dy);
         const layout *l = &r.size;
+        r.product = l->images > 1 ? r.kernels->product_pairs : r.kernels->product;
         const int64_t fixed = l->splits * l->partial;
         const int64_t floats = (int64_t)(context->scratch_bytes / sizeof(float));
         const int64_t panels = (floats - fixed) / panel_floats(l);
@@ -391,8 +327,7 @@ ym_status cpu_conv_backward_weight(ym_context *context, const ym_conv *conv,
         ym_pool_run(reduce_task, &r, conv->groups * l->blocks);
     }
     if (dbias != NULL) {
-        r.accumulate = accumulate_dbias;
-        ym_pool_run(bias_task, &r, (dy->c + BIAS_CHANNELS - 1) / BIAS_CHANNELS);
+        cpu_conv_backward_bias(dy, dbias, accumulate_dbias);
     }
     return YM_OK;
 }

@@ -4,7 +4,7 @@
  * floats with the zeros of the padding (a few hundred KB, so that it stays in the
  * second-level cache); the register tiles then read the panel in place for every tap,
  * so nothing is gathered tap by tap. Where the kernel is 1 x 1 without padding and the
- * image is float, even the panel is left out.
+ * products can read the image as it is, even the panel is left out.
  */
 #include "cpu/correlate.h"
 
@@ -27,6 +27,7 @@ typedef struct tiling {
 typedef struct run {
     const cpu_correlation *c;
     const cpu_kernels *kernels;
+    void (*product)(const cpu_product *product);
     tiling tiles;
     float *panels;
     int64_t panel_floats;
@@ -35,91 +36,10 @@ typedef struct run {
 /* What one task works on. */
 typedef struct tile {
     int32_t n, group, t0, t1, u0, u1;
-    const float *base; /* of input channel 0 for output (t0, u0) and the first tap */
-    int64_t row_step, column_step; /* from output to output, in floats */
+    const char *base; /* of input channel 0 for output (t0, u0) and the first tap */
+    int64_t row_step, column_step; /* from output to output, in words */
     cpu_product product; /* loops and steps, the same for all register tiles */
 } tile;
-
-int64_t cpu_padded_count(int32_t out_count)
-{
-    return cpu_round_up(out_count, cpu_kernels_best()->lanes);
-}
-
-int64_t cpu_packed_floats(int32_t groups, int32_t in_count, int32_t out_count,
-                          int32_t taps)
-{
-    return groups * cpu_padded_count(out_count) * in_count * taps;
-}
-
-static int32_t block_columns(void)
-{
-    return 2 * cpu_kernels_best()->lanes;
-}
-
-static int32_t block_count(const cpu_correlation *c)
-{
-    return (c->out_count + block_columns() - 1) / block_columns();
-}
-
-static int32_t columns_of_block(const cpu_correlation *c, int32_t block)
-{
-    return (int32_t)cpu_min(block_columns(), c->out_count - block * block_columns());
-}
-
-static float *packed_block(const cpu_correlation *c, int32_t group, int32_t block)
-{
-    const int64_t rows = (int64_t)c->h.tap_count * c->w.tap_count * c->in_count;
-    return c->weights +
-           rows * (group * cpu_padded_count(c->out_count) + block * block_columns());
-}
-
-typedef struct pack_job {
-    const cpu_correlation *c;
-    const cpu_weight_view *view;
-} pack_job;
-
-static void pack_tap(const pack_job *job, int32_t columns, const float *from, float *to,
-                     int64_t width)
-{
-    for (int32_t i = 0; i < job->c->in_count; i++) {
-        const float *row = from + i * job->view->in_step;
-        for (int32_t j = 0; j < columns; j++) {
-            to[j] = row[j * job->view->out_step];
-        }
-        memset(to + columns, 0, (size_t)(width - columns) * sizeof *to);
-        to += width;
-    }
-}
-
-static void pack_task(void *argument, int32_t index)
-{
-    const pack_job *job = argument;
-    const cpu_correlation *c = job->c;
-    const cpu_weight_view *view = job->view;
-    const int32_t group = index / block_count(c), block = index % block_count(c);
-    const int32_t columns = columns_of_block(c, block);
-    const int64_t width = cpu_padded_count(columns);
-    float *to = packed_block(c, group, block);
-    for (int32_t a = 0; a < c->h.tap_count; a++) {
-        for (int32_t b = 0; b < c->w.tap_count; b++) {
-            const float *from =
-                view->data + group * view->group_step +
-                (int64_t)block * block_columns() * view->out_step +
-                (c->h.weight_first + a * c->h.weight_step) * view->r_step +
-                (c->w.weight_first + b * c->w.weight_step) * view->s_step;
-            pack_tap(job, columns, from, to, width);
-            to += c->in_count * width;
-        }
-    }
-}
-
-void cpu_pack(const cpu_correlation *c, const cpu_weight_view *view)
-{
-    pack_job job = {c, view};
-    if (c->h.tap_count > 0 && c->w.tap_count > 0) {
-        ym_pool_run(pack_task, &job, c->groups * block_count(c));
-    }
-}
 
 /* Panel pixels for `count` outputs; a single tap needs only the pixels it reads. */
 static int32_t span(const cpu_axis *axis, int32_t count)
@@ -156,19 +76,25 @@ static int32_t split(const cpu_axis *axis, int64_t most, int32_t least, int32_t 
     return parts;
 }
 
+/* Floats, or pairs none of which is cut in two. */
+static bool readable(const cpu_correlation *c)
+{
+    return c->pairs ? c->in_count % 2 == 0 && c->in.pitch % 2 == 0
+                    : c->in.dtype == YM_F32;
+}
+
 static tiling tiling_of(const cpu_correlation *c)
 {
     const int32_t rows = cpu_kernels_best()->tile_rows;
     const int32_t taps = c->h.tap_count * c->w.tap_count;
     tiling t = {.tiles_h = 1, .tiles_w = 1};
-    t.direct = c->in.dtype == YM_F32 && inside(&c->h, c->in.h) &&
-               inside(&c->w, c->in.w);
+    t.direct = readable(c) && inside(&c->h, c->in.h) && inside(&c->w, c->in.w);
     t.gather_h = c->h.tap_count == 1 ? c->h.in_step : 1;
     t.gather_w = c->w.tap_count == 1 ? c->w.in_step : 1;
     if (taps == 0) {
         return t;
     }
-    const int64_t most = PANEL_FLOATS / c->in_count;
+    const int64_t most = PANEL_FLOATS / cpu_word_count(c);
     const int32_t images = c->in.n * c->groups;
     const int32_t fewest = c->h.out_count == 1 ? ENOUGH_TASKS : 1;
     t.tiles_w = split(&c->w, most / span(&c->h, 1), 2 * rows, fewest / images);
@@ -181,8 +107,21 @@ static tiling tiling_of(const cpu_correlation *c)
 int64_t cpu_correlate_panel_floats(const cpu_correlation *c)
 {
     const tiling t = tiling_of(c);
-    const int64_t panel = (int64_t)t.span_h * t.span_w * c->in_count;
+    const int64_t panel = (int64_t)t.span_h * t.span_w * cpu_word_count(c);
     return t.direct ? 0 : cpu_round_up(panel, 16);
+}
+
+/* `pixels` pixels from element `index` of the image on, `step` apart, as words. */
+static void gather_pixels(const cpu_correlation *c, int64_t index, int32_t pixels,
+                          int32_t step, float *to)
+{
+    if (c->pairs) {
+        cpu_kernels_best()->pair_channels(pixels, c->in_count,
+                                          (const uint16_t *)c->in.data + index,
+                                          c->in.pitch * step, (uint16_t *)(void *)to);
+    } else {
+        cpu_load(&c->in, index, pixels, c->in_count, step, to, c->in_count);
+    }
 }
 
 /* One panel row: zeros, the pixels inside the image, zeros. */
@@ -190,21 +129,21 @@ static void gather_row(const run *r, const tile *at, int32_t in_h, int32_t width
                        float *to)
 {
     const cpu_correlation *c = r->c;
-    const int32_t step = r->tiles.gather_w, count = c->in_count;
+    const int32_t step = r->tiles.gather_w, words = cpu_word_count(c);
     const int32_t first = c->w.in_step * at->u0 + c->w.tap_first;
     int32_t left = first < 0 ? (-first + step - 1) / step : 0;
     int32_t end = first >= c->in.w ? 0 : (c->in.w - 1 - first) / step + 1;
     end = (int32_t)cpu_min(end, width);
     if (in_h < 0 || in_h >= c->in.h || left >= end) {
-        memset(to, 0, (size_t)width * count * sizeof *to);
+        memset(to, 0, (size_t)width * words * sizeof *to);
         return;
     }
     const int64_t pixel = ((int64_t)at->n * c->in.h + in_h) * c->in.w + first +
                           (int64_t)left * step;
-    memset(to, 0, (size_t)left * count * sizeof *to);
-    cpu_load(&c->in, pixel * c->in.pitch + at->group * count, end - left, count, step,
-             to + (int64_t)left * count, count);
-    memset(to + (int64_t)end * count, 0, (size_t)(width - end) * count * sizeof *to);
+    memset(to, 0, (size_t)left * words * sizeof *to);
+    gather_pixels(c, pixel * c->in.pitch + at->group * c->in_count, end - left, step,
+                  to + (int64_t)left * words);
+    memset(to + (int64_t)end * words, 0, (size_t)(width - end) * words * sizeof *to);
 }
 
 static void use_panel(const run *r, tile *at)
@@ -213,38 +152,40 @@ static void use_panel(const run *r, tile *at)
     const tiling *t = &r->tiles;
     const int32_t height = span(&c->h, at->t1 - at->t0);
     const int32_t width = span(&c->w, at->u1 - at->u0);
-    const int64_t row = (int64_t)width * c->in_count;
+    const int32_t words = cpu_word_count(c);
+    const int64_t row = (int64_t)width * words;
     float *panel = r->panels + ym_pool_slot() * r->panel_floats;
     for (int32_t i = 0; i < height; i++) {
         int32_t in_h = c->h.in_step * at->t0 + c->h.tap_first + i * t->gather_h;
         gather_row(r, at, in_h, width, panel + i * row);
     }
-    at->base = panel;
+    at->base = (const char *)panel;
     at->row_step = c->h.in_step / t->gather_h * row;
-    at->column_step = (int64_t)c->w.in_step / t->gather_w * c->in_count;
+    at->column_step = (int64_t)c->w.in_step / t->gather_w * words;
     at->product.loop[0] = (cpu_loop){c->h.tap_count, c->h.tap_step * row, 0};
-    at->product.loop[1] =
-        (cpu_loop){c->w.tap_count, (int64_t)c->w.tap_step * c->in_count, 0};
-    at->product.loop[2] = (cpu_loop){c->in_count, 1, 0};
+    at->product.loop[1] = (cpu_loop){c->w.tap_count, (int64_t)c->w.tap_step * words, 0};
+    at->product.loop[2] = (cpu_loop){words, 1, 0};
     if (c->w.tap_step == 1) { /* taps of a row are neighbours: one long loop */
         at->product.loop[1].count = 1;
-        at->product.loop[2].count = (int64_t)c->w.tap_count * c->in_count;
+        at->product.loop[2].count = (int64_t)c->w.tap_count * words;
     }
 }
 
 static void use_image(const run *r, tile *at)
 {
     const cpu_correlation *c = r->c;
-    const int64_t pitch = c->in.pitch;
+    const int64_t element_bytes = (int64_t)ym_dtype_bytes(c->in.dtype);
+    const int64_t pitch = c->in.pitch * element_bytes / (int64_t)sizeof(float);
     const int64_t h = c->h.in_step * at->t0 + c->h.tap_first;
     const int64_t w = c->w.in_step * at->u0 + c->w.tap_first;
-    at->base = (const float *)c->in.data +
-               ((at->n * (int64_t)c->in.h + h) * c->in.w + w) * pitch +
-               at->group * c->in_count;
+    at->base = (const char *)c->in.data +
+               (((at->n * (int64_t)c->in.h + h) * c->in.w + w) * c->in.pitch +
+                at->group * c->in_count) *
+                   element_bytes;
     at->row_step = (int64_t)c->h.in_step * c->in.w * pitch;
     at->column_step = c->w.in_step * pitch;
     at->product.loop[0] = at->product.loop[1] = (cpu_loop){1, 0, 0};
-    at->product.loop[2] = (cpu_loop){c->in_count, 1, 0};
+    at->product.loop[2] = (cpu_loop){cpu_word_count(c), 1, 0};
 }
 
 /* A register tile whose columns do not fill vectors, or whose output is not float. */
@@ -257,7 +198,7 @@ static void store_by_buffer(const run *r, cpu_product *product, int32_t columns,
     product->c = sum;
     product->c_row = width;
     product->accumulate = false;
-    r->kernels->product(product);
+    r->product(product);
     if (c->accumulate) {
         memset(old, 0, sizeof old);
         cpu_load(&c->out, index, product->rows, columns, c->w.out_step, old, width);
@@ -270,8 +211,8 @@ static void store_by_buffer(const run *r, cpu_product *product, int32_t columns,
 static void correlate_row(const run *r, const tile *at, int32_t t, int32_t block)
 {
     const cpu_correlation *c = r->c;
-    const int32_t columns = columns_of_block(c, block);
-    const int32_t first_column = at->group * c->out_count + block * block_columns();
+    const int32_t columns = cpu_columns_of_block(c->out_count, block);
+    const int32_t first_column = at->group * c->out_count + block * cpu_block_columns();
     const int32_t count = at->u1 - at->u0;
     const int32_t parts = (count + r->kernels->tile_rows - 1) / r->kernels->tile_rows;
     const int64_t out_row = (int64_t)at->n * c->out.h + c->h.out_first +
@@ -283,7 +224,8 @@ static void correlate_row(const run *r, const tile *at, int32_t t, int32_t block
         const int64_t pixel = out_row * c->out.w + c->w.out_first +
                               (at->u0 + u) * c->w.out_step;
         const int64_t index = pixel * c->out.pitch + first_column;
-        product.a = at->base + (t - at->t0) * at->row_step + u * at->column_step;
+        product.a = at->base + ((t - at->t0) * at->row_step + u * at->column_step) *
+                                   (int64_t)sizeof(float);
         product.rows = (int32_t)(cpu_part(count, parts, part + 1) - u);
         if (c->out.dtype != YM_F32 || columns % r->kernels->lanes != 0) {
             store_by_buffer(r, &product, columns, index);
@@ -292,7 +234,7 @@ static void correlate_row(const run *r, const tile *at, int32_t t, int32_t block
         product.c = (float *)c->out.data + index;
         product.c_row = c->w.out_step * c->out.pitch;
         product.accumulate = c->accumulate;
-        r->kernels->product(&product);
+        r->product(&product);
     }
 }
 
@@ -318,13 +260,14 @@ static void correlate_task(void *argument, int32_t index)
     }
     at.product.a_row = at.column_step;
     const int64_t per_tap = at.product.loop[2].count;
-    for (int32_t block = 0; block < block_count(c); block++) {
-        const int64_t width = cpu_padded_count(columns_of_block(c, block));
-        at.product.b = packed_block(c, at.group, block);
+    for (int32_t block = 0; block < cpu_block_count(c->out_count); block++) {
+        const int64_t width =
+            cpu_padded_count(cpu_columns_of_block(c->out_count, block));
+        at.product.b = cpu_packed_block(c, at.group, block);
         at.product.bias = c->bias == NULL
                               ? NULL
                               : c->bias + at.group * cpu_padded_count(c->out_count) +
-                                    block * block_columns();
+                                    block * cpu_block_columns();
         at.product.loop[2].b_step = width;
         at.product.loop[1].b_step = width * per_tap;
         at.product.loop[0].b_step = width * per_tap * at.product.loop[1].count;
@@ -355,7 +298,13 @@ void cpu_correlate(const cpu_correlation *correlation, float *panels,
     if (tiling_of(&c).direct) {
         join_rows(&c);
     }
-    run r = {&c, cpu_kernels_best(), tiling_of(&c), panels, panel_floats};
+    const cpu_kernels *kernels = cpu_kernels_best();
+    run r = {&c,
+             kernels,
+             c.pairs ? kernels->product_pairs : kernels->product,
+             tiling_of(&c),
+             panels,
+             panel_floats};
     int32_t count = c.in.n * c.groups * r.tiles.tiles_h * r.tiles.tiles_w;
     if (c.h.out_count > 0 && c.w.out_count > 0) {
         ym_pool_run_on(threads, correlate_task, &r, count);

@@ -26,7 +26,8 @@ typedef struct cpu_correlation {
     cpu_axis h, w;
     ym_tensor in, out;
     int32_t groups, in_count, out_count; /* channels of one group */
-    float *weights;                      /* packed, see cpu_pack */
+    bool pairs;                          /* products of bf16 (cpu_pairs of in) */
+    float *weights;                      /* packed words, see cpu_pack */
     const float *bias;                   /* groups * padded out_count, or NULL */
     bool accumulate;
 } cpu_correlation;
@@ -38,15 +39,22 @@ typedef struct cpu_weight_view {
     int64_t group_step, in_step, out_step, r_step, s_step;
 } cpu_weight_view;
 
-int64_t cpu_padded_count(int32_t out_count);
+/* Words of the channels of one pixel. */
+static inline int32_t cpu_word_count(const cpu_correlation *c)
+{
+    return c->pairs ? (c->in_count + 1) / 2 : c->in_count;
+}
 
-/* Floats of packed weights for the whole kernel. */
-int64_t cpu_packed_floats(int32_t groups, int32_t in_count, int32_t out_count,
-                          int32_t taps);
+/* Words of the packed weights of all `taps` of the kernel. */
+int64_t cpu_packed_floats(const cpu_correlation *c, int32_t taps);
 
 /* Packs the weights of c's taps into c->weights: per group and block of 2 * lanes
- * output channels, (taps, in_count, block) with zeros after the last channel. */
+ * output channels, (taps, words of in_count, block) with zeros after the last channel.
+ * A word is a float, or the weights of two input channels rounded to bf16. */
 void cpu_pack(const cpu_correlation *c, const cpu_weight_view *view);
+
+/* Where the words of one block begin. */
+float *cpu_packed_block(const cpu_correlation *c, int32_t group, int32_t block);
 
 /* Floats that each thread needs beside the weights. */
 int64_t cpu_correlate_panel_floats(const cpu_correlation *c);

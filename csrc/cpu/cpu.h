@@ -34,6 +34,36 @@ static inline int64_t cpu_part(int64_t count, int64_t parts, int64_t index)
     return count * index / parts;
 }
 
+/* The columns of a matrix product come in blocks of two vectors, the last in one or
+ * two.
+ */
+static inline int32_t cpu_block_columns(void)
+{
+    return 2 * cpu_kernels_best()->lanes;
+}
+
+static inline int32_t cpu_block_count(int32_t columns)
+{
+    return (columns + cpu_block_columns() - 1) / cpu_block_columns();
+}
+
+/* Those of `columns` that are in a block. */
+static inline int32_t cpu_columns_of_block(int32_t columns, int32_t block)
+{
+    return (int32_t)cpu_min(cpu_block_columns(), columns - block * cpu_block_columns());
+}
+
+static inline int64_t cpu_padded_count(int32_t columns)
+{
+    return cpu_round_up(columns, cpu_kernels_best()->lanes);
+}
+
+/* Whether products read x as pairs of bf16. */
+static inline bool cpu_pairs(const ym_tensor *x)
+{
+    return x->dtype == YM_BF16 && cpu_kernels_best()->product_pairs != NULL;
+}
+
 /* `pixels` pixels of `count` channels from element `index` of x on, into y as float;
  * `step` counts pixels of x from one to the next. */
 static inline void cpu_load(const ym_tensor *x, int64_t index, int64_t pixels,
@@ -77,6 +107,8 @@ ym_status cpu_conv_backward_weight(ym_context *context, const ym_conv *conv,
                                    const ym_tensor *x, const ym_tensor *dy,
                                    ym_weight *dw, bool accumulate_dw, float *dbias,
                                    bool accumulate_dbias);
+
+void cpu_conv_backward_bias(const ym_tensor *dy, float *dbias, bool accumulate);
 
 size_t cpu_norm_scratch_bytes(const ym_tensor *x);
 ym_status cpu_norm_statistics(ym_context *context, const ym_tensor *x,

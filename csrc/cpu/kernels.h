@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * The inner loops of backend "cpu". They are written once (kernels_rows.h,
- * kernels_product.h), compiled for several instruction sets (kernels_avx512.c,
- * kernels_avx2.c, kernels_neon.c, kernels_plain.c) and chosen at run time.
+ * kernels_product.h), compiled for several instruction sets (kernels_avx512_bf16.c,
+ * kernels_avx512.c, kernels_avx2.c, kernels_neon.c, kernels_plain.c) and chosen at run
+ * time (isa.c).
  *
  * Row loops work on `n` floats that lie in the first-level cache; arrays of one call do
  * not overlap unless said. The callers move tensors of any dtype and pitch in and out
@@ -13,7 +14,7 @@
 
 #include "core/backend.h"
 
-/* A loop of a product: how often, and how far a and b move each time (elements). */
+/* A loop of a product: how often, and how far a and b move each time (words). */
 typedef struct cpu_loop {
     int64_t count, a_step, b_step;
 } cpu_loop;
@@ -22,12 +23,15 @@ typedef struct cpu_loop {
  *
  *     c[i][j] = (sum over the loops of a[i * a_row] * b[j]) + base
  *
+ * a and b are words of 4 bytes: a float, or a pair of bf16 (the first in the lower
+ * half), and the product of two pairs is the sum of two products.
+ *
  * for 0 <= i < rows and 0 <= j < vectors * lanes. base is c itself if accumulate, else
  * bias[j], else 0; it is added last, where it costs the least accuracy. Steps of any
  * size let the same code read images in place: convolution sums over (r, s, channel),
  * the weight gradient over (row, column). */
 typedef struct cpu_product {
-    const float *a, *b;
+    const void *a, *b;
     float *c;
     const float *bias;
     int64_t a_row, c_row;
@@ -60,6 +64,7 @@ typedef struct cpu_kernels {
     const char *name;
     int32_t tile_rows, lanes;
     void (*product)(const cpu_product *product);
+    void (*product_pairs)(const cpu_product *product); /* of bf16; may be NULL */
 
     /* y[p][i] = x[p][i], `count` channels of each of `pixels` pixels. */
     void (*copy)(int64_t pixels, int32_t count, const float *x, int64_t x_pitch,
@@ -73,6 +78,15 @@ typedef struct cpu_kernels {
      * most tile_rows. */
     void (*pack)(int64_t pixels, int32_t count, const float *x, int64_t x_pitch,
                  float *y);
+
+    /* bf16 to the words of product_pairs. Two channels of a pixel, y[p][i] = (x[p][2i],
+     * x[p][2i + 1]), with zero after the last; and the same channel of two images,
+     * y[p][i] = (x[p][i], other[p][i]), zero where other is NULL. */
+    void (*pair_channels)(int64_t pixels, int32_t count, const uint16_t *x,
+                          int64_t x_pitch, uint16_t *y);
+    void (*pair_images)(int64_t pixels, int32_t count, const uint16_t *x,
+                        const uint16_t *other, int64_t x_pitch, uint32_t *y,
+                        int64_t y_pitch);
 
     void (*add)(int32_t n, const float *x, float *y);     /* y += x */
     void (*divide)(int32_t n, float divisor, float *y);   /* y /= divisor */
@@ -90,13 +104,12 @@ typedef struct cpu_kernels {
     void (*brick_values)(const cpu_brick_row *row);
 } cpu_kernels;
 
-/* The best set of this machine, or what YOLOV9MEM_ISA names (avx512, avx2, neon,
- * plain). */
+/* The best set that isa.h allows. */
 const cpu_kernels *cpu_kernels_best(void);
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define YM_CPU_X86 1
-extern const cpu_kernels cpu_kernels_avx512, cpu_kernels_avx2;
+extern const cpu_kernels cpu_kernels_avx512_bf16, cpu_kernels_avx512, cpu_kernels_avx2;
 #elif defined(__aarch64__)
 #define YM_CPU_ARM64 1
 extern const cpu_kernels cpu_kernels_neon;

@@ -3,6 +3,7 @@
  * The register tile of kernels.h. The includer defines
  *     TILE_ROWS, LANES            tile_rows <= 15, floats of a vector
  *     vector, LOAD, STORE, SPREAD, VECTOR_MULTIPLY_ADD
+ * and, where words may be pairs of bf16, PAIR_MULTIPLY_ADD.
  */
 #define PRODUCT_VECTORS 2
 
@@ -13,27 +14,45 @@
 
 #define PRODUCT_INLINE static inline __attribute__((always_inline))
 
+/* A word that may lie anywhere, as the float with its bits. */
+PRODUCT_INLINE float product_word(const char *from)
+{
+    float word;
+    memcpy(&word, from, sizeof word);
+    return word;
+}
+
+PRODUCT_INLINE vector product_step(const bool pairs, vector a, vector b, vector sum)
+{
+#ifdef PAIR_MULTIPLY_ADD
+    return pairs ? PAIR_MULTIPLY_ADD(a, b, sum) : VECTOR_MULTIPLY_ADD(a, b, sum);
+#else
+    (void)pairs;
+    return VECTOR_MULTIPLY_ADD(a, b, sum);
+#endif
+}
+
 /* Adds `count` terms to the sums. Addresses of a are one base for three rows, as the
  * instruction's addressing has base + {0, 1, 2} * row and there are not registers
  * enough for one base each. */
 PRODUCT_INLINE void product_run(const cpu_product *p, const int rows, const int vectors,
-                                const float *a, const float *b, int64_t count,
-                                vector sum[TILE_ROWS][PRODUCT_VECTORS])
+                                const bool pairs, const char *a, const float *b,
+                                int64_t count, vector sum[TILE_ROWS][PRODUCT_VECTORS])
 {
     const int64_t row = p->a_row * (int64_t)sizeof(float);
     const int64_t a_step = p->loop[2].a_step * (int64_t)sizeof(float);
     const int64_t b_step = p->loop[2].b_step;
-    const char *a0 = (const char *)a, *a3 = a0 + 3 * row, *a6 = a3 + 3 * row;
+    const char *a0 = a, *a3 = a0 + 3 * row, *a6 = a3 + 3 * row;
     const char *a9 = a6 + 3 * row, *a12 = a9 + 3 * row;
     for (; count > 0; count--) {
         const vector b0 = LOAD(b), b1 = vectors > 1 ? LOAD(b + LANES) : b0;
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
             const char *base = i < 3 ? a0 : i < 6 ? a3 : i < 9 ? a6 : i < 12 ? a9 : a12;
-            const vector x = SPREAD(*(const float *)(base + i % 3 * row));
-            sum[i][0] = VECTOR_MULTIPLY_ADD(x, b0, sum[i][0]);
+            const vector x = SPREAD(product_word(base + i % 3 * row));
+            sum[i][0] = product_step(pairs, x, b0, sum[i][0]);
             if (vectors > 1) {
-                sum[i][1] = VECTOR_MULTIPLY_ADD(x, b1, sum[i][1]);
+                sum[i][1] = product_step(pairs, x, b1, sum[i][1]);
             }
         }
         a0 += a_step, a3 += a_step, a6 += a_step, a9 += a_step, a12 += a_step;
@@ -63,7 +82,7 @@ PRODUCT_INLINE void product_put(const cpu_product *p, const int rows, const int 
 
 /* With constant rows and vectors the compiler keeps `sum` in registers. */
 PRODUCT_INLINE void product_tile(const cpu_product *p, const int rows,
-                                 const int vectors)
+                                 const int vectors, const bool pairs)
 {
     vector sum[TILE_ROWS][PRODUCT_VECTORS];
 #pragma GCC unroll 16
@@ -79,8 +98,11 @@ PRODUCT_INLINE void product_tile(const cpu_product *p, const int rows,
     int64_t chain = 0;
     for (int64_t outer = 0; outer < (empty ? 0 : loop[0].count); outer++) {
         for (int64_t middle = 0; middle < loop[1].count; middle++) {
-            const float *a = p->a + outer * loop[0].a_step + middle * loop[1].a_step;
-            const float *b = p->b + outer * loop[0].b_step + middle * loop[1].b_step;
+            const char *a = (const char *)p->a +
+                            (outer * loop[0].a_step + middle * loop[1].a_step) *
+                                (int64_t)sizeof(float);
+            const float *b = (const float *)p->b + outer * loop[0].b_step +
+                             middle * loop[1].b_step;
             int64_t left = loop[2].count;
             while (left > 0) {
                 const int64_t count = left < PRODUCT_CHAIN ? left : PRODUCT_CHAIN;
@@ -89,8 +111,9 @@ PRODUCT_INLINE void product_tile(const cpu_product *p, const int rows,
                     accumulate = true;
                     chain = 0;
                 }
-                product_run(p, rows, vectors, a, b, count, sum);
-                a += count * loop[2].a_step, b += count * loop[2].b_step;
+                product_run(p, rows, vectors, pairs, a, b, count, sum);
+                a += count * loop[2].a_step * (int64_t)sizeof(float);
+                b += count * loop[2].b_step;
                 chain += count, left -= count;
             }
         }
@@ -98,16 +121,16 @@ PRODUCT_INLINE void product_tile(const cpu_product *p, const int rows,
     product_put(p, rows, vectors, accumulate, sum);
 }
 
-#define PRODUCT_CASE(rows)            \
-    case rows:                        \
-        if (p->vectors > 1) {         \
-            product_tile(p, rows, 2); \
-        } else {                      \
-            product_tile(p, rows, 1); \
-        }                             \
+#define PRODUCT_CASE(rows)                   \
+    case rows:                               \
+        if (p->vectors > 1) {                \
+            product_tile(p, rows, 2, pairs); \
+        } else {                             \
+            product_tile(p, rows, 1, pairs); \
+        }                                    \
         break;
 
-static void product(const cpu_product *p)
+PRODUCT_INLINE void product_of(const cpu_product *p, const bool pairs)
 {
     switch (p->rows) {
         PRODUCT_CASE(1)
@@ -133,6 +156,21 @@ static void product(const cpu_product *p)
     }
 }
 
+static void product(const cpu_product *p)
+{
+    product_of(p, false);
+}
+
+#ifdef PAIR_MULTIPLY_ADD
+static void product_pairs(const cpu_product *p)
+{
+    product_of(p, true);
+}
+#define PRODUCT_PAIRS product_pairs
+#else
+#define PRODUCT_PAIRS NULL
+#endif
+
 /* The table that an instruction set's file exports. */
 #define KERNEL_TABLE(text)                  \
     {                                       \
@@ -140,10 +178,13 @@ static void product(const cpu_product *p)
         .tile_rows = TILE_ROWS,             \
         .lanes = LANES,                     \
         .product = product,                 \
+        .product_pairs = PRODUCT_PAIRS,     \
         .copy = row_copy,                   \
         .pack = row_pack,                   \
         .widen = row_widen,                 \
         .narrow = row_narrow,               \
+        .pair_channels = row_pair_channels, \
+        .pair_images = row_pair_images,     \
         .add = row_add,                     \
         .divide = row_divide,               \
         .maximum = row_maximum,             \

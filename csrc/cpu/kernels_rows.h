@@ -66,6 +66,41 @@ static void row_pack(int64_t pixels, int32_t count, const float *x, int64_t x_pi
     }
 }
 
+static void row_pair_channels(int64_t pixels, int32_t count, const uint16_t *x,
+                              int64_t x_pitch, uint16_t *y)
+{
+    const int32_t rounded = (count + 1) / 2 * 2;
+    for (int64_t p = 0; p < pixels; p++, x += x_pitch, y += rounded) {
+        const uint16_t *restrict from = x;
+        uint16_t *restrict to = y;
+        for (int32_t i = 0; i < count; i++) {
+            to[i] = from[i];
+        }
+        if (count < rounded) {
+            to[count] = 0;
+        }
+    }
+}
+
+static void row_pair_images(int64_t pixels, int32_t count, const uint16_t *x,
+                            const uint16_t *other, int64_t x_pitch, uint32_t *y,
+                            int64_t y_pitch)
+{
+    for (int64_t p = 0; p < pixels; p++, x += x_pitch, y += y_pitch) {
+        const uint16_t *restrict from = x;
+        uint32_t *restrict to = y;
+        for (int32_t i = 0; i < count; i++) {
+            to[i] = from[i];
+        }
+        if (other != NULL) {
+            const uint16_t *restrict second = other + p * x_pitch;
+            for (int32_t i = 0; i < count; i++) {
+                to[i] |= (uint32_t)second[i] << 16;
+            }
+        }
+    }
+}
+
 static void row_widen(int64_t pixels, int32_t count, const uint16_t *x, int64_t x_pitch,
                       float *y, int64_t y_pitch)
 {

@@ -3,38 +3,32 @@
  */
 #include "cpu/mosaic.h"
 
+#include "cpu/isa.h"
 #include "math/hsv.h"
 #include "math/warp.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static ym_status choose_kernels(const ym_mosaic_job *job, ym_error *error,
                                 const cpu_mosaic_kernels **kernels)
 {
     *kernels = &cpu_mosaic_plain;
-    bool avx2 = false, avx512 = false;
+    const bool avx2 = cpu_isa_here() >= CPU_ISA_AVX2;
+    bool avx512 = false;
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
-             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi");
+    avx512 = cpu_isa_here() >= CPU_ISA_AVX512 && __builtin_cpu_supports("avx512vbmi");
 #endif
     YM_CHECK(error, avx2 || job->simd != YM_MOSAIC_SIMD_AVX2, YM_ERR_UNSUPPORTED,
              "mosaic: this CPU has no AVX2 and FMA");
     YM_CHECK(error, avx512 || job->simd != YM_MOSAIC_SIMD_AVX512, YM_ERR_UNSUPPORTED,
              "mosaic: this CPU has no AVX-512 F, BW, DQ, VL and VBMI");
 #if defined(__x86_64__)
-    const char *asked = getenv("YOLOV9MEM_ISA");
-    if (job->simd == YM_MOSAIC_SIMD_BEST && asked != NULL) {
-        avx512 = avx512 && strcmp(asked, "avx512") == 0;
-        avx2 = avx2 && (avx512 || strcmp(asked, "avx2") == 0);
-    }
-    bool best = job->simd == YM_MOSAIC_SIMD_BEST;
-    if (job->simd == YM_MOSAIC_SIMD_AVX512 || (best && avx512)) {
+    const bool best = job->simd == YM_MOSAIC_SIMD_BEST;
+    const cpu_isa isa = cpu_isa_allowed();
+    if (job->simd == YM_MOSAIC_SIMD_AVX512 ||
+        (best && avx512 && isa >= CPU_ISA_AVX512)) {
         *kernels = &cpu_mosaic_avx512;
-    } else if (job->simd == YM_MOSAIC_SIMD_AVX2 || (best && avx2)) {
+    } else if (job->simd == YM_MOSAIC_SIMD_AVX2 || (best && isa >= CPU_ISA_AVX2)) {
         *kernels = &cpu_mosaic_avx2;
     }
 #endif

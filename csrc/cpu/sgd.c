@@ -7,6 +7,7 @@
  */
 #include "cpu/sgd.h"
 
+#include "cpu/isa.h"
 #include "cpu/kernels.h"
 #include "cpu/pool.h"
 #include "math/sgd.h"
@@ -209,11 +210,11 @@ KERNELS(avx512, TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))
 static const kernels *best_kernels(void)
 {
 #ifdef YM_CPU_X86
-    const cpu_kernels *best = cpu_kernels_best();
-    if (best == &cpu_kernels_avx512) {
+    const cpu_isa isa = cpu_isa_allowed();
+    if (isa >= CPU_ISA_AVX512) {
         return &avx512_kernels;
     }
-    if (best == &cpu_kernels_avx2) {
+    if (isa == CPU_ISA_AVX2) {
         return &avx2_kernels;
     }
 #endif

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The instruction sets that backend "cpu" has code for.
+ */
+#ifndef YM_CPU_ISA_H
+#define YM_CPU_ISA_H
+
+/* From the least to the most; neon is every 64-bit ARM's. */
+typedef enum cpu_isa {
+    CPU_ISA_PLAIN,
+    CPU_ISA_NEON,
+    CPU_ISA_AVX2,        /* and FMA */
+    CPU_ISA_AVX512,      /* F, BW, DQ and VL */
+    CPU_ISA_AVX512_BF16, /* products of bf16 */
+} cpu_isa;
+
+/* The most that this machine can do. */
+cpu_isa cpu_isa_here(void);
+
+/* No more than the variable YOLOV9MEM_ISA names (avx512_bf16, avx512, avx2, neon,
+ * plain; plain for any other word). */
+cpu_isa cpu_isa_allowed(void);
+
+#endif

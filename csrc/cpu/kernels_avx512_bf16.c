@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The kernels of kernels_avx512.c, and products of bf16: two a lane, as fast as one of
+ * float.
+ */
+#include "cpu/kernels.h"
+
+#include <string.h>
+
+#ifdef YM_CPU_X86
+#include <immintrin.h>
+
+#ifdef __clang__
+#pragma clang attribute push(                                                          \
+    __attribute__((target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), \
+    apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC optimize("O3")
+#pragma GCC target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#endif
+
+#define MULTIPLY_ADD(a, b, c) __builtin_fmaf(a, b, c)
+#define TILE_ROWS 14
+#define LANES 16
+#define vector __m512
+#define LOAD _mm512_loadu_ps
+#define STORE _mm512_storeu_ps
+#define SPREAD _mm512_set1_ps
+#define VECTOR_MULTIPLY_ADD _mm512_fmadd_ps
+#define PAIR_MULTIPLY_ADD(a, b, c) _mm512_dpbf16_ps(c, (__m512bh)(a), (__m512bh)(b))
+
+#include "cpu/kernels_rows.h"
+
+#include "cpu/kernels_product.h"
+
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+const cpu_kernels cpu_kernels_avx512_bf16 = KERNEL_TABLE("avx512_bf16");
+#endif
