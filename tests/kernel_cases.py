@@ -148,6 +148,13 @@ def upsample_case(shape, scale=0, size=None) -> Case:
     return Case(name, shape, lambda net, xs: net.upsample(xs[0], scale, size))
 
 
+def twins(net: Net, xs: list[int]) -> int:
+    """The second data gradient is added to the first; slices are read and written."""
+    left, right = net.conv(xs[0], 16, 32, 3, 1, 1), net.conv(xs[0], 32, 32, 3, 1, 1)
+    both = net.concat(right, left)
+    return net.concat(net.conv(net.slice(both, 16, 32), 16, 32, 3, 1, 1), left)
+
+
 def slices(net: Net, xs: list[int]) -> int:
     """Convolutions, bricks and pools that read and write parts of wider pixels; the
     middle slice is read three times, so that gradients are added up in place."""
@@ -172,6 +179,12 @@ CASES = [
     conv_case(1, 14, 14, 5, 7, 3, 1, 2, 2),
     conv_case(1, 17, 13, 7, 9, (3, 2), (3, 2), (0, 1), (2, 3)),
     conv_case(2, 20, 20, 40, 48, 1),
+    conv_case(2, 12, 13, 16, 32, 3, 1, 1),
+    conv_case(1, 21, 19, 64, 48, 3, 1, 1),
+    conv_case(2, 11, 12, 32, 64, 3, 1, 0, 1, 2),
+    conv_case(3, 9, 14, 128, 32, 3, 1, 2),
+    conv_case(2, 5, 5, 256, 256, 3, 1, 1),
+    conv_case(3, 8, 10, 33, 48, 3, 2, 1),
     conv_case(1, 9, 9, 16, 24, 1, 2),
     conv_case(1, 6, 6, 8, 8, 1, 1, 1),
     conv_case(1, 8, 8, 4, 4, 4, 1, 3),
@@ -206,4 +219,5 @@ CASES = [
     upsample_case((1, 8, 7, 7), size=(10, 12)),
     upsample_case((1, 8, 5, 5), size=(3, 4)),
     Case("slices", (2, 9, 11, 7), slices, seeds=5),
+    Case("twins", (2, 32, 13, 10), twins),
 ]

@@ -34,7 +34,7 @@ static const double cut_fractions[] = {0.5,   0.25,  0.17,  0.12,  0.08,  0.06,
                                        0.045, 0.032, 0.022, 0.014, 0.008, 0.004};
 #define CUT_COUNT ((int32_t)(sizeof cut_fractions / sizeof cut_fractions[0]))
 #define FINALISTS 3
-#define SHARE_OF_ROOM 2
+#define COARSE_STEPS 32
 enum { RULE_ALL = 0, RULE_CONV = 1, RULE_PART = 2, RULE_CUT = RULE_PART + PART_COUNT };
 
 static ym_status apply_rule(chooser *c, const trial *t)
@@ -139,25 +139,48 @@ static int smaller_first(const void *a, const void *b)
     return (x->rule > y->rule) - (x->rule < y->rule);
 }
 
-/* Early in backward the memory of the peak is not needed yet, so some outputs of late
- * convolutions can be kept in it: the most whose plan has no higher peak. At most half
- * of the room is used, for what others have between forward and backward (the loss).
+/* Can `more` outputs be kept, by an estimate of the peak? */
+static ym_status fits(chooser *c, const trial *base, int32_t more, bool *fit)
+{
+    trial t = *base;
+    t.more = more;
+    YM_TRY(try_one(c, false, &t));
+    const size_t room = base->peak_bytes - base->saved_bytes;
+    *fit = t.peak_bytes <= base->peak_bytes &&
+           t.saved_bytes <= base->saved_bytes + room / 3 * 2;
+    return YM_OK;
+}
+
+/* When backward begins, the memory of its peak is not needed yet, so that the outputs
+ * of late convolutions can be kept in it: about as many as do not raise the peak. A
+ * third of the room stays free for what others have between forward and backward (the
+ * loss).
  */
 static ym_status keep_more(chooser *c, trial *best)
 {
-    const size_t most = best->saved_bytes +
-                        (best->peak_bytes - best->saved_bytes) / SHARE_OF_ROOM;
-    int32_t low = 0, high = c->program->item_count;
     const trial base = *best;
-    while (low < high) {
+    int32_t count;
+    YM_TRY(apply_rule(c, &base));
+    YM_CHECK(c->error, ym_keep_more(c->program, INT32_MAX, c->keep, &count),
+             YM_ERR_MEMORY, "plan: out of memory");
+    const int32_t step = count / COARSE_STEPS + 1;
+    int32_t more = count;
+    bool fit = false;
+    for (; more > 0 && !fit; more -= step) {
+        YM_TRY(fits(c, &base, more, &fit));
+    }
+    /* The last that was tried fits, if any; some between it and the one before may. */
+    more = more + 2 * step - 1 < count ? more + 2 * step - 1 : count;
+    for (int32_t tries = 3 * step; more > 0 && tries > 0; more--, tries--) {
+        YM_TRY(fits(c, &base, more, &fit));
         trial t = base;
-        t.more = low + (high - low + 1) / 2;
-        YM_TRY(try_one(c, true, &t));
-        if (t.peak_bytes <= base.peak_bytes && t.saved_bytes <= most) {
+        t.more = more;
+        if (fit) {
+            YM_TRY(try_one(c, true, &t));
+        }
+        if (fit && t.peak_bytes <= base.peak_bytes) {
             *best = t;
-            low = t.more;
-        } else {
-            high = t.more - 1;
+            break;
         }
     }
     return YM_OK;

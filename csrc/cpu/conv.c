@@ -4,7 +4,7 @@
  * data gradient of a convolution with stride s is s * s correlations: the pixels h with
  * the same (h + pad) % s meet the same taps of the kernel, one dy row apart.
  */
-#include "cpu/correlate.h"
+#include "cpu/winograd.h"
 
 #include <string.h>
 
@@ -47,7 +47,7 @@ static cpu_axis backward_axis(int32_t size, int32_t taps, int32_t stride, int32_
 static cpu_correlation forward_correlation(const ym_conv *conv, const ym_tensor *x,
                                            const ym_tensor *y)
 {
-    return (cpu_correlation){
+    cpu_correlation c = {
         .h = forward_axis(y->h, conv->r, conv->stride_h, conv->pad_h, conv->dilation_h),
         .w = forward_axis(y->w, conv->s, conv->stride_w, conv->pad_w, conv->dilation_w),
         .in = *x,
@@ -57,12 +57,14 @@ static cpu_correlation forward_correlation(const ym_conv *conv, const ym_tensor 
         .out_count = conv->k / conv->groups,
         .pairs = cpu_pairs(x),
     };
+    c.winograd = cpu_winograd_fits(&c);
+    return c;
 }
 
 static cpu_correlation backward_correlation(const ym_conv *conv, const ym_tensor *dx,
                                             const ym_tensor *dy, int32_t phase)
 {
-    return (cpu_correlation){
+    cpu_correlation c = {
         .h = backward_axis(dx->h, conv->r, conv->stride_h, conv->pad_h,
                            conv->dilation_h, phase / conv->stride_w),
         .w = backward_axis(dx->w, conv->s, conv->stride_w, conv->pad_w,
@@ -74,6 +76,8 @@ static cpu_correlation backward_correlation(const ym_conv *conv, const ym_tensor
         .out_count = conv->c / conv->groups,
         .pairs = cpu_pairs(dy),
     };
+    c.winograd = cpu_winograd_fits(&c);
+    return c;
 }
 
 static int64_t packed_floats(const cpu_correlation *c, const ym_conv *conv)

@@ -6,7 +6,7 @@
  * so nothing is gathered tap by tap. Where the kernel is 1 x 1 without padding and the
  * products can read the image as it is, even the panel is left out.
  */
-#include "cpu/correlate.h"
+#include "cpu/winograd.h"
 
 #include <string.h>
 
@@ -106,6 +106,9 @@ static tiling tiling_of(const cpu_correlation *c)
 
 int64_t cpu_correlate_panel_floats(const cpu_correlation *c)
 {
+    if (c->winograd) {
+        return cpu_winograd_panel_floats(c);
+    }
     const tiling t = tiling_of(c);
     const int64_t panel = (int64_t)t.span_h * t.span_w * cpu_word_count(c);
     return t.direct ? 0 : cpu_round_up(panel, 16);
@@ -295,6 +298,10 @@ void cpu_correlate(const cpu_correlation *correlation, float *panels,
                    int64_t panel_floats, int32_t threads)
 {
     cpu_correlation c = *correlation;
+    if (c.winograd) {
+        cpu_winograd(&c, panels, panel_floats, threads);
+        return;
+    }
     if (tiling_of(&c).direct) {
         join_rows(&c);
     }

@@ -27,6 +27,7 @@ typedef struct cpu_correlation {
     ym_tensor in, out;
     int32_t groups, in_count, out_count; /* channels of one group */
     bool pairs;                          /* products of bf16 (cpu_pairs of in) */
+    bool winograd;                       /* what cpu_winograd_fits says */
     float *weights;                      /* packed words, see cpu_pack */
     const float *bias;                   /* groups * padded out_count, or NULL */
     bool accumulate;
@@ -45,7 +46,7 @@ static inline int32_t cpu_word_count(const cpu_correlation *c)
     return c->pairs ? (c->in_count + 1) / 2 : c->in_count;
 }
 
-/* Words of the packed weights of all `taps` of the kernel. */
+/* Words of the packed weights, where a kernel has `taps` taps in all. */
 int64_t cpu_packed_floats(const cpu_correlation *c, int32_t taps);
 
 /* Packs the weights of c's taps into c->weights: per group and block of 2 * lanes

@@ -3,18 +3,22 @@
  * The weights of a correlation, in the order in which its products read them.
  */
 #include "cpu/correlate.h"
+#include "cpu/winograd.h"
 #include "math/bf16.h"
 
 #include <string.h>
 
 int64_t cpu_packed_floats(const cpu_correlation *c, int32_t taps)
 {
-    return c->groups * cpu_padded_count(c->out_count) * cpu_word_count(c) * taps;
+    return c->groups * cpu_padded_count(c->out_count) * cpu_word_count(c) *
+           (c->winograd ? CPU_WINOGRAD_POINTS : taps);
 }
 
 float *cpu_packed_block(const cpu_correlation *c, int32_t group, int32_t block)
 {
-    const int64_t rows = (int64_t)c->h.tap_count * c->w.tap_count * cpu_word_count(c);
+    const int64_t taps = c->winograd ? CPU_WINOGRAD_POINTS
+                                     : (int64_t)c->h.tap_count * c->w.tap_count;
+    const int64_t rows = taps * cpu_word_count(c);
     return c->weights + rows * (group * cpu_padded_count(c->out_count) +
                                 block * cpu_block_columns());
 }
@@ -84,7 +88,9 @@ static void pack_task(void *argument, int32_t index)
 void cpu_pack(const cpu_correlation *c, const cpu_weight_view *view)
 {
     pack_job job = {c, view};
-    if (c->h.tap_count > 0 && c->w.tap_count > 0) {
+    if (c->winograd) {
+        cpu_winograd_pack(c, view);
+    } else if (c->h.tap_count > 0 && c->w.tap_count > 0) {
         ym_pool_run(pack_task, &job, c->groups * cpu_block_count(c->out_count));
     }
 }

@@ -38,8 +38,13 @@ typedef struct cpu_product {
     cpu_loop loop[3]; /* outermost first */
     int32_t rows;     /* 1 .. kernels->tile_rows */
     int32_t vectors;  /* 1 or 2 */
+    int32_t chain;    /* words summed in one register at most; 0: CPU_CHAIN */
     bool accumulate;
 } cpu_product;
+
+/* Longer sums are made of such parts, so that the rounding error grows with the root of
+ * their number, not of the number of terms. */
+enum { CPU_CHAIN = 192 };
 
 /* n elements of a brick. With x_t = v_t - mean_t and z = shift + sum of x_t scale_t:
  *
@@ -87,6 +92,14 @@ typedef struct cpu_kernels {
     void (*pair_images)(int64_t pixels, int32_t count, const uint16_t *x,
                         const uint16_t *other, int64_t x_pitch, uint32_t *y,
                         int64_t y_pitch);
+
+    /* Winograd's transforms (winograd.c) of `count` channels, a multiple of lanes: 4 x
+     * 4 pixels to 16 points `point_step` apart, and 16 points to 2 x 2 pixels, of which
+     * those that are NULL are not wanted. bias may be NULL. */
+    void (*winograd_in)(int32_t count, const float *const pixel[16], float *points,
+                        int64_t point_step);
+    void (*winograd_out)(int32_t count, const float *points, int64_t point_step,
+                         const float *bias, bool accumulate, float *const pixel[4]);
 
     void (*add)(int32_t n, const float *x, float *y);     /* y += x */
     void (*divide)(int32_t n, float divisor, float *y);   /* y /= divisor */

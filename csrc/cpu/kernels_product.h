@@ -5,12 +5,9 @@
  *     vector, LOAD, STORE, SPREAD, VECTOR_MULTIPLY_ADD
  * and, where words may be pairs of bf16, PAIR_MULTIPLY_ADD.
  */
-#define PRODUCT_VECTORS 2
+#include "cpu/kernels_winograd.h"
 
-/* Terms that are summed in one register. Longer sums are made of such parts, so that
- * the rounding error grows with the root of their number, not of the number of terms.
- */
-#define PRODUCT_CHAIN 192
+#define PRODUCT_VECTORS 2
 
 #define PRODUCT_INLINE static inline __attribute__((always_inline))
 
@@ -95,6 +92,7 @@ PRODUCT_INLINE void product_tile(const cpu_product *p, const int rows,
     const cpu_loop *loop = p->loop;
     const bool empty = loop[0].count * loop[1].count * loop[2].count == 0;
     bool accumulate = p->accumulate;
+    const int64_t most = p->chain > 0 ? p->chain : CPU_CHAIN;
     int64_t chain = 0;
     for (int64_t outer = 0; outer < (empty ? 0 : loop[0].count); outer++) {
         for (int64_t middle = 0; middle < loop[1].count; middle++) {
@@ -105,8 +103,8 @@ PRODUCT_INLINE void product_tile(const cpu_product *p, const int rows,
                              middle * loop[1].b_step;
             int64_t left = loop[2].count;
             while (left > 0) {
-                const int64_t count = left < PRODUCT_CHAIN ? left : PRODUCT_CHAIN;
-                if (chain + count > PRODUCT_CHAIN) {
+                const int64_t count = left < most ? left : most;
+                if (chain + count > most) {
                     product_put(p, rows, vectors, accumulate, sum);
                     accumulate = true;
                     chain = 0;
@@ -189,6 +187,8 @@ static void product_pairs(const cpu_product *p)
         .divide = row_divide,               \
         .maximum = row_maximum,             \
         .arg_maximum = row_arg_maximum,     \
+        .winograd_in = winograd_in,         \
+        .winograd_out = winograd_out,       \
         .add_deviation = row_add_deviation, \
         .brick_forward = row_brick_forward, \
         .brick_sums = row_brick_sums,       \
