@@ -70,6 +70,10 @@ static inline void cpu_load(const ym_tensor *x, int64_t index, int64_t pixels,
                             int32_t count, int64_t step, float *y, int64_t y_pitch)
 {
     const cpu_kernels *kernels = cpu_kernels_best();
+    if (x->pitch * step == count && y_pitch == count && count * pixels <= INT32_MAX) {
+        count *= (int32_t)pixels; /* one long row */
+        pixels = 1;
+    }
     if (x->dtype == YM_BF16) {
         kernels->widen(pixels, count, (const uint16_t *)x->data + index,
                        x->pitch * step, y, y_pitch);
@@ -85,6 +89,10 @@ static inline void cpu_store(const float *x, int64_t x_pitch, int64_t pixels,
                              int64_t step)
 {
     const cpu_kernels *kernels = cpu_kernels_best();
+    if (y->pitch * step == count && x_pitch == count && count * pixels <= INT32_MAX) {
+        count *= (int32_t)pixels;
+        pixels = 1;
+    }
     if (y->dtype == YM_BF16) {
         kernels->narrow(pixels, count, x, x_pitch, (uint16_t *)y->data + index,
                         y->pitch * step);

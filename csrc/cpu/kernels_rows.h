@@ -82,21 +82,31 @@ static void row_pair_channels(int64_t pixels, int32_t count, const uint16_t *x,
     }
 }
 
+static inline __attribute__((always_inline)) void
+pair_lanes(const uint16_t *restrict x, const uint16_t *restrict other,
+           uint32_t *restrict y)
+{
+    for (int32_t i = 0; i < LANES; i++) {
+        y[i] = x[i] | (uint32_t)other[i] << 16;
+    }
+}
+
+/* Like row_pack where pixels lie side by side. */
 static void row_pair_images(int64_t pixels, int32_t count, const uint16_t *x,
                             const uint16_t *other, int64_t x_pitch, uint32_t *y,
                             int64_t y_pitch)
 {
+    const int32_t rounded = (count + LANES - 1) / LANES * LANES;
+    const int64_t whole = y_pitch == count ? pixels - (rounded - 1) / count : 0;
     for (int64_t p = 0; p < pixels; p++, x += x_pitch, y += y_pitch) {
-        const uint16_t *restrict from = x;
-        uint32_t *restrict to = y;
-        for (int32_t i = 0; i < count; i++) {
-            to[i] = from[i];
+        const uint16_t *second = other == NULL ? NULL : other + p * x_pitch;
+        const int32_t end = p < whole ? rounded : count;
+        int32_t i = 0;
+        for (; second != NULL && i + LANES <= end; i += LANES) {
+            pair_lanes(x + i, second + i, y + i);
         }
-        if (other != NULL) {
-            const uint16_t *restrict second = other + p * x_pitch;
-            for (int32_t i = 0; i < count; i++) {
-                to[i] |= (uint32_t)second[i] << 16;
-            }
+        for (; i < count; i++) {
+            y[i] = x[i] | (second == NULL ? 0 : (uint32_t)second[i] << 16);
         }
     }
 }

@@ -94,6 +94,40 @@ static void check_pack(const cpu_kernels *kernels, int32_t pixels)
     }
 }
 
+/* The same of the words of bf16, whose rows end with their arrays. */
+static void check_pairs(const cpu_kernels *kernels, int32_t pixels)
+{
+    static uint16_t x[2][MOST];
+    static uint32_t y[MOST];
+    for (int32_t i = 0; i < 2 * MOST; i++) {
+        x[i / MOST][i % MOST] = (uint16_t)(i * 40503);
+    }
+    for (int32_t count = 1; count <= 34; count++) {
+        const int32_t pitch = count + count % 3, last = (pixels - 1) * pitch + count;
+        const uint16_t *first = x[0] + MOST - last, *second = x[1] + MOST - last;
+        for (int32_t alone = 0; alone < 2; alone++) {
+            y[pixels * count] = 77;
+            kernels->pair_images(pixels, count, first, alone ? NULL : second, pitch, y,
+                                 count);
+            for (int32_t i = 0; i < pixels * count; i++) {
+                const int32_t from = i / count * pitch + i % count;
+                const uint32_t high = alone ? 0 : second[from];
+                expect(y[i] == (first[from] | high << 16), "pair of images", count);
+            }
+            expect(y[pixels * count] == 77, "past the images", count);
+        }
+        const int32_t words = (count + 1) / 2;
+        y[pixels * words] = 77;
+        kernels->pair_channels(pixels, count, first, pitch, (uint16_t *)y);
+        for (int32_t i = 0; i < pixels * words; i++) {
+            const int32_t c = i % words * 2, from = i / words * pitch + c;
+            const uint32_t high = c + 1 < count ? first[from + 1] : 0;
+            expect(y[i] == (first[from] | high << 16), "pair of channels", count);
+        }
+        expect(y[pixels * words] == 77, "past the channels", count);
+    }
+}
+
 static void check_rows(const cpu_kernels *kernels, int32_t n)
 {
     static float x[3][512], y[512], z[512];
@@ -219,6 +253,7 @@ int main(void)
     for (int32_t n = 1; n < 70; n++) {
         check_rows(kernels, n);
         check_pack(kernels, n % 16 + 1);
+        check_pairs(kernels, n % 16 + 1);
     }
     state = 1;
     uint64_t h = mosaic(YM_WARP_AFFINE, 14695981039346656037u);
