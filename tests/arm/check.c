@@ -56,16 +56,17 @@ static void check_product(const cpu_kernels *kernels, int32_t rows, int32_t vect
     fill(b, TERMS * width);
     fill(c, rows * width);
     memcpy(before, c, sizeof c);
-    cpu_product p = {a,
-                     b,
-                     c,
-                     NULL,
-                     TERMS,
-                     width,
-                     {{5, 253, 253 * width}, {11, 23, 23 * width}, {23, 1, width}},
-                     rows,
-                     vectors,
-                     true};
+    cpu_product p = {
+        .a = a,
+        .b = b,
+        .c = c,
+        .a_row = TERMS,
+        .c_row = width,
+        .loop = {{5, 253, 253 * width}, {11, 23, 23 * width}, {23, 1, width}},
+        .rows = rows,
+        .vectors = vectors,
+        .accumulate = true,
+    };
     kernels->product(&p);
     for (int32_t i = 0; i < rows * width; i++) {
         double sum = before[i];
@@ -125,6 +126,45 @@ static void check_pairs(const cpu_kernels *kernels, int32_t pixels)
             expect(y[i] == (first[from] | high << 16), "pair of channels", count);
         }
         expect(y[pixels * words] == 77, "past the channels", count);
+    }
+}
+
+/* Both transforms around the products of one kernel, against the sums of its taps. */
+static void check_winograd(const cpu_kernels *kernels)
+{
+    enum { COUNT = 48 };
+    static const double g_points[4][3] = {
+        {1, 0, 0}, {.5, .5, .5}, {.5, -.5, .5}, {0, 0, 1}};
+    static float x[16][COUNT], taps[9], points[16][COUNT], y[4][COUNT], before[COUNT];
+    const float *from[16];
+    float *to[4] = {y[0], NULL, y[2], y[3]};
+    fill(x[0], 16 * COUNT);
+    fill(taps, 9);
+    fill(before, COUNT);
+    for (int32_t k = 0; k < 16; k++) {
+        from[k] = x[k];
+    }
+    for (int32_t k = 0; k < 4; k++) {
+        memcpy(y[k], before, sizeof before);
+    }
+    kernels->winograd_in(COUNT, from, points[0], COUNT);
+    for (int32_t p = 0; p < 16; p++) {
+        double weight = 0;
+        for (int32_t t = 0; t < 9; t++) {
+            weight += g_points[p / 4][t / 3] * g_points[p % 4][t % 3] * taps[t];
+        }
+        for (int32_t i = 0; i < COUNT; i++) {
+            points[p][i] *= (float)weight;
+        }
+    }
+    kernels->winograd_out(COUNT, points[0], COUNT, before, true, to);
+    for (int32_t i = 0; i < 4 * COUNT; i++) {
+        const int32_t k = i / COUNT, c = i % COUNT;
+        double sum = k == 1 ? before[c] : 2.0 * before[c];
+        for (int32_t t = 0; k != 1 && t < 9; t++) {
+            sum += (double)taps[t] * x[(k / 2 + t / 3) * 4 + k % 2 + t % 3][c];
+        }
+        expect(close_to(y[k][c], sum, 4), "winograd", i);
     }
 }
 
@@ -255,6 +295,7 @@ int main(void)
         check_pack(kernels, n % 16 + 1);
         check_pairs(kernels, n % 16 + 1);
     }
+    check_winograd(kernels);
     state = 1;
     uint64_t h = mosaic(YM_WARP_AFFINE, 14695981039346656037u);
     h = mosaic(YM_WARP_PERSPECTIVE, h);
