@@ -24,6 +24,18 @@ class Brick(nn.Module):
         return self.act(self.conv(x))
 
 
+class Apply(nn.Module):
+    """A brick, a function, a convolution."""
+
+    def __init__(self, function, c: int = 8, c2: int | None = None) -> None:
+        super().__init__()
+        self.first, self.function = Brick(3, c, 3), function
+        self.last = nn.Conv2d(c2 or c, 4, 1)
+
+    def forward(self, x):
+        return self.last(self.function(self.first(x)))
+
+
 class Rep(nn.Module):
     """Two branches, summed with the zero that the field adds."""
 
@@ -83,6 +95,11 @@ class Net(nn.Module):
             [head(level) for head, level in zip(heads, levels)]
             for heads in (self.aux, self.main)
         ]
+
+
+def image(n: int = 2, c: int = 3, size: int = 16) -> Tensor:
+    """(n, c, size, size), the same at every call."""
+    return torch.randn(n, c, size, size, generator=torch.Generator().manual_seed(1))
 
 
 def leaves(out: object) -> list[Tensor]:

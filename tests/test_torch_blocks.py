@@ -12,6 +12,7 @@ from models_for_tests import (
     assert_close,
     assert_same_training,
     backward,
+    image,
     ran_in_core,
 )
 from torch import Tensor, nn
@@ -25,10 +26,6 @@ def _seed() -> None:
 
 
 JIT = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-
-
-def image(n: int = 2, c: int = 3, size: int = 16) -> Tensor:
-    return torch.randn(n, c, size, size, generator=torch.Generator().manual_seed(1))
 
 
 def trains_in_core(module: nn.Module, *inputs: Tensor) -> bool:

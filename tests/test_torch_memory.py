@@ -13,6 +13,7 @@ from models_for_tests import (
     Elan,
     Net,
     backward,
+    image,
 )
 from torch import Tensor, nn
 
@@ -22,10 +23,6 @@ import yolov9mem.torch as ym
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-def image(n: int = 2, c: int = 3, size: int = 16) -> Tensor:
-    return torch.randn(n, c, size, size, generator=torch.Generator().manual_seed(1))
 
 
 def pair(make=Net, **how) -> tuple[nn.Module, nn.Module]:

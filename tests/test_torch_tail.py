@@ -11,6 +11,7 @@ from models_for_tests import (
     Brick,
     assert_close,
     assert_same_training,
+    image,
     ran_in_core,
 )
 from torch import Tensor, nn
@@ -21,22 +22,6 @@ import yolov9mem.torch as ym
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-def image(n: int = 2, c: int = 3, size: int = 32) -> Tensor:
-    return torch.randn(n, c, size, size, generator=torch.Generator().manual_seed(1))
-
-
-class Apply(nn.Module):
-    """A brick, a function, a convolution."""
-
-    def __init__(self, function, c: int = 8, c2: int | None = None) -> None:
-        super().__init__()
-        self.first, self.function = Brick(3, c, 3), function
-        self.last = nn.Conv2d(c2 or c, 4, 1)
-
-    def forward(self, x):
-        return self.last(self.function(self.first(x)))
 
 
 class Ultralytics(nn.Module):
@@ -56,7 +41,7 @@ class Ultralytics(nn.Module):
 def test_a_tail_runs_stock_on_the_outputs() -> None:
     stock = Ultralytics()
     ours = ym.checkpoint(copy.deepcopy(stock))
-    batch = {"img": image(), "ids": torch.arange(2)}
+    batch = {"img": image(size=32), "ids": torch.arange(2)}
     made, expected = ours(batch), stock(batch)
     assert made["stride"] == 8
     assert made["ids"] is batch["ids"]
@@ -81,7 +66,7 @@ def test_a_tail_may_use_vectors_and_constants() -> None:
             return self.body(x) * self.scale + self.shift
 
     stock = Scaled()
-    assert_same_training(ym.checkpoint(copy.deepcopy(stock)), stock, image())
+    assert_same_training(ym.checkpoint(copy.deepcopy(stock)), stock, image(size=32))
 
 
 def test_a_layer_in_the_tail_is_refused() -> None:
@@ -96,4 +81,4 @@ def test_a_layer_in_the_tail_is_refused() -> None:
     with pytest.raises(
         ym.CannotLower, match="linear in head: it reads the weight head.weight and"
     ):
-        ym.checkpoint(Classifier())(image())
+        ym.checkpoint(Classifier())(image(size=32))
