@@ -11,12 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from models_for_tests import (
+    Apply,
     Brick,
     Elan,
     Net,
     assert_close,
     assert_same_training,
     backward,
+    image,
     ran_in_core,
 )
 from torch import Tensor, nn
@@ -29,28 +31,12 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def image(n: int = 2, c: int = 3, size: int = 32) -> Tensor:
-    return torch.randn(n, c, size, size, generator=torch.Generator().manual_seed(1))
-
-
-class Apply(nn.Module):
-    """A brick, a function, a convolution."""
-
-    def __init__(self, function, c: int = 8, c2: int | None = None) -> None:
-        super().__init__()
-        self.first, self.function = Brick(3, c, 3), function
-        self.last = nn.Conv2d(c2 or c, 4, 1)
-
-    def forward(self, x):
-        return self.last(self.function(self.first(x)))
-
-
 @pytest.mark.parametrize("keep", ["all", "conv", "min"])
 def test_the_whole_vocabulary(keep: str) -> None:
     stock = Net()
     ours = ym.checkpoint(copy.deepcopy(stock), keep=keep)
     for _ in range(2):
-        assert_same_training(ours, stock, image())
+        assert_same_training(ours, stock, image(size=32))
     assert ran_in_core(ours) == 2
 
 
@@ -91,7 +77,7 @@ def _iadd(x: Tensor) -> Tensor:
 def test_lowered_calls(name: str) -> None:
     stock = Apply(LOWERED[name])
     ours = ym.checkpoint(copy.deepcopy(stock))
-    assert_same_training(ours, stock, image())
+    assert_same_training(ours, stock, image(size=32))
     assert ran_in_core(ours) == 1
 
 
@@ -115,10 +101,10 @@ def test_refused_calls_are_named_and_stay_stock(name: str) -> None:
     with pytest.raises(
         ym.CannotLower, match=rf"{name} in 1\b|conv2d in 1.last.*{name}"
     ):
-        ours(image())
+        ours(image(size=32))
     ym.checkpoint(ours, strict=False)
     ours.load_state_dict(stock.state_dict())
-    assert_same_training(ours, stock, image())
+    assert_same_training(ours, stock, image(size=32))
     found = {row.path: row for row in ym.report(ours).rows}
     assert found[""].state == "stock"
     assert name in found[""].detail
@@ -137,13 +123,13 @@ def test_in_place_on_a_view_is_refused() -> None:
     for function, c2 in ((change_half, 8), (change_base, 12)):
         module = ym.checkpoint(Apply(function, c2=c2))
         with pytest.raises(ym.CannotLower, match="view in place"):
-            module(image())
+            module(image(size=32))
 
 
 def test_in_place_on_an_input_is_refused() -> None:
     module = ym.checkpoint(nn.Sequential(nn.SiLU(inplace=True), Brick(3, 4)))
     with pytest.raises(ym.CannotLower, match="silu in 0: it changes an input in place"):
-        module(image())
+        module(image(size=32))
 
 
 def test_state_that_forward_changes_is_refused() -> None:
@@ -162,24 +148,24 @@ def test_state_that_forward_changes_is_refused() -> None:
             return self.last
 
     with pytest.raises(ym.CannotLower, match="add_.*changes seen in place"):
-        ym.checkpoint(Counts())(image())
+        ym.checkpoint(Counts())(image(size=32))
     with pytest.raises(ym.CannotLower, match="changes the module itself"):
-        ym.checkpoint(Stores(3, 4))(image())
+        ym.checkpoint(Stores(3, 4))(image(size=32))
     ours = ym.checkpoint(Stores(3, 4), strict=False)
-    assert ours(image()) is ours.last
+    assert ours(image(size=32)) is ours.last
 
 
 def test_a_computed_weight_is_refused_by_name() -> None:
     module = nn.Sequential(Brick(3, 4), Brick(4, 4))
     nn.utils.parametrizations.weight_norm(module[1].conv)
     with pytest.raises(ym.CannotLower, match=r"weight_norm in 1.conv"):
-        ym.checkpoint(module)(image())
+        ym.checkpoint(module)(image(size=32))
 
 
 def test_values_decide_the_flow() -> None:
     module = ym.checkpoint(Apply(lambda x: x + x if x.sum() > 0 else x))
     with pytest.raises(ym.CannotLower, match="values of tensors"):
-        module(image())
+        module(image(size=32))
 
 
 def test_no_gradient_inside_forward_is_refused() -> None:
@@ -188,13 +174,13 @@ def test_no_gradient_inside_forward_is_refused() -> None:
             return F.relu(x)
 
     with pytest.raises(ym.CannotLower, match="gradients are disabled"):
-        ym.checkpoint(Apply(frozen))(image())
+        ym.checkpoint(Apply(frozen))(image(size=32))
 
 
 def test_double_precision_is_refused() -> None:
     module = ym.checkpoint(Brick(3, 4).double())
     with pytest.raises(ym.CannotLower, match="float64"):
-        module(image().double())
+        module(image(size=32).double())
 
 
 def test_a_module_used_twice() -> None:
@@ -208,7 +194,7 @@ def test_a_module_used_twice() -> None:
 
     stock = Twice()
     ours = ym.checkpoint(copy.deepcopy(stock))
-    assert_same_training(ours, stock, image())
+    assert_same_training(ours, stock, image(size=32))
     assert ours.brick.bn.num_batches_tracked == 2
 
 
@@ -223,7 +209,7 @@ def test_tied_weights_sum_their_gradients() -> None:
             return self.b(self.a(x))
 
     stock = Tied()
-    assert_same_training(ym.checkpoint(copy.deepcopy(stock)), stock, image())
+    assert_same_training(ym.checkpoint(copy.deepcopy(stock)), stock, image(size=32))
 
 
 def test_momentum_none_is_a_cumulative_average() -> None:
@@ -239,7 +225,7 @@ def test_momentum_none_is_a_cumulative_average() -> None:
     stock = Twice()
     ours = ym.checkpoint(copy.deepcopy(stock))
     for seed in range(3):
-        assert_same_training(ours, stock, image(2 + seed))
+        assert_same_training(ours, stock, image(2 + seed, size=32))
 
 
 def test_batch_norm_kinds() -> None:
@@ -253,11 +239,11 @@ def test_batch_norm_kinds() -> None:
     )
     stock[5].running_mean.normal_()
     ours = ym.checkpoint(copy.deepcopy(stock))
-    assert_same_training(ours, stock, image())
+    assert_same_training(ours, stock, image(size=32))
     for module in (ours, stock):
         module[5].eval()
     before = ours[5].running_mean.clone()
-    assert_same_training(ours, stock, image())
+    assert_same_training(ours, stock, image(size=32))
     assert torch.equal(ours[5].running_mean, before)
 
 
@@ -271,12 +257,12 @@ def test_one_value_per_channel_raises_as_torch_does() -> None:
 def test_shape_errors_are_torchs() -> None:
     module = ym.checkpoint(Brick(3, 4))
     with pytest.raises(RuntimeError, match="expected input.*to have 3 channels"):
-        module(image(1, 5))
+        module(image(1, 5, 32))
 
 
 def test_sync_batch_norm_without_a_process_group_is_batch_norm() -> None:
     stock = nn.SyncBatchNorm.convert_sync_batchnorm(Elan(3, 8, 4))
-    assert_same_training(ym.checkpoint(copy.deepcopy(stock)), stock, image())
+    assert_same_training(ym.checkpoint(copy.deepcopy(stock)), stock, image(size=32))
 
 
 def test_recording_leaves_no_trace() -> None:
@@ -289,7 +275,7 @@ def test_recording_leaves_no_trace() -> None:
         np.random.get_state()[1].tolist(),
         torch.get_rng_state(),
     )
-    out = ym.checkpoint(module)(image())
+    out = ym.checkpoint(module)(image(size=32))
     assert random.getstate() == generators[0]
     assert np.random.get_state()[1].tolist() == generators[1]
     assert torch.equal(torch.get_rng_state(), generators[2])
@@ -308,14 +294,20 @@ def test_random_draws_in_forward_do_not_move_the_generators() -> None:
     class Draws(Brick):
         def forward(self, x):
             torch.rand(3)
-            random.random()
+            if self.decides:
+                random.random()
             return super().forward(x)
 
     module = ym.checkpoint(Draws(3, 4))
     torch.manual_seed(3)
-    before = torch.get_rng_state()
-    module(image())
+    before, python = torch.get_rng_state(), random.getstate()
+    module.decides = False
+    module(image(size=32))
+    module.decides = True
+    with pytest.raises(ym.CannotLower, match="forward draws from"):
+        module(image(size=32))
     assert torch.equal(torch.get_rng_state(), before)
+    assert random.getstate() == python
 
 
 def test_hooks_and_heavy_attributes_are_not_copied() -> None:
@@ -328,11 +320,11 @@ def test_hooks_and_heavy_attributes_are_not_copied() -> None:
 
     module = Brick(3, 4)
     module.register_forward_hook(NoCopy())
-    ym.checkpoint(module)(image())
+    ym.checkpoint(module)(image(size=32))
     assert ran_in_core(module) == 1
     module.trainer = NoCopy()
     with pytest.raises(ym.CannotLower, match="cannot be deep-copied"):
-        module(image())
+        module(image(size=32))
 
 
 def test_a_list_that_forward_writes_into() -> None:
@@ -350,7 +342,7 @@ def test_a_list_that_forward_writes_into() -> None:
 
     stock = Head()
     ours = ym.checkpoint(copy.deepcopy(stock))
-    given, expected = [image(), image(size=16)], [image(), image(size=16)]
+    given, expected = [image(size=32), image()], [image(size=32), image()]
     made = ours(given)
     assert made is given
     assert_close(made, stock(expected))

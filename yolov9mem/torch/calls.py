@@ -66,12 +66,21 @@ def identity(rec: Any, input: Tensor) -> Any:
     if value is None:
         return None
     shape = rec.shape(value)
+    rec.copied.add(value)
     return rec.bind(rec.fakes.empty(shape, input.dtype, input.device), value)
 
 
-@handles("contiguous", "clone")
-def _copy(rec: Any, func: Any, input: Tensor, **format: Any) -> Any:
+@handles("clone")
+def _clone(rec: Any, func: Any, input: Tensor, **format: Any) -> Any:
     return identity(rec, input)
+
+
+@handles("contiguous")
+def _contiguous(rec: Any, func: Any, input: Tensor, **format: Any) -> Any:
+    made = identity(rec, input)
+    if made is not None:  # the same memory or a copy, as the strides happen to be
+        rec.has_views.update((id(input), id(made)))
+    return made
 
 
 @handles("add", "add_", "__add__", "__radd__", "__iadd__")

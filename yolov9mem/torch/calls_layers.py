@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import devices
 from .calls import FLOATS, handles, identity, name_of, operand
 from .ir import CannotLower, NormCall
 
@@ -55,13 +56,6 @@ def _same_padding(
     return total[0] // 2, total[1] // 2
 
 
-def _compute_dtype(tensor: Tensor) -> torch.dtype:
-    device = tensor.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return tensor.dtype
-
-
 @handles("conv2d")
 def _conv2d(
     rec: Any,
@@ -91,7 +85,7 @@ def _conv2d(
         (size + 2 * p - d * (k - 1) - 1) // s + 1
         for size, p, d, k, s in zip((h, w), pad, dilated, kernel, step)
     )
-    dtype = _compute_dtype(input)
+    dtype = devices.autocast_dtype(input.device) or input.dtype
     fits = weight.shape[1] * groups == c and min(out) > 0 and n > 0
     if not fits or (dtype == input.dtype and weight.dtype != dtype):
         func(
@@ -129,6 +123,7 @@ def _batch_norm(
         isinstance(module, nn.modules.batchnorm._BatchNorm)
         and weight is module.weight
         and bias is module.bias
+        and (eps, momentum) == (module.eps, module.momentum)
     )
     call = 0
     if own and id(module) in rec.fakes.cumulative:
@@ -210,7 +205,7 @@ def _max_pool2d(
         raise CannotLower("max_pool2d", rec.path, reason)
     kernel = _pair(kernel_size)
     step = kernel if stride is None or stride == () else _pair(stride)
-    out = func(input, kernel, step, padding, dilation, ceil_mode, False)
+    out = func(input, kernel, step, padding, dilation, ceil_mode)
     attributes = (kernel, step, _pair(padding), bool(ceil_mode))
     return _pool(rec, "max_pool", input, attributes, out)
 

@@ -27,6 +27,12 @@ def index(device: torch.device) -> int:
     return torch.cuda.current_device() if device.index is None else device.index
 
 
+def of(leaves: list[Any]) -> torch.device:
+    """Of arguments, which are all on one."""
+    found = (leaf.device for leaf in leaves if isinstance(leaf, Tensor))
+    return next(found, torch.device("cpu"))
+
+
 def number(tensor: Tensor) -> int:
     """The number of the tensor's GPU; -1: the CPU."""
     return tensor.get_device()
@@ -72,6 +78,13 @@ def allows_tf32() -> bool:
         return bool(torch.backends.cudnn.allow_tf32)
     except RuntimeError:  # the newer fp32_precision settings were used
         return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast computes in on this kind of device; None: it is off."""
+    if not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
 
 
 def to_device(made: Tensor, place: Tensor) -> Tensor:

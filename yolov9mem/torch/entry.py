@@ -10,7 +10,6 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
@@ -32,12 +31,6 @@ MOST_PROGRAMS = 64  # input signatures remembered for one module
 
 class StockForwardWarning(UserWarning):
     """A checkpointed module ran in stock PyTorch; said once for each reason."""
-
-
-def _device_of(leaves: list[Any]) -> torch.device:
-    """Of the arguments, which are all on one."""
-    found = (leaf.device for leaf in leaves if isinstance(leaf, Tensor))
-    return next(found, torch.device("cpu"))
 
 
 class Lowered:
@@ -250,10 +243,9 @@ class Entry:
                 parts.append((leaf.shape, leaf.dtype, leaf.get_device()))
             else:
                 parts.append((type(leaf), repr(leaf)))
-        device = _device_of(leaves)
+        device = devices.of(leaves)
         tf32 = devices.kind(device) == "cuda" and devices.allows_tf32()
-        enabled = torch.is_autocast_enabled(device.type)
-        autocast = enabled and torch.get_autocast_dtype(device.type)
+        autocast = devices.autocast_dtype(device)
         whole = str(spec) if len(leaves) > 1 else spec
         return (tuple(parts), whole, autocast, tf32)
 
@@ -273,18 +265,18 @@ class Entry:
                 try:
                     fakes = self._fake_copy(origin)
                     recording = record(fakes, leaves, spec)
-                    program = lower(recording, origin, _device_of(leaves))
+                    program = lower(recording, origin, devices.of(leaves))
                     found = Lowered(program, origin)
                     self.counts["recordings"] += 1
                 except CannotLower as failure:
                     self._fakes = None  # forward may have changed the copy
-                    found = failure
+                    found = failure.again()
                 except BaseException:
                     self._fakes = None
                     raise
                 self._remember(key, found)
         if isinstance(found, CannotLower):
-            raise found
+            raise found.again()
         return found
 
     def _fake_copy(self, origin: nn.Module) -> FakeCopy:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from .ir import CannotLower
@@ -32,6 +33,18 @@ HOOK_DICTS = (
     "_load_state_dict_post_hooks",
 )
 NAMED_DICTS = ("_parameters", "_buffers")
+VALUE_ERRORS: tuple[type[BaseException], ...] = (
+    tuple(  # of who asks a fake for its values
+        getattr(fake_tensor, name)
+        for name in (
+            "DataDependentOutputException",
+            "DynamicOutputShapeException",
+            "UnsupportedFakeTensorException",
+            "UnsupportedOperatorException",
+        )
+        if hasattr(fake_tensor, name)
+    )
+)
 
 
 def _place(device: torch.device) -> torch.device:

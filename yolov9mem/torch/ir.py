@@ -22,6 +22,11 @@ class CannotLower(NotImplementedError):
         self.call, self.path, self.reason = call, path, reason
         super().__init__(f"{call} in {path or 'the module itself'}: {reason}")
 
+    def again(self) -> CannotLower:
+        """The same, not yet raised. What was raised holds its frames, and they hold the
+        module and its arguments."""
+        return type(self)(self.call, self.path, self.reason)
+
 
 class NothingToRun(CannotLower):
     """No value is computed, as in nn.Identity: stock, and no error."""
@@ -78,6 +83,7 @@ class TailCall:
     name: str
     path: str
     cause: str  # the first call in its past that could not be lowered
+    autocast: torch.dtype | None  # of autocast, None: it was off
     refs: tuple[Ref, ...] = ()
     made: tuple[tuple[str, int], ...] = ()  # ("result", leaf) or ("argument", tensor)
 

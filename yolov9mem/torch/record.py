@@ -20,14 +20,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from . import calls, calls_layers
-from .fakes import FakeCopy
+from . import calls, calls_layers, devices
+from .fakes import VALUE_ERRORS, FakeCopy
 from .fingerprint import Fingerprint
 from .ir import CannotLower, Node, NormCall, Recording, Ref, TailCall, Write
 from .tail import keep_needed_tail, number_outputs
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
-SIDE_EFFECTS = {"register_hook", "retain_grad", "requires_grad_", "backward", "set_"}
+SIDE_EFFECTS = {
+    "register_hook", "retain_grad", "requires_grad_", "backward", "set_", "__set__",
+}  # fmt: skip
+DATA = Tensor.data.__get__
 
 _lock = threading.RLock()
 _recording = threading.local()
@@ -36,6 +39,15 @@ _recording = threading.local()
 def is_recording() -> bool:
     """True inside our own recording: the stock forward must run."""
     return getattr(_recording, "active", False)
+
+
+def _random_states() -> tuple[Any, ...]:
+    """Of the generators whose numbers decide in Python, unseen by the recorder."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return (random.getstate(),)
+    _, keys, *rest = numpy.random.get_state()
+    return random.getstate(), keys.tobytes(), rest
 
 
 @contextmanager
@@ -65,10 +77,12 @@ class Recorder(TorchFunctionMode):
         self.ref: dict[int, Ref] = {}  # by id of a fake
         self.stacks: dict[int, tuple[int, ...]] = {}  # results of torch.stack
         self.has_views: set[int] = set()
+        self.copied: set[int] = set()  # values with several tensors, equal so far
         self.modules: list[tuple[str, nn.Module]] = []
         self.norm_calls: dict[str, int] = {}
         self._alive: list[Any] = []  # keeps the ids valid
         self._norm_index: dict[NormCall, int] = {}
+        self._carrying: list[bool] = []  # by tail call: may a gradient flow through it?
 
     # What calls.py asks and tells.
 
@@ -130,6 +144,13 @@ class Recorder(TorchFunctionMode):
         if tensor._is_view() or id(tensor) in self.has_views:
             raise CannotLower(name, self.path, "it changes a view in place")
 
+    def _check_change(self, tensor: Tensor, name: str) -> None:
+        """As check_in_place, for a call that changes the memory of the node's output."""
+        self.check_in_place(tensor, name)
+        if self.value(tensor) in self.copied:
+            raise CannotLower(name, self.path, "it changes a copy or what was copied")
+        self.stacks.pop(id(tensor), None)
+
     def note_views(self, results: list[Tensor]) -> None:
         """Remembers the bases of views, so that in-place calls on them are refused."""
         for tensor in results:
@@ -141,6 +162,7 @@ class Recorder(TorchFunctionMode):
 
     def run(self, leaves: list[Any], spec: Any) -> Recording:
         """Records one forward for arguments like these leaves."""
+        self._device = devices.of(leaves)
         fakes = [self._input(i, leaf) for i, leaf in enumerate(leaves)]
         self._inputs = {id(fake) for fake in fakes}
         hooks = self._track_modules()
@@ -218,9 +240,11 @@ class Recorder(TorchFunctionMode):
             if isinstance(tensor, Tensor) and id(tensor) not in known
         }
         self.note_views(list(made.values()))
+        if func == DATA:  # shares memory without being a view
+            self.has_views.update(map(id, made.values()))
         for place, tensor in enumerate(leaves):
             if any(tensor is other for other in changed):
-                self.check_in_place(tensor, name)
+                self._check_change(tensor, name)
                 made["argument", place] = tensor
         if name in SIDE_EFFECTS:
             raise CannotLower(name, self.path, "it has an effect beyond its result")
@@ -237,21 +261,35 @@ class Recorder(TorchFunctionMode):
         made: dict[tuple[str, int], Tensor],
     ) -> None:
         refs: list[Ref] = []
+        carries = False
 
         def to_ref(leaf: Any) -> Any:
+            nonlocal carries
             if not isinstance(leaf, Tensor):
                 return leaf
             refs.append(self._ref_of(leaf, name))
+            carries = carries or self._carries(refs[-1], leaf)
             return refs[-1]
 
         ref_args, ref_kwargs = tree_map(to_ref, args), tree_map(to_ref, kwargs)
-        call = TailCall(func, ref_args, ref_kwargs, name, self.path, "")
+        if carries and not torch.is_grad_enabled():  # perhaps in an autograd.Function
+            raise CannotLower(name, self.path, "it runs where gradients are disabled")
+        autocast = devices.autocast_dtype(self._device)
+        call = TailCall(func, ref_args, ref_kwargs, name, self.path, "", autocast)
         call.refs, call.made = tuple(refs), tuple(made)
+        self._carrying.append(carries and name != "detach")
         call.cause = self.cause(call)
         self.recording.tail.append(call)
         for leaf, tensor in enumerate(made.values()):
             self._alive.append(tensor)
             self.ref[id(tensor)] = Ref("tail", (len(self.recording.tail) - 1, leaf))
+
+    def _carries(self, ref: Ref, tensor: Tensor) -> bool:
+        """Could a gradient flow through ``tensor``, which ``ref`` stands for?"""
+        if ref.kind == "tail":
+            return self._carrying[ref.key[0]]
+        learns = ref.kind in ("value", "input") or isinstance(tensor, nn.Parameter)
+        return learns and (tensor.is_floating_point() or tensor.is_complex())
 
     def cause(self, call: TailCall) -> str:
         """The first call in the past of ``call`` that could not be lowered."""
@@ -346,27 +384,16 @@ def record(fakes: FakeCopy, leaves: list[Any], spec: Any) -> Recording:
     cannot be lowered, and whatever the module's own forward raises.
     """
     with _lock, _undisturbed():
-        recorder = Recorder(fakes)
+        recorder, before = Recorder(fakes), _random_states()
         try:
-            return recorder.run(leaves, spec)
+            made = recorder.run(leaves, spec)
+            if _random_states() != before:
+                reason = "forward draws from the generator of Python or NumPy"
+                raise CannotLower("random", "", reason)
+            return made
         except CannotLower:
             raise
-        except _VALUE_ERRORS as error:
+        except VALUE_ERRORS as error:
             call = type(error).__name__
             reason = "forward depends on the values of tensors, not only on sizes"
             raise CannotLower(call, recorder.path, reason) from error
-
-
-def _value_errors() -> tuple[type[BaseException], ...]:
-    from torch._subclasses import fake_tensor
-
-    names = (
-        "DataDependentOutputException",
-        "DynamicOutputShapeException",
-        "UnsupportedFakeTensorException",
-        "UnsupportedOperatorException",
-    )
-    return tuple(getattr(fake_tensor, n) for n in names if hasattr(fake_tensor, n))
-
-
-_VALUE_ERRORS = _value_errors()

@@ -3,20 +3,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from . import devices
 from .binding import Binding
-from .ir import Recording, Ref
+from .ir import Recording, Ref, TailCall
 
 
 def _container(arguments: Any, path: tuple[Any, ...]) -> Any:
     for key in path:
         arguments = arguments[key]
     return arguments
+
+
+@contextmanager
+def _autocast(kind: str, dtype: torch.dtype | None) -> Iterator[None]:
+    """Autocast to ``dtype``, or none, as the call had it when it was recorded."""
+    if devices.autocast_dtype(torch.device(kind)) == dtype:
+        yield
+        return
+    with torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
+        yield
+
+
+def _function(call: TailCall) -> Callable[..., Any]:
+    """What replays the call: outputs are channels_last, which many views cannot be."""
+    if call.name != "view":
+        return call.function
+    given = (*call.args, *call.kwargs.values())
+    of_bits = any(isinstance(value, torch.dtype) for value in given)
+    return _view_of_bits if of_bits else torch.Tensor.reshape
+
+
+def _view_of_bits(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.contiguous().view(dtype)
 
 
 def assemble(
@@ -48,8 +74,8 @@ def assemble(
 
     for call in recording.tail:
         given = [resolve(ref) for ref in call.refs]
-        function = torch.Tensor.reshape if call.name == "view" else call.function
-        result = function(*resolved(call.args), **resolved(call.kwargs))
+        with _autocast(devices.of(leaves).type, call.autocast):
+            result = _function(call)(*resolved(call.args), **resolved(call.kwargs))
         flat = tree_flatten(result)[0]
         made.append(
             [flat[i] if kind == "result" else given[i] for kind, i in call.made]
