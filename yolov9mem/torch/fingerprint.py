@@ -9,6 +9,7 @@ modules of yolov9-c. Only weak references to modules are kept.
 
 from __future__ import annotations
 
+import copy
 import weakref
 from operator import itemgetter
 from typing import Any
@@ -48,16 +49,36 @@ class _Same:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _is_simple(value: Any, depth: int = 3) -> bool:
-    if isinstance(value, (list, tuple)) and depth > 0:
-        return all(_is_simple(item, depth - 1) for item in value)
+class _SameItems(_Same):
+    """Equal to one list or dict only, as long as it has the same items."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(value)
+        self._items = _item_identities(value)
+
+    def __eq__(self, other: Any) -> bool:
+        return super().__eq__(other) and _item_identities(other) == self._items
+
+    __hash__ = None
+
+
+def _item_identities(value: Any) -> list[int]:
+    return list(map(id, value.values() if isinstance(value, dict) else value))
+
+
+def _is_simple(value: Any, depth: int = 6) -> bool:
+    if isinstance(value, (list, tuple, dict)) and depth > 0:
+        items = [*value, *value.values()] if isinstance(value, dict) else value
+        return all(_is_simple(item, depth - 1) for item in items)
     return isinstance(value, SIMPLE)
 
 
 def _freeze(value: Any) -> Any:
-    if not _is_simple(value):
-        return _Same(value)
-    return list(value) if isinstance(value, list) else value
+    if _is_simple(value):
+        return copy.deepcopy(value) if isinstance(value, (list, tuple, dict)) else value
+    return (_SameItems if isinstance(value, (list, dict)) else _Same)(value)
 
 
 def _identities(members: dict[str, Any]) -> list[int]:
@@ -113,7 +134,8 @@ class Fingerprint:
             try:
                 if len(own) != state.size or state.values != state.get(own):
                     return state.path, None
-            except (KeyError, RuntimeError):  # gone; or a tensor where a number was
+            except (KeyError, RuntimeError, ValueError):
+                # gone; or a tensor or an array where a number was
                 return state.path, None
             for kind, identities in state.named:
                 if list(map(id, own[kind].values())) != identities:
