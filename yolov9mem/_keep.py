@@ -14,6 +14,7 @@ UNITS = {
     "MIB": 2**20,
     "GIB": 2**30,
 }
+MOST_BYTES = 2**62  # a larger budget asks for no less
 
 
 @dataclass(frozen=True)
@@ -45,4 +46,4 @@ def parse_keep(keep: str | int) -> Keep:
         raise ValueError(
             f"keep: is {keep!r}, must be 'all', 'conv', 'min' or a size such as '6GB'"
         )
-    return Keep("budget", int(size))
+    return Keep("budget", int(min(size, MOST_BYTES)))

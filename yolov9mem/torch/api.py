@@ -14,6 +14,7 @@ from . import registry
 from .arenas import drop_workspace
 from .entry import Entry
 
+BACKENDS = ("auto", "cpu", "ref", "cuda", "cuda:plain")
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -42,7 +43,8 @@ def checkpoint(
             many times slower, so never chosen by itself.
 
     Returns the same object. Calling it again changes ``keep``. Raises TypeError for what is
-    no module or a wrapper of one, ValueError for a bad ``keep``.
+    no module or a wrapper of one, ValueError for a bad ``keep``, ``segments`` or
+    ``backend``.
 
     The module is recorded lazily, at its next training forward. In eval mode, without
     gradients and under tracing the stock forward runs. Outputs are channels_last tensors.
@@ -60,8 +62,14 @@ def checkpoint(
         raise TypeError(f"module: is a {kind}, checkpoint its .module instead")
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError("module: is a ScriptModule, whose forward cannot be replaced")
-    if segments is not None and segments < 1:
-        raise ValueError(f"segments: is {segments}, must be at least 1")
+    if segments is not None and (not isinstance(segments, int) or segments < 1):
+        raise ValueError(
+            f"segments: is {segments!r}, must be a whole number of at least 1"
+        )
+    if isinstance(backend, str) and backend not in BACKENDS:
+        raise ValueError(
+            f"backend: is {backend!r}, must be one of {', '.join(BACKENDS)}"
+        )
     release(module)
     registry.register(
         module, Entry(module, parse_keep(keep), strict, segments, backend)

@@ -24,12 +24,12 @@ from .registry import make_automatic, register
 
 
 def autopad(k: Any, p: Any = None, d: int = 1) -> Any:
-    """The padding that keeps the size of a stride-1 convolution, unless ``p`` is given."""
+    """Half of the kernel, which keeps H and W at stride 1 if it is odd; or ``p``."""
     if p is not None:
         return p
     if isinstance(k, int):
-        return d * (k - 1) // 2
-    return [d * (x - 1) // 2 for x in k]
+        return (d * (k - 1) + 1) // 2
+    return [(d * (x - 1) + 1) // 2 for x in k]
 
 
 class Conv(nn.Module):

@@ -70,7 +70,8 @@ def unregister(module: nn.Module) -> None:
             register(module, None)
         elif runner_of(module) is not None:
             del _runners[id(module)]
-            if not any(other and other.cls is cls for _, other in _runners.values()):
+            left = list(_runners.values())  # the collector may take modules meanwhile
+            if not any(other and other.cls is cls for _, other in left):
                 _restore(cls)
 
 

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: MIT
+"""Modules that do unusual things: recorded as they are meant, or refused by name."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import random
+import weakref
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from models_for_tests import (
+    Brick,
+    assert_close,
+    assert_same_training,
+    image,
+    ran_in_core,
+)
+from torch import Tensor, nn
+
+import yolov9mem.torch as ym
+from yolov9mem.torch import registry
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+class End(nn.Module):
+    """A brick and a function of its result."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        super().__init__()
+        self.brick, self.function = Brick(3, 6, 3), function
+
+    def forward(self, x: Tensor) -> object:
+        return self.function(self.brick(x))
+
+
+class Reversed(torch.autograd.Function):
+    """Gradient reversal, as in domain adaptation."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return -grad
+
+
+def doubled_stack(x: Tensor) -> Tensor:
+    both = torch.stack((x, x + x))
+    both *= 2
+    return both.sum(0)
+
+
+def without_gradient(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        mean = x.mean((2, 3), keepdim=True)
+    return x * mean
+
+
+def without_autocast(x: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        rows = x.float().flatten(2)
+        return rows @ rows.transpose(1, 2)
+
+
+def with_autocast(x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rows = x.flatten(2)
+        return rows @ rows.transpose(1, 2)
+
+
+def after(copied: Callable[[Tensor], Tensor]) -> Callable[[Tensor], object]:
+    """Changes a value that has been copied, and returns both."""
+
+    def change(x: Tensor) -> tuple[Tensor, Tensor]:
+        other = copied(x)
+        x.mul_(2)
+        return x, other
+
+    return change
+
+
+REFUSED = {
+    "autograd.Function": (Reversed.apply, "gradients are disabled"),
+    "no_grad": (without_gradient, "gradients are disabled"),
+    "clone": (after(torch.clone), "copy"),
+    "plus zero": (after(lambda x: x + 0), "copy"),
+    "no dropout": (after(lambda x: F.dropout(x, 0.0)), "copy"),
+    "contiguous": (after(lambda x: x.contiguous()), "view"),
+    "python's random": (lambda x: x * random.random(), "generator"),
+    "numpy's random": (lambda x: x * float(np.random.rand()), "generator"),
+    "data": (lambda x: x.data.mul_(2), "view"),
+    "set": (lambda x: setattr(x, "requires_grad", False) or x, "__set__"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_replay_would_get_wrong_is_refused(name: str) -> None:
+    function, words = REFUSED[name]
+    with pytest.raises(ym.CannotLower, match=words):
+        ym.checkpoint(End(function))(image())
+
+
+REPLAYED = {
+    "stack in place": doubled_stack,
+    "view of bits": lambda x: (x.view(torch.int32).sum() * 0, x),
+    "autocast off": without_autocast,
+    "autocast on": with_autocast,
+    "torch.max_pool2d": lambda x: torch.max_pool2d(x, 2),
+}
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("name", REPLAYED)
+def test_results_are_stock_s(name: str, outside: bool) -> None:
+    stock = End(REPLAYED[name])
+    ours = ym.checkpoint(copy.deepcopy(stock))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=outside):
+        made, expected = ours(image()), stock(image())
+    made, expected = (x if isinstance(x, tuple) else (x,) for x in (made, expected))
+    for a, b in zip(made, expected, strict=True):
+        assert a.dtype is b.dtype
+        if a.is_floating_point():
+            assert_close(a.float(), b.float(), 1e-2)
+    assert ran_in_core(ours) == 1
+
+
+def test_a_norm_with_settings_of_its_own() -> None:
+    class Strong(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            state = self.running_mean, self.running_var, self.weight, self.bias
+            return F.batch_norm(x, *state, True, 0.3, 0.5)
+
+    stock = Brick(3, 6)
+    stock.bn = Strong(6)
+    ours = ym.checkpoint(copy.deepcopy(stock))
+    assert_same_training(ours, stock, image())
+    assert_close(ours.bn.running_mean, stock.bn.running_mean)
+    assert ran_in_core(ours) == 1
+
+
+@pytest.mark.parametrize("gains", [np.array([2.0, 3.0]), [2.0], 2.0, True])
+def test_an_argument_that_is_not_its_default_runs_stock(gains: object) -> None:
+    class Gained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.brick = Brick(3, 6)
+
+        def forward(self, x: Tensor, gains: object = None) -> Tensor:
+            return self.brick(x) * (1 if gains is None else float(np.sum(gains)))
+
+    stock = Gained()
+    ours = ym.checkpoint(copy.deepcopy(stock))
+    assert_close(ours(image(), gains), stock(image(), gains))
+    (row,) = ym.report(ours).rows
+    assert row.state == "stock" and "is not its default" in row.detail
+    assert_close(ours(image()), stock(image()))
+    assert ran_in_core(ours) == 1
+
+
+@pytest.mark.parametrize("kind", ["list", "dict"])
+def test_settings_within_containers_are_seen(kind: str) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.brick = Brick(3, 6)
+            self.settings = {"gains": [[1.0]]} if kind == "dict" else [[[1.0]]]
+
+        def forward(self, x: Tensor) -> Tensor:
+            gains = self.settings["gains" if kind == "dict" else 0]
+            return self.brick(x) * gains[0][0]
+
+    stock = Scaled()
+    ours = ym.checkpoint(copy.deepcopy(stock))
+    ours(image())
+    for module in (stock, ours):
+        module.settings["gains" if kind == "dict" else 0][0][0] = 3.0
+    assert_close(ours(image()), stock(image()))
+
+
+@pytest.mark.parametrize("start", [{}, {"old": torch.zeros(1)}])
+def test_a_dict_that_forward_fills_is_refused(start: dict[str, Tensor]) -> None:
+    class Stash(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.brick, self.last = Brick(3, 6), nn.Conv2d(6, 4, 1)
+            self.features = dict(start)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.features["brick"] = self.brick(x)
+            return self.last(self.features["brick"])
+
+    with pytest.raises(ym.CannotLower, match="changes the module"):
+        ym.checkpoint(Stash())(image())
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_refusal_keeps_nothing_alive(strict: bool) -> None:
+    module = ym.checkpoint(End(lambda x: F.pad(x, [1, 1, 1, 1])), strict=strict)
+    module.last = nn.Conv2d(6, 4, 1)
+    module.function = lambda x: module_last(x.sin())
+    last = weakref.ref(module.last)
+
+    def module_last(x: Tensor) -> Tensor:
+        found = last()
+        assert found is not None
+        return found(x)
+
+    inputs = []
+    for _ in range(3):
+        x = image()
+        inputs.append(weakref.ref(x))
+        if strict:
+            with pytest.raises(ym.CannotLower):
+                module(x)
+        else:
+            module(x)
+        del x
+    gc.collect()
+    assert [x() for x in inputs] == [None] * 3
+    alive = weakref.ref(module)
+    del module
+    gc.collect()
+    assert alive() is None
+
+
+def test_a_module_may_be_collected_while_another_is_released() -> None:
+    class Other(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    class Collecting:
+        """A runner during whose look-up another module goes away."""
+
+        replica = run = None
+
+        @property
+        def cls(self) -> type:
+            doomed.clear()
+            return Other
+
+    doomed = [Other() for _ in range(3)]
+    kept = [Other(), Brick(3, 4)]
+    registry.register(kept[0], Collecting())
+    for module in doomed:
+        registry.register(module, Collecting())
+    del module
+    ym.release(ym.checkpoint(kept[1]))
+    for module in kept:
+        registry.unregister(module)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"segments": 1.5}, {"segments": "2"}, {"segments": 0}, {"backend": "gpu"}],
+)
+def test_wrong_arguments_are_named_at_once(wrong: dict[str, object]) -> None:
+    (name,) = wrong
+    with pytest.raises(ValueError, match=name):
+        ym.checkpoint(Brick(3, 4), **wrong)
+
+
+@pytest.mark.parametrize("keep", ["9" * 400 + "GB", 2**64, 10**30])
+def test_a_budget_beyond_all_memory_is_enough(keep: str | int) -> None:
+    stock = Brick(3, 6)
+    ours = ym.checkpoint(copy.deepcopy(stock), keep=keep)
+    assert_same_training(ours, stock, image())
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_padding_is_half_of_the_dilated_kernel(k: int, d: int) -> None:
+    block = ym.Conv(3, 4, k, d=d)
+    assert block.conv.padding == ((d * (k - 1) + 1) // 2,) * 2
+    assert ym.Conv(3, 4, [k, 3], d=d).conv.padding == (block.conv.padding[0], d)
