@@ -156,6 +156,7 @@ def test_scalars_as_torch_computes_them():
     assert clip_coefficient(math.inf, 10.0) == 0.0
     assert inverse_scale(65536.0) == 2.0**-16
     assert inverse_scale(3.0) == float(np.float32(1 / 3))
+    assert inverse_scale(0.0) == math.inf
 
 
 def bad(**changes):
@@ -165,6 +166,7 @@ def bad(**changes):
 
 
 F = np.ones(4, np.float32)
+MISALIGNED = np.zeros(17, np.uint8)[1:].view(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +188,7 @@ F = np.ones(4, np.float32)
         (bad(params=[np.ones(8, np.float32)[::-2]]), ValueError, "strides"),
         (bad(params=[F], grads=[F]), ValueError, "overlaps"),
         (bad(params=[np.broadcast_to(F[:1], 4)]), ValueError, "read-only"),
+        (bad(grads=[MISALIGNED]), ValueError, r"grads\[0\]: is not aligned"),
     ],
 )
 def test_bad_input(group, error, text):

@@ -268,6 +268,27 @@ def test_bad_input():
         deferred(AccumulatingSGD(mine.parameters(), accumulate=2))
 
 
+def test_a_failure_leaves_nothing_installed():
+    mine, _ = twins()
+    ours = AccumulatingSGD(mine.parameters(), **RATES)
+    stock = torch.nn.utils.clip_grad_norm_
+    other = OfficialEMA(nn.Sequential(nn.Linear(3, 3)))
+    with pytest.raises(ValueError, match="in the average but not in the model"):
+        deferred(ours, OfficialEMA(nn.ModuleDict({"a": mine})), mine).start()
+    with pytest.raises(ValueError, match="live modules of class"):
+        deferred(ours, other).start()
+    assert torch.nn.utils.clip_grad_norm_ is stock and ours.zero_grads
+    waiting = deferred(ours)
+    waiting.start()
+    mine[0].weight.grad = torch.ones(9, 3, 3, 3)
+    torch.nn.utils.clip_grad_norm_([mine[0].weight], 1.0)
+    mine[0].weight.grad = torch.ones(9, 3, 3, 3).to_sparse()
+    with pytest.raises(TypeError, match="must be dense"):
+        waiting.stop()
+    assert torch.nn.utils.clip_grad_norm_ is stock and ours.zero_grads
+    assert "update" not in vars(other)
+
+
 def test_lazy_norm_is_a_tensor():
     p = nn.Parameter(torch.ones(4))
     ours = AccumulatingSGD([p], lr=0.0)

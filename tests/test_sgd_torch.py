@@ -112,6 +112,25 @@ def test_clip_as_clip_grad_norm():
             torch.testing.assert_close(p.grad, q.grad, rtol=2e-6, atol=0)
 
 
+def test_a_scale_that_was_halved_down_to_zero_skips_as_torch():
+    mine, theirs = twins()
+    ours = AccumulatingSGD(mine.parameters(), lr=0.1)
+    stock = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    for model, optimizer in ((mine, ours), (theirs, stock)):
+        scaler = torch.amp.GradScaler("cpu", init_scale=1e-45)
+        scaler.scale(torch.zeros(()))
+        scaler.update(0.0)
+        backward(model, 0, scaler)
+        model.conv.weight.grad[0, 0, 0, 0] = math.nan
+        if optimizer is ours:
+            ours.step(scaler=scaler)
+        else:
+            scaler.step(stock)
+        scaler.update()
+    assert ours.skipped
+    assert_same(mine, theirs)
+
+
 @pytest.mark.parametrize("poison", [math.inf, math.nan])
 def test_non_finite_norm_without_scaler_as_torch(poison):
     p, q = (nn.Parameter(torch.ones(3)) for _ in range(2))

@@ -67,9 +67,12 @@ def clip_coefficient(norm: float, max_norm: float) -> float:
 
 
 def inverse_scale(scale: float) -> float:
-    """1 / scale in double, rounded to float32, as torch.amp.GradScaler unscales."""
+    """1 / scale in double, rounded to float32, as torch.amp.GradScaler unscales.
+
+    A scale that was halved down to 0 gives infinity, as there.
+    """
     with np.errstate(all="ignore"):
-        return float(np.float32(1.0 / scale))
+        return float(np.float32(1.0 / np.float64(scale)))
 
 
 def sgd_step(
@@ -190,6 +193,8 @@ def _address(x: np.ndarray | None, like: np.ndarray, name: str) -> int:
         raise TypeError(f"{name}: dtype is {x.dtype}, must be float32")
     if not x.flags.writeable:
         raise ValueError(f"{name}: is read-only, must be writable")
+    if not x.flags.aligned:
+        raise ValueError(f"{name}: is not aligned to 4 bytes")
     if x.shape != like.shape:
         raise ValueError(f"{name}: shape is {x.shape}, must be {like.shape}")
     if x.flags.c_contiguous and like.flags.c_contiguous:

@@ -68,16 +68,23 @@ class deferred:
         self._zero_grads = optimizer.zero_grads
 
     def start(self) -> None:
+        if (
+            self._ema is not None
+        ):  # first: it raises what AccumulatingSGD.attach_ema does
+            self._optimizer.attach_ema(self._ema, self._model, counted_outside=True)
+            self._ema.update = _counting_update(self._ema, self._optimizer)
         _install()
         _active.add(self._optimizer)
         # The script zeroes by itself, and may look at the gradients before it does.
         self._optimizer.zero_grads = False
-        if self._ema is not None:
-            self._optimizer.attach_ema(self._ema, self._model, counted_outside=True)
-            self._ema.update = _counting_update(self._ema, self._optimizer)
 
     def stop(self) -> None:
-        self._optimizer.apply_deferred()
+        try:
+            self._optimizer.apply_deferred()
+        finally:
+            self._put_back()
+
+    def _put_back(self) -> None:
         _active.discard(self._optimizer)
         self._optimizer.zero_grads = self._zero_grads
         if self._ema is not None:

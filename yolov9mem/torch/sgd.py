@@ -162,7 +162,7 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
 
     @accumulate.setter
     def accumulate(self, count: int) -> None:
-        if int(count) != count or count < 1:
+        if not math.isfinite(count) or int(count) != count or count < 1:
             raise ValueError(
                 f"accumulate is {count}, must be a whole number of at least 1"
             )
