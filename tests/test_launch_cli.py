@@ -58,6 +58,29 @@ def test_values() -> None:
     assert command.settings.flags() == flags.split()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(accumulate=1234567),
+        Settings(mosaic=0.123456789, mixup=1e-7),
+        Settings("all", 1, 0.0, 1.0, amp=False),
+    ],
+)
+def test_flags_bring_the_same_settings_about(settings: Settings) -> None:
+    command = parse(["t.py", *settings.flags()])
+    assert command is not None and command.settings == settings
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"accumulate": 0}, {"accumulate": 1.5}, {"mosaic": 2.0}, {"mixup": float("nan")}],
+)
+def test_values_given_in_python_are_checked_too(wrong: dict[str, float]) -> None:
+    (name,) = wrong
+    with pytest.raises(UsageError, match=f"--{name}: is"):
+        Settings(**wrong)
+
+
 def test_modules_and_words_after_them() -> None:
     words = "-m ultralytics detect train model=a.yaml --ckpt epochs=1"
     command = parse(words.split())

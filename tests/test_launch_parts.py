@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import io
 import math
 import mmap
 import sys
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,27 @@ def test_modules_are_seen_before_their_importer_reads_them(
         del sys.modules[name]
 
 
+def test_modules_of_an_archive_have_one_loader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(tmp_path / "parts.zip", "w") as archive:
+        for name in ("zipped_a", "zipped_b"):
+            archive.writestr(f"{name}.py", f"NAME = {name!r}\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "parts.zip"))
+    names: list[str] = []
+    watch = ImportWatch(lambda module: names.append(module.__name__))
+    watch.start()
+    names.clear()
+    try:
+        assert importlib.util.find_spec("zipped_a") is not None  # found, and not run
+        for name in ("zipped_b", "zipped_a"):
+            assert name == importlib.import_module(name).NAME
+            del sys.modules[name]
+    finally:
+        watch.stop()
+    assert names == ["zipped_b", "zipped_a"]
+
+
 def test_frameworks_accumulate_in_their_trainers() -> None:
     patches = Patches()
     ultralytics: Any = types.ModuleType("ultralytics.engine.trainer")
@@ -227,6 +250,31 @@ def test_a_link_to_a_checkpoint_stays_a_link(tmp_path: Path) -> None:
     assert torch.load(real) == {"a": 1}
 
 
+def test_a_save_that_needs_no_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = {"model": None, "optimizer": None}
+    save = files.whole(torch.save, lambda path: None)
+    with pytest.raises(RuntimeError, match="Parent directory"):  # torch's own words
+        save(value, tmp_path / "nowhere" / "last.pt")
+
+    def refused(**options: object) -> str:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(files.tempfile, "mkdtemp", refused)
+    save(value, tmp_path / "last.pt")  # a file that may be written in such a folder
+    assert torch.load(tmp_path / "last.pt") == value
+
+
+def test_a_note_that_cannot_be_written_ends_no_training(tmp_path: Path) -> None:
+    (tmp_path / files.NOTE).mkdir()
+    files.write_note(tmp_path / "last.pt", Settings())
+    (tmp_path / files.NOTE).rmdir()
+    (tmp_path / files.NOTE).write_bytes(b"\xff")
+    files.write_note(tmp_path / "last.pt", Settings())
+    assert (tmp_path / files.NOTE).read_text() == '{"flags": []}\n'
+
+
 def new_pages(count: int) -> mmap.mmap:
     """Bytes of memory that the process did not have: malloc may hand out freed ones."""
     pages = mmap.mmap(-1, count)
@@ -270,11 +318,16 @@ def test_results_that_cannot_be_joined_are_not_sliced() -> None:
     assert slices.run(lambda x: x.sum(), images).item() == 0
     assert slices.refused == "a result of shape () for 2 images"
     assert not slices.wanted(nn.Identity().eval(), (images,), {})
+    slices.refused = None
+    with torch.no_grad():
+        assert slices.wanted(nn.Identity().eval(), (images,), {"mask": None})
+        assert not slices.wanted(nn.Identity().eval(), (images,), {"mask": images})
 
 
 def test_sizes_and_tables() -> None:
     assert banner.size(512) == "512 B"
     assert banner.size(15_360_000) == "15.4 MB"
+    assert banner.size(999_999) == "1 MB"  # not 1e+03 kB
     text = banner.table("the run ends", [("a", "1"), ("longer", "2")])
     assert text == "yolov9mem: the run ends\n  a       1\n  longer  2"
     name, text = banner.rate_line(0.01, 16, 2)

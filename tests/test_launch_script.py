@@ -141,6 +141,50 @@ def test_strict_makes_nothing_to_swap_an_error(plain: Path) -> None:
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.parametrize("source", [b"x = 1\0\n", b"\x7fELF\x00\x01"])
+def test_what_is_no_source_is_said(source: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "binary"
+    file.write_bytes(source)
+    try:
+        with pytest.raises(script.UsageError, match="is no Python source"):
+            script.find(str(file), False)
+    except SyntaxError:  # what newer versions of Python raise, as python itself does
+        assert sys.version_info >= (3, 11, 4)
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_the_script_s_end(
+    plain: Path,
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("/dev/full is Linux's")
+    done = python("-m", "yolov9mem", "--report", "/dev/full", plain, "exit")
+    assert done.returncode == 5, done.stderr
+    assert "--report: [Errno 28]" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_script_that_closes_stderr_ends_as_stock(tmp_path: Path) -> None:
+    file = tmp_path / "quiet.py"
+    file.write_text("import sys\nsys.stderr.close()\nsys.exit(3)\n")
+    assert python("-m", "yolov9mem", file).returncode == python(file).returncode == 3
+
+
+def test_a_rank_that_is_no_number_is_the_script_s_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from yolov9mem.launch.cli import Settings
+    from yolov9mem.launch.launch import Launch
+
+    for rank, quiet in (("", False), ("x", False), ("0", False), ("10", True)):
+        monkeypatch.setenv("RANK", rank)
+        assert Launch(Settings())._is_quiet is quiet
+
+
+def test_an_import_from_above_the_root_is_skipped(tmp_path: Path) -> None:
+    file = tmp_path / "deep.py"
+    file.write_text(f"from {'.' * 99} import nothing\n")
+    assert script.find(str(file), False).own_flags() == set()
+
+
 def test_a_traceback_starts_in_the_script(plain: Path) -> None:
     stock = python(plain, "raise")
     ours = python("-m", "yolov9mem", plain, "raise")

@@ -3,19 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from yolov9mem.plan_table import readable_bytes as size
+
 Line = tuple[str, str]
-
-
-def size(count: int) -> str:
-    """Bytes for people: 10^3 steps, as torch's and the script's own figures."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= scale:
-            return f"{count / scale:.3g} {unit}"
-    return f"{count} B"
 
 
 def table(title: str, lines: Sequence[Line]) -> str:
@@ -26,12 +21,13 @@ def table(title: str, lines: Sequence[Line]) -> str:
 
 
 def say(text: str) -> None:
-    """Prints to stderr without tearing a progress bar of tqdm."""
+    """Prints to stderr, if that is open, without tearing a progress bar of tqdm."""
     bar = getattr(sys.modules.get("tqdm"), "tqdm", None)
-    if bar is not None and getattr(bar, "_instances", None):
-        bar.write(text, file=sys.stderr)
-    else:
-        print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):
+        if bar is not None and getattr(bar, "_instances", None):
+            bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
 
 
 def image_lines(shape: Sequence[int], item_bytes: int, kind: str) -> list[Line]:

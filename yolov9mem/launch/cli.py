@@ -53,15 +53,19 @@ class Settings:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if self.keep not in KEEPS:
-            raise UsageError(f"--ckpt: is {self.keep!r}, must be one of {_list(KEEPS)}")
+        _keep("--ckpt", self.keep)
+        if self.accumulate is not None:
+            _count("--accumulate", str(self.accumulate))
+        for name in ("mosaic", "mixup"):
+            if getattr(self, name) is not None:
+                _probability(f"--{name}", str(getattr(self, name)))
 
     def flags(self) -> list[str]:
         """The flags that bring these settings about."""
         made = [] if self.keep == "conv" else ["--ckpt", self.keep]
         for name in ("accumulate", "mosaic", "mixup"):
             value = getattr(self, name)
-            made += [] if value is None else [f"--{name}", f"{value:g}"]
+            made += [] if value is None else [f"--{name}", number(value)]
         return made + ([] if self.amp else ["--no-amp"])
 
 
@@ -74,6 +78,11 @@ class Command:
     is_module: bool
     arguments: tuple[str, ...]  # of the target, sys.argv[1:]
     left_to_script: tuple[str, ...] = ()  # flags of ours that the script defines too
+
+
+def number(value: float) -> str:
+    """The value in full, whole numbers without a point."""
+    return str(int(value)) if value == int(value) else repr(value)
 
 
 def _list(words: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from .cli import Settings
+from .cli import Settings, number
 from .patches import Patches
 
 Change = Callable[[types.ModuleType, Settings, Patches], "str | None"]
@@ -160,5 +160,5 @@ def added_arguments(target: str, settings: Settings) -> tuple[str, ...]:
     }.get(top, {})
     given = {name: getattr(settings, name) for name in ("mosaic", "mixup")}
     return tuple(
-        f"{forms[n]}={v:g}" for n, v in given.items() if forms and v is not None
+        f"{forms[n]}={number(v)}" for n, v in given.items() if forms and v is not None
     )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -44,7 +45,10 @@ def whole(
         if path.exists() and not path.is_file():
             return save(obj, f, *args, **kwargs)
         # The same name in a folder of its own: the name gets into the file.
-        folder = Path(tempfile.mkdtemp(prefix=".saving-", dir=path.parent))
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=".saving-", dir=path.parent))
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return save(obj, f, *args, **kwargs)  # works, or says itself what is wrong
         try:
             result = save(obj, folder / path.name, *args, **kwargs)
             os.replace(folder / path.name, path)
@@ -58,11 +62,12 @@ def whole(
 
 
 def write_note(checkpoint: Path, settings: Settings) -> None:
-    """Writes down which flags the run had, for --resume."""
+    """Writes down which flags the run had, for --resume; training goes on without."""
     note = run_folder(checkpoint) / NOTE
     text = json.dumps({"flags": settings.flags()}) + "\n"
-    if not note.is_file() or note.read_text() != text:
-        note.write_text(text)
+    with contextlib.suppress(OSError):
+        if not note.is_file() or note.read_bytes() != text.encode():
+            note.write_text(text)
 
 
 def resume_notice(checkpoint: Any, settings: Settings) -> str | None:

@@ -60,6 +60,8 @@ def _imported(tree: ast.Module, path: Path, folder: Path) -> Iterator[Path]:
             for alias in node.names:
                 yield from _files(folder, alias.name)
         elif isinstance(node, ast.ImportFrom):
+            if node.level > len(path.parents):
+                continue  # above the root: the script will say so
             base = folder if node.level == 0 else path.parents[node.level - 1]
             module = node.module or ""
             yield from _files(base, module)

@@ -61,7 +61,7 @@ class Launch:
         self._optimizers: list[weakref.ref[Any]] = []
         self._armed: Patches | None = None
         self._announced = False
-        self._is_quiet = int(os.environ.get("RANK", "-1")) > 0
+        self._is_quiet = os.environ.get("RANK", "").lstrip("0").isdigit()
 
     # On and off
 
@@ -292,7 +292,10 @@ class Launch:
             "end": [list(line) for line in self.ending],
             **figures,
         }
-        self.settings.report.write_text(json.dumps(content, indent=1) + "\n")
+        try:
+            self.settings.report.write_text(json.dumps(content, indent=1) + "\n")
+        except OSError as error:
+            self.say(f"yolov9mem: --report: {error}")
 
 
 def _swapped_sgd() -> type:

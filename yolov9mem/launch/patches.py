@@ -84,14 +84,17 @@ class ImportWatch(MetaPathFinder):
 
     def _tell(self, loader: Any) -> None:
         run = getattr(loader, "exec_module", None)
+        run = getattr(run, "stock", run)  # found before, but not run
         if run is None or isinstance(loader, type):  # built-in and frozen modules
             return
 
         def exec_module(module: types.ModuleType) -> None:
-            del loader.exec_module
+            # The importer of an archive is the loader of all its modules.
+            vars(loader).pop("exec_module", None)
             run(module)
             self._seen(module)
 
+        exec_module.stock = run
         try:
             loader.exec_module = exec_module
         except AttributeError:

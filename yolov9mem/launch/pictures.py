@@ -195,7 +195,7 @@ class Picture(Drawn):
         if isinstance(value, Cutout) and value.mask is key and self.pasted(value):
             return
         at = _corner(key)
-        if at is not None and self.takes_pixels() and _is_image(value):
+        if at is not None and self.takes_pixels() and is_image(value):
             x, y = at
             fits = (
                 y + value.shape[0] <= self.size[0],
@@ -298,7 +298,8 @@ def _packed(image: np.ndarray) -> np.ndarray:
     return image if usual else np.ascontiguousarray(image)
 
 
-def _is_image(value: Any) -> bool:
+def is_image(value: Any) -> bool:
+    """An array (h, w, 3) uint8."""
     return (
         isinstance(value, np.ndarray)
         and value.dtype == np.uint8

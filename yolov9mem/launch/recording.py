@@ -22,7 +22,7 @@ import numpy as np
 from yolov9mem.warp import Warp
 
 from .patches import Patches
-from .pictures import GREY, Cutout, Drawn, Picture, plain
+from .pictures import GREY, Cutout, Drawn, Picture, is_image, plain
 
 _state = threading.local()
 _patched: dict[str, Patches] = {}  # by the module's name
@@ -111,7 +111,7 @@ def _warp(kind: str) -> Callable[..., Any]:
             and kw.get("flags", cv2.INTER_LINEAR) == cv2.INTER_LINEAR
             and kw.get("borderMode", cv2.BORDER_CONSTANT) == cv2.BORDER_CONSTANT
             and tuple(border)[:3] == (GREY,) * 3
-            and (isinstance(src, Picture) or (is_recording() and _is_image(src)))
+            and (isinstance(src, Picture) or (is_recording() and is_image(src)))
         )
         if not usual:
             return stock(plain(src), M, dsize, *args, **kw)
@@ -122,14 +122,6 @@ def _warp(kind: str) -> Callable[..., Any]:
         return picture.warped(Warp(matrix, perspective=is_perspective), size)
 
     return warp
-
-
-def _is_image(value: Any) -> bool:
-    return (
-        isinstance(value, np.ndarray)
-        and value.dtype == np.uint8
-        and (value.ndim == 3 and value.shape[2] == 3)
-    )
 
 
 def _cvt_color(stock: Any, src: Any, code: int, *args: Any, **kwargs: Any) -> Any:

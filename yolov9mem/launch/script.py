@@ -76,7 +76,16 @@ def find(target: str, is_module: bool) -> Program:
         raise UsageError(f"{target}: is a folder, must be a script")
     if not path.is_file():
         raise UsageError(f"{target}: no such file")
-    return Program(path.resolve(), ast.parse(path.read_bytes(), str(path)))
+    return Program(path.resolve(), _parsed(path))
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes(), str(path))
+    except SyntaxError:
+        raise
+    except (OSError, ValueError) as error:  # unreadable; a binary file
+        raise UsageError(f"{path}: is no Python source: {error}") from error
 
 
 def _find_module(name: str) -> Program:
@@ -90,7 +99,7 @@ def _find_module(name: str) -> Program:
     if spec.origin is None or not spec.origin.endswith(".py"):
         raise UsageError(f"-m {name}: {spec.origin} has no Python source")
     path = Path(spec.origin)
-    return Program(path, ast.parse(path.read_bytes(), str(path)), spec)
+    return Program(path, _parsed(path), spec)
 
 
 def _spec_of(name: str) -> importlib.machinery.ModuleSpec | None:

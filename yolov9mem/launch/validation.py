@@ -49,7 +49,7 @@ class Slices:
             and not module.training
             and not torch.is_grad_enabled()
             and len(args) == 1
-            and not any(kwargs.values())  # augment=False and the like
+            and all(value is None or value is False for value in kwargs.values())
             and args[0].ndim == 4
             and len(args[0]) > self.most
             and not torch.jit.is_tracing()
