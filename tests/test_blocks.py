@@ -233,6 +233,10 @@ def test_keeping_less_saves_memory() -> None:
     assert budget.peak_bytes <= sizes[1].peak_bytes
 
 
+def conv_params() -> dict[str, np.ndarray]:
+    return yolov9mem.conv(4, 4).initial_params()
+
+
 def wrong_calls():
     block, params, x = small()
     missing = {k: v for k, v in params.items() if k != "cv2.bn.bias"}
@@ -264,6 +268,21 @@ def wrong_calls():
         "builder": (lambda: yolov9mem.elan1(4, 6, 5, 3), ValueError, "c3 is 5"),
         "builder 0": (lambda: yolov9mem.conv(4, 0), ValueError, "c2 is 0"),
         "groups": (lambda: yolov9mem.conv(4, 6, g=4), ValueError, "g is 4"),
+        "one value": (
+            lambda: f(x[:1, :1, :1], params),
+            ValueError,
+            "batch norm cv1.* has one value",
+        ),
+        "count": (
+            lambda: f(x, params | {"cv1.bn.num_batches_tracked": 3}),
+            TypeError,
+            "cv1.bn.num_batches_tracked: is int, must be an integer array",
+        ),
+        "own memory": (
+            lambda: yolov9mem.conv(4, 4).forward(x, conv_params(), out=x),
+            ValueError,
+            "out: shares memory with x",
+        ),
     }
 
 
@@ -283,6 +302,14 @@ def test_wrong_gradients() -> None:
         block.backward(y, out={"z": y})
     with pytest.raises(TypeError, match=r"cv1\.bn\.bias.*float64"):
         block.backward(y, out={"cv1.bn.bias": np.zeros(4)})
+    same = np.zeros_like(params["cv1.bn.bias"])
+    for out in (
+        {"cv1.bn.bias": same, "cv1.bn.weight": same},
+        {"cv1.bn.bias": params["cv1.bn.bias"]},
+        {"x": x},
+    ):
+        with pytest.raises(ValueError, match="shares memory with"):
+            block.backward(y, out=out)
     block.backward(y)  # a refused call consumed nothing
 
 

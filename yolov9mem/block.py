@@ -94,6 +94,18 @@ def _arena(size: int) -> Array:
     return memory[first : first + size]
 
 
+def _check_apart(written: Mapping[str, Array], read: Mapping[str, Array]) -> None:
+    """Raises ValueError where an array to be written shares memory with another."""
+    seen = {name: a for name, a in read.items() if isinstance(a, np.ndarray)}
+    for name, array in written.items():
+        for other, known in seen.items():
+            if isinstance(array, np.ndarray) and np.may_share_memory(array, known):
+                raise ValueError(
+                    f"{name}: shares memory with {other}, must have its own"
+                )
+        seen[name] = array
+
+
 def _dtype_name(x: Array) -> str:
     """float32, or bfloat16 for ml_dtypes.bfloat16 and for its bits as uint16."""
     name = "bfloat16" if x.dtype == np.uint16 else str(x.dtype)
@@ -212,7 +224,8 @@ class Block:
             keep, input_grad, frozen, backend: see `plan`.
             out: the output (N, H', W', C'), of the dtype of x; made if not given.
 
-        Returns the output. Raises ValueError or TypeError naming tensor and rule.
+        Returns the output. Raises ValueError or TypeError naming tensor and rule. A
+        value that is not finite goes through, as in PyTorch.
         """
         if not isinstance(x, np.ndarray):
             raise TypeError(f"x: is a {type(x).__name__}, must be a NumPy array")
@@ -230,6 +243,10 @@ class Block:
             backend=backend,
         )
         self._check_names(params)
+        if training:
+            self._check_counters(params)
+        if out is not None:
+            _check_apart({"out": out}, {"x": x, **params})
         weights = [params[name] for name in self.param_shapes]
         norms = [self._norm_state(norm, params, training) for norm in self.norms]
         y = np.empty(plan.output_shape, x.dtype) if out is None else out
@@ -265,6 +282,9 @@ class Block:
         unknown = set(given) - run.plan.trained - ({"x"} if run.input_grad else set())
         if unknown:
             raise ValueError(f"out: no gradient of {min(unknown)!r} is computed")
+        if given:
+            read = dict(zip(self.param_shapes, run.params), dy=dy, x=run.x)
+            _check_apart({f"gradient of {name}": a for name, a in given.items()}, read)
         dx = given.pop("x", None)
         if dx is None and run.input_grad:
             dx = np.empty(run.x.shape, run.x.dtype)
@@ -304,6 +324,18 @@ class Block:
         unknown = set(params) - set(needed) - {norm.counter for norm in self.norms}
         if unknown:
             raise ValueError(f"params: {min(unknown)!r} is no tensor of {self.kind}")
+
+    def _check_counters(self, params: Mapping[str, Array]) -> None:
+        """Before anything has moved."""
+        for norm in self.norms:
+            count = params.get(norm.counter)
+            if count is None:
+                continue
+            if not isinstance(count, np.ndarray) or count.dtype.kind not in "iu":
+                kind = getattr(count, "dtype", type(count).__name__)
+                raise TypeError(f"{norm.counter}: is {kind}, must be an integer array")
+            if not count.flags.writeable:
+                raise ValueError(f"{norm.counter}: is read-only, must be writable")
 
     def _norm_state(
         self, norm: Norm, params: Mapping[str, Array], training: bool

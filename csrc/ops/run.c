@@ -119,6 +119,10 @@ static ym_status run_statistics(const runner *r, const ym_step *step)
     ym_tensor x = resolve(r, step->in[0]);
     ym_norm norm = resolve_norm(r, call, 0);
     float *mean = saved_mean(r, call);
+    YM_CHECK(&r->context->error, !norm.batch_statistics || ym_pixels(&x) > 1,
+             YM_ERR_ARGUMENT,
+             "batch norm %s: a channel has one value, training needs more than one",
+             item->name);
     return r->context->backend->norm_statistics(r->context, &x, &norm, mean,
                                                 mean + x.c);
 }
