@@ -69,6 +69,7 @@ def refused_by_the_graph() -> None:
     refused(lambda: graph.concat([]))
     refused(lambda: graph.concat("ab"))
     refused(lambda: graph.slice(x, 2, 2))
+    refused(lambda: graph.slice(x, 2**31 - 1, 1))
     refused(lambda: graph.activation(x, "tanh"))
     refused(lambda: graph.upsample(x, scale=(1.5, 1.5)))
     refused(lambda: graph.upsample(x))
@@ -105,12 +106,23 @@ def refused_by_forward() -> Callable[[], object]:
     return step
 
 
+class NoFlag:
+    def __bool__(self) -> bool:
+        raise TypeError("neither true nor false")
+
+
+def refused_by_a_mask() -> Callable[[], object]:
+    plan = yolov9mem.elan1(2, 2, 2, 2).plan((1, 4, 4)).core
+    return lambda: refused(lambda: plan.backward_workspace([NoFlag()]))
+
+
 CASES = {
     "forward and backward": block_step,
     "a plan": lambda: build_a_plan,
     "refused by Graph": lambda: refused_by_the_graph,
     "refused by Plan": lambda: refused_by_the_plan,
     "refused by forward": refused_by_forward,
+    "refused by a mask": refused_by_a_mask,
 }
 
 

@@ -290,8 +290,8 @@ ym_status ym_graph_slice(ym_graph *g, int32_t x, int32_t first, int32_t count,
     YM_TRY(check_value(g, x, "slice", error));
     YM_CHECK(error,
              first >= 0 && count > 0 && (int64_t)first + count <= g->node[x].channels,
-             YM_ERR_ARGUMENT, "slice %s: channels [%d, %d) of %d do not exist", name,
-             first, first + count, g->node[x].channels);
+             YM_ERR_ARGUMENT, "slice %s: channels [%d, %lld) of %d do not exist", name,
+             first, (long long)first + count, g->node[x].channels);
     ym_node *node = NULL;
     YM_TRY(append(g, YM_OP_SLICE, &x, 1, name, &node, error));
     node->channels = count;

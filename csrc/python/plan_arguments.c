@@ -249,22 +249,30 @@ static int parse_arena(const ym_plan *plan, PyObject *object, const char *name,
     return 0;
 }
 
-int ym_parse_common(ym_run_arguments *a, PyObject *inputs, PyObject *params,
-                    PyObject *norms, PyObject *saved, PyObject *workspace)
+/* The item of each input, to be freed with PyMem_Free; NULL with an exception. */
+static int32_t *input_items(const ym_plan *plan)
 {
-    const ym_graph *g = a->plan->graph;
-    int32_t *items = PyMem_Calloc((size_t)g->input_count + 1, sizeof *items);
+    const ym_program *p = plan->program;
+    int32_t *items = PyMem_Calloc((size_t)plan->graph->input_count + 1, sizeof *items);
     if (items == NULL) {
         PyErr_NoMemory();
-        return -1;
     }
-    const ym_program *p = a->plan->program;
-    for (int32_t i = 0; i < p->item_count; i++) {
+    for (int32_t i = 0; items != NULL && i < p->item_count; i++) {
         if (p->item[i].kind == YM_ITEM_INPUT) {
             items[p->item[i].u.input.number] = i;
         }
     }
-    ym_value_list rule = {"inputs", items, g->input_count, false, false};
+    return items;
+}
+
+int ym_parse_common(ym_run_arguments *a, PyObject *inputs, PyObject *params,
+                    PyObject *norms, PyObject *saved, PyObject *workspace)
+{
+    int32_t *items = input_items(a->plan);
+    if (items == NULL) {
+        return -1;
+    }
+    ym_value_list rule = {"inputs", items, a->plan->graph->input_count, false, false};
     int status = ym_parse_values(a->plan, inputs, &rule, &a->inputs);
     PyMem_Free(items);
     if (status < 0 || parse_weights(a->plan, params, "params", false, &a->params) < 0 ||
@@ -285,18 +293,12 @@ int ym_parse_gradients(ym_run_arguments *a, PyObject *grad_outputs,
                        PyObject *grad_inputs, PyObject *grad_params)
 {
     const ym_graph *g = a->plan->graph;
-    const ym_program *p = a->plan->program;
-    int32_t *items = PyMem_Calloc((size_t)g->input_count + 1, sizeof *items);
+    int32_t *items = input_items(a->plan);
     if (items == NULL) {
-        PyErr_NoMemory();
         return -1;
     }
-    for (int32_t i = 0; i < p->item_count; i++) {
-        if (p->item[i].kind == YM_ITEM_INPUT) {
-            items[p->item[i].u.input.number] = i;
-        }
-    }
-    ym_value_list outputs = {"grad_outputs", p->output, g->output_count, true, false};
+    ym_value_list outputs = {"grad_outputs", a->plan->program->output, g->output_count,
+                             true, false};
     ym_value_list inputs = {"grad_inputs", items, g->input_count, true, true};
     int status =
         ym_parse_values(a->plan, grad_outputs, &outputs, &a->grad_outputs) < 0 ||

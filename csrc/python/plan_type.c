@@ -34,7 +34,12 @@ int ym_parse_flags(PyObject *object, const char *name, int32_t count, bool **fla
         (*flags)[i] = PyObject_IsTrue(PySequence_Fast_GET_ITEM(list, i)) == 1;
     }
     Py_DECREF(list);
-    return PyErr_Occurred() ? -1 : 0;
+    if (PyErr_Occurred()) {
+        PyMem_Free(*flags);
+        *flags = NULL;
+        return -1;
+    }
+    return 0;
 }
 
 static int parse_input_sizes(PyObject *object, int32_t count, int32_t (**sizes)[3])
