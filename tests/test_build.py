@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import re
 import shutil
@@ -104,6 +105,8 @@ def test_diagnosis(tmp_path: Path) -> None:
     )
     for word in ("version", "compiler", "cpu, ref", "isa", "threads", "numpy"):
         assert word in done.stdout
+    built = importlib.util.find_spec("yolov9mem._cuda") is not None
+    assert ("cuda" in yolov9mem.info()["backends"]) is built
 
 
 def test_the_stub_names_what_the_core_has() -> None:
@@ -126,7 +129,7 @@ def test_threads() -> None:
     try:
         yolov9mem.set_num_threads(3)
         assert yolov9mem.get_num_threads() == 3
-        for wrong in (0, -1, 10**6):
+        for wrong in (0, -1, 257, 10**6):
             with pytest.raises(ValueError, match=f"count: is {wrong}"):
                 yolov9mem.set_num_threads(wrong)
         with pytest.raises(TypeError):

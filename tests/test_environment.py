@@ -79,6 +79,7 @@ def usual() -> dict[str, str]:
         ({"YOLOV9MEM_NUM_THREADS": "1", "OMP_NUM_THREADS": "2"}, 1),
         ({"YOLOV9MEM_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"}, min(2, CPUS)),
         ({"YOLOV9MEM_NUM_THREADS": "100000"}, CPUS),
+        ({"YOLOV9MEM_NUM_THREADS": "", "OMP_NUM_THREADS": "1"}, 1),
         ({"OMP_NUM_THREADS": "junk", "YOLOV9MEM_NUM_THREADS": "-3"}, CPUS),
     ],
 )

@@ -126,6 +126,12 @@ static int32_t from_environment(const char *name, int32_t most)
     return value > 0 && value < most ? (int32_t)value : most;
 }
 
+static bool is_set(const char *name)
+{
+    const char *text = getenv(name);
+    return text != NULL && *text != '\0';
+}
+
 int32_t cpu_limit_threads(const char *root)
 {
     int32_t count = (int32_t)sysconf(_SC_NPROCESSORS_ONLN);
@@ -136,7 +142,7 @@ int32_t cpu_limit_threads(const char *root)
     }
     count = group_limit(root, count);
 #endif
-    count = from_environment(getenv("YOLOV9MEM_NUM_THREADS") ? "YOLOV9MEM_NUM_THREADS"
+    count = from_environment(is_set("YOLOV9MEM_NUM_THREADS") ? "YOLOV9MEM_NUM_THREADS"
                                                              : "OMP_NUM_THREADS",
                              count);
     return count < 1 ? 1 : count;

@@ -14,7 +14,6 @@
 #include <stdlib.h>
 
 enum {
-    MAX_THREADS = 256,
     /* 5 to 20 us: long enough to meet the next kernel of a run, short enough not to
      * stand in the way of another library's threads. */
     SPINS = 400,
@@ -217,7 +216,7 @@ void ym_pool_run_on(int32_t threads, void (*task)(void *argument, int32_t index)
 void ym_pool_run(void (*task)(void *argument, int32_t index), void *argument,
                  int32_t count)
 {
-    ym_pool_run_on(MAX_THREADS, task, argument, count);
+    ym_pool_run_on(YM_POOL_MAX_THREADS, task, argument, count);
 }
 
 int32_t ym_pool_slot(void)
@@ -232,7 +231,7 @@ int32_t ym_pool_threads(void)
         count = cpu_limit_threads("");
         ym_pool_set_threads(count);
     }
-    return count < MAX_THREADS ? count : MAX_THREADS;
+    return count < YM_POOL_MAX_THREADS ? count : YM_POOL_MAX_THREADS;
 }
 
 void ym_pool_set_threads(int32_t count)

@@ -13,6 +13,8 @@
 
 #include <stdint.h>
 
+#define YM_POOL_MAX_THREADS 256
+
 void ym_pool_run(void (*task)(void *argument, int32_t index), void *argument,
                  int32_t count);
 

@@ -35,10 +35,10 @@ static PyObject *set_num_threads(PyObject *module, PyObject *count)
     if (threads == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    if (threads < 1 || threads > 1024) {
+    if (threads < 1 || threads > YM_POOL_MAX_THREADS) {
         return PyErr_Format(PyExc_ValueError,
-                            "count: is %ld, must be a number of threads from 1 to 1024",
-                            threads);
+                            "count: is %ld, must be a number of threads from 1 to %d",
+                            threads, YM_POOL_MAX_THREADS);
     }
     ym_pool_set_threads((int32_t)threads);
     Py_RETURN_NONE;
