@@ -166,6 +166,11 @@ BAD = {
         ValueError,
         "has no polygon",
     ),
+    "paste below 0": (
+        {"labels": make_labels(), "segments": [[TRIANGLE]] * 4, "paste": [-1]},
+        ValueError,
+        "label is -1",
+    ),
     "polygon count": (
         {"labels": make_labels(), "segments": [[TRIANGLE] * 2] * 4},
         ValueError,

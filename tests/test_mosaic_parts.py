@@ -2,6 +2,7 @@
 """The parts of the mosaic by themselves: resize, polygons, warps, look-up tables."""
 
 import random
+import zlib
 
 import numpy as np
 import pytest
@@ -156,6 +157,21 @@ def test_read_image(tmp_path):
     broken.write_bytes(b"\xff\xd8\xff broken")
     with pytest.raises(ValueError, match=r"c\.jpg"):
         read_image(broken)
+
+
+@pytest.mark.parametrize("decoder", ["cv2", "PIL"])
+def test_an_image_beyond_the_decoder_s_limit_is_named(tmp_path, monkeypatch, decoder):
+    pytest.importorskip(decoder)
+    file = tmp_path / "a.png"
+    cv2.imwrite(str(file), np.zeros((8, 8, 3), np.uint8))
+    content = bytearray(file.read_bytes())
+    content[16:24] = (10**5).to_bytes(4, "big") * 2  # width and height of its header
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    file.write_bytes(content)
+    if decoder == "PIL":
+        monkeypatch.setitem(__import__("sys").modules, "cv2", None)
+    with pytest.raises(ValueError, match=r"image .*a\.png.* can't read it"):
+        read_image(file)
 
 
 def test_read_image_without_opencv(tmp_path, monkeypatch):

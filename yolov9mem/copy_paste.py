@@ -53,6 +53,8 @@ def paste_objects(
     segments = list(segments)
     if len(chosen) == 0:
         return labels, segments, None
+    if min(chosen) < 0:
+        raise ValueError(f"copy_paste: label is {min(chosen)}, must be at least 0")
     if max(chosen) >= len(segments):
         raise ValueError(
             f"copy_paste: label {max(chosen)} has no polygon, there are {len(segments)}"

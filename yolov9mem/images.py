@@ -23,7 +23,10 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         import cv2
     except ImportError:
         return _read_with_pillow(name)
-    image = cv2.imread(name)
+    try:
+        image = cv2.imread(name)
+    except cv2.error as error:  # such as more pixels than OpenCV allows
+        raise ValueError(f"image {name}: OpenCV can't read it: {error}") from error
     if image is None:
         raise ValueError(f"image {name}: OpenCV can't read it")
     return np.asarray(image, dtype=np.uint8)
@@ -40,7 +43,12 @@ def _read_with_pillow(name: str) -> np.ndarray:
     try:
         with Image.open(name) as file:
             rgb = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        OSError,
+        SyntaxError,
+    ) as error:
         raise ValueError(f"image {name}: Pillow can't read it: {error}") from error
     return np.ascontiguousarray(rgb[..., ::-1])
 
