@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The example's reading of data sets, its augmentation and its loaders."""
 
+import os
 import random
+import shutil
+import zlib
 from pathlib import Path
 
 import cv2
@@ -65,7 +68,8 @@ def test_labels_of_boxes_and_polygons() -> None:
         ("cat 0.5 0.5 0.2 0.2", "not numbers"),
         ("1.5 0.5 0.5 0.2 0.2", "whole number"),
         ("-1 0.5 0.5 0.2 0.2", "whole number"),
-        ("0 nan 0.5 0.2 0.2", "whole number|finite|coordinates"),
+        ("0 nan 0.5 0.2 0.2", "line 1: not all numbers are finite"),
+        ("1e99 0.5 0.5 0.2 0.2", "not all numbers are finite"),
     ],
 )
 def test_bad_labels_are_named(text: str, words: str) -> None:
@@ -90,6 +94,33 @@ def test_corrupt_files_are_skipped_and_counted(tmp_path: Path, capsys) -> None:
         assert "skipped 3 of 5 images" in printed
         assert "b.jpg: truncated JPEG" in printed
         assert "line 1: 2 columns" in printed
+
+
+def test_an_image_too_large_to_decode_is_skipped(tmp_path: Path) -> None:
+    images = write_set(tmp_path, {"a.png": None, "b.png": None})
+    whole = bytearray(Path(images[1]).read_bytes())
+    whole[16:24] = (10**5).to_bytes(4, "big") * 2  # width and height of its header
+    whole[29:33] = zlib.crc32(whole[12:29]).to_bytes(4, "big")
+    Path(images[1]).write_bytes(whole)
+    records = read_records(images, 1, "train", quiet=True)
+    assert [Path(r.image).name for r in records.items] == ["a.png"]
+    assert "OpenCV can't read it" in records.problems[0]
+
+
+def test_names_that_are_no_utf8(tmp_path: Path, capsys) -> None:
+    write_set(tmp_path, {"a.png": "0 .5 .5 .1 .1\n"})
+    folder = os.fsencode(tmp_path / "images")
+    try:
+        shutil.copy(tmp_path / "images/a.png", folder + b"/\xff.png")
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    Path(os.fsdecode(folder + b"/\xfe.png")).write_bytes(b"no image")
+    images = list_images([str(tmp_path / "images")])
+    for _ in range(2):  # the second time from the cache
+        records = read_records(images, 1, "train", quiet=True)
+        assert [r.image for r in records.items] == [images[0], images[2]]
+        report_problems(records, "train")
+        assert "?.png: not an image" in capsys.readouterr().out
 
 
 def test_cache_follows_changes_and_survives_damage(tmp_path: Path) -> None:
@@ -139,6 +170,19 @@ def test_data_yaml(tmp_path: Path) -> None:
         read_data_yaml(description)
     with pytest.raises(DataError, match="does not exist"):
         read_data_yaml(tmp_path / "none.yaml")
+    good = {"train": "set", "val": "set", "names": ["x"]}
+    for change, words in (
+        ({"names": 5}, "names is 5"),
+        ({"names": "cat"}, "names is 'cat'"),
+        ({"names": {0: "a", "b": "c"}}, "names must be numbered 0 to 1"),
+        ({"train": 5}, "train or val is 5"),
+        ({"val": {"a": "b"}}, "train or val is {'a': 'b'}"),
+        ({"path": 7}, "path is 7"),
+        ({"train": "data.yaml/x"}, "not found"),
+    ):
+        write(**good | change)
+        with pytest.raises(DataError, match=words):
+            read_data_yaml(description)
 
 
 def test_image_lists(tmp_path: Path) -> None:
@@ -149,6 +193,9 @@ def test_image_lists(tmp_path: Path) -> None:
     assert label_path(images[0]) == tmp_path / "labels/a.txt"
     with pytest.raises(DataError, match="no images found"):
         list_images([str(tmp_path / "labels")])
+    (tmp_path / "list.zip").write_bytes(b"PK\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"list\.zip is no list of images"):
+        list_images([str(tmp_path / "list.zip")])
     assert read_image(images[0]).shape == (30, 40, 3)
 
 
@@ -169,6 +216,16 @@ def shapes(tmp_path: Path, **options: object) -> DetectionDataset:
     records = read_records(list_images([str(images)]), 1, "t", quiet=True)
     options = {"augment": True, "batch_size": 4, "hyp": PLAIN} | options
     return DetectionDataset(records, 64, **options)
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_a_thin_image_keeps_a_pixel(tmp_path: Path, augmented: bool) -> None:
+    images = write_set(tmp_path, {"a.png": "0 .5 .5 1 1\n"})
+    write_image(Path(images[0]), 10, 2000)
+    records = read_records(images, 1, "t", quiet=True)
+    data = DetectionDataset(records, 64, PLAIN, augmented, 1)
+    assert data.load_image(0)[0].shape == (64, 1, 3)
+    assert data[0][0].shape == (3, 64, 64)
 
 
 @pytest.mark.parametrize("kind", ["mosaic", "single", "flips"])

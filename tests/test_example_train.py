@@ -199,6 +199,7 @@ def test_held_bytes_of_a_known_graph() -> None:
         (["--mosaic", "2"], "--mosaic is 2"),
         (["--accumulate", "0"], "--accumulate is 0"),
         (["--epochs", "0"], "--epochs is 0"),
+        (["--workers", "-1"], "--workers is -1"),
         (["--hyp", "none.yaml"], "--hyp 'none.yaml'"),
         (["--data", "none.yaml"], "'none.yaml' does not exist"),
         (["--weights", "none.pt"], "'none.pt' does not exist"),
@@ -236,6 +237,18 @@ def test_bad_hyper_parameters(text: str, words: str, tmp_path: Path) -> None:
     opt = options.parser().parse_args([])
     with pytest.raises(options.OptionError, match=words):
         options.read_hyp(str(tmp_path / "hyp.yaml"), opt)
+
+
+def test_numbers_of_hyper_parameters(tmp_path: Path) -> None:
+    hyp = yaml.safe_load((options.HYP_FOLDER / "hyp.short.yaml").read_text())
+    opt = options.parser().parse_args([])
+    text = yaml.safe_dump({k: v for k, v in hyp.items() if k != "lr0"})
+    (tmp_path / "hyp.yaml").write_text(text + "lr0: 1e-2\n")  # text, to YAML
+    assert options.read_hyp(str(tmp_path / "hyp.yaml"), opt)["lr0"] == 0.01
+    for wrong in ("fast", "true", "[1]", ""):
+        (tmp_path / "hyp.yaml").write_text(text + f"lr0: {wrong}\n")
+        with pytest.raises(options.OptionError, match="lr0 is .* must be a number"):
+            options.read_hyp(str(tmp_path / "hyp.yaml"), opt)
 
 
 @pytest.fixture
@@ -295,6 +308,23 @@ def test_run_resume_and_what_it_writes(small_set: str, monkeypatch) -> None:
     ):
         assert torch.equal(trained[0][key], trained[1][key])
         assert torch.allclose(trained[0][key], start[key], atol=1e-7) == frozen
+
+
+def test_patience_of_zero_never_stops(small_set: str) -> None:
+    extra = ("--epochs", "2", "--name", "p", "--patience", "0", "--noval", "--nosave")
+    assert main(arguments(small_set, *extra)) == 0
+    with open("runs/train/p/results.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2
+
+
+def test_what_does_not_fit_is_a_message(small_set: str, capsys) -> None:
+    line = [a for a in arguments(small_set, "--epochs", "1") if a != "--stock"]
+    assert main([*line, "--ckpt", "some"]) == 1
+    assert "--ckpt: keep: is 'some'" in capsys.readouterr().err
+    other = {"model": {"a": torch.zeros(1)}, "name": "gelan-t", "nc": 3}
+    torch.save(other, "other.pt")
+    assert main([*line, "--weights", "other.pt"]) == 1
+    assert "other.pt: none of the 1 tensors" in capsys.readouterr().err
 
 
 def test_one_seed_one_training(small_set: str) -> None:

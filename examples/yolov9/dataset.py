@@ -112,7 +112,7 @@ class DetectionDataset(Dataset):
         if ratio != 1:
             area = not self.augment and ratio < 1
             how = cv2.INTER_AREA if area else cv2.INTER_LINEAR
-            size = (int(w0 * ratio), int(h0 * ratio))
+            size = (max(int(w0 * ratio), 1), max(int(h0 * ratio), 1))
             image = cv2.resize(image, size, interpolation=how)
         if self.cache:
             self.ims[i], self.im_hw0[i] = image, (h0, w0)

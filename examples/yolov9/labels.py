@@ -68,7 +68,9 @@ def read_data_yaml(path: str | Path) -> dict:
             raise DataError(f"{path} has no {key!r} entry")
     names = data["names"]
     names = dict(enumerate(names)) if isinstance(names, list) else names
-    if sorted(names) != list(range(len(names))):
+    if not isinstance(names, dict):
+        raise DataError(f"{path}: names is {names!r}, must be a list or a mapping")
+    if set(names) != set(range(len(names))):
         raise DataError(f"{path}: names must be numbered 0 to {len(names) - 1}")
     if "nc" in data and data["nc"] != len(names):
         raise DataError(f"{path}: nc is {data['nc']} but there are {len(names)} names")
@@ -79,7 +81,10 @@ def read_data_yaml(path: str | Path) -> dict:
 
 
 def _resolve(description: Path, data: dict, entry: str) -> str:
-    root = Path(data.get("path") or ".")
+    root = data.get("path") or "."
+    for key, value in (("path", root), ("train or val", entry)):
+        if not isinstance(value, str):
+            raise DataError(f"{description}: {key} is {value!r}, must be text")
     tried = [(description.parent / root / entry).resolve()]
     tried.append((Path.cwd() / root / entry).resolve())
     for candidate in tried:
@@ -96,9 +101,13 @@ def list_images(sources: list[str]) -> list[str]:
         if source.is_dir():
             files += [str(p) for p in source.rglob("*") if p.is_file()]
         elif source.is_file():
-            for line in source.read_text().splitlines():
-                if line.strip():
-                    files.append(str(source.parent / line.strip()))
+            try:
+                lines = source.read_text().splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"{source} is no list of images: {error}") from error
+            files += [
+                str(source.parent / line.strip()) for line in lines if line.strip()
+            ]
         else:
             raise DataError(f"image folder or list {str(source)!r} does not exist")
     images = sorted({f for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES})
@@ -125,7 +134,10 @@ def read_image(path: str) -> np.ndarray:
         raise ValueError("truncated JPEG")
     if head == b"\x89PNG" and b"IEND" not in tail:
         raise ValueError("truncated PNG")
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    except cv2.error as error:  # such as more pixels than OpenCV allows
+        raise ValueError(f"OpenCV can't read it: {error.err}") from error
     if image is None:
         raise ValueError("not an image that OpenCV can read")
     return image
@@ -143,7 +155,8 @@ def parse_labels(text: str) -> tuple[np.ndarray, list[np.ndarray]]:
         if not words:
             continue
         try:
-            row = np.array(words, dtype=np.float32)
+            with np.errstate(over="ignore"):  # 1e99 is found not to be finite below
+                row = np.array(words, dtype=np.float32)
         except ValueError:
             raise ValueError(f"line {number}: not numbers: {line[:60]!r}") from None
         _check_row(row, number)
@@ -169,7 +182,9 @@ def _check_row(row: np.ndarray, number: int) -> None:
         raise ValueError(
             f"line {number}: {len(row)} columns; a box has 5, a polygon 7+"
         )
-    if not np.isfinite(row).all() or row[0] < 0 or row[0] != int(row[0]):
+    if not np.isfinite(row).all():
+        raise ValueError(f"line {number}: not all numbers are finite")
+    if row[0] < 0 or row[0] != int(row[0]):
         raise ValueError(f"line {number}: class {row[0]} is not a whole number >= 0")
     if row[1:].min() < 0 or row[1:].max() > 1:
         raise ValueError(f"line {number}: coordinates must be in [0, 1]")
@@ -238,7 +253,7 @@ def report_problems(records: Records, title: str) -> None:
     if records.problems:
         print(f"WARNING {title}: skipped {len(records.problems)} of {total} images:")
         for problem in records.problems[:SHOWN_PROBLEMS]:
-            print(f"  {problem}")
+            print(f"  {problem.encode(errors='replace').decode()}")
         if len(records.problems) > SHOWN_PROBLEMS:
             print(f"  ... and {len(records.problems) - SHOWN_PROBLEMS} more")
 
@@ -249,9 +264,10 @@ def _fingerprint(images: list[str]) -> str:
     for path in [*images, *map(label_path, images)]:
         try:
             stat = os.stat(path)
-            digest.update(f"{path}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+            found = f"{stat.st_size}|{stat.st_mtime_ns}"
         except OSError:
-            digest.update(f"{path}|missing\n".encode())
+            found = "missing"
+        digest.update(os.fsencode(path) + f"|{found}\n".encode())
     return digest.hexdigest()
 
 

@@ -86,7 +86,7 @@ def _field_options(p: argparse.ArgumentParser) -> None:
     add("--project", default="runs/train")
     add("--name", default="exp")
     add("--label-smoothing", type=float, default=0.0, help="no effect on this loss")
-    add("--patience", type=int, default=100, help="epochs without improvement")
+    add("--patience", type=int, default=100, help="epochs without improvement, 0: any")
     add("--freeze", nargs="+", type=int, default=[0], help="first N, or layer numbers")
     add("--save-period", type=int, default=-1, help="also keep every Nth epoch")
     add("--seed", type=int, default=0)
@@ -120,6 +120,8 @@ def check(opt: argparse.Namespace) -> None:
     for name in ("epochs", "batch_size", "imgsz"):
         if getattr(opt, name) < 1:
             raise OptionError(f"--{name} is {getattr(opt, name)}: must be at least 1")
+    if opt.workers < 0:
+        raise OptionError(f"--workers is {opt.workers}: must be at least 0")
     if opt.accumulate is not None and opt.accumulate < 1:
         raise OptionError(f"--accumulate is {opt.accumulate}: must be at least 1")
     for name in ("mosaic", "mixup"):
@@ -148,15 +150,28 @@ def read_hyp(name: str, opt: argparse.Namespace) -> dict:
         raise OptionError(f"--hyp {name!r} is neither a file nor one of {known}")
     try:
         hyp = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise OptionError(f"--hyp {path} is not valid YAML: {error}") from error
     missing = [k for k in REQUIRED_HYP if not isinstance(hyp, dict) or k not in hyp]
     if missing:
         raise OptionError(f"--hyp {path}: missing {', '.join(missing)}")
+    for key in REQUIRED_HYP:
+        hyp[key] = _number(hyp[key], f"--hyp {path}: {key}")
     for key in ("mosaic", "mixup"):
         if getattr(opt, key) is not None:
             hyp[key] = getattr(opt, key)
     return hyp
+
+
+def _number(value: object, name: str) -> float | int:
+    """The value; YAML reads 1e-3, which has no point, as text."""
+    try:
+        number = float(value) if isinstance(value, str) else value
+    except ValueError:
+        number = None
+    if not isinstance(number, (int, float)) or isinstance(number, bool):
+        raise OptionError(f"{name} is {value!r}, must be a number")
+    return number
 
 
 def schedule_kind(opt: argparse.Namespace) -> str:

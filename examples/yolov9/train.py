@@ -141,7 +141,10 @@ class Trainer:
             state = saved["model"]
             if not opt.resume and saved.get("ema"):
                 state = saved["ema"]
-            count = load_matching(model, state)
+            try:
+                count = load_matching(model, state)
+            except ValueError as error:
+                raise checkpoints.CheckpointError(f"{opt.weights}: {error}") from error
             print(f"{count}/{len(model.state_dict())} tensors from {opt.weights}")
         frozen = opt.freeze if len(opt.freeze) > 1 else range(opt.freeze[0])
         prefixes = tuple(f"model.{i}." for i in frozen)
@@ -188,7 +191,10 @@ class Trainer:
             else:
                 print("WARNING --sync-bn needs CUDA: plain batch norm on the CPU")
         if self.opt.ckpt:
-            model = swap.checkpoint(model, self.opt.ckpt)
+            try:
+                model = swap.checkpoint(model, self.opt.ckpt)
+            except ValueError as error:
+                raise options.OptionError(f"--ckpt: {error}") from error
         if self.processes.is_distributed:
             model = DistributedDataParallel(
                 model, device_ids=[self.device] if cuda else None
@@ -216,7 +222,7 @@ class Trainer:
             stop = False
             if self.processes.is_main:
                 final = epoch + 1 == opt.epochs
-                stop = epoch - self.best_epoch >= opt.patience
+                stop = 0 < opt.patience <= epoch - self.best_epoch
                 if not opt.noval or final or stop:
                     metrics = self._validate()
                 if opt.ckpt and epoch == self.start_epoch:
