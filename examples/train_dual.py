@@ -3,7 +3,7 @@
 
     python examples/train_dual.py --cfg yolov9-s --data data.yaml --img 640 --batch 16 \
         --epochs 100 --ckpt
-    python examples/train_dual.py --demo     # two minutes, no data needed
+    python examples/train_dual.py --demo     # some minutes, no data needed
 
 A first training on a CPU, mAP50 above 0.5 on 292 photographs (BCCD) in 300 steps:
 

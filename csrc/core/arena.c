@@ -54,8 +54,8 @@ static size_t lowest_fit(size_t bytes, span *busy, int32_t count, size_t boundar
         if (offset < boundary && offset + bytes > boundary) {
             offset = boundary;
         }
+        /* Only now: moving up to the boundary may have reached this span. */
         if (i == count || offset + bytes <= busy[i].begin) {
-            /* Moving up to the boundary may have reached this span: look again. */
             return offset;
         }
         if (busy[i].end > offset) {

@@ -6,8 +6,9 @@
  *
  *     ym_graph *g = ym_graph_create();
  *     ym_graph_input(g, 64, &x, &error);
- *     ym_graph_conv(g, x, &conv, weight, -1, &y, &error);  ...  ym_graph_output(g, y,
- * ..)
+ *     ym_graph_param(g, shape, "weight", &weight, &error);
+ *     ym_graph_conv(g, x, &conv, weight, -1, "conv", &y, &error);
+ *     ym_graph_output(g, y, &error);
  */
 #ifndef YM_CORE_GRAPH_H
 #define YM_CORE_GRAPH_H
@@ -61,9 +62,9 @@ typedef struct ym_node {
     char *name; /* the module's path, for tables and errors; may be "" */
 } ym_node;
 
+/* A convolution's weight (K, C / groups, R, S), or a vector (K, 1, 1, 1). */
 typedef struct ym_param {
-    int32_t k, c, r,
-        s; /* conv weight (K, C / groups, R, S), or a vector (K, 1, 1, 1) */
+    int32_t k, c, r, s;
     char *name;
 } ym_param;
 

@@ -3,8 +3,8 @@
  * Program: a graph made ready for planning. Sizes are known, and batch norm, addition
  * and activation are fused into bricks,
  *
- *     out = activation(term 0 + term 1) + residual,    term = value or
- * batch_norm(value),
+ *     out = activation(term 0 + term 1) + residual
+ *     term = value or batch_norm(value)
  *
  * so that each item is one kernel call in each direction. Item i makes value i; items
  * stand in the order of the calls.

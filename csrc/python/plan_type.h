@@ -16,8 +16,9 @@ typedef struct plan_object {
 /* plan_run.c */
 PyObject *ym_plan_forward_method(plan_object *self, PyObject *args);
 PyObject *ym_plan_backward_method(plan_object *self, PyObject *args);
-/* A list of flags, one per output, or None: all. Returns -1 with an exception set; the
- * result is freed by PyMem_Free and NULL for None. */
+
+/* plan_type.c: a list of flags, one per output, or None: all. Returns -1 with an
+ * exception set; the result is freed by PyMem_Free and NULL for None. */
 int ym_parse_flags(PyObject *object, const char *name, int32_t count, bool **flags);
 
 /* plan_backend.c */
