@@ -268,6 +268,18 @@ def wrong_calls():
         "builder": (lambda: yolov9mem.elan1(4, 6, 5, 3), ValueError, "c3 is 5"),
         "builder 0": (lambda: yolov9mem.conv(4, 0), ValueError, "c2 is 0"),
         "groups": (lambda: yolov9mem.conv(4, 6, g=4), ValueError, "g is 4"),
+        "groups of 1.5": (lambda: yolov9mem.conv(4, 6, g=1.5), ValueError, "g is 1.5"),
+        "eps": (lambda: yolov9mem.conv(4, 6, eps=np.nan), ValueError, "eps is nan"),
+        "momentum": (
+            lambda: yolov9mem.adown(4, 6, momentum=2.0),
+            ValueError,
+            "momentum is 2.0",
+        ),
+        "huge padding": (
+            lambda: yolov9mem.conv(4, 6, 3, p=2**31 - 1).plan((1, 5, 5)),
+            ValueError,
+            "leaves no output, or one of more than",
+        ),
         "one value": (
             lambda: f(x[:1, :1, :1], params),
             ValueError,
@@ -291,6 +303,12 @@ def test_wrong_calls_name_tensor_value_and_rule(name: str) -> None:
     call, kind, words = wrong_calls()[name]
     with pytest.raises(kind, match=words):
         call()
+
+
+def test_sizes_may_be_numpy_s_integers() -> None:
+    block = yolov9mem.elan1(*np.array([4, 6, 6, 3]))
+    assert block.param_shapes == yolov9mem.elan1(4, 6, 6, 3).param_shapes
+    assert block.plan((1, 5, 5)).output_shape == (1, 5, 5, 6)
 
 
 def test_wrong_gradients() -> None:

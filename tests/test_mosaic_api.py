@@ -153,6 +153,7 @@ BAD = {
     "hsv dtype": ({"hsv": np.zeros((3, 256), np.float32)}, TypeError, "hsv: dtype"),
     "out shape": ({"out": np.zeros((3, 8, 8), np.uint8)}, ValueError, "out: shape"),
     "out dtype": ({"out": np.zeros((3, SIZE, SIZE), np.float32)}, TypeError, "out"),
+    "out no array": ({"out": [1]}, TypeError, "out: expected a NumPy array"),
     "out read-only": ({"out": READ_ONLY}, ValueError, "out: is read-only"),
     "out strides": (
         {"out": np.zeros((3, SIZE, 2 * SIZE), np.uint8)[:, :, ::2]},

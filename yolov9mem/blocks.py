@@ -5,7 +5,9 @@ Arguments and tensor names (`cv1.conv.weight`, `cv2.0.m.0.cv1.conv1.bn.running_m
 ...) are those of the YOLOv9 modules (arXiv:2402.13616), so a state_dict fits.
 """
 
+import math
 from dataclasses import dataclass, field
+from numbers import Integral
 
 from yolov9mem import _core
 from yolov9mem.block import Block, Norm
@@ -21,6 +23,12 @@ class _Recipe:
     params: dict[str, tuple[int, ...]] = field(default_factory=dict)
     norms: list[Norm] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.eps) and self.eps >= 0):
+            raise ValueError(f"eps is {self.eps}, must be finite and at least 0")
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"momentum is {self.momentum}, must be in [0, 1]")
+
     def param(self, name: str, *shape: int) -> int:
         self.params[name] = shape
         return self.graph.param(shape, name)
@@ -32,7 +40,7 @@ class _Recipe:
 
 def _check(kind: str, **sizes: int) -> None:
     for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{kind}: {name} is {value!r}, must be a positive integer")
 
 

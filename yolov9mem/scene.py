@@ -140,7 +140,7 @@ def render(
     """
     if out is None:
         out = np.empty((3, *image), np.uint8)
-    elif out.shape[1:] != image:
+    elif isinstance(out, np.ndarray) and out.shape[1:] != image:
         raise ValueError(f"out: shape is {out.shape}, must be {(3, *image)}")
     scenes = tuple(s.packed() for s in (scene, partner) if s is not None)
     _core.mosaic_render(

@@ -22,6 +22,12 @@ size_t ym_item_bytes(const ym_program *program, int32_t item)
            ym_dtype_bytes(program->dtype);
 }
 
+/* 0 stands for a side that is none, or more than can be counted. */
+static int64_t countable(int64_t side)
+{
+    return side <= INT32_MAX ? side : 0;
+}
+
 static int64_t pooled_size(int64_t in, int32_t kernel, int32_t stride, int32_t pad,
                            bool ceil_mode)
 {
@@ -34,14 +40,14 @@ static int64_t pooled_size(int64_t in, int32_t kernel, int32_t stride, int32_t p
     if (ceil_mode && (out - 1) * stride >= in + pad) {
         out--;
     }
-    return out;
+    return countable(out);
 }
 
 static int64_t conv_size(int64_t in, int32_t kernel, int32_t stride, int32_t pad,
                          int32_t dilation)
 {
     int64_t span = in + 2 * (int64_t)pad - (int64_t)dilation * (kernel - 1) - 1;
-    return span < 0 ? 0 : span / stride + 1;
+    return span < 0 ? 0 : countable(span / stride + 1);
 }
 
 static void size_like_operand(ym_item *item, const ym_item *x)
@@ -56,8 +62,8 @@ static void size_of_upsample(const ym_node *node, ym_item *item, const ym_item *
     const ym_upsample *u = &node->u.upsample;
     int64_t h = u->factor_h > 0 ? (int64_t)x->h * u->factor_h : u->out_h;
     int64_t w = u->factor_w > 0 ? (int64_t)x->w * u->factor_w : u->out_w;
-    item->h = h <= INT32_MAX ? (int32_t)h : 0;
-    item->w = w <= INT32_MAX ? (int32_t)w : 0;
+    item->h = (int32_t)countable(h);
+    item->w = (int32_t)countable(w);
     item->u.upsample.scale_h = u->scale_h > 0 ? u->scale_h : (float)x->h / (float)h;
     item->u.upsample.scale_w = u->scale_w > 0 ? u->scale_w : (float)x->w / (float)w;
 }
@@ -99,7 +105,8 @@ ym_status ym_size_item(ym_program *p, const ym_node *node, ym_item *item,
         size_of_upsample(node, item, x);
     }
     YM_CHECK(error, item->h > 0 && item->w > 0, YM_ERR_ARGUMENT,
-             "%s %s: an input of (%d, %d) pixels leaves no output",
+             "%s %s: an input of (%d, %d) pixels leaves no output, or one of more than "
+             "2^31 - 1 pixels a side",
              ym_item_kind_name(item->kind), item->name, x->h, x->w);
     double bytes = (double)item->n * item->h * item->w * item->c * 4.0;
     YM_CHECK(error, bytes < 9e15, YM_ERR_MEMORY, "%s %s: (%d, %d, %d, %d) is too large",
