@@ -23,7 +23,7 @@ from models_for_tests import (
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
-from yolov9mem.torch import registry
+from yolov9mem.torch import entry, registry
 
 
 @pytest.fixture(autouse=True)
@@ -201,6 +201,38 @@ def test_a_dict_that_forward_fills_is_refused(start: dict[str, Tensor]) -> None:
 
     with pytest.raises(ym.CannotLower, match="changes the module"):
         ym.checkpoint(Stash())(image())
+
+
+def test_a_module_that_counts_is_not_recorded_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.calls = nn.Sequential(Brick(3, 6)), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.inner(x)
+
+    recorded: list[object] = []
+    stock_record = entry.record
+
+    def record(fakes, leaves, spec):
+        recorded.append(type(fakes.module))
+        return stock_record(fakes, leaves, spec)
+
+    monkeypatch.setattr(entry, "record", record)
+    ours = ym.checkpoint(Counting(), strict=False)
+    for _ in range(9):
+        ours(image()).sum().backward()
+    assert ours.calls == 9 and ran_in_core(ours) == 9
+    assert recorded.count(Counting) == 3
+    assert "setattr" in ym.report(ours).rows[0].detail
+    ours = ym.checkpoint(Counting())
+    for _ in range(5):
+        with pytest.raises(ym.CannotLower, match="changes the module itself"):
+            ours(image())
 
 
 @pytest.mark.parametrize("strict", [True, False])

@@ -27,6 +27,7 @@ from .results import assemble
 
 FORWARD_ERRORS = (ValueError, RuntimeError, TypeError, LookupError, AttributeError)
 MOST_PROGRAMS = 64  # input signatures remembered for one module
+MOST_CHANGES = 3  # recordings of a module whose forward changes it
 
 
 class StockForwardWarning(UserWarning):
@@ -69,6 +70,7 @@ class Entry:
         self._fakes: FakeCopy | None = None
         self._defaults: conditions.Defaults | None = None
         self._descended = False
+        self._changes = 0
 
     @property
     def name(self) -> str:
@@ -101,6 +103,8 @@ class Entry:
             if not module.training:
                 drop_workspace()
             return stock(module, *args, **kwargs)
+        if self._changes >= MOST_CHANGES and not self.strict:
+            return stock(module, *args, **kwargs)  # no recording holds for the next one
         leaves, spec = tree_flatten((args, kwargs))
         reason = self._why_stock(origin, module, stock, args, kwargs, leaves)
         if reason is not None:
@@ -271,6 +275,7 @@ class Entry:
                 except CannotLower as failure:
                     self._fakes = None  # forward may have changed the copy
                     found = failure.again()
+                    self._changes += failure.call == "setattr"
                 except BaseException:
                     self._fakes = None
                     raise
