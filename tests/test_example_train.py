@@ -289,6 +289,7 @@ def test_run_resume_and_what_it_writes(small_set: str, monkeypatch) -> None:
     final = checkpoints.load(folder / "weights/last.pt")
     assert final["epoch"] == -1
     assert final["optimizer"] is None
+    (folder / "opt.yaml").write_text("")  # damaged: the checkpoint knows them, too
     assert main(["--resume", str(folder / "weights/last.pt")]) == 1
     # The weights start another training, by name of the model in the file.
     extra = ("--noval", "--freeze", "10", "--accumulate", "1")
@@ -317,10 +318,20 @@ def test_patience_of_zero_never_stops(small_set: str) -> None:
         assert len(list(csv.DictReader(file))) == 2
 
 
-def test_what_does_not_fit_is_a_message(small_set: str, capsys) -> None:
+def test_what_does_not_fit_is_a_message(small_set: str, monkeypatch, capsys) -> None:
     line = [a for a in arguments(small_set, "--epochs", "1") if a != "--stock"]
     assert main([*line, "--ckpt", "some"]) == 1
     assert "--ckpt: keep: is 'some'" in capsys.readouterr().err
+    assert main([*line, "--ckpt", "1kB"]) == 1
+    assert "--ckpt 1kB: keep: a budget of 1000 bytes" in capsys.readouterr().err
+    assert main([*line, "--freeze", "99"]) == 1
+    assert "--freeze 99: no layer is left" in capsys.readouterr().err
+    assert main([*line, "--project", small_set]) == 1
+    assert "Not a directory" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "first")
+    assert main(line) == 1
+    assert "RANK is 'first'" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "")
     other = {"model": {"a": torch.zeros(1)}, "name": "gelan-t", "nc": 3}
     torch.save(other, "other.pt")
     assert main([*line, "--weights", "other.pt"]) == 1

@@ -24,7 +24,11 @@ class Processes:
     @classmethod
     def from_environment(cls) -> "Processes":
         def read(name: str, default: int) -> int:
-            return int(os.environ.get(name, default))
+            text = os.environ.get(name) or str(default)
+            try:
+                return int(text)
+            except ValueError:
+                raise OptionError(f"{name} is {text!r}: no whole number") from None
 
         return cls(read("RANK", -1), read("LOCAL_RANK", -1), read("WORLD_SIZE", 1))
 

@@ -67,9 +67,9 @@ def _resumed(opt: argparse.Namespace) -> tuple[argparse.Namespace, Path]:
     saved = checkpoints.load(last)
     folder = last.parent.parent
     settings = folder / "opt.yaml"
-    content = (
-        yaml.safe_load(settings.read_text()) if settings.is_file() else saved["opt"]
-    )
+    content = yaml.safe_load(settings.read_text()) if settings.is_file() else None
+    if not isinstance(content, dict):  # not there, or damaged
+        content = saved["opt"]
     known = vars(opt) | content
     known.update(weights=str(last), resume=True, cfg="", device=opt.device)
     return argparse.Namespace(**known), folder

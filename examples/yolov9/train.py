@@ -151,6 +151,8 @@ class Trainer:
         for key, parameter in model.named_parameters():
             if prefixes and key.startswith(prefixes):
                 parameter.requires_grad = False
+        if not any(p.requires_grad for p in model.parameters()):
+            raise options.OptionError(f"--freeze {opt.freeze[0]}: no layer is left")
         self.model = model.to(self.device)
 
     def _build_optimizer(self) -> None:
@@ -204,7 +206,10 @@ class Trainer:
         self.model = model
 
     def _write_settings(self) -> None:
-        (self.folder / "weights").mkdir(parents=True, exist_ok=True)
+        try:
+            (self.folder / "weights").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise options.OptionError(f"--project, --name: {error}") from error
         for name, content in (("opt", vars(self.opt)), ("hyp", self.hyp)):
             text = yaml.safe_dump(dict(content), sort_keys=False)
             (self.folder / f"{name}.yaml").write_text(text)
@@ -276,7 +281,7 @@ class Trainer:
         if self.opt.multi_scale:
             images = self._rescaled(images)
         with torch.autocast(self.device.type, **self.autocast):
-            output = self.model(images)
+            output = self._output(images)
         loss, parts = self.loss(output, targets)
         del output, images
         if not self.scaler.is_enabled() and not torch.isfinite(loss):
@@ -287,6 +292,14 @@ class Trainer:
         self.scaler.scale(loss * self.processes.world).backward()
         self.step(self.warmup.accumulate)
         return parts.cpu()
+
+    def _output(self, images: Tensor) -> list | tuple:
+        try:
+            return self.model(images)
+        except ValueError as error:  # a budget is known to be too small only here
+            if not str(error).startswith("keep:"):
+                raise
+            raise options.OptionError(f"--ckpt {self.opt.ckpt}: {error}") from error
 
     def _rescaled(self, images: Tensor) -> Tensor:
         low, high = int(self.imgsz * 0.5), int(self.imgsz * 1.5) + STRIDE
