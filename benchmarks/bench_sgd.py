@@ -108,7 +108,7 @@ def cases(name: str) -> dict[str, timing.Case]:
 def rows(quick: bool) -> list[dict]:
     """quick: yolov9-s instead of yolov9-c."""
     name = "yolov9-s" if quick else "yolov9-c"
-    timings = timing.compare(cases(name), repetitions=7 if quick else 11, warmup=2)
+    timings = timing.compare(cases(name), repetitions=7 if quick else 25, warmup=2)
     made = timing.rows(name, timings, LOOP)
     for row in made:
         found = timings[row["implementation"]]

@@ -29,7 +29,7 @@ cpu_isa cpu_isa_allowed(void)
                                         "avx512_bf16"};
     const cpu_isa here = cpu_isa_here();
     const char *asked = getenv("YOLOV9MEM_ISA");
-    if (asked == NULL) {
+    if (asked == NULL || asked[0] == '\0') {
         return here;
     }
     for (int isa = CPU_ISA_AVX512_BF16; isa > 0; isa--) {

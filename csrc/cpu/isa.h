@@ -17,8 +17,8 @@ typedef enum cpu_isa {
 /* The most that this machine can do. */
 cpu_isa cpu_isa_here(void);
 
-/* No more than the variable YOLOV9MEM_ISA names (avx512_bf16, avx512, avx2, neon,
- * plain; plain for any other word). */
+/* No more than the variable YOLOV9MEM_ISA names, if it is set and not empty
+ * (avx512_bf16, avx512, avx2, neon, plain; plain for any other word). */
 cpu_isa cpu_isa_allowed(void);
 
 #endif
