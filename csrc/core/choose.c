@@ -35,6 +35,7 @@ static const double cut_fractions[] = {0.5,   0.25,  0.17,  0.12,  0.08,  0.06,
 #define CUT_COUNT ((int32_t)(sizeof cut_fractions / sizeof cut_fractions[0]))
 #define FINALISTS 3
 #define COARSE_STEPS 32
+#define PEAK_TOLERANCE 32 /* a 32nd of the peak */
 enum { RULE_ALL = 0, RULE_CONV = 1, RULE_PART = 2, RULE_CUT = RULE_PART + PART_COUNT };
 
 static ym_status apply_rule(chooser *c, const trial *t)
@@ -139,23 +140,23 @@ static int smaller_first(const void *a, const void *b)
     return (x->rule > y->rule) - (x->rule < y->rule);
 }
 
-/* Can `more` outputs be kept, by an estimate of the peak? */
-static ym_status fits(chooser *c, const trial *base, int32_t more, bool *fit)
+/* Is the plan that keeps `more` outputs about as small as the base? */
+static ym_status try_more(chooser *c, const trial *base, int32_t more, bool place,
+                          trial *t, bool *fit)
 {
-    trial t = *base;
-    t.more = more;
-    YM_TRY(try_one(c, false, &t));
     const size_t room = base->peak_bytes - base->saved_bytes;
-    *fit = t.peak_bytes <= base->peak_bytes &&
-           t.saved_bytes <= base->saved_bytes + room / 3 * 2;
+    *t = *base;
+    t->more = more;
+    YM_TRY(try_one(c, place, t));
+    *fit = t->peak_bytes <= base->peak_bytes + base->peak_bytes / PEAK_TOLERANCE &&
+           t->saved_bytes <= base->saved_bytes + room / 3 * 2;
     return YM_OK;
 }
 
 /* When backward begins, the memory of its peak is not needed yet, so that the outputs
- * of late convolutions can be kept in it: about as many as do not raise the peak. A
- * third of the room stays free for what others have between forward and backward (the
- * loss).
- */
+ * of late convolutions can be kept in it: about as many as do not raise the peak by
+ * more than 3 %. A third of the room stays free for what others have between forward
+ * and backward (the loss). */
 static ym_status keep_more(chooser *c, trial *best)
 {
     const trial base = *best;
@@ -166,29 +167,26 @@ static ym_status keep_more(chooser *c, trial *best)
     const int32_t step = count / COARSE_STEPS + 1;
     int32_t more = count;
     bool fit = false;
+    trial t;
     for (; more > 0 && !fit; more -= step) {
-        YM_TRY(fits(c, &base, more, &fit));
+        YM_TRY(try_more(c, &base, more, false, &t, &fit));
     }
     /* The last that was tried fits, if any; some between it and the one before may. */
     more = more + 2 * step - 1 < count ? more + 2 * step - 1 : count;
-    for (int32_t tries = 3 * step; more > 0 && tries > 0; more--, tries--) {
-        YM_TRY(fits(c, &base, more, &fit));
-        trial t = base;
-        t.more = more;
+    fit = false;
+    for (int32_t tries = 1; more > 0 && !fit; tries++) {
+        YM_TRY(try_more(c, &base, more, false, &t, &fit));
         if (fit) {
-            YM_TRY(try_one(c, true, &t));
+            YM_TRY(try_more(c, &base, more, true, &t, &fit));
         }
-        if (fit && t.peak_bytes <= base.peak_bytes) {
-            *best = t;
-            break;
-        }
+        more -= tries < 3 * step ? 1 : step;
     }
+    *best = fit ? t : base;
     return YM_OK;
 }
 
 /* Estimates all rules but the parts, then places the best few: the smallest exact peak,
- * with the fewest operations that this peak allows.
- */
+ * with the fewest operations that about this peak allows. */
 static ym_status choose_min(chooser *c, trial *best)
 {
     trial list[RULE_PART + CUT_COUNT];
