@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The GPU memory of a training step from plans alone: no GPU is needed, none was used.
 
-The plan is that of the CUDA backend with cuDNN's rules (packed tensors, at most 32 MiB of
-cuDNN's workspace), made by its emulation on the CPU. What the loss takes is PyTorch's
-own; its peak is counted tensor by tensor while it runs on the CPU, for 4 images, and is
-in proportion to the batch.
+The plan is that of the CUDA backend with cuDNN's rules (packed tensors and weights, at most
+32 MiB of cuDNN's workspace), made by its emulation on the CPU. What the loss takes is
+PyTorch's own; its peak is counted tensor by tensor while it runs on the CPU, for 4 images,
+and is in proportion to the batch.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ COLUMNS = [
     ("batch", "batch", ""),
     ("keep", "keep", ""),
     ("saved_gb", "held for backward, GB", ".2f"),
+    ("weights_gb", "of it weights in fp16", ".2f"),
     ("workspace_gb", "workspace, GB", ".2f"),
     ("images_gb", "images", ".2f"),
     ("outputs_gb", "outputs and their gradients", ".2f"),
@@ -141,6 +142,7 @@ def row(
         "batch": batch,
         "keep": keep,
         "saved_gb": made.saved_bytes / GB,
+        "weights_gb": made.core.weight_bytes / GB,
         "workspace_gb": (workspace + CUDNN_WORKSPACE) / GB,
         "images_gb": images / GB,
         "outputs_gb": 2 * outputs / GB,

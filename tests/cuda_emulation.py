@@ -95,6 +95,7 @@ class Tensor(C.Structure):
 class Weight(C.Structure):
     _fields_ = [("data", C.c_void_p), *((name, C.c_int32) for name in "kcrs")]
     _fields_ += [(f"stride_{name}", C.c_int64) for name in "kcrs"]
+    _fields_ += [("packed", C.c_void_p)]
 
 
 class Conv(C.Structure):
@@ -189,11 +190,22 @@ def extension() -> ModuleType:
     return made
 
 
+CAPSULE_NAME = b"yolov9mem.backend"  # Python keeps the pointer
+
+
 def capsule(table: str = "ym_cuda_plain_backend") -> object:
     """That table as `_core.Plan(backend=...)` takes it; memory is the host's."""
     make = C.pythonapi.PyCapsule_New
     make.restype, make.argtypes = C.py_object, [C.c_void_p, C.c_char_p, C.c_void_p]
-    return make(getattr(library(), table)(), b"yolov9mem.backend", None)
+    return make(getattr(library(), table)(), CAPSULE_NAME, None)
+
+
+def with_table(made: object, table: str) -> object:
+    """The capsule `made`, of a device, with another table in it."""
+    put = C.pythonapi.PyCapsule_SetPointer
+    put.argtypes = [C.py_object, C.c_void_p]
+    assert put(made, getattr(library(), table)()) == 0
+    return made
 
 
 def address(array: np.ndarray | None) -> int | None:

@@ -3,7 +3,7 @@
 
 Within `emulated_gpu()` every CPU tensor counts as one of GPU 0 and yolov9mem._cuda is
 csrc/python_cuda over csrc/emulation, kernels included. There is no cuDNN, so "cuda" is
-"cuda:plain" behind the rule that convolutions take packed tensors.
+"cuda:plain" behind cuDNN's rules: convolutions take packed tensors and packed weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 
 from yolov9mem.torch import devices
 
-WAITS = 1
+LAUNCHES, WAITS, UPLOADS, WATCHED = range(4)
 
 
 class Gpu:
@@ -33,6 +33,10 @@ class Gpu:
 
     def count(self, what: int) -> int:
         return int(self.lib.ym_emulation_count(what))
+
+    def watch(self, kernel: str) -> None:
+        """count(WATCHED) is then of launches of that kernel."""
+        self.lib.ym_emulation_watch(kernel.encode())
 
     def capture(self, capturing: bool) -> None:
         """The current stream is being captured, or no longer."""
@@ -53,10 +57,14 @@ def emulated_gpu(*, cudnn: bool = False) -> Iterator[Gpu]:
     extension = SimpleNamespace(
         **{name: getattr(real, name) for name in dir(real) if name[0] != "_"}
     )
-    if not cudnn:
-        extension.backend = lambda text: real.backend(
-            text if text.endswith(":plain") else f"{text}:plain"
-        )
+
+    def backend(text: str) -> object:
+        if cudnn or text.endswith(":plain"):
+            return real.backend(text)
+        made = real.backend(f"{text}:plain")
+        return ce.with_table(made, "ym_emulation_packed_backend")
+
+    extension.backend = backend
     gpu = Gpu(extension)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "kind", lambda device: "cuda")

@@ -142,16 +142,18 @@ def test_an_execution_that_fails(fake_cudnn: Path, execution: str) -> None:
     assert second == "fine"
 
 
-def test_a_capture_runs_after_a_warm_up_only(fake_cudnn: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_capture_runs_after_a_warm_up_only(fake_cudnn: Path, dtype: str) -> None:
     """Plans are made outside; then a step has no call that a capture forbids."""
-    script = """
+    script = f"""
+        dtype = torch.{dtype}
         gpu.capture(True)
-        attempt(lambda: step(module))
+        attempt(lambda: step(module, dtype))
         gpu.capture(False)
-        attempt(lambda: step(module))
+        attempt(lambda: step(module, dtype))
         gpu.lib.ym_emulation_reset_counts()
         gpu.capture(True)
-        attempt(lambda: step(module))
+        attempt(lambda: step(module, dtype))
         print(gpu.count(1), gpu.count(2))
     """
     lines = run(script, YOLOV9MEM_CUDNN=str(fake_cudnn))

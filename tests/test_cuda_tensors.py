@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Plans on torch's tensors in float32, float16 and bfloat16, against float64 autograd.
 
-"emulated" runs everywhere; "cuda" (cuDNN) and "plain" run where there is a GPU, by the
-same code: memory from torch's allocator, its current stream, arrays as tuples.
+"emulated" and "packed" run everywhere; "cuda" (cuDNN) and "plain" run where there is a
+GPU, by the same code: memory from torch's allocator, its current stream, arrays as tuples.
 """
 
 from __future__ import annotations
@@ -27,8 +27,12 @@ def why_no_gpu() -> str | None:
     return None if torch.cuda.is_available() else "no GPU"
 
 
+EMULATED = {
+    "emulated": "ym_cuda_plain_backend",
+    "packed": "ym_emulation_packed_backend",  # the rules of cuDNN's table
+}
 BACKENDS = [
-    "emulated",
+    *EMULATED,
     *(
         pytest.param(name, marks=pytest.mark.skipif(bool(why), reason=str(why)))
         for why in [why_no_gpu()]
@@ -55,7 +59,7 @@ class TensorRun:
     """Forward and backward of a tracer's graph on tensors of one device."""
 
     def __init__(self, t: Tracer, backend: str, dtype: torch.dtype, keep: str) -> None:
-        emulated = backend == "emulated"
+        emulated = backend in EMULATED
         self.device = torch.device("cpu" if emulated else "cuda:0")
         self.t, self.dtype = t, dtype
         self.plan = _core.Plan(
@@ -63,7 +67,7 @@ class TensorRun:
             [(x.shape[0], *x.shape[2:]) for x in t.inputs],
             dtype=str(dtype).removeprefix("torch."),
             keep=keep,
-            backend=ce.capsule() if emulated else backend,
+            backend=ce.capsule(EMULATED[backend]) if emulated else backend,
             input_grads=[True] * len(t.inputs),
             param_grads=[True] * len(t.params),
         )
@@ -96,25 +100,35 @@ class TensorRun:
             0 if self.device.type == "cpu" else torch.cuda.current_stream().cuda_stream
         )
 
-    def run(self, grads: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Outputs, input gradients, parameter gradients."""
+    def forward(self) -> list[torch.Tensor]:
         p = self.plan
         outputs = [
             torch.empty(s, dtype=self.dtype, device=self.device)
             for s in p.output_shapes
         ]
-        saved = self.arena(p.saved_bytes)
-        work = self.arena(max(p.forward_workspace_bytes, p.backward_workspace(None)))
+        self.saved = self.arena(p.saved_bytes)
+        work = self.arena(p.forward_workspace_bytes)
         common = [[self.tuple(x) for x in part] for part in (self.inputs, self.params)]
-        arenas = (self.tuple(saved), self.tuple(work), self.stream())
-        places = [self.tuple(y) for y in outputs]
-        p.forward(*common, self.norms, places, *arenas)
+        arenas = (self.tuple(self.saved), self.tuple(work), self.stream())
+        p.forward(*common, self.norms, [self.tuple(y) for y in outputs], *arenas)
+        return outputs
+
+    def backward(self, grads: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Gradients of inputs and parameters."""
+        p = self.plan
+        work = self.arena(p.backward_workspace(None))
+        common = [[self.tuple(x) for x in part] for part in (self.inputs, self.params)]
+        arenas = (self.tuple(self.saved), self.tuple(work), self.stream())
         given = [self.put(g.permute(0, 2, 3, 1), self.dtype) for g in grads]
         grad_inputs = [torch.empty_like(x) for x in self.inputs]
         grad_params = [torch.empty_like(x) for x in self.params]
         parts = [[self.tuple(g) for g in x] for x in (given, grad_inputs, grad_params)]
         p.backward(0, *common, self.norms, *parts, *arenas)
-        return [*outputs, *grad_inputs, *grad_params]
+        return [*grad_inputs, *grad_params]
+
+    def run(self, grads: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Outputs, input gradients, parameter gradients."""
+        return [*self.forward(), *self.backward(grads)]
 
 
 def traced(seed: int, dtype: torch.dtype) -> Tracer:

@@ -16,7 +16,7 @@
 #include "core/status.h"
 #include "core/tensor.h"
 
-#define YM_BACKEND_API_VERSION 1
+#define YM_BACKEND_API_VERSION 2
 
 typedef struct ym_context {
     const struct ym_backend *backend;
@@ -94,10 +94,24 @@ enum {
     YM_CAP_STRIDED_CONV = 1, /* convolutions take x, y, dx, dy with pitch > C */
 };
 
+/* Of one call of pack_weights: as many as a CUDA kernel takes as arguments (4 KiB), so
+ * that no table has to be copied to the device. */
+#define YM_WEIGHTS_AT_ONCE 60
+
 typedef struct ym_backend {
     int api_version;
     const char *name;
     unsigned capabilities;
+
+    /* (optional) Bytes of a weight as conv_forward and conv_backward_data want it for
+     * values of these sizes and this dtype; 0, or no entry: they take the float32 one.
+     */
+    size_t (*packed_weight_bytes)(const ym_conv *conv, const ym_tensor *x,
+                                  const ym_tensor *y);
+    /* (optional) Fills `packed` of each of at most YM_WEIGHTS_AT_ONCE weights. It runs
+     * once, before forward: all that a step computes sees the same weights. */
+    ym_status (*pack_weights)(ym_context *context, const ym_weight *w, int32_t count,
+                              ym_dtype dtype);
 
     /* y = conv(x, w) + bias. bias may be NULL. x is (n, h, w, c) with the given dtype.
      */

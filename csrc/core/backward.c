@@ -354,7 +354,8 @@ ym_status ym_backward_create(const ym_backward_request *request, ym_schedule **m
     ym_backwarder s = {.request = request};
     s.b = (ym_builder){.program = p,
                        .backend = request->backend,
-                       .saved_bytes = request->forward->saved_bytes};
+                       .saved_bytes = request->forward->saved_bytes,
+                       .weight_block = request->forward->weight_block};
     s.value = calloc(items, sizeof *s.value);
     s.gradient = calloc(items, sizeof *s.gradient);
     s.param_written = calloc((size_t)p->graph->param_count + 1, sizeof(bool));

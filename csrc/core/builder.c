@@ -90,7 +90,7 @@ ym_step *ym_add_step(ym_builder *b, ym_step_kind kind, int32_t item)
     ym_schedule *s = b->schedule;
     int32_t i = next_index(b, (void **)&s->step, &s->step_count, sizeof *s->step);
     ym_step *step = &s->step[i];
-    *step = (ym_step){.kind = kind, .item = item, .scratch = -1};
+    *step = (ym_step){.kind = kind, .item = item, .scratch = -1, .weight = -1};
     for (int k = 0; k < 4; k++) {
         step->in[k] = YM_NO_VIEW;
     }
@@ -162,12 +162,12 @@ static size_t scratch_bytes(const ym_builder *b, const ym_step *step)
     }
 }
 
-static void extend_life(ym_builder *b, ym_view view)
+static void extend_life(ym_builder *b, int32_t number)
 {
-    if (view.block < 0) {
+    if (number < 0) {
         return;
     }
-    ym_block *block = &b->schedule->block[view.block];
+    ym_block *block = &b->schedule->block[number];
     int32_t now = b->schedule->step_count - 1;
     block->first = block->first < now ? block->first : now;
     block->last = block->last > now ? block->last : now;
@@ -178,10 +178,14 @@ void ym_finish_step(ym_builder *b)
     ym_schedule *s = b->schedule;
     ym_step *step = &s->step[s->step_count - 1];
     for (int k = 0; k < 4; k++) {
-        extend_life(b, step->in[k]);
+        extend_life(b, step->in[k].block);
     }
-    extend_life(b, step->out[0]);
-    extend_life(b, step->out[1]);
+    extend_life(b, step->out[0].block);
+    extend_life(b, step->out[1].block);
+    if (step->kind == YM_STEP_CONV || step->kind == YM_STEP_CONV_DATA) {
+        step->weight = b->weight_block[b->program->item[step->item].u.conv.weight];
+        extend_life(b, step->weight);
+    }
     size_t bytes = scratch_bytes(b, step);
     if (bytes > 0) {
         int32_t scratch = ym_add_scratch(b, bytes);

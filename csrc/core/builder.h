@@ -14,8 +14,7 @@ typedef struct ym_builder {
     const ym_backend *backend;
     ym_schedule *schedule;
     size_t saved_bytes;
-    const ym_view *kept;        /* by item: where forward left a value in `saved` */
-    const ym_block *kept_block; /* the blocks of those views */
+    const int32_t *weight_block; /* by param: of its packed form, or -1 */
     bool out_of_memory;
 } ym_builder;
 

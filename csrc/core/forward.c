@@ -18,6 +18,8 @@ typedef struct forwarder {
     int32_t *concat_first; /* at which channel */
     int32_t *output;       /* by item: the first output that it is, or -1 */
     int32_t *conv_count;
+    int32_t *weight_block; /* see ym_forward */
+    size_t weight_bytes;
 } forwarder;
 
 int32_t *ym_count_convolutions(const ym_program *p)
@@ -170,6 +172,47 @@ static void add_statistics_block(ym_program *p, ym_builder *b)
     b->saved_bytes = b->schedule->block[block].bytes;
 }
 
+/* Bytes of a convolution's weight in the form that the backend wants beside it. */
+static size_t packed_weight_bytes(const ym_builder *b, const ym_item *item)
+{
+    if (b->backend->packed_weight_bytes == NULL) {
+        return 0;
+    }
+    const ym_item *from = &b->program->item[item->operand[0]];
+    const ym_dtype dtype = b->program->dtype;
+    const ym_tensor x = {NULL, dtype, from->n, from->h, from->w, from->c, from->c};
+    const ym_tensor y = {NULL, dtype, item->n, item->h, item->w, item->c, item->c};
+    return b->backend->packed_weight_bytes(&item->u.conv.shape, &x, &y);
+}
+
+/* Packed weights follow, once for all users of a weight, and are made by the first
+ * step. As the first blocks of `saved` they have the same numbers in backward. */
+static void add_weight_blocks(const ym_program *p, ym_builder *b, int32_t *number)
+{
+    size_t begin = b->saved_bytes;
+    for (int32_t i = 0; i < p->graph->param_count; i++) {
+        number[i] = -1;
+    }
+    for (int32_t i = 0; i < p->item_count; i++) {
+        const ym_item *item = &p->item[i];
+        bool fresh = item->kind == YM_ITEM_CONV && number[item->u.conv.weight] < 0;
+        size_t bytes = fresh ? packed_weight_bytes(b, item) : 0;
+        if (bytes > 0) {
+            int32_t block = ym_add_scratch(b, bytes);
+            ym_block *made = &b->schedule->block[block];
+            made->place = YM_PLACE_SAVED;
+            made->offset = b->saved_bytes;
+            made->item = i;
+            b->saved_bytes += made->bytes;
+            number[item->u.conv.weight] = block;
+        }
+    }
+    if (b->saved_bytes > begin) {
+        ym_add_step(b, YM_STEP_PACK_WEIGHTS, 0);
+        ym_finish_step(b);
+    }
+}
+
 static void build(forwarder *f, ym_program *p)
 {
     for (int32_t i = 0; i < p->item_count; i++) {
@@ -181,13 +224,17 @@ static void build(forwarder *f, ym_program *p)
     }
     share_concat_buffers(f);
     add_statistics_block(p, &f->b);
+    size_t statistics_bytes = f->b.saved_bytes;
+    add_weight_blocks(p, &f->b, f->weight_block);
+    f->weight_bytes = f->b.saved_bytes - statistics_bytes;
     for (int32_t i = 0; i < p->item_count; i++) {
         add_item(f, i);
     }
     ym_schedule *s = f->b.schedule;
     for (int32_t i = 0; i < s->block_count; i++) {
         if (s->block[i].place == YM_PLACE_SAVED) {
-            s->block[i].first = s->block[i].first == INT32_MAX ? 0 : s->block[i].first;
+            bool early = s->block[i].first < 0 || s->block[i].first == INT32_MAX;
+            s->block[i].first = early ? 0 : s->block[i].first;
             s->block[i].last = s->step_count > 0 ? s->step_count - 1 : 0;
         }
     }
@@ -204,9 +251,13 @@ ym_status ym_forward_create(ym_program *program, const ym_backend *backend,
     f.concat_first = calloc(items, sizeof *f.concat_first);
     f.output = calloc(items, sizeof *f.output);
     f.conv_count = ym_count_convolutions(program);
+    f.weight_block =
+        malloc(((size_t)program->graph->param_count + 1) * sizeof(int32_t));
+    f.b.weight_block = f.weight_block;
     ym_status status = YM_ERR_MEMORY;
     if (ym_builder_begin(&f.b) && f.view != NULL && f.concat != NULL &&
-        f.concat_first != NULL && f.output != NULL && f.conv_count != NULL) {
+        f.concat_first != NULL && f.output != NULL && f.conv_count != NULL &&
+        f.weight_block != NULL) {
         build(&f, program);
         f.b.schedule->live_bytes = ym_live_bytes(&f.b);
         status = place || f.b.out_of_memory ? ym_place_blocks(&f.b, error) : YM_OK;
@@ -217,7 +268,11 @@ ym_status ym_forward_create(ym_program *program, const ym_backend *backend,
     free(f.concat_first);
     free(f.output);
     free(f.conv_count);
-    *made = (ym_forward){f.b.schedule, f.view, f.b.saved_bytes};
+    *made = (ym_forward){.schedule = f.b.schedule,
+                         .view = f.view,
+                         .saved_bytes = f.b.saved_bytes,
+                         .weight_block = f.weight_block,
+                         .weight_bytes = f.weight_bytes};
     if (status != YM_OK) {
         ym_forward_free(made);
     }
@@ -228,5 +283,6 @@ void ym_forward_free(ym_forward *forward)
 {
     ym_schedule_free(forward->schedule);
     free(forward->view);
+    free(forward->weight_block);
     *forward = (ym_forward){0};
 }

@@ -12,8 +12,10 @@
 
 typedef struct ym_forward {
     ym_schedule *schedule;
-    ym_view *view;      /* by item: where its value lies */
-    size_t saved_bytes; /* statistics and kept values */
+    ym_view *view;         /* by item: where its value lies */
+    size_t saved_bytes;    /* statistics, packed weights and kept values */
+    int32_t *weight_block; /* by param: its packed form; -1: there is none */
+    size_t weight_bytes;   /* of saved_bytes: packed weights */
 } ym_forward;
 
 /* keep[item]: the value survives to backward. Also sets the norm calls' saved_offset.

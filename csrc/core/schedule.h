@@ -36,7 +36,8 @@ typedef struct ym_view {
 #define YM_NO_VIEW ((ym_view){-1, 0, 0})
 
 typedef enum ym_step_kind {
-    YM_STEP_CONV = 0,
+    YM_STEP_PACK_WEIGHTS = 0, /* all of them, before forward */
+    YM_STEP_CONV,
     YM_STEP_STATISTICS,
     YM_STEP_BRICK,
     YM_STEP_MAX_POOL,
@@ -63,6 +64,7 @@ typedef struct ym_step {
     int32_t term;             /* STATISTICS: which term */
     int32_t first_channel; /* BRICK: of the item, when only some channels are rebuilt */
     int32_t scratch;       /* block, or -1 */
+    int32_t weight;        /* CONV, CONV_DATA: block of the packed weight, or -1 */
 } ym_step;
 
 struct ym_schedule {

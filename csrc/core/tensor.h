@@ -58,6 +58,7 @@ typedef struct ym_weight {
     float *data;        /* (K, C / groups, R, S), or NULL: absent */
     int32_t k, c, r, s; /* c counts the channels of one group */
     int64_t stride_k, stride_c, stride_r, stride_s; /* elements */
+    void *packed; /* the same as pack_weights left it, or NULL: only data is there */
 } ym_weight;
 
 #endif

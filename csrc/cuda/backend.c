@@ -8,6 +8,7 @@
 #include "cuda/conv_cudnn.h"
 #include "cuda/mosaic.h"
 #include "cuda/sgd.h"
+#include "cuda/weight.h"
 
 /* All but the convolutions. */
 #define COMMON_ENTRIES                                                                \
@@ -30,6 +31,8 @@ const ym_backend *ym_cuda_backend(void)
         COMMON_ENTRIES,
         .name = "cuda",
         .capabilities = 0,
+        .packed_weight_bytes = cudnn_packed_weight_bytes,
+        .pack_weights = cuda_pack_weights,
         .conv_scratch_bytes = cudnn_conv_scratch_bytes,
         .conv_forward = cudnn_conv_forward,
         .conv_backward_data = cudnn_conv_backward_data,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The convolutions of the "cuda" table. Scratch holds the weight (or its gradient) in
- * the values' type, packed, and behind it cuDNN's workspace.
+ * The convolutions of the "cuda" table. Weights of 16 bits come packed in the values'
+ * type; scratch holds a float32 weight, or a weight's gradient, packed, and behind it
+ * cuDNN's workspace.
  */
 #include "cuda/conv_cudnn.h"
 
@@ -17,19 +18,31 @@ static size_t aligned(size_t bytes)
 
 static size_t weight_bytes(const ym_conv *conv, ym_dtype dtype)
 {
-    return aligned((size_t)conv->k * (size_t)(conv->c / conv->groups) *
-                   (size_t)(conv->r * conv->s) * ym_dtype_bytes(dtype));
+    return (size_t)conv->k * (size_t)(conv->c / conv->groups) *
+           (size_t)(conv->r * conv->s) * ym_dtype_bytes(dtype);
 }
 
 /* Arenas are aligned to 64 bytes; engines that load by descriptor want more. */
-static char *aligned_scratch(const ym_context *context)
+static size_t scratch_bytes(size_t weight, const cudnn_plan *plan)
 {
-    return (char *)aligned((size_t)context->scratch);
+    return 256 + aligned(weight) + (size_t)plan->workspace_bytes;
 }
 
-static size_t scratch_bytes(const ym_conv *conv, ym_dtype dtype, const cudnn_plan *plan)
+/* Where a call's weight (or its gradient) and cuDNN's workspace are. */
+typedef struct places {
+    void *weight, *workspace;
+} places;
+
+/* packed: the weight, or NULL: it is in scratch, which must be what was planned. */
+static ym_status find_places(ym_context *context, const ym_conv *conv, ym_dtype dtype,
+                             const cudnn_plan *plan, void *packed, places *found)
 {
-    return 256 + weight_bytes(conv, dtype) + (size_t)plan->workspace_bytes;
+    const size_t weight = packed == NULL ? weight_bytes(conv, dtype) : 0;
+    YM_TRY(cuda_require_scratch(context, "convolution", scratch_bytes(weight, plan)));
+    char *scratch = (char *)aligned((size_t)context->scratch);
+    found->weight = packed == NULL ? scratch : packed;
+    found->workspace = scratch + aligned(weight);
+    return YM_OK;
 }
 
 static cudnn_problem problem_of(ym_conv_pass pass, const ym_conv *conv,
@@ -63,7 +76,26 @@ static size_t bytes_of(ym_conv_pass pass, const ym_conv *conv, const ym_tensor *
     if (cudnn_find(NULL, &problem, &found) != YM_OK || found.plan->descriptor == NULL) {
         return cuda_plain_conv_scratch_bytes(pass, conv, x, y);
     }
-    return scratch_bytes(conv, y->dtype, found.plan);
+    const bool is_packed = pass != YM_CONV_BACKWARD_WEIGHT && y->dtype != YM_F32;
+    return scratch_bytes(is_packed ? 0 : weight_bytes(conv, y->dtype), found.plan);
+}
+
+static bool has_engine(ym_conv_pass pass, const ym_conv *conv, const ym_tensor *x,
+                       const ym_tensor *y)
+{
+    const cudnn_problem problem = problem_of(pass, conv, x, y, false);
+    cudnn_cached found;
+    return cudnn_find(NULL, &problem, &found) == YM_OK &&
+           found.plan->descriptor != NULL;
+}
+
+size_t cudnn_packed_weight_bytes(const ym_conv *conv, const ym_tensor *x,
+                                 const ym_tensor *y)
+{
+    const bool wanted = y->dtype != YM_F32 &&
+                        (has_engine(YM_CONV_FORWARD, conv, x, y) ||
+                         has_engine(YM_CONV_BACKWARD_DATA, conv, x, y));
+    return wanted ? weight_bytes(conv, y->dtype) : 0;
 }
 
 /* A planner does not say whether dx is added to, so there is room for both. */
@@ -78,14 +110,12 @@ size_t cudnn_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv,
                                            : bytes;
 }
 
-/* The weight's place is the start of aligned scratch. */
-static ym_status execute(ym_context *context, const ym_conv *conv, ym_dtype dtype,
-                         const cudnn_cached *found, void *x, void *y)
+static ym_status execute(ym_context *context, const cudnn_cached *found,
+                         const places *at, void *x, void *y)
 {
     const cudnn_library *l = found->library;
     const int64_t id[3] = {CUDNN_ID_X, CUDNN_ID_W, CUDNN_ID_Y};
-    void *data[3] = {x, aligned_scratch(context), y};
-    void *workspace = aligned_scratch(context) + weight_bytes(conv, dtype);
+    void *data[3] = {x, at->weight, y};
     YM_CHECK(
         &context->error, ((uintptr_t)x | (uintptr_t)y) % 16 == 0, YM_ERR_ARGUMENT,
         "cuda: convolution: a tensor's memory starts at %p or %p, must be aligned to "
@@ -103,7 +133,7 @@ static ym_status execute(ym_context *context, const ym_conv *conv, ym_dtype dtyp
     }
     if (status == 0) {
         status = l->set_attribute(pack, CUDNN_VARIANT_PACK_WORKSPACE,
-                                  CUDNN_TYPE_VOID_PTR, 1, &workspace);
+                                  CUDNN_TYPE_VOID_PTR, 1, &at->workspace);
     }
     if (status == 0) {
         status = l->finalize(pack);
@@ -120,22 +150,31 @@ static ym_status execute(ym_context *context, const ym_conv *conv, ym_dtype dtyp
     return cudnn_check(l, status, "cudnnBackendExecute (convolution)", &context->error);
 }
 
-/* The plan, after checking that scratch is what it was when the run was planned. */
 static ym_status find(ym_context *context, ym_conv_pass pass, const ym_conv *conv,
                       const ym_tensor *x, const ym_tensor *y, bool accumulate,
                       cudnn_cached *found)
 {
     const cudnn_problem problem = problem_of(pass, conv, x, y, accumulate);
     YM_TRY(cudnn_find(context, &problem, found));
-    if (found->plan->descriptor == NULL) {
-        YM_CHECK(
-            &context->error, y->dtype != YM_BF16, YM_ERR_UNSUPPORTED,
-            "cuda: convolution: cuDNN has no bfloat16 on this GPU (compute capability "
-            "below 8.0): use float16");
+    YM_CHECK(&context->error, found->plan->descriptor != NULL || y->dtype != YM_BF16,
+             YM_ERR_UNSUPPORTED,
+             "cuda: convolution: cuDNN has no bfloat16 on this GPU (compute capability "
+             "below 8.0): use float16");
+    return YM_OK;
+}
+
+/* As find_places; a weight that is not packed yet is packed there. */
+static ym_status place_weight(ym_context *context, const ym_conv *conv,
+                              const ym_weight *w, ym_dtype dtype,
+                              const cudnn_plan *plan, places *found)
+{
+    YM_TRY(find_places(context, conv, dtype, plan, w->packed, found));
+    if (w->packed != NULL) {
         return YM_OK;
     }
-    return cuda_require_scratch(context, "convolution",
-                                scratch_bytes(conv, y->dtype, found->plan));
+    ym_weight packed = *w;
+    packed.packed = found->weight;
+    return cuda_pack_weights(context, &packed, 1, dtype);
 }
 
 static ym_status forward(ym_context *context, const ym_conv *conv, const ym_tensor *x,
@@ -146,8 +185,9 @@ static ym_status forward(ym_context *context, const ym_conv *conv, const ym_tens
     if (found.plan->descriptor == NULL) {
         return cuda_plain_conv_forward(context, conv, x, w, bias, y);
     }
-    YM_TRY(cuda_pack_weight(context, w, y->dtype, aligned_scratch(context)));
-    YM_TRY(execute(context, conv, y->dtype, &found, x->data, y->data));
+    places at;
+    YM_TRY(place_weight(context, conv, w, y->dtype, found.plan, &at));
+    YM_TRY(execute(context, &found, &at, x->data, y->data));
     return bias != NULL ? cuda_add_bias(context, bias, y) : YM_OK;
 }
 
@@ -160,8 +200,9 @@ static ym_status backward_data(ym_context *context, const ym_conv *conv,
     if (found.plan->descriptor == NULL) {
         return cuda_plain_conv_backward_data(context, conv, dy, w, dx, accumulate);
     }
-    YM_TRY(cuda_pack_weight(context, w, dy->dtype, aligned_scratch(context)));
-    return execute(context, conv, dy->dtype, &found, dx->data, dy->data);
+    places at;
+    YM_TRY(place_weight(context, conv, w, dy->dtype, found.plan, &at));
+    return execute(context, &found, &at, dx->data, dy->data);
 }
 
 static ym_status backward_weight(ym_context *context, const ym_conv *conv,
@@ -176,9 +217,10 @@ static ym_status backward_weight(ym_context *context, const ym_conv *conv,
                                                dbias, accumulate_dbias);
     }
     if (dw->data != NULL) {
-        YM_TRY(execute(context, conv, dy->dtype, &found, x->data, dy->data));
-        YM_TRY(cuda_unpack_weight(context, aligned_scratch(context), dy->dtype, dw,
-                                  accumulate_dw));
+        places at;
+        YM_TRY(find_places(context, conv, dy->dtype, found.plan, NULL, &at));
+        YM_TRY(execute(context, &found, &at, x->data, dy->data));
+        YM_TRY(cuda_unpack_weight(context, at.weight, dy->dtype, dw, accumulate_dw));
     }
     return dbias != NULL ? cuda_bias_gradient(context, dy, dbias, accumulate_dbias)
                          : YM_OK;

@@ -9,6 +9,8 @@
 
 #include "cuda/cuda.h"
 
+size_t cudnn_packed_weight_bytes(const ym_conv *conv, const ym_tensor *x,
+                                 const ym_tensor *y);
 size_t cudnn_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv,
                                 const ym_tensor *x, const ym_tensor *y);
 ym_status cudnn_conv_forward(ym_context *context, const ym_conv *conv,

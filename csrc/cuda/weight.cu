@@ -8,21 +8,40 @@
 namespace
 {
 
-const int EACH = 4; /* pixels of a thread */
+const int EACH = 4;             /* pixels of a thread */
+const int64_t PACK_SPAN = 2048; /* elements that a block packs */
 
+/* Weights as a kernel's argument, each with the number of its first block. */
+struct pack_job {
+    int32_t count;
+    uint32_t first_block[YM_WEIGHTS_AT_ONCE];
+    ym_weight w[YM_WEIGHTS_AT_ONCE];
+};
+static_assert(sizeof(pack_job) <= 4096, "more than a kernel takes as arguments");
+
+/* Where element i of the packed weight is. */
 __device__ __forceinline__ int64_t place_of(const ym_weight &w, int64_t i)
 {
-    const int64_t c = i % w.c, s = i / w.c % w.s, r = i / w.c / w.s % w.r;
-    const int64_t k = i / w.c / w.s / w.r;
+    const int32_t taps = w.r * w.s * w.c;
+    const int64_t k = i / taps;
+    const int32_t rest = (int32_t)(i - k * taps), tap = rest / w.c;
+    const int64_t c = rest % w.c, r = tap / w.s, s = tap % w.s;
     return k * w.stride_k + c * w.stride_c + r * w.stride_r + s * w.stride_s;
 }
 
 template <typename T>
-__global__ void __launch_bounds__(YM_BLOCK)
-    pack_weight_kernel(ym_weight w, int64_t count, T *packed)
+__global__ void __launch_bounds__(YM_BLOCK) pack_weights_kernel(pack_job job)
 {
-    const int64_t i = (int64_t)blockIdx.x * YM_BLOCK + threadIdx.x;
-    if (i < count) {
+    int32_t at = 0;
+    while (at + 1 < job.count && job.first_block[at + 1] <= blockIdx.x) {
+        at++;
+    }
+    const ym_weight w = job.w[at];
+    T *packed = static_cast<T *>(w.packed);
+    const int64_t count = (int64_t)w.k * w.c * w.r * w.s;
+    const int64_t first = (blockIdx.x - job.first_block[at]) * PACK_SPAN;
+    const int64_t end = first + PACK_SPAN < count ? first + PACK_SPAN : count;
+    for (int64_t i = first + threadIdx.x; i < end; i += YM_BLOCK) {
         from_float(w.data[place_of(w, i)], &packed[i]);
     }
 }
@@ -69,15 +88,21 @@ dim3 grid_of(int64_t count)
 
 } // namespace
 
-ym_status cuda_pack_weight(ym_context *context, const ym_weight *w, ym_dtype dtype,
-                           void *packed)
+ym_status cuda_pack_weights(ym_context *context, const ym_weight *w, int32_t count,
+                            ym_dtype dtype)
 {
     const cuda_device_guard guard(context);
-    const int64_t count = count_of(w);
-    YM_WITH_TYPE(dtype,
-                 YM_LAUNCH((pack_weight_kernel<T>), grid_of(count), dim3(YM_BLOCK),
-                           context, *w, count, static_cast<T *>(packed)));
-    return cuda_launched(context, "pack_weight_kernel");
+    pack_job job;
+    job.count = count;
+    int64_t blocks = 0;
+    for (int32_t i = 0; i < count; i++) {
+        job.first_block[i] = (uint32_t)blocks;
+        job.w[i] = w[i];
+        blocks += (count_of(&w[i]) + PACK_SPAN - 1) / PACK_SPAN;
+    }
+    YM_WITH_TYPE(dtype, YM_LAUNCH((pack_weights_kernel<T>), dim3((unsigned)blocks),
+                                  dim3(YM_BLOCK), context, job));
+    return cuda_launched(context, "pack_weights_kernel");
 }
 
 ym_status cuda_unpack_weight(ym_context *context, const void *packed, ym_dtype dtype,

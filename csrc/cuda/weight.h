@@ -11,9 +11,10 @@
 extern "C" {
 #endif
 
-/* `packed` is (K, R, S, C) of the given type. */
-ym_status cuda_pack_weight(ym_context *context, const ym_weight *w, ym_dtype dtype,
-                           void *packed);
+/* `packed` of each of at most YM_WEIGHTS_AT_ONCE weights = the weight as (K, R, S, C)
+ * of the given type, in one launch. */
+ym_status cuda_pack_weights(ym_context *context, const ym_weight *w, int32_t count,
+                            ym_dtype dtype);
 /* dw (+)= packed. */
 ym_status cuda_unpack_weight(ym_context *context, const void *packed, ym_dtype dtype,
                              ym_weight *dw, bool accumulate);

@@ -14,7 +14,8 @@ static cudaError_t driver = cudaSuccess;
 static bool is_capturing = false;
 static int devices = 1;
 static int launch_device = -1;
-static long counts[3];
+static long counts[YM_EMULATION_COUNTS];
+static char watched[64] = "no kernel";
 static _Thread_local int current = 0;
 
 const char *cudaGetErrorName(cudaError_t error)
@@ -154,10 +155,18 @@ void ym_emulation_add(int what)
     counts[what]++;
 }
 
-void ym_emulation_note_launch(void)
+void ym_emulation_watch(const char *text)
+{
+    snprintf(watched, sizeof watched, "%s", text);
+}
+
+void ym_emulation_note_launch(const char *kernel)
 {
     launch_device = current;
     ym_emulation_add(YM_EMULATION_LAUNCHES);
+    if (strstr(kernel, watched) != NULL) {
+        ym_emulation_add(YM_EMULATION_WATCHED);
+    }
 }
 
 int ym_emulation_launch_device(void)

@@ -186,7 +186,7 @@ unsigned long long ym_emulation_shuffle(unsigned long long bits, int from)
 void ym_emulation_launch(const char *name, dim3 grid, dim3 block,
                          const std::function<void()> &kernel)
 {
-    ym_emulation_note_launch();
+    ym_emulation_note_launch(name);
     here.name = name;
     here.kernel = &kernel;
     here.count = (int)(block.x * block.y * block.z);

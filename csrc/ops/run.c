@@ -53,6 +53,17 @@ static ym_tensor resolve(const runner *r, ym_view view)
     return ym_channels(x, view.first, view.count);
 }
 
+/* A step's weight, with its packed form if the plan has one. */
+static ym_weight resolve_weight(const runner *r, const ym_step *step)
+{
+    const ym_item *item = &r->plan->program->item[step->item];
+    ym_weight w = r->bindings->params[item->u.conv.weight];
+    if (step->weight >= 0) {
+        w.packed = arena(r, r->schedule->block[step->weight].offset);
+    }
+    return w;
+}
+
 static const float *param_data(const runner *r, int32_t param)
 {
     return param >= 0 ? r->bindings->params[param].data : NULL;
@@ -112,6 +123,27 @@ static ym_brick resolve_brick(const runner *r, const ym_step *step)
     return brick;
 }
 
+static ym_status run_pack_weights(const runner *r)
+{
+    const ym_backend *backend = r->context->backend;
+    const ym_dtype dtype = r->plan->program->dtype;
+    const int32_t *block = r->plan->forward.weight_block;
+    ym_weight list[YM_WEIGHTS_AT_ONCE];
+    int32_t count = 0;
+    for (int32_t i = 0; i < r->plan->graph->param_count; i++) {
+        if (block[i] < 0) {
+            continue;
+        }
+        list[count] = r->bindings->params[i];
+        list[count].packed = arena(r, r->schedule->block[block[i]].offset);
+        if (++count == YM_WEIGHTS_AT_ONCE) {
+            YM_TRY(backend->pack_weights(r->context, list, count, dtype));
+            count = 0;
+        }
+    }
+    return count > 0 ? backend->pack_weights(r->context, list, count, dtype) : YM_OK;
+}
+
 static ym_status run_statistics(const runner *r, const ym_step *step)
 {
     const ym_item *item = &r->plan->program->item[step->item];
@@ -167,10 +199,11 @@ static ym_status run_forward_step(const runner *r, const ym_step *step)
     const ym_item *item = &r->plan->program->item[step->item];
     ym_tensor x = resolve(r, step->in[0]), y = resolve(r, step->out[0]);
     switch (step->kind) {
-    case YM_STEP_CONV:
-        return backend->conv_forward(r->context, &item->u.conv.shape, &x,
-                                     &r->bindings->params[item->u.conv.weight],
+    case YM_STEP_CONV: {
+        const ym_weight w = resolve_weight(r, step);
+        return backend->conv_forward(r->context, &item->u.conv.shape, &x, &w,
                                      param_data(r, item->u.conv.bias), &y);
+    }
     case YM_STEP_BRICK: {
         ym_brick brick = resolve_brick(r, step);
         return backend->brick_forward(r->context, &brick, &y);
@@ -197,10 +230,11 @@ static ym_status run_backward_step(const runner *r, const ym_step *step)
     ym_tensor dx = resolve(r, step->out[0]);
     bool accumulate = step->accumulate[0];
     switch (step->kind) {
-    case YM_STEP_CONV_DATA:
-        return backend->conv_backward_data(r->context, &item->u.conv.shape, &dy,
-                                           &r->bindings->params[item->u.conv.weight],
+    case YM_STEP_CONV_DATA: {
+        const ym_weight w = resolve_weight(r, step);
+        return backend->conv_backward_data(r->context, &item->u.conv.shape, &dy, &w,
                                            &dx, accumulate);
+    }
     case YM_STEP_MAX_POOL_BACKWARD:
         return backend->max_pool_backward(r->context, &item->u.pool, &x, &dy, &dx,
                                           accumulate);
@@ -224,6 +258,8 @@ static ym_status run_step(const runner *r, const ym_step *step)
         r->context->scratch_bytes = block->bytes;
     }
     switch (step->kind) {
+    case YM_STEP_PACK_WEIGHTS:
+        return run_pack_weights(r);
     case YM_STEP_STATISTICS:
         return run_statistics(r, step);
     case YM_STEP_CONV_WEIGHT:

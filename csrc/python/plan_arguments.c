@@ -115,8 +115,12 @@ static int parse_weight(const ym_plan *plan, PyObject *object, const ym_param *p
     if (require_device(&array, name, plan) < 0) {
         return -1;
     }
-    *weight = (ym_weight){array.data,      param->k, param->c, param->r, param->s,
-                          array.stride[0], 0,        0,        0};
+    *weight = (ym_weight){.data = array.data,
+                          .k = param->k,
+                          .c = param->c,
+                          .r = param->r,
+                          .s = param->s,
+                          .stride_k = array.stride[0]};
     if (!vector) {
         weight->stride_c = array.stride[1];
         weight->stride_r = array.stride[2];
@@ -136,7 +140,7 @@ static int parse_weights(const ym_plan *plan, PyObject *object, const char *name
         PyObject *entry = PySequence_Fast_GET_ITEM(list, i);
         const ym_param *p = &g->param[i];
         if (gradients && entry == Py_None) {
-            (*weights)[i] = (ym_weight){NULL, p->k, p->c, p->r, p->s, 0, 0, 0, 0};
+            (*weights)[i] = (ym_weight){.k = p->k, .c = p->c, .r = p->r, .s = p->s};
         } else {
             status = parse_weight(plan, entry, p, gradients, &(*weights)[i]);
         }

@@ -9,6 +9,12 @@ static PyObject *get_saved_bytes(plan_object *self, void *closure)
     return PyLong_FromSize_t(self->plan->forward.saved_bytes);
 }
 
+static PyObject *get_weight_bytes(plan_object *self, void *closure)
+{
+    (void)closure;
+    return PyLong_FromSize_t(self->plan->forward.weight_bytes);
+}
+
 static PyObject *get_forward_workspace(plan_object *self, void *closure)
 {
     (void)closure;
@@ -161,6 +167,9 @@ PyObject *ym_plan_param_segments_method(plan_object *self, PyObject *unused)
 PyGetSetDef ym_plan_getset[] = {
     {"saved_bytes", (getter)get_saved_bytes, NULL,
      "Bytes kept from forward to backward.", NULL},
+    {"weight_bytes", (getter)get_weight_bytes, NULL,
+     "Of saved_bytes: the weights in the values' type, where the backend wants them.",
+     NULL},
     {"forward_workspace_bytes", (getter)get_forward_workspace, NULL,
      "Bytes that forward needs beside saved.", NULL},
     {"backward_workspace_bytes", (getter)get_backward_workspace, NULL,

@@ -58,13 +58,21 @@ void ym_emulation_devices(int count);
 /* While capturing, a call that a capture does not allow fails. */
 void ym_emulation_capture(int capturing);
 /* Since the last reset: launches, calls that wait for the device, copies to it. */
-enum { YM_EMULATION_LAUNCHES = 0, YM_EMULATION_WAITS, YM_EMULATION_UPLOADS };
+enum {
+    YM_EMULATION_LAUNCHES = 0,
+    YM_EMULATION_WAITS,
+    YM_EMULATION_UPLOADS,
+    YM_EMULATION_WATCHED, /* launches of what ym_emulation_watch was told */
+    YM_EMULATION_COUNTS
+};
 long ym_emulation_count(int what);
 void ym_emulation_reset_counts(void);
 void ym_emulation_add(int what);
 /* Which device was current when the last kernel was launched. */
 int ym_emulation_launch_device(void);
-void ym_emulation_note_launch(void);
+void ym_emulation_note_launch(const char *kernel);
+/* Count launches of kernels whose name contains the text. */
+void ym_emulation_watch(const char *text);
 /* 0: threads and blocks in order, 1: in reverse, 2: in turns from the middle. */
 void ym_emulation_order(int order);
 
