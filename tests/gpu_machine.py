@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,5 +64,15 @@ def dtypes() -> tuple[torch.dtype, ...]:
     return every if has_bf16 or why_no_gpu() else every[:2]
 
 
+def warm_up(step: Callable[[], None], times: int = 3) -> None:
+    """Runs the step on a stream of its own, as has to be done before it is captured."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(times):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+
+
 __all__ = ["DEVICE", "NAMES", "REHEARSES", "ROOT", "backend", "dtypes", "exact_float32"]
-__all__ += ["needs_gpu", "on_a_gpu_only", "rehearsal"]
+__all__ += ["needs_gpu", "on_a_gpu_only", "rehearsal", "warm_up"]

@@ -10,6 +10,7 @@ import copy
 
 import pytest
 import torch
+from gpu_machine import warm_up
 from models_for_tests import Elan
 from sgd_twins import assert_same, assert_same_state, official_groups, twins
 from test_cuda_mosaic_batch import HYPS, make_mosaic, samples
@@ -140,12 +141,7 @@ def test_forward_and_backward_in_a_cuda_graph() -> None:
         module.zero_grad(set_to_none=True)
         module(x).square().mean().backward()
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
+    warm_up(run)
     eager = [p.grad.clone() for p in module.parameters()]
     before = [m.running_mean.clone() for m in momentum]
     graph = torch.cuda.CUDAGraph()

@@ -18,6 +18,7 @@ from gpu_machine import (  # noqa: F401
     needs_gpu,
     on_a_gpu_only,
     rehearsal,
+    warm_up,
 )
 from models_for_tests import Elan
 from torch import Tensor, nn
@@ -173,12 +174,7 @@ def test_a_captured_step_replays_with_the_bits_of_an_eager_one(name: str) -> Non
             p.grad = None
         model(x).square().mean().backward()
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
+    warm_up(step)
     model.load_state_dict(state)
     step()
     truth = [p.grad.clone() for p in model.parameters()]

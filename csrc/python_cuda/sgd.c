@@ -179,6 +179,19 @@ static int read_call(const step_arguments *a, cuda_sgd_call *call)
     return 0;
 }
 
+/* Gives the buffers back; then None, or NULL with an exception: that of read_call
+ * where the arguments were not read. */
+static PyObject *finish(step_arguments *a, bool is_read, ym_status status,
+                        const ym_error *error)
+{
+    PyBuffer_Release(&a->table);
+    PyBuffer_Release(&a->groups);
+    if (!is_read) {
+        return NULL;
+    }
+    return status == YM_OK ? Py_NewRef(Py_None) : ym_raise(status, error);
+}
+
 PyDoc_STRVAR(
     sgd_step_doc,
     "sgd_step(table, memory, groups, device, *, stream=0, scale=0, found_inf=0,\n"
@@ -209,10 +222,10 @@ static PyObject *sgd_step(PyObject *module, PyObject *args, PyObject *keywords)
         return NULL;
     }
     cuda_sgd_call call = {0};
-    int read = read_call(&a, &call);
+    bool is_read = read_call(&a, &call) == 0;
     ym_context context = {.stream = (void *)(uintptr_t)a.stream, .device = a.device};
     ym_status status = YM_OK;
-    if (read == 0) {
+    if (is_read) {
         bool norm = call.clips || call.found_inf != NULL;
         Py_BEGIN_ALLOW_THREADS
             status = norm && !a.measured ? cuda_sgd_run_norm(&context, &call) : YM_OK;
@@ -221,12 +234,7 @@ static PyObject *sgd_step(PyObject *module, PyObject *args, PyObject *keywords)
             }
         Py_END_ALLOW_THREADS
     }
-    PyBuffer_Release(&a.table);
-    PyBuffer_Release(&a.groups);
-    if (read < 0) {
-        return NULL;
-    }
-    return status == YM_OK ? Py_NewRef(Py_None) : ym_raise(status, &context.error);
+    return finish(&a, is_read, status, &context.error);
 }
 
 PyDoc_STRVAR(
@@ -251,20 +259,15 @@ static PyObject *sgd_norm(PyObject *module, PyObject *args, PyObject *keywords)
         return NULL;
     }
     cuda_sgd_call call = {0};
-    int read = read_call(&a, &call);
+    bool is_read = read_call(&a, &call) == 0;
     ym_context context = {.stream = (void *)(uintptr_t)a.stream, .device = a.device};
     ym_status status = YM_OK;
-    if (read == 0) {
+    if (is_read) {
         Py_BEGIN_ALLOW_THREADS
             status = cuda_sgd_run_norm(&context, &call);
         Py_END_ALLOW_THREADS
     }
-    PyBuffer_Release(&a.table);
-    PyBuffer_Release(&a.groups);
-    if (read < 0) {
-        return NULL;
-    }
-    return status == YM_OK ? Py_NewRef(Py_None) : ym_raise(status, &context.error);
+    return finish(&a, is_read, status, &context.error);
 }
 
 PyMethodDef ym_cuda_sgd_methods[] = {
