@@ -190,7 +190,10 @@ def test_every_configuration_has_a_name_of_its_own(tmp_path: Path) -> None:
     assert any(r["objects"] == 100 for r in requests)
     assert any(r["multi_scale"] for r in requests)
     made = session(tmp_path)
-    assert [t.key for t in rest.tasks(made)] == ["bandwidth", "sgd", "mosaic"]
+    assert [t.key for t in rest.tasks(made)] == [
+        *("bandwidth", "sgd", "mosaic", "rule yolov9-t")
+    ]
+    assert len({t.key for t in rest.rule(quick=False)}) == 10
 
 
 # An invented record
@@ -239,6 +242,11 @@ def invented() -> dict:
     rows = [{"case": "4 tiles", "cpu_ms": 4.0, "kernel_ms": 0.1, "speedup": 40.0}]
     rows[0] |= {"upload_ms": 0.2, "upload_mb": 1.2, "bytes_that_differ": 0}
     tasks["mosaic"] = {"stage": "rest", "outcome": "done", "result": {"rows": rows}}
+    row = {"case": "yolov9-t, float16", "implementation": CONV, "kind": "outputs"}
+    row |= {"ours": 1e-3, "stock": 4e-4, "ratio": 2.5, "holds": False}
+    request = {"model": "yolov9-t"}
+    rule = {"stage": "rest", "outcome": "done", "request": request}
+    tasks["rule yolov9-t"] = rule | {"result": {"rows": [row]}}
     failed = {"stage": "build-test", "outcome": "failed", "reason": "a | b\nc"}
     return tasks | {"tests on the GPU": failed}
 
@@ -258,6 +266,7 @@ def test_targets_stand_beside_the_figures() -> None:
     assert mine["floor_ms"] == pytest.approx(0.6)
     assert mine["verdict"] == "not met: 8 x torch foreach"
     assert made["mosaic"]["rows"][0]["verdict"] == "met"
+    assert made["rule"]["rows"][0]["verdict"] == "not met"
     (check,) = made["checks"]["rows"]
     assert check["detail"] == "a / b c"
 

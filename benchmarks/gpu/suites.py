@@ -65,6 +65,15 @@ MOSAIC_COLUMNS = [
     ("bytes_that_differ", "bytes that differ", ""),
     ("verdict", "target: 20", ""),
 ]
+RULE_COLUMNS = [
+    ("case", "model", ""),
+    ("implementation", "implementation", ""),
+    ("kind", "of", ""),
+    ("ours", "ours, median of seeds", ".2e"),
+    ("stock", "stock PyTorch", ".2e"),
+    ("ratio", "ratio", ".2f"),
+    ("verdict", "target: 2", ""),
+]
 CHECK_COLUMNS = [
     ("case", "check", ""),
     ("outcome", "outcome", ""),
@@ -204,6 +213,17 @@ def mosaic_suite(task: Row) -> Row:
     return {"title": title, "columns": MOSAIC_COLUMNS, "rows": rows}
 
 
+def rule_suite(tasks: dict[str, Row]) -> Row | None:
+    rows = [
+        row | {"verdict": "met" if row["holds"] else "not met"}
+        for key, task in tasks.items()
+        if key.startswith("rule ") and task["outcome"] == "done"
+        for row in task["result"]["rows"]
+    ]
+    title = "Error on the GPU against float64, 96 px, batch 2"
+    return {"title": title, "columns": RULE_COLUMNS, "rows": rows} if rows else None
+
+
 def check_suite(tasks: dict[str, Row]) -> Row | None:
     """Build, tests, compute-sanitizer, and whatever gave no figure."""
     rows = []
@@ -230,7 +250,7 @@ def check_suite(tasks: dict[str, Row]) -> Row | None:
 def from_tasks(tasks: dict[str, Row]) -> dict[str, Row]:
     """Suite name -> {"title", "columns", "rows"}, of what there is."""
     requests = {
-        key: task["request"] for key, task in tasks.items() if "request" in task
+        key: task["request"] for key, task in tasks.items() if key.startswith("step ")
     }
     made: dict[str, Row | None] = {
         "step": step_suite(tasks, requests, "full", FULL_TITLE),
@@ -240,5 +260,6 @@ def from_tasks(tasks: dict[str, Row]) -> dict[str, Row]:
     for name, suite in others.items():
         if tasks.get(name, {}).get("outcome") == "done":
             made[name] = suite(tasks[name])
+    made["rule"] = rule_suite(tasks)
     made["checks"] = check_suite(tasks)
     return {name: suite for name, suite in made.items() if suite is not None}

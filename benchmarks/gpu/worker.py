@@ -17,7 +17,7 @@ import traceback
 from typing import Any
 
 MARK = "RESULT "
-TASKS = ("facts", "step", "bandwidth", "sgd", "mosaic")
+TASKS = ("facts", "step", "bandwidth", "sgd", "mosaic", "rule")
 WORDS = 600  # of an error's text that a record keeps
 
 

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: MIT
+"""The rule of exactness of one detector on the GPU: see tests/gpu_rule.py.
+
+A request names model and, for a rehearsal, quick. Float64 runs on the GPU as well, by
+stock PyTorch; TF32 is off, so that float32 is what it says.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.models import detection_model
+
+KEEPS = ("conv", "min")
+SIZE, BATCH, SEEDS = 96, 2, 5  # as bench_rule.py on the CPU
+NO_BF16 = (8, 0)  # GPUs below have none
+
+
+def dtypes(device: str) -> tuple[torch.dtype, ...]:
+    """Those that plans run in there."""
+    if device == "cpu":
+        return (torch.float32, torch.bfloat16)
+    half = (torch.float32, torch.float16)
+    has_bf16 = torch.cuda.get_device_capability() >= NO_BF16
+    return (*half, torch.bfloat16) if has_bf16 else half
+
+
+def run(request: dict[str, Any]) -> dict[str, Any]:
+    sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
+    import gpu_rule
+
+    device, name = request["device"], request["model"]
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    found = gpu_rule.medians(
+        lambda: detection_model(name, 3),
+        (BATCH, 3, SIZE, SIZE),
+        gpu_rule.Place(device, exact=device),
+        keeps=KEEPS,
+        dtypes=dtypes(device),
+        seeds=1 if request["quick"] else SEEDS,
+    )
+    rows = [
+        {
+            "case": f"{name}, {str(dtype).removeprefix('torch.')}",
+            "implementation": f"yolov9mem {keep}",
+            "kind": kind,
+            "ours": ours,
+            "stock": stock,
+            "ratio": ours / max(stock, 1e-30),
+            "holds": gpu_rule.holds(ours, stock),
+        }
+        for (keep, dtype, kind), (ours, stock) in found.items()
+    ]
+    return {"rows": rows}
