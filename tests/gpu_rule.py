@@ -45,7 +45,7 @@ def run(
 ) -> rule.Result:
     """A step on the model's device, its loss times `scale`; moved to the CPU."""
     device = next(model.parameters()).device
-    leaves = [x.to(device).requires_grad_() for x in inputs]
+    leaves = [x.to(device, copy=True).requires_grad_() for x in inputs]
     mixed = dtype in HALF
     with torch.autocast(device.type, dtype if mixed else None, enabled=mixed):
         outputs = rule.flatten(model(*leaves))
@@ -59,8 +59,11 @@ def run(
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     state = [t for m in norms for t in (m.running_mean, m.running_var)]
     calls = [int(m.num_batches_tracked) for m in norms]
-    parts = [[t.detach().cpu() for t in part] for part in (outputs, grads, state)]
-    return rule.Result(*parts, calls)
+    copies = [
+        [t.detach().to("cpu", copy=True) for t in part]
+        for part in (outputs, grads, state)
+    ]
+    return rule.Result(*copies, calls)
 
 
 def below_overflow(gradients: list[Tensor]) -> float:

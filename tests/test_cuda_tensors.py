@@ -8,6 +8,7 @@ GPU, by the same code: memory from torch's allocator, its current stream, arrays
 from __future__ import annotations
 
 import importlib.util
+import math
 
 import cuda_emulation as ce
 import pytest
@@ -114,14 +115,19 @@ class TensorRun:
         return outputs
 
     def backward(self, grads: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Gradients of inputs and parameters."""
+        """Gradients of inputs and parameters; of what no output reads they are zeros."""
         p = self.plan
         work = self.arena(p.backward_workspace(None))
         common = [[self.tuple(x) for x in part] for part in (self.inputs, self.params)]
         arenas = (self.tuple(self.saved), self.tuple(work), self.stream())
         given = [self.put(g.permute(0, 2, 3, 1), self.dtype) for g in grads]
-        grad_inputs = [torch.empty_like(x) for x in self.inputs]
-        grad_params = [torch.empty_like(x) for x in self.params]
+        grad_inputs, grad_params = (
+            [torch.full_like(x, math.nan if read else 0) for x, read in zip(*pair)]
+            for pair in (
+                (self.inputs, p.reached_inputs(None)),
+                (self.params, p.reached_params(None)),
+            )
+        )
         parts = [[self.tuple(g) for g in x] for x in (given, grad_inputs, grad_params)]
         p.backward(0, *common, self.norms, *parts, *arenas)
         return [*grad_inputs, *grad_params]

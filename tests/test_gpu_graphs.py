@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpu_machine import exact_float32, on_a_gpu_only  # noqa: F401
+from gpu_machine import REHEARSES, exact_float32, needs_gpu  # noqa: F401
 from test_cuda_plan import draw_gradients
-from test_cuda_tensors import LIMIT, TensorRun
+from test_cuda_tensors import EMULATED, LIMIT, TensorRun
 from test_plan import random_case
 
-pytestmark = on_a_gpu_only
-BACKENDS = ("cuda:0", "cuda:0:plain")
+pytestmark = needs_gpu
+BACKENDS = tuple(EMULATED) if REHEARSES else ("cuda:0", "cuda:0:plain")
 # Graphs of a few pixels amplify: what one rounding in a value may become.
 SLACK = 10.0
 

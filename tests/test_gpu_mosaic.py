@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
-import gpu_machine  # noqa: F401  (puts the benchmarks on the path)
 import numpy as np
 import pytest
 import torch
-from gpu_machine import on_a_gpu_only
+from gpu_machine import (  # noqa: F401
+    DEVICE,
+    needs_gpu,
+    on_a_gpu_only,
+    rehearsal,
+)
 
 from yolov9mem.augment import HYP_SCRATCH_HIGH, Mosaic
 
@@ -31,7 +35,7 @@ def drawn_jobs(case: str, nine: bool, seed: int) -> list:
     return drawn(Mosaic(*data, image_size=SIZE, hyp=hyp, nine=nine), COUNT, seed)
 
 
-@on_a_gpu_only
+@needs_gpu
 @pytest.mark.parametrize("nine", [False, True])
 @pytest.mark.parametrize("case", CASES)
 def test_a_batch_has_the_bytes_of_the_cpu(case: str, nine: bool) -> None:
@@ -39,7 +43,7 @@ def test_a_batch_has_the_bytes_of_the_cpu(case: str, nine: bool) -> None:
 
     jobs = drawn_jobs(case, nine, 5)
     truth = on_the_cpu(jobs, np.empty((COUNT, 3, SIZE, SIZE), np.uint8))
-    made = DeviceBatch(jobs, SIZE, torch.device("cuda", 0)).render().cpu().numpy()
+    made = DeviceBatch(jobs, SIZE, torch.device(DEVICE, 0)).render().cpu().numpy()
     np.testing.assert_array_equal(made, truth)
     assert len(np.unique(made)) > 100
 

@@ -14,7 +14,7 @@ import pytest
 from gpu_machine import (  # noqa: F401
     DEVICE,
     NAMES,
-    backend,
+    REHEARSES,
     dtypes,
     exact_float32,
     needs_gpu,
@@ -26,16 +26,17 @@ from torch import nn
 from yolov9.model import DetectionModel
 
 pytestmark = needs_gpu
+SIZE, SEEDS = (32, 1) if REHEARSES else (128, 5)
 
 
 def check(
     make: Callable[[], nn.Module],
     shape: tuple[int, ...],
     name: str,
-    seeds: int = 5,
+    seeds: int = SEEDS,
     keeps: tuple[str, ...] = ("all", "conv", "min"),
 ) -> None:
-    place = gpu_rule.Place(DEVICE, backend=backend(name))
+    place = gpu_rule.Place(DEVICE, backend=name)
     found = gpu_rule.medians(
         make, shape, place, keeps=keeps, dtypes=dtypes(), seeds=seeds
     )
@@ -46,10 +47,10 @@ def check(
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_layer_types(layer: str, name: str) -> None:
-    fewer = {"seeds": 3, "keeps": ("conv", "min")} if "plain" in name else {}
-    check(LAYERS[layer], (2, 8, 13, 17), name, **fewer)
+    fewer = {"seeds": min(SEEDS, 3), "keeps": ("conv", "min")}
+    check(LAYERS[layer], (2, 8, 13, 17), name, **(fewer if "plain" in name else {}))
 
 
 @pytest.mark.parametrize("model", ["yolov9-t", "gelan-t"])
 def test_whole_detector(model: str) -> None:
-    check(lambda: DetectionModel(model, nc=3), (2, 3, 128, 128), NAMES[0])
+    check(lambda: DetectionModel(model, nc=3), (2, 3, SIZE, SIZE), NAMES[0])

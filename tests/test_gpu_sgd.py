@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from gpu_machine import DEVICE, needs_gpu, on_a_gpu_only, rehearsal  # noqa: F401
+from gpu_machine import DEVICE, needs_gpu, rehearsal  # noqa: F401
 from models_for_tests import Elan
 from torch import Tensor, nn
 
@@ -136,7 +136,6 @@ def test_gradients_are_zeroed_in_place_and_groups_count() -> None:
     assert not any(moved[:3]) and all(moved[3:])
 
 
-@on_a_gpu_only
 def test_two_runs_have_the_same_bits() -> None:
     runs = [Run(DEVICE, 10.0) for _ in range(2)]
     for run in runs:
@@ -146,12 +145,12 @@ def test_two_runs_have_the_same_bits() -> None:
         assert torch.equal(a, b)
 
 
-@on_a_gpu_only
 def test_the_kernel_alone_by_addresses() -> None:
     """_cuda.sgd_step on a table of our own, against float64."""
     import numpy as np
 
     from yolov9mem import _cuda
+    from yolov9mem.torch import devices
 
     random = torch.Generator().manual_seed(0)
     counts = (1, 700, 8192, 20011)
@@ -173,12 +172,11 @@ def test_the_kernel_alone_by_addresses() -> None:
         memory.data_ptr(),
         groups,
         0,
-        stream=torch.cuda.current_stream().cuda_stream,
+        stream=devices.stream(torch.device(DEVICE)),
         scale=scale.data_ptr(),
         found_inf=found.data_ptr(),
         ema_decay=0.99,
     )
-    torch.cuda.synchronize()
     assert found.item() == 0
     for (p, g, m, e), four in zip(arrays, truth, strict=True):
         old, grad, momentum, average = four

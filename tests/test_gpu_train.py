@@ -12,7 +12,6 @@ from gpu_machine import (  # noqa: F401
     DEVICE,
     NAMES,
     REHEARSES,
-    backend,
     dtypes,
     exact_float32,
     needs_gpu,
@@ -80,7 +79,7 @@ def runners() -> dict[str, Runner]:
 
     torch.manual_seed(0)
     model = detection_model("yolov9-t", 3).to(DEVICE)
-    mine = ym.checkpoint(copy.deepcopy(model), backend=backend(NAMES[0]))
+    mine = ym.checkpoint(copy.deepcopy(model), backend=NAMES[0])
     return {
         "stock": Runner(copy.deepcopy(model)),
         "channels_last": Runner(copy.deepcopy(model), True),
@@ -139,7 +138,7 @@ def train(model: nn.Module, dtype: torch.dtype, steps: int = 3) -> list[Tensor]:
 def checkpointed(name: str, keep: str = "conv") -> nn.Module:
     torch.manual_seed(0)
     module = Elan(16, 24, 8).to(DEVICE).train()
-    return ym.checkpoint(module, keep, backend=backend(name))
+    return ym.checkpoint(module, keep, backend=name)
 
 
 @pytest.mark.parametrize("dtype", dtypes())

@@ -118,10 +118,11 @@ class DeviceBatch:
     def render(self) -> torch.Tensor:
         """All images in one launch, on the current stream."""
         from yolov9mem import _cuda
+        from yolov9mem.torch import devices
 
         index = self.device.index or 0
         size = _cuda.mosaic_scratch_bytes(len(self.jobs))
         self.scratch = torch.empty(size, dtype=torch.uint8, device=self.device)
-        stream = torch.cuda.current_stream(self.device).cuda_stream
+        stream = devices.stream(self.device)
         _cuda.mosaic_batch(self.jobs, self._tuple(self.scratch), index, stream)
         return self.out
