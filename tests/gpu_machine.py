@@ -43,8 +43,10 @@ def rehearsal() -> Iterator[None]:
 def dtypes() -> tuple[torch.dtype, ...]:
     """Those that the GPU has."""
     every = (torch.float32, torch.float16, torch.bfloat16)
-    is_old = why_no_gpu() is None and torch.cuda.get_device_capability() < (8, 0)
-    return every[:2] if is_old else every
+    knows_all = not torch.cuda.is_available() or (
+        torch.cuda.get_device_capability() >= (8, 0)
+    )
+    return every if knows_all else every[:2]
 
 
 def warm_up(step: Callable[[], None], times: int = 3) -> None:

@@ -312,8 +312,9 @@ def test_a_step_is_rehearsed_on_the_cpu(way: str) -> None:
     from benchmarks.gpu import step
 
     small = {"model": "yolov9-t", "size": 64, "seconds": 0.0, "steps": 2}
-    request = table.configuration(way, 2, multi_scale=True, **small) | {"device": "cpu"}
-    found = step.run(request)
+    # Stock's bfloat16 gradients overflow at times on images of a few pixels.
+    request = table.configuration(way, 2, multi_scale=way == MIN, **small)
+    found = step.run(request | {"device": "cpu"})
     assert found["full"]["count"] == 2 and found["full"]["images_per_s"] > 0
     assert ("plan" in found) == (way == MIN)
     if way == MIN:
