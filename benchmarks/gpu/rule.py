@@ -16,7 +16,7 @@ import torch
 from benchmarks.models import detection_model
 
 KEEPS = ("conv", "min")
-SIZE, BATCH, SEEDS = 96, 2, 5  # as bench_rule.py on the CPU
+SIZE, BATCH, SEEDS = 128, 2, 5
 NO_BF16 = (8, 0)  # GPUs below have none
 
 

@@ -220,7 +220,7 @@ def rule_suite(tasks: dict[str, Row]) -> Row | None:
         if key.startswith("rule ") and task["outcome"] == "done"
         for row in task["result"]["rows"]
     ]
-    title = "Error on the GPU against float64, 96 px, batch 2"
+    title = "Error on the GPU against float64, 128 px, batch 2"
     return {"title": title, "columns": RULE_COLUMNS, "rows": rows} if rows else None
 
 
