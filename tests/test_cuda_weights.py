@@ -21,6 +21,8 @@ from test_cuda_failures import fake_cudnn, run  # noqa: F401
 from test_cuda_plan import draw_gradients
 from test_cuda_tensors import TensorRun, traced
 
+from yolov9mem.plan_table import plan_table, readable_bytes
+
 AT_ONCE = 60  # YM_WEIGHTS_AT_ONCE
 GUARD = 7
 LAUNCHES = 0
@@ -77,6 +79,7 @@ def test_the_plan_counts_them_to_the_byte(dtype: torch.dtype, keep: str) -> None
     statistics = aligned(sum(8 * len(n["mean"]) for n in t.norms))
     assert plan.saved_bytes == statistics + expected + kept
     assert plan.peak_bytes == plan.saved_bytes + plan.workspace_bytes
+    assert f"weights in 16 bits {readable_bytes(expected):>14}" in plan_table(plan)
     for other in (
         TensorRun(t, "packed", torch.float32, keep).plan,
         TensorRun(t, "emulated", dtype, keep).plan,

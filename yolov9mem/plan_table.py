@@ -31,6 +31,11 @@ def plan_table(plan: _core.Plan) -> str:
     lines += [
         "",
         f"saved from forward to backward  {readable_bytes(plan.saved_bytes):>9}",
+    ]
+    if plan.weight_bytes:
+        size = readable_bytes(plan.weight_bytes)
+        lines.append(f"  of it weights in 16 bits      {size:>9}")
+    lines += [
         f"workspace of forward            "
         f"{readable_bytes(plan.forward_workspace_bytes):>9}",
         f"workspace of backward           "
