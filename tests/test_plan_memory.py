@@ -83,6 +83,18 @@ def test_budget_too_small_names_the_smallest() -> None:
         plan(t, keep="budget", budget=smallest - 1)
 
 
+def test_min_keeps_what_has_room_in_its_peak() -> None:
+    """A budget of the smallest peak has the least held; min runs less again in it."""
+    t, _ = tower(px=96)
+    with pytest.raises(ValueError, match="smallest plan needs") as raised:
+        plan(t, keep="budget", budget=1000)
+    smallest = int(str(raised.value).rsplit(" ", 1)[1])
+    least, low = plan(t, keep="budget", budget=smallest), plan(t, keep="min")
+    assert low.peak_bytes <= smallest * (1 + 1 / 32)
+    assert low.saved_bytes > least.saved_bytes
+    assert low.rerun_flops < 0.7 * least.rerun_flops
+
+
 def test_nothing_is_kept_for_frozen_layers_that_eager_does_not_keep() -> None:
     t, _ = tower()
     frozen = [False] * len(t.params)
