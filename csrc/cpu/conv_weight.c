@@ -28,7 +28,6 @@ enum {
     VISIT_PIXELS = 192,       /* of dy wanted for each visit of a register tile */
     VISIT_FLOATS = 64 * 1024, /* of x meanwhile */
     MAX_COLUMNS = 2 * 16,
-    CHAIN = 64, /* thousands of pixels are summed: the parts are kept short */
 };
 
 typedef struct layout {
@@ -187,7 +186,6 @@ static void add_block(const run *r, const share *own, int32_t block, const visit
         .c_row = cpu_padded_count(columns),
         .loop[0].count = 1,
         .vectors = columns > r->kernels->lanes ? 2 : 1,
-        .chain = CHAIN,
         .accumulate = true,
     };
     const int32_t channel = own->group * l->k_count + block * cpu_block_columns();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * A tile of output pixels is one task. Its input pixels are copied once into a panel of
- * floats with the zeros of the padding (a few hundred KB, so that it stays in the
+ * words with the zeros of the padding (a few hundred KB, so that it stays in the
  * second-level cache); the register tiles then read the panel in place for every tap,
  * so nothing is gathered tap by tap. Where the kernel is 1 x 1 without padding and the
  * products can read the image as it is, even the panel is left out.

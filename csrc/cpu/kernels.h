@@ -44,7 +44,7 @@ typedef struct cpu_product {
 
 /* Longer sums are made of such parts, so that the rounding error grows with the root of
  * their number, not of the number of terms. */
-enum { CPU_CHAIN = 192 };
+enum { CPU_CHAIN = 64 };
 
 /* n elements of a brick. With x_t = v_t - mean_t and z = shift + sum of x_t scale_t:
  *

@@ -14,7 +14,7 @@ enum {
     TASK_FLOATS =
         4096, /* of a point's matrix: all points stay in the second-level cache */
     MOST_TILES = 128, /* of a task */
-    CHAIN = 64,       /* as short as the accuracy of the plain sum's needs it */
+    CHAIN = 32, /* words to a register: with it the error is that of the plain sum */
     MAX_CHANNELS = 4096,
 };
 
