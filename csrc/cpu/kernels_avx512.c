@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The kernels with 512-bit vectors: a tile of 14 x 32 in 28 of 32 registers.
+ * The kernels with 512-bit vectors (kernels_avx512.h).
  */
 #include "cpu/kernels.h"
 
@@ -19,18 +19,7 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #endif
 
-#define MULTIPLY_ADD(a, b, c) __builtin_fmaf(a, b, c)
-#define TILE_ROWS 14
-#define LANES 16
-#define vector __m512
-#define LOAD _mm512_loadu_ps
-#define STORE _mm512_storeu_ps
-#define SPREAD _mm512_set1_ps
-#define VECTOR_MULTIPLY_ADD _mm512_fmadd_ps
-
-#include "cpu/kernels_rows.h"
-
-#include "cpu/kernels_product.h"
+#include "cpu/kernels_avx512.h"
 
 #ifdef __clang__
 #pragma clang attribute pop

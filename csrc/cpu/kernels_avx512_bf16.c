@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The kernels of kernels_avx512.c, and products of bf16: two a lane, as fast as one of
+ * The kernels of kernels_avx512.h, and products of bf16: two a lane, as fast as one of
  * float.
  */
 #include "cpu/kernels.h"
@@ -20,19 +20,9 @@
 #pragma GCC target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #endif
 
-#define MULTIPLY_ADD(a, b, c) __builtin_fmaf(a, b, c)
-#define TILE_ROWS 14
-#define LANES 16
-#define vector __m512
-#define LOAD _mm512_loadu_ps
-#define STORE _mm512_storeu_ps
-#define SPREAD _mm512_set1_ps
-#define VECTOR_MULTIPLY_ADD _mm512_fmadd_ps
 #define PAIR_MULTIPLY_ADD(a, b, c) _mm512_dpbf16_ps(c, (__m512bh)(a), (__m512bh)(b))
 
-#include "cpu/kernels_rows.h"
-
-#include "cpu/kernels_product.h"
+#include "cpu/kernels_avx512.h"
 
 #ifdef __clang__
 #pragma clang attribute pop
