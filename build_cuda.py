@@ -26,7 +26,10 @@ from setuptools import Extension
 
 ROOT = Path(__file__).resolve().parent
 ARCHS = ("75", "80", "86", "89", "90", "100", "120")
-C_SOURCES = ("core/status.c", "ops/mosaic.c", "ops/sgd.c", "python/arguments.c")
+C_SOURCES = (
+    *("core/status.c", "ops/mosaic.c", "ops/sgd.c"),
+    *("python/arguments.c", "python/mosaic_arguments.c", "python/sgd_rows.c"),
+)
 
 
 @dataclass(frozen=True)

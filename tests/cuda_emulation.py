@@ -35,7 +35,10 @@ FORWARD, BACKWARD_DATA, BACKWARD_WEIGHT = range(3)
 
 
 def _sources() -> list[Path]:
-    names = ("core/status.c", "ops/mosaic.c", "ops/sgd.c", "python/arguments.c")
+    names = (
+        *("core/status.c", "ops/mosaic.c", "ops/sgd.c"),
+        *("python/arguments.c", "python/mosaic_arguments.c", "python/sgd_rows.c"),
+    )
     units = [CSRC / name for name in names]
     for pattern in (
         *("ref/*.c", "cuda/*.c", "cuda/*.cu", "python_cuda/*.c"),

@@ -9,6 +9,8 @@ import cuda_emulation as ce
 import numpy as np
 import pytest
 
+from yolov9mem import _core
+
 NONE, AFFINE, PERSPECTIVE = range(3)
 SIZE = (37, 75)  # of the image: two whole blocks of 32 columns and a rest
 
@@ -130,3 +132,101 @@ def test_a_captured_stream_is_refused() -> None:
     finally:
         ce.library().ym_emulation_capture(0)
     assert (made == 7).all()
+
+
+def placed(array: np.ndarray, device: int = 0) -> tuple:
+    """The array as the extension takes memory of a device; the emulated GPU's is ours."""
+    strides = tuple(step // array.itemsize for step in array.strides)
+    return array.ctypes.data, str(array.dtype), array.shape, strides, device
+
+
+class Placed:
+    """`placed`, and the arrays live as long as this does."""
+
+    def __init__(self) -> None:
+        self.arrays: list[np.ndarray] = []
+
+    def __call__(self, array: np.ndarray) -> tuple:
+        self.arrays.append(array)
+        return placed(array)
+
+
+def python_job(place, out: np.ndarray, /, **changes: object) -> tuple:
+    """A job as Python gives it, of arrays that `place` puts where they belong."""
+    random = np.random.default_rng(3)
+    tile = random.integers(0, 256, (20, 30, 3), np.uint8)[:, :24]  # rows lie apart
+    parts = {
+        "out": place(out),
+        "tile": (place(tile), 5, 7),
+        "warp": AFFINE,
+        "matrix": (0.9, 0.2, 3.0, -0.2, 0.9, 8.0, 0.0, 0.0, 1.0),
+        "paste": place(random.integers(0, 256, (64, 16), np.uint8)),
+        "hsv": place(random.integers(0, 180, (3, 256), np.uint8)),
+    } | changes
+    view = (parts["warp"], parts["matrix"], parts["paste"])
+    scene = ((parts["tile"],), (64, 64), *view)
+    return parts["out"], (scene,), 1.0, parts["hsv"], True, False
+
+
+def launch(job: object) -> None:
+    scratch = np.zeros(ce.scratch_bytes("cuda_mosaic", 1), np.uint8)
+    ce.extension().mosaic_batch((job,), placed(scratch), 0)
+
+
+def test_the_extension_takes_the_jobs_of_the_core() -> None:
+    """Both parse them by the same code, csrc/python/mosaic_arguments.c."""
+    expected, out = (np.zeros((3, 48, 40), np.uint8) for _ in range(2))
+    place = Placed()
+    _core.mosaic_render(*python_job(np.asarray, expected))
+    launch(python_job(place, out))
+    np.testing.assert_array_equal(out, expected)
+    assert len(np.unique(out)) > 50
+
+
+PIXELS = np.zeros((8, 8, 3), np.uint8)
+BAD_JOBS = {
+    "a number": ({}, TypeError, "a job must be a tuple"),
+    "tile elsewhere": (
+        {"tile": (placed(PIXELS, -1), 0, 0)},
+        ValueError,
+        "tile 0: is on device -1, must be on 0",
+    ),
+    "tile as an array": (
+        {"tile": (PIXELS, 0, 0)},
+        ValueError,
+        "tile 0: is on device -1",
+    ),
+    "tile as a number": ({"tile": 5}, TypeError, "tile 0: must be a tuple"),
+    "tile off the canvas": ({"tile": (placed(PIXELS), 60, 0)}, ValueError, "canvas"),
+    "out elsewhere": (
+        {"out": placed(np.zeros((3, 8, 8), np.uint8), 1)},
+        ValueError,
+        "out: is on device 1, must be on 0",
+    ),
+    "out of another type": (
+        {"out": placed(np.zeros((3, 8, 8), np.float32))},
+        TypeError,
+        "out: dtype is float32, must be uint8",
+    ),
+    "hsv of another shape": (
+        {"hsv": placed(np.zeros((3, 255), np.uint8))},
+        ValueError,
+        "hsv: shape is",
+    ),
+    "eight numbers": (
+        {"matrix": (1.0,) * 8},
+        TypeError,
+        "matrix: must be a tuple of 9",
+    ),
+    "warp": ({"warp": 3}, ValueError, "warp is 3"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_JOBS)
+def test_bad_jobs(name: str) -> None:
+    changes, error, message = BAD_JOBS[name]
+    out = np.full((3, 48, 40), 7, np.uint8)
+    place = Placed()
+    with pytest.raises(error, match=message):
+        launch(python_job(place, out, **changes) if changes else 5)
+    assert (out == 7).all()

@@ -6,9 +6,6 @@
 
 #include "python/module.h"
 
-/* A tuple of 9 numbers; -1 with an exception set. */
-int ym_parse_matrix(PyObject *object, double matrix[9]);
-
 extern const char ym_py_polygon_fill_doc[];
 PyObject *ym_py_polygon_fill(PyObject *module, PyObject *args);
 extern const char ym_py_polygon_boxes_doc[];

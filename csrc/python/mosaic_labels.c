@@ -6,6 +6,7 @@
 #include "python/mosaic.h"
 
 #include "ops/polygon.h"
+#include "python/mosaic_arguments.h"
 
 #include <string.h>
 

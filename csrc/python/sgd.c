@@ -6,20 +6,10 @@
 #include "core/backend.h"
 #include "ops/sgd.h"
 #include "python/module.h"
+#include "python/sgd_rows.h"
 
 #include <math.h>
 #include <string.h>
-
-enum { PARAM = 0, GRAD, MOMENTUM, EMA, COUNT, GROUP, FIRST_STEP, TABLE_COLUMNS };
-enum {
-    GROUP_LR = 0,
-    GROUP_MOMENTUM,
-    GROUP_DAMPENING,
-    GROUP_WEIGHT_DECAY,
-    GROUP_NESTEROV,
-    GROUP_MAXIMIZE,
-    GROUP_COLUMNS
-};
 
 static const ym_backend *backend_by_name(const char *name)
 {
@@ -31,49 +21,6 @@ static const ym_backend *backend_by_name(const char *name)
     }
     PyErr_Format(PyExc_ValueError, "backend is '%s', must be 'cpu' or 'ref'", name);
     return NULL;
-}
-
-/* The number of rows of a buffer of 8-byte entries, or -1 with an exception. */
-static int32_t count_rows(const Py_buffer *buffer, const char *name, int columns)
-{
-    Py_ssize_t row_bytes = (Py_ssize_t)columns * 8;
-    if (buffer->len % row_bytes != 0 || buffer->len / row_bytes > INT32_MAX / 2 ||
-        (buffer->len > 0 && (uintptr_t)buffer->buf % 8 != 0)) {
-        PyErr_Format(PyExc_ValueError,
-                     "%s: %zd bytes, must be aligned rows of %zd bytes", name,
-                     buffer->len, row_bytes);
-        return -1;
-    }
-    return (int32_t)(buffer->len / row_bytes);
-}
-
-static void read_tensors(const int64_t *row, int32_t count, ym_sgd_tensor *out)
-{
-    for (int32_t i = 0; i < count; i++, row += TABLE_COLUMNS) {
-        out[i] = (ym_sgd_tensor){
-            .param = (float *)(uintptr_t)row[PARAM],
-            .grad = (float *)(uintptr_t)row[GRAD],
-            .momentum = (float *)(uintptr_t)row[MOMENTUM],
-            .ema = (float *)(uintptr_t)row[EMA],
-            .count = row[COUNT],
-            .group = (int32_t)row[GROUP],
-            .first_step = row[FIRST_STEP] != 0,
-        };
-    }
-}
-
-static void read_groups(const double *row, int32_t count, ym_sgd_group *out)
-{
-    for (int32_t i = 0; i < count; i++, row += GROUP_COLUMNS) {
-        out[i] = (ym_sgd_group){
-            .weight_decay = (float)row[GROUP_WEIGHT_DECAY],
-            .momentum = (float)row[GROUP_MOMENTUM],
-            .gradient_weight = (float)(1.0 - row[GROUP_DAMPENING]),
-            .minus_lr = (float)-row[GROUP_LR],
-            .nesterov = row[GROUP_NESTEROV] != 0,
-            .maximize = row[GROUP_MAXIMIZE] != 0,
-        };
-    }
 }
 
 /* Everything one call allocates, released by release(). */
@@ -98,9 +45,9 @@ static ym_status prepare(call *c, const Py_buffer *table, const Py_buffer *group
     c->group = PyMem_RawMalloc((size_t)c->job.group_count * sizeof *c->group);
     YM_CHECK(error, c->tensor != NULL && c->group != NULL, YM_ERR_MEMORY,
              "no memory for a table of %d tensors", c->job.tensor_count);
-    read_tensors(table->buf, c->job.tensor_count, c->tensor);
+    ym_sgd_read_tensors(table, c->job.tensor_count, c->tensor);
     if (groups != NULL) {
-        read_groups(groups->buf, c->job.group_count, c->group);
+        ym_sgd_read_groups(groups, c->job.group_count, c->group);
     }
     c->job.tensor = c->tensor;
     c->job.group = c->group;
@@ -162,7 +109,7 @@ static PyObject *sgd_norm(PyObject *module, PyObject *args, PyObject *kwargs)
     }
     const ym_backend *backend = backend_by_name(backend_name);
     call c = {.job = {.inverse_scale = (float)inverse_scale, .clip = 1}};
-    c.job.tensor_count = count_rows(&table, "table", TABLE_COLUMNS);
+    c.job.tensor_count = ym_sgd_tensor_rows(&table);
     if (backend == NULL || c.job.tensor_count < 0) {
         PyBuffer_Release(&table);
         return NULL;
@@ -209,8 +156,8 @@ static int read_job(ym_sgd_job *job, const Py_buffer *table, const Py_buffer *gr
         return -1;
     }
     job->gradient = (ym_sgd_gradient)gradient;
-    job->tensor_count = count_rows(table, "table", TABLE_COLUMNS);
-    job->group_count = count_rows(groups, "groups", GROUP_COLUMNS);
+    job->tensor_count = ym_sgd_tensor_rows(table);
+    job->group_count = ym_sgd_group_rows(groups);
     if (job->tensor_count < 0 || job->group_count < 0) {
         return -1;
     }

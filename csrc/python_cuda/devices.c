@@ -32,19 +32,6 @@ int ym_cuda_check_process(void)
     return -1;
 }
 
-int32_t ym_cuda_count_rows(const Py_buffer *buffer, const char *name, int columns)
-{
-    Py_ssize_t row_bytes = (Py_ssize_t)columns * 8;
-    if (buffer->len % row_bytes != 0 || buffer->len / row_bytes > INT32_MAX / 2 ||
-        (buffer->len > 0 && (uintptr_t)buffer->buf % 8 != 0)) {
-        PyErr_Format(PyExc_ValueError,
-                     "%s: %zd bytes, must be aligned rows of %zd bytes", name,
-                     buffer->len, row_bytes);
-        return -1;
-    }
-    return (int32_t)(buffer->len / row_bytes);
-}
-
 static int count_devices(int *count)
 {
     ym_context context = {.device = -1};

@@ -8,46 +8,26 @@
 
 #include "cuda/sgd.h"
 #include "ops/sgd.h"
-
-enum { PARAM = 0, GRAD, MOMENTUM, EMA, COUNT, GROUP, FIRST_STEP, TABLE_COLUMNS };
-enum {
-    GROUP_LR = 0,
-    GROUP_MOMENTUM,
-    GROUP_DAMPENING,
-    GROUP_WEIGHT_DECAY,
-    GROUP_NESTEROV,
-    GROUP_MAXIMIZE,
-    GROUP_COLUMNS
-};
+#include "python/sgd_rows.h"
 
 static ym_sgd_tensor *read_tensors(const Py_buffer *table, int32_t *count)
 {
-    *count = ym_cuda_count_rows(table, "table", TABLE_COLUMNS);
+    *count = ym_sgd_tensor_rows(table);
     if (*count < 0) {
         return NULL;
     }
     ym_sgd_tensor *made = PyMem_Calloc((size_t)*count + 1, sizeof *made);
-    const int64_t *row = table->buf;
     if (made == NULL) {
         PyErr_NoMemory();
         return NULL;
     }
-    for (int32_t i = 0; i < *count; i++, row += TABLE_COLUMNS) {
-        made[i] = (ym_sgd_tensor){.param = (float *)(uintptr_t)row[PARAM],
-                                  .grad = (float *)(uintptr_t)row[GRAD],
-                                  .momentum = (float *)(uintptr_t)row[MOMENTUM],
-                                  .ema = (float *)(uintptr_t)row[EMA],
-                                  .count = row[COUNT],
-                                  .group = (int32_t)row[GROUP],
-                                  .first_step = row[FIRST_STEP] != 0};
-    }
+    ym_sgd_read_tensors(table, *count, made);
     return made;
 }
 
 static int read_groups(const Py_buffer *groups, cuda_sgd_call *call)
 {
-    call->group_count = ym_cuda_count_rows(groups, "groups", GROUP_COLUMNS);
-    const double *row = groups->buf;
+    call->group_count = ym_sgd_group_rows(groups);
     if (call->group_count < 0) {
         return -1;
     }
@@ -56,15 +36,7 @@ static int read_groups(const Py_buffer *groups, cuda_sgd_call *call)
                      call->group_count, YM_CUDA_SGD_GROUPS);
         return -1;
     }
-    for (int32_t i = 0; i < call->group_count; i++, row += GROUP_COLUMNS) {
-        call->group[i] =
-            (ym_sgd_group){.weight_decay = (float)row[GROUP_WEIGHT_DECAY],
-                           .momentum = (float)row[GROUP_MOMENTUM],
-                           .gradient_weight = (float)(1.0 - row[GROUP_DAMPENING]),
-                           .minus_lr = (float)-row[GROUP_LR],
-                           .nesterov = row[GROUP_NESTEROV] != 0,
-                           .maximize = row[GROUP_MAXIMIZE] != 0};
-    }
+    ym_sgd_read_groups(groups, call->group_count, call->group);
     return 0;
 }
 
