@@ -218,9 +218,9 @@ def test_a_module_that_counts_is_not_recorded_for_ever(
     recorded: list[object] = []
     stock_record = entry.record
 
-    def record(fakes, leaves, spec):
+    def record(fakes, leaves, spec, strict):
         recorded.append(type(fakes.module))
-        return stock_record(fakes, leaves, spec)
+        return stock_record(fakes, leaves, spec, strict)
 
     monkeypatch.setattr(entry, "record", record)
     ours = ym.checkpoint(Counting(), strict=False)

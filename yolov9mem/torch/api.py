@@ -35,7 +35,9 @@ def checkpoint(
             convolution runs twice), "min" (the smallest peak with each convolution run at
             most twice), "all" (as eager) or a size (the cheapest plan that fits it).
         strict: raise CannotLower, naming the call and the path, when a part of the module
-            can't be lowered; False leaves that part in stock PyTorch (see report()).
+            can't be lowered; False leaves that part in stock PyTorch (see report()). The
+            module is then several graphs with stock calls before, between and after
+            them; where those would be too small, its children are swapped instead.
         segments: into how many autograd nodes backward is cut; None: by parameter bytes.
         backend: "auto" runs where the arguments are: on a GPU with cuDNN, else on the
             CPU. "cpu", "ref" (the slow and plain reference) and "cuda" run there only,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import devices
-from .ir import NormCall, Ref
+from .ir import NormCall, Recording, Ref
 from .lower import Program
 
 DTYPE_NAMES = {
@@ -140,10 +140,6 @@ class Binding:
     def __init__(self, program: Program, root: nn.Module) -> None:
         self._params = [_Slot(root, path) for path in program.params]
         self._norms = [_Norm(root, call) for call in program.norms]
-        self._bumps = [(_Slot(root, p), n) for p, n in program.recording.bumps.items()]
-        refs = [ref for call in program.recording.tail for ref in call.refs]
-        refs += [leaf for leaf in program.recording.out_leaves if isinstance(leaf, Ref)]
-        self._tail = {r.key: _Slot(root, r.key) for r in refs if r.kind == "path"}
         self._shapes = [program.shapes[path] for path in program.params]
         self._dtypes = [program.dtypes[path] for path in program.params]
 
@@ -156,13 +152,24 @@ class Binding:
             raise Stale
         return found
 
-    def tensor(self, path: str) -> Any:
-        """The tensor at ``path``."""
-        return self._tail[path].get()
-
     def norms(self) -> NormState:
         """The state of the batch norms now."""
         return NormState(self._norms)
+
+
+class Outside:
+    """What a recording needs of one module (or replica) outside of its graphs."""
+
+    def __init__(self, recording: Recording, root: nn.Module) -> None:
+        self._bumps = [(_Slot(root, p), n) for p, n in recording.bumps.items()]
+        refs = [ref for call in recording.calls for ref in call.refs]
+        refs += [leaf for leaf in recording.out_leaves if isinstance(leaf, Ref)]
+        refs += [write.ref for write in recording.writes]
+        self._slots = {r.key: _Slot(root, r.key) for r in refs if r.kind == "path"}
+
+    def tensor(self, path: str) -> Any:
+        """The tensor at ``path``."""
+        return self._slots[path].get()
 
     def count_batches(self) -> None:
         """num_batches_tracked += 1 per call of the batch norm."""

@@ -2,9 +2,9 @@
 """The calls that can be lowered, by the name of the torch function: shapes and sums.
 
 A handler takes the recorder, the function and the call's own arguments, so Python binds
-them as torch does. It returns the fake result, or None to let the call run as a tail call;
-it raises CannotLower for a layer that has no place in a tail. calls_layers.py has the
-handlers of layers.
+them as torch does. It returns the fake result, or None to let the call run as a stock call;
+it raises CannotLower for a layer that has no place in the tail of a strict recording.
+calls_layers.py has the handlers of layers.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def handles(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def operand(rec: Any, tensor: Any, name: str) -> int:
-    value = rec.value(tensor)
+    value: int | None = rec.import_value(tensor)
     if value is None:
         raise CannotLower(name, rec.path, rec.why_not(tensor))
     return value
@@ -92,7 +92,7 @@ def _add(rec: Any, func: Any, input: Any, other: Any, *, alpha: Any = 1) -> Any:
         return input
     if isinstance(input, (int, float)):
         input, other = other, input
-    a, b = rec.value(input), rec.value(other)
+    a, b = rec.values((input, other))
     if a is not None and isinstance(other, (int, float)) and other == 0:
         return input if in_place else identity(rec, input)
     if a is None or b is None or alpha != 1 or rec.shape(a) != rec.shape(b):
@@ -118,7 +118,7 @@ def _is_count(rec: Any, path: str, other: Any, alpha: Any) -> bool:
 
 @handles("cat", "concat", "concatenate")
 def _cat(rec: Any, func: Any, tensors: Any, dim: int = 0, **more: Any) -> Any:
-    values = [rec.value(tensor) for tensor in tensors]
+    values = rec.values(tensors)
     if None in values or dim not in (1, -3) or more or not values:
         return None
     shapes = [rec.shape(value) for value in values]
@@ -194,7 +194,7 @@ def _getitem(rec: Any, func: Any, input: Tensor, index: Any) -> Any:
 
 @handles("stack")
 def _stack(rec: Any, func: Any, tensors: Any, dim: int = 0, **more: Any) -> Any:
-    values = tuple(rec.value(tensor) for tensor in tensors)
+    values = tuple(rec.values(tensors))
     if None in values or dim not in (0, -5) or more:
         return None
     out = rec._stock_call(func, "stack", (tensors, dim), {})

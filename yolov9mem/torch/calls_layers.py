@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Handlers of layers: convolution, batch norm, activation, pooling, upsampling.
 
-A layer that cannot be lowered is refused by name: it has no place in a tail.
+A layer that cannot be lowered is refused by name: a strict recording ends there.
 """
 
 from __future__ import annotations

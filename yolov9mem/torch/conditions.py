@@ -14,7 +14,7 @@ from torch.utils._device import DeviceContext
 from torch.utils._pytree import tree_leaves
 
 from . import devices
-from .record import is_recording
+from .isolation import is_recording
 
 PLAIN_TENSORS = (Tensor, nn.Parameter, nn.Buffer) if hasattr(nn, "Buffer") else (
     Tensor,

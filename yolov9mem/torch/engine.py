@@ -213,10 +213,11 @@ class Yolov9memSegment(torch.autograd.Function):
 
 
 def _first_segment(plan: TorchPlan) -> int:
-    """The first segment in forward order that hands out a gradient."""
+    """The first segment in forward order that hands out a gradient, if one does."""
     if any(plan.input_grads):
         return 0
-    return next(k for k, params in enumerate(plan.leaving) if params)
+    found = (k for k, params in enumerate(plan.leaving) if params)
+    return next(found, plan.segments)
 
 
 def _float(tensors: list[Tensor]) -> list[Tensor]:
@@ -256,6 +257,10 @@ def run(
     """Forward of the graph; the outputs are tied to the autograd nodes."""
     call = Call(plan, name, counts)
     call.inputs, call.params, call.norms = inputs, params, binding.norms()
+    if call.first == plan.segments:  # frozen
+        frozen = call.forward()
+        call.free()
+        return frozen
     wanted = [x for x, grad in zip(inputs, plan.input_grads) if grad]
     carried: list[Tensor] = []
     for segment in range(call.first, plan.segments):
@@ -264,5 +269,4 @@ def run(
             tensors = wanted + tensors
         result = Yolov9memSegment.apply(call, segment, *carried, *tensors)
         carried = [result] if segment < plan.segments - 1 else []
-    binding.count_batches()
     return list(result)

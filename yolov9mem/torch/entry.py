@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import warnings
 import weakref
@@ -17,13 +18,13 @@ from yolov9mem._keep import Keep
 
 from . import conditions, devices, engine, registry
 from .arenas import drop_workspace, make_room
-from .binding import Binding, Stale
+from .binding import Binding, Outside, Stale
 from .fakes import FakeCopy, places_of
 from .fingerprint import Fingerprint
-from .ir import CannotLower, NothingToRun
+from .ir import CannotLower, NothingToRun, Recording
 from .lower import Program, TorchPlan, lower
 from .record import record
-from .results import assemble
+from .results import Replay
 
 FORWARD_ERRORS = (ValueError, RuntimeError, TypeError, LookupError, AttributeError)
 MOST_PROGRAMS = 64  # input signatures remembered for one module
@@ -34,14 +35,31 @@ class StockForwardWarning(UserWarning):
     """A checkpointed module ran in stock PyTorch; said once for each reason."""
 
 
-class Lowered:
-    """A program with its tensors and plans, for one signature of the arguments."""
+class Graph:
+    """A program with its tensors and plans."""
 
     def __init__(self, program: Program, module: nn.Module) -> None:
         self.program = program
         self.binding = Binding(program, module)
         self.plans: dict[Any, TorchPlan] = {}
         self.last: TorchPlan | None = None
+
+
+class Lowered:
+    """A recording and its graphs, for one signature of the arguments."""
+
+    def __init__(
+        self, recording: Recording, programs: list[Program], module: nn.Module
+    ) -> None:
+        self.recording = recording
+        self.graphs = [Graph(program, module) for program in programs]
+        self.outside = Outside(recording, module)
+
+    def bindings(self, module: nn.Module, is_replica: bool) -> list[Binding]:
+        """By graph, to the tensors of the module."""
+        if is_replica:
+            return [Binding(graph.program, module) for graph in self.graphs]
+        return [graph.binding for graph in self.graphs]
 
 
 class Entry:
@@ -136,25 +154,37 @@ class Entry:
         kwargs: Any,
         leaves: list[Any],
     ) -> Any:
-        program, binding = lowered.program, lowered.binding
-        if module is not origin:
-            binding = Binding(program, module)
+        bindings = lowered.bindings(module, module is not origin)
         try:
-            params = binding.params()
+            params = [binding.params() for binding in bindings]
         except Stale:
             self.forget()
             return self.run_as(origin, module, stock, args, kwargs)
-        inputs = tuple(leaves[i].requires_grad for i in program.recording.input_leaves)
-        wanted = tuple(p.requires_grad for p in params)
-        if not any(inputs) and not any(wanted):
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if not any(t.requires_grad for t in itertools.chain(tensors, *params)):
             return stock(module, *args, **kwargs)
-        plan = self._plan(lowered, inputs, wanted)
-        lowered.last, self.latest = plan, lowered
+        recording, outside = lowered.recording, lowered.outside
+        if module is not origin:
+            outside = Outside(recording, module)
+        self.latest = lowered
         self.counts["calls"] += 1
-        recording = program.recording
-        tensors = [leaves[i] for i in recording.input_leaves]
-        outputs = engine.run(plan, binding, tensors, params, self.name, self.counts)
-        return assemble(recording, binding, (args, kwargs), leaves, outputs)
+        replay = Replay(recording, outside, (args, kwargs), leaves)
+        for number, graph in enumerate(lowered.graphs):
+            inputs = replay.inputs(recording.parts[number])
+            plan = graph.last = self._plan(graph, inputs, params[number])
+            replay.add(
+                number,
+                engine.run(
+                    plan,
+                    bindings[number],
+                    inputs,
+                    params[number],
+                    self.name,
+                    self.counts,
+                ),
+            )
+        outside.count_batches()
+        return replay.result()
 
     # Decisions
 
@@ -268,9 +298,11 @@ class Entry:
             if found is None:
                 try:
                     fakes = self._fake_copy(origin)
-                    recording = record(fakes, leaves, spec)
-                    program = lower(recording, origin, devices.of(leaves))
-                    found = Lowered(program, origin)
+                    recording = record(fakes, leaves, spec, self.strict)
+                    programs = lower(recording, origin, devices.of(leaves))
+                    found = Lowered(recording, programs, origin)
+                    if self.keep.rule == "budget" and len(programs) > 1:
+                        raise CannotLower("forward", "", "it is more than one graph")
                     self.counts["recordings"] += 1
                 except CannotLower as failure:
                     self._fakes = None  # forward may have changed the copy
@@ -292,22 +324,21 @@ class Entry:
         return known
 
     def _plan(
-        self, lowered: Lowered, inputs: tuple[bool, ...], params: tuple[bool, ...]
+        self, graph: Graph, inputs: list[Tensor], params: list[Tensor]
     ) -> TorchPlan:
+        wanted = (
+            tuple(x.requires_grad for x in inputs),
+            tuple(p.requires_grad for p in params),
+        )
         with self._lock:
-            key = (inputs, params, self.keep)
-            plan = lowered.plans.get(key)
+            key = (*wanted, self.keep)
+            plan = graph.plans.get(key)
             if plan is None:
                 plan = TorchPlan(
-                    lowered.program,
-                    self.keep,
-                    inputs,
-                    params,
-                    self.segments,
-                    self.backend,
+                    graph.program, self.keep, *wanted, self.segments, self.backend
                 )
-                lowered.plans[key] = plan
-                make_room(lowered.program.device)
+                graph.plans[key] = plan
+                make_room(graph.program.device)
                 self.counts["plans"] += 1
         return plan
 

@@ -2,13 +2,15 @@
 """What a recording is made of: the calls of one forward, written down.
 
 A *value* is a 4-D activation that the C core can compute; values are numbered and value
-``i`` is made by ``nodes[i]``. What follows them and cannot be lowered is the *tail*: torch
-calls that are replayed on the values that the node hands out.
+``i`` is made by ``nodes[i]``. Calls that cannot be lowered are *stock calls*: torch calls
+that are replayed. In a strict recording they are a tail, which only follows the values;
+else values may be made of their results, and parts.py divides the recording into *parts*,
+each one graph, with the stock calls before, between and after them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -37,7 +39,7 @@ class Node(NamedTuple):
 
     op: str
     operands: tuple[int, ...]
-    attributes: tuple[Any, ...]
+    attributes: tuple[Any, ...]  # of an input: the Ref of what it is
     shape: tuple[int, int, int, int]  # (N, C, H, W) of the value that it makes
     dtype: torch.dtype
     path: str  # of the module that made the call
@@ -45,9 +47,9 @@ class Node(NamedTuple):
 
 
 class Ref(NamedTuple):
-    """Stands for a tensor in an argument or a result of the tail."""
+    """Stands for a tensor in an argument or a result of a stock call."""
 
-    kind: str  # "value", "input", "tail", "path" or "constant"
+    kind: str  # "value", "input", "stock", "path" or "constant"
     key: Any  # number of a value; leaf of the arguments; (call, leaf); path; tensor
 
 
@@ -73,19 +75,49 @@ class Write(NamedTuple):
     ref: Ref
 
 
+def items_of(container: Any) -> dict[Any, Any]:
+    """Of a list or a dict, by key."""
+    if isinstance(container, dict):
+        return dict(container)
+    return dict(enumerate(container))
+
+
+def containers_in(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    """The lists and dicts in a tree of arguments, by path."""
+    if isinstance(tree, (list, tuple, dict)):
+        if not isinstance(tree, tuple):
+            yield path, tree
+        for key, item in items_of(tree).items():
+            yield from containers_in(item, (*path, key))
+
+
 @dataclass
-class TailCall:
-    """A torch call made on the node's outputs, as the module made it."""
+class StockCall:
+    """A torch call that is replayed, as the module made it."""
 
     function: Callable[..., Any]
     args: Any  # pytrees with Ref in place of tensors
     kwargs: Any
     name: str
     path: str
-    cause: str  # the first call in its past that could not be lowered
+    cause: tuple[str, str]  # name and path of the first call that could not be lowered
     autocast: torch.dtype | None  # of autocast, None: it was off
+    nodes_before: int = 0
     refs: tuple[Ref, ...] = ()
     made: tuple[tuple[str, int], ...] = ()  # ("result", leaf) or ("argument", tensor)
+    after: int = 0  # the part that it follows, counted from 1; 0: it comes before all
+
+
+@dataclass
+class Part:
+    """Nodes that one graph computes; operands are numbers within the part."""
+
+    nodes: list[Node] = field(default_factory=list)
+    norms: list[NormCall] = field(default_factory=list)
+    sources: list[Ref] = field(default_factory=list)  # what its inputs are
+    outputs: list[int] = field(default_factory=list)  # numbers within the part
+    values: list[int] = field(default_factory=list)  # those of the outputs in the whole
+    done_with: list[Ref] = field(default_factory=list)  # what nobody reads after it
 
 
 @dataclass
@@ -94,11 +126,11 @@ class Recording:
 
     nodes: list[Node] = field(default_factory=list)
     norms: list[NormCall] = field(default_factory=list)
-    input_leaves: list[int] = field(default_factory=list)  # of the arguments, by input
-    tail: list[TailCall] = field(default_factory=list)  # only what outputs need
-    outputs: list[int] = field(default_factory=list)  # values handed out, no inputs
+    calls: list[StockCall] = field(default_factory=list)  # only what results need
+    parts: list[Part] = field(default_factory=list)
     out_leaves: list[Any] = field(default_factory=list)  # Ref or a plain object
     out_spec: Any = None
     writes: list[Write] = field(default_factory=list)
     out_path: tuple[Any, ...] | None = None  # the result is this container of arguments
     bumps: dict[str, int] = field(default_factory=dict)  # num_batches_tracked: calls
+    left: dict[str, CannotLower] = field(default_factory=dict)  # stays stock, by text

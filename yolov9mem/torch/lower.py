@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Lowering: from a recording to a graph of the C core, and its plans."""
+"""Lowering: from a part of a recording to a graph of the C core, and its plans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from yolov9mem._keep import Keep
 
 from . import devices
 from .fakes import join, own_tensors
-from .ir import CannotLower, Node, NormCall, NothingToRun, Recording
+from .ir import CannotLower, Node, NormCall, Part, Recording
 
 # Gradients of a large graph leave backward in parts of about this many bytes.
 SEGMENT_BYTES = 8 << 20
@@ -22,11 +22,11 @@ MOST_SEGMENTS = 6
 
 
 class Program:
-    """A lowered recording: the graph, and by which paths its tensors are found."""
+    """A lowered part: the graph, and by which paths its tensors are found."""
 
     def __init__(
         self,
-        recording: Recording,
+        part: Part,
         module: torch.nn.Module,
         device: torch.device | None = None,
     ) -> None:
@@ -34,30 +34,29 @@ class Program:
         tensors = tensors_of(module)
         self.shapes = {path: tuple(t.shape) for path, t in tensors.items()}
         self.dtypes = {path: t.dtype for path, t in tensors.items()}
-        self.recording = recording
+        self.part = part
         self.graph = _core.Graph()
         self.params: list[str] = []  # paths, by param number
         self.norms: list[NormCall] = []  # by norm number
         self._param_number: dict[str, int] = {}
         self._norm_number: dict[int, int] = {}
-        self._values: list[int] = []  # of the graph, by value of the recording
-        for node in recording.nodes:
+        self._values: list[int] = []  # of the graph, by value of the part
+        for node in part.nodes:
             self._values.append(self._build[node.op](self, node))
-        for value in recording.outputs:
+        for value in part.outputs:
             self.graph.output(self._values[value])
         self.device = device or next(
             (t.device for t in tensors.values()), torch.device("cpu")
         )
         self.on_cuda = devices.kind(self.device) == "cuda"
         self.tf32 = self.on_cuda and devices.allows_tf32()
-        self.dtype = compute_dtype(recording, self.device)
+        self.dtype = compute_dtype(part, self.device)
         self.outputs = [
-            (recording.nodes[value].shape, recording.nodes[value].dtype)
-            for value in recording.outputs
+            (part.nodes[value].shape, part.nodes[value].dtype) for value in part.outputs
         ]
         self.input_sizes = [
             (node.shape[0], node.shape[2], node.shape[3])
-            for node in recording.nodes
+            for node in part.nodes
             if node.op == "input"
         ]
 
@@ -89,7 +88,7 @@ class Program:
     def _norm(self, node: Node) -> int:
         number = node.attributes[0]
         if number not in self._norm_number:
-            call = self.recording.norms[number]
+            call = self.part.norms[number]
             self._norm_number[number] = self.graph.norm(
                 node.shape[1],
                 self._param(call.gamma),
@@ -149,10 +148,10 @@ class Program:
     }
 
 
-def compute_dtype(recording: Recording, device: torch.device) -> torch.dtype:
+def compute_dtype(part: Part, device: torch.device) -> torch.dtype:
     """The dtype of every value: that of the convolutions; fp16 in fp32 on the CPU."""
-    kinds = {node.dtype for node in recording.nodes if node.op == "conv"}
-    kinds = kinds or {node.dtype for node in recording.nodes}
+    kinds = {node.dtype for node in part.nodes if node.op == "conv"}
+    kinds = kinds or {node.dtype for node in part.nodes}
     on_cuda = devices.kind(device) == "cuda"
     half = {torch.bfloat16, *([torch.float16] if on_cuda else [])}
     return kinds.pop() if len(kinds) == 1 and kinds <= half else torch.float32
@@ -212,7 +211,7 @@ class TorchPlan:
             for segment in range(self.segments)
         ]
         flowing = flows(program, inputs, params)
-        self.differentiable = [flowing[value] for value in program.recording.outputs]
+        self.differentiable = [flowing[value] for value in program.part.outputs]
         self._masks: dict[tuple[bool, ...], Mask] = {}
         self._lock = threading.Lock()
 
@@ -255,11 +254,11 @@ def _numel(shape: tuple[int, ...]) -> int:
 def flows(
     program: Program, inputs: tuple[bool, ...], params: tuple[bool, ...]
 ) -> list[bool]:
-    """By value of the recording: does a wanted gradient flow through it?"""
+    """By value of the part: does a wanted gradient flow through it?"""
     wanted = {path for path, grad in zip(program.params, params) if grad}
     grads = iter(inputs)
     flowing: list[bool] = []
-    for node in program.recording.nodes:
+    for node in program.part.nodes:
         if node.op == "input":
             flowing.append(next(grads))
             continue
@@ -267,7 +266,7 @@ def flows(
         if node.op == "conv":
             own = node.attributes[:2]
         elif node.op == "norm":
-            call = program.recording.norms[node.attributes[0]]
+            call = program.part.norms[node.attributes[0]]
             own = (call.gamma, call.beta)
         flowing.append(
             any(flowing[v] for v in node.operands) or bool(wanted & set(own))
@@ -286,15 +285,13 @@ def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def lower(
     recording: Recording, module: torch.nn.Module, device: torch.device | None = None
-) -> Program:
-    """Lowers a recording of ``module`` whose arguments are on ``device``.
+) -> list[Program]:
+    """Lowers the parts of a recording of ``module`` whose arguments are on ``device``.
 
-    Raises NothingToRun, and CannotLower where its tensors are on several devices.
+    Raises CannotLower where its tensors are on several devices.
     """
-    if not recording.outputs:
-        raise NothingToRun("forward", "", "it computes no activation")
     places = sorted({str(t.device) for t in tensors_of(module).values()})
     if len(places) > 1:
         reason = f"its tensors are on {' and '.join(places)}, must be on one device"
         raise CannotLower("forward", "", reason)
-    return Program(recording, module, device)
+    return [Program(part, module, device) for part in recording.parts]

@@ -2,17 +2,13 @@
 """Recording: run one training forward on fakes and write down its calls.
 
 Every call of a torch function comes to ``Recorder.__torch_function__``. What calls.py can
-lower becomes a node; anything else is a tail call, which is allowed as long as nothing that
-could be lowered comes after it.
+lower becomes a node; anything else is a stock call. In a strict recording stock calls are
+allowed as long as they read no weight and nothing that could be lowered comes after them.
 """
 
 from __future__ import annotations
 
-import random
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,56 +19,34 @@ from torch.utils._pytree import tree_flatten, tree_map
 from . import calls, calls_layers, devices
 from .fakes import VALUE_ERRORS, FakeCopy
 from .fingerprint import Fingerprint
-from .ir import CannotLower, Node, NormCall, Recording, Ref, TailCall, Write
-from .tail import keep_needed_tail, number_outputs
+from .ir import (
+    CannotLower,
+    Node,
+    NormCall,
+    Recording,
+    Ref,
+    StockCall,
+    Write,
+    containers_in,
+    items_of,
+)
+from .isolation import random_states, undisturbed
+from .parts import divide
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 SIDE_EFFECTS = {
     "register_hook", "retain_grad", "requires_grad_", "backward", "set_", "__set__",
 }  # fmt: skip
+STRIDED = {"as_strided", "as_strided_", "as_strided_scatter"}
 DATA = Tensor.data.__get__
-
-_lock = threading.RLock()
-_recording = threading.local()
-
-
-def is_recording() -> bool:
-    """True inside our own recording: the stock forward must run."""
-    return getattr(_recording, "active", False)
-
-
-def _random_states() -> tuple[Any, ...]:
-    """Of the generators whose numbers decide in Python, unseen by the recorder."""
-    numpy = sys.modules.get("numpy")
-    if numpy is None:
-        return (random.getstate(),)
-    _, keys, *rest = numpy.random.get_state()
-    return random.getstate(), keys.tobytes(), rest
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Marks this thread as recording and puts the random generators back after it."""
-    python, default = random.getstate(), torch.get_rng_state()
-    numpy = sys.modules.get("numpy")
-    legacy = numpy.random.get_state() if numpy is not None else None
-    _recording.active = True
-    try:
-        yield
-    finally:
-        _recording.active = False
-        random.setstate(python)
-        torch.set_rng_state(default)
-        if numpy is not None:
-            numpy.random.set_state(legacy)
 
 
 class Recorder(TorchFunctionMode):
     """What is known about the tensors of one forward."""
 
-    def __init__(self, fakes: FakeCopy) -> None:
+    def __init__(self, fakes: FakeCopy, strict: bool) -> None:
         super().__init__()
-        self.fakes = fakes
+        self.fakes, self.strict = fakes, strict
         self.recording = Recording()
         self.ref: dict[int, Ref] = {}  # by id of a fake
         self.stacks: dict[int, tuple[int, ...]] = {}  # results of torch.stack
@@ -82,7 +56,9 @@ class Recorder(TorchFunctionMode):
         self.norm_calls: dict[str, int] = {}
         self._alive: list[Any] = []  # keeps the ids valid
         self._norm_index: dict[NormCall, int] = {}
-        self._carrying: list[bool] = []  # by tail call: may a gradient flow through it?
+        self._carrying: list[
+            bool
+        ] = []  # by stock call: may a gradient flow through it?
 
     # What calls.py asks and tells.
 
@@ -95,6 +71,34 @@ class Recorder(TorchFunctionMode):
         """The number of the value that ``tensor`` is now, or None."""
         ref = self.ref.get(id(tensor))
         return ref.key if ref is not None and ref.kind == "value" else None
+
+    def import_value(self, tensor: Any) -> int | None:
+        """As ``value``; the result of a stock call becomes a value, if not strict."""
+        ref = self.ref.get(id(tensor))
+        if self.strict or ref is None or ref.kind != "stock":
+            return self.value(tensor)
+        if tensor.ndim != 4 or tensor.dtype not in calls.FLOATS or 0 in tensor.shape:
+            return None
+        name, path = self.recording.calls[ref.key[0]].cause
+        self._leave(CannotLower(name, path, "it stays in stock PyTorch"))
+        self.bind(tensor, self._add_input(tensor, ref))
+        return self.value(tensor)
+
+    def values(self, tensors: Any) -> list[int | None]:
+        """Of operands; those from stock calls are imported if others are values."""
+        known = [self.value(tensor) for tensor in tensors]
+        if not any(value is not None for value in known):
+            return known
+        return [self.import_value(tensor) for tensor in tensors]
+
+    def _leave(self, failure: CannotLower) -> None:
+        """Notes what stays in stock PyTorch, for the report."""
+        self.recording.left.setdefault(str(failure), failure.again())
+
+    def _refuse(self, failure: CannotLower) -> None:
+        if self.strict:
+            raise failure
+        self._leave(failure)
 
     def shape(self, value: int) -> tuple[int, int, int, int]:
         """(N, C, H, W)."""
@@ -170,8 +174,8 @@ class Recorder(TorchFunctionMode):
         try:
             with self.fakes.mode, self:
                 fake_args, fake_kwargs = torch.utils._pytree.tree_unflatten(fakes, spec)
-                containers = dict(_containers((fake_args, fake_kwargs)))
-                held = {path: _items(c) for path, c in containers.items()}
+                containers = dict(containers_in((fake_args, fake_kwargs)))
+                held = {path: items_of(c) for path, c in containers.items()}
                 out = self.fakes.module(*fake_args, **fake_kwargs)
         finally:
             for hook in hooks:
@@ -190,11 +194,16 @@ class Recorder(TorchFunctionMode):
         self._alive.append(fake)
         self.ref[id(fake)] = Ref("input", number)
         if leaf.ndim == 4 and leaf.dtype in calls.FLOATS:
-            shape = tuple(leaf.shape)
-            node = Node("input", (), (number,), shape, leaf.dtype, "")  # type: ignore[arg-type]
-            self.recording.nodes.append(node)
-            self.ref[id(fake)] = Ref("value", len(self.recording.nodes) - 1)
+            self.ref[id(fake)] = Ref(
+                "value", self._add_input(leaf, Ref("input", number))
+            )
         return fake
+
+    def _add_input(self, tensor: Tensor, ref: Ref) -> int:
+        shape = tuple(tensor.shape)
+        node = Node("input", (), (ref,), shape, tensor.dtype, "")  # type: ignore[arg-type]
+        self.recording.nodes.append(node)
+        return len(self.recording.nodes) - 1
 
     def _track_modules(self) -> list[Any]:
         def enter(module: nn.Module, args: Any) -> None:
@@ -220,16 +229,22 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         name = calls.name_of(func)
         handler = calls.HANDLERS.get(name)
+        made = None
         if handler is not None:
-            made = handler(self, func, *args, **kwargs)
-            if made is not None:
-                return made
-        return self._stock_call(func, name, args, kwargs)
+            try:
+                made = handler(self, func, *args, **kwargs)
+            except CannotLower as failure:
+                self._refuse(failure)
+        return made if made is not None else self._stock_call(func, name, args, kwargs)
 
     def _stock_call(
         self, func: Callable[..., Any], name: str, args: Any, kwargs: Any
     ) -> Any:
         leaves = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+        if name in STRIDED:
+            raise CannotLower(
+                name, self.path, "it reads memory, which is laid out anew"
+            )
         before = [tensor._version for tensor in leaves]
         result = func(*args, **kwargs)
         changed = [t for t, v in zip(leaves, before) if t._version != v]
@@ -249,10 +264,10 @@ class Recorder(TorchFunctionMode):
         if name in SIDE_EFFECTS:
             raise CannotLower(name, self.path, "it has an effect beyond its result")
         if made:
-            self._tail_call(func, name, args, kwargs, made)
+            self._write_call(func, name, args, kwargs, made)
         return result
 
-    def _tail_call(
+    def _write_call(
         self,
         func: Any,
         name: str,
@@ -275,34 +290,36 @@ class Recorder(TorchFunctionMode):
         if carries and not torch.is_grad_enabled():  # perhaps in an autograd.Function
             raise CannotLower(name, self.path, "it runs where gradients are disabled")
         autocast = devices.autocast_dtype(self._device)
-        call = TailCall(func, ref_args, ref_kwargs, name, self.path, "", autocast)
+        cause = self._cause(name, refs)
+        call = StockCall(func, ref_args, ref_kwargs, name, self.path, cause, autocast)
         call.refs, call.made = tuple(refs), tuple(made)
+        call.nodes_before = len(self.recording.nodes)
         self._carrying.append(carries and name != "detach")
-        call.cause = self.cause(call)
-        self.recording.tail.append(call)
+        self.recording.calls.append(call)
         for leaf, tensor in enumerate(made.values()):
             self._alive.append(tensor)
-            self.ref[id(tensor)] = Ref("tail", (len(self.recording.tail) - 1, leaf))
+            self.ref[id(tensor)] = Ref("stock", (len(self.recording.calls) - 1, leaf))
 
     def _carries(self, ref: Ref, tensor: Tensor) -> bool:
         """Could a gradient flow through ``tensor``, which ``ref`` stands for?"""
-        if ref.kind == "tail":
+        if ref.kind == "stock":
             return self._carrying[ref.key[0]]
         learns = ref.kind in ("value", "input") or isinstance(tensor, nn.Parameter)
         return learns and (tensor.is_floating_point() or tensor.is_complex())
 
-    def cause(self, call: TailCall) -> str:
-        """The first call in the past of ``call`` that could not be lowered."""
-        for ref in call.refs:
-            if ref.kind == "tail":
-                return self.recording.tail[ref.key[0]].cause
-        return f"{call.name} in {call.path or 'the module itself'}"
+    def _cause(self, name: str, refs: list[Ref]) -> tuple[str, str]:
+        """The first call that could not be lowered, in the past of the call ``name``."""
+        for ref in refs:
+            if ref.kind == "stock":
+                return self.recording.calls[ref.key[0]].cause
+        return name, self.path
 
     def why_not(self, tensor: Any) -> str:
         """Why ``tensor`` is no value that a node could read."""
         ref = self.ref.get(id(tensor))
-        if ref is not None and ref.kind == "tail":
-            return f"it reads the result of {self.recording.tail[ref.key[0]].cause}"
+        if ref is not None and ref.kind == "stock":
+            call, path = self.recording.calls[ref.key[0]].cause
+            return f"it reads the result of {call} in {path or 'the module itself'}"
         if isinstance(tensor, Tensor) and tensor.dtype not in calls.FLOATS:
             return f"its input is {str(tensor.dtype).removeprefix('torch.')}"
         if isinstance(tensor, Tensor) and tensor.ndim != 4:
@@ -317,7 +334,7 @@ class Recorder(TorchFunctionMode):
         if path is not None:
             if isinstance(tensor, nn.Parameter) and tensor.ndim > 1:
                 reason = f"it reads the weight {path} and cannot be lowered"
-                raise CannotLower(name, self.path, reason)
+                self._refuse(CannotLower(name, self.path, reason))
             return Ref("path", path)
         if id(tensor) in self.fakes.hidden:
             reason = "it reads a tensor kept in a container of the module"
@@ -329,7 +346,7 @@ class Recorder(TorchFunctionMode):
     def _note_writes(self, containers: Any, held: Any, out: Any) -> None:
         """Lists and dicts of the arguments that forward changed, as Detect does."""
         for path, container in containers.items():
-            now, before = _items(container), held[path]
+            now, before = items_of(container), held[path]
             if now.keys() != before.keys():
                 raise CannotLower(
                     "resize", "", "forward changes the size of an argument"
@@ -357,37 +374,20 @@ class Recorder(TorchFunctionMode):
                 raise CannotLower("return", "", reason)
             done.out_leaves.append(leaf)
         done.bumps = dict(done.bumps)
-        keep_needed_tail(done)
-        number_outputs(done)
-        done.input_leaves = [n.attributes[0] for n in done.nodes if n.op == "input"]
+        divide(done)
 
 
-def _items(container: Any) -> dict[Any, Any]:
-    if isinstance(container, dict):
-        return dict(container)
-    return dict(enumerate(container))
-
-
-def _containers(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, Any]]:
-    """The lists and dicts in a tree of arguments, by path."""
-    if isinstance(tree, (list, tuple, dict)):
-        if not isinstance(tree, tuple):
-            yield path, tree
-        for key, item in _items(tree).items():
-            yield from _containers(item, (*path, key))
-
-
-def record(fakes: FakeCopy, leaves: list[Any], spec: Any) -> Recording:
+def record(fakes: FakeCopy, leaves: list[Any], spec: Any, strict: bool) -> Recording:
     """Records one training forward of the module that ``fakes`` was copied from.
 
     ``leaves`` and ``spec`` are ``(args, kwargs)`` flattened. Raises CannotLower for what
-    cannot be lowered, and whatever the module's own forward raises.
+    cannot be lowered (strict) or replayed, and whatever the module's own forward raises.
     """
-    with _lock, _undisturbed():
-        recorder, before = Recorder(fakes), _random_states()
+    with undisturbed():
+        recorder, before = Recorder(fakes, strict), random_states()
         try:
             made = recorder.run(leaves, spec)
-            if _random_states() != before:
+            if random_states() != before:
                 reason = "forward draws from the generator of Python or NumPy"
                 raise CannotLower("random", "", reason)
             return made

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from .record import is_recording
+from .isolation import is_recording
 
 
 class Runner(Protocol):

@@ -10,8 +10,9 @@ from torch import nn
 
 from . import registry
 from .arenas import kept_bytes
-from .entry import Entry
-from .ir import Node
+from .entry import Entry, Graph
+from .fakes import join
+from .ir import Node, Ref
 from .lower import Program, TorchPlan, flows
 
 
@@ -100,35 +101,66 @@ def report(module: nn.Module) -> Report:
             if row.state == "waiting" and path and rows:
                 continue  # inside a swapped module, or never called
             rows.append(row)
-            if runner.latest is not None and runner.latest.last is not None:
-                tables[path] = runner.latest.last.core.table()
+            rows += _left_rows(path, part, runner)
+            for _, plan in _planned(runner):
+                tables.setdefault(path, []).extend(plan.core.table())
     return Report(tuple(rows), kept_bytes(), tables)
+
+
+def _planned(entry: Entry) -> list[tuple[Graph, TorchPlan]]:
+    """The graphs of the latest training forward with their plans."""
+    graphs = entry.latest.graphs if entry.latest is not None else []
+    return [(graph, graph.last) for graph in graphs if graph.last is not None]
+
+
+def _left_rows(path: str, module: nn.Module, entry: Entry) -> list[Row]:
+    """What stays stock inside a swapped module, by the part of it that makes the calls."""
+    left: dict[str, list[str]] = {}
+    if entry.latest is not None:
+        for failure in entry.latest.recording.left.values():
+            left.setdefault(failure.path, []).append(str(failure))
+    return [
+        Row(
+            join(path, inner) if inner else path,
+            type(module.get_submodule(inner)).__name__,
+            "stock",
+            "; ".join(reasons),
+            reasons=tuple(reasons),
+        )
+        for inner, reasons in left.items()
+    ]
 
 
 def _row(path: str, entry: Entry) -> Row:
     reasons = tuple(entry.reasons)
     kind, counts = entry.cls.__name__, entry.counts
-    latest = entry.latest
-    if latest is None or latest.last is None:
+    planned = _planned(entry)
+    if not planned:
         state = "stock" if reasons else "waiting"
         detail = "; ".join(reasons) or "no training forward yet"
         return Row(path, kind, state, detail, reasons=reasons)
-    plan = latest.last
-    inputs = _input_bytes(latest.program)
-    workspace = plan.core.workspace_bytes
     detail = f"keep={entry.keep}"
+    if len(planned) > 1:
+        detail += f", {len(planned)} graphs"
     if reasons:
         detail += "; sometimes stock: " + "; ".join(reasons)
+    held = peak = stock = 0
+    seen: set[Ref] = set()
+    for graph, plan in planned:  # all before it are held while one runs
+        held += _input_bytes(graph.program, seen)
+        peak = max(peak, held + plan.core.peak_bytes)
+        held += plan.saved_bytes
+        stock += stock_bytes(graph.program, plan)
     return Row(
         path,
         kind,
         "swapped",
         detail,
         calls=counts["calls"],
-        held_bytes=plan.saved_bytes + inputs,
-        workspace_bytes=workspace,
-        peak_bytes=plan.core.peak_bytes + inputs,
-        stock_bytes=stock_bytes(latest.program, plan),
+        held_bytes=held,
+        workspace_bytes=max(plan.core.workspace_bytes for _, plan in planned),
+        peak_bytes=peak,
+        stock_bytes=stock,
         recordings=counts["recordings"],
         plans=counts["plans"],
         inputs_converted=counts["inputs converted"],
@@ -137,9 +169,12 @@ def _row(path: str, entry: Entry) -> Row:
     )
 
 
-def _input_bytes(program: Program) -> int:
-    nodes = program.recording.nodes
-    return sum(_bytes(node) for node in nodes if node.op == "input")
+def _input_bytes(program: Program, seen: set[Ref]) -> int:
+    """Of the inputs that are not among ``seen``, where they are noted."""
+    inputs = [node for node in program.part.nodes if node.op == "input"]
+    new = [(ref, x) for ref, x in zip(program.part.sources, inputs) if ref not in seen]
+    seen.update(ref for ref, _ in new)
+    return sum(_bytes(node) for _, node in new)
 
 
 def _bytes(node: Node, dtype: torch.dtype | None = None) -> int:
@@ -154,7 +189,7 @@ def stock_bytes(program: Program, plan: TorchPlan) -> int:
     parent), batch norm its input and 2 C floats, an activation its input (in place: a copy
     of it), max pooling its input and int64 indices. Parameters are not counted.
     """
-    nodes = program.recording.nodes
+    nodes = program.part.nodes
     wanted = {p for p, grad in zip(program.params, plan.param_grads) if grad}
     flowing = flows(program, plan.input_grads, plan.param_grads)
     kept: dict[object, int] = {}

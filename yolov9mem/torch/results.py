@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From the node's outputs to what the module's forward returns: the tail is replayed."""
+"""From the parts' outputs to what forward returns: stock calls are replayed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from . import devices
-from .binding import Binding
-from .ir import Recording, Ref, TailCall
-
-
-def _container(arguments: Any, path: tuple[Any, ...]) -> Any:
-    for key in path:
-        arguments = arguments[key]
-    return arguments
+from .binding import Outside
+from .ir import Part, Recording, Ref, StockCall
 
 
 @contextmanager
@@ -32,8 +26,8 @@ def _autocast(kind: str, dtype: torch.dtype | None) -> Iterator[None]:
         yield
 
 
-def _function(call: TailCall) -> Callable[..., Any]:
-    """What replays the call: outputs are channels_last, which many views cannot be."""
+def _function(call: StockCall) -> Callable[..., Any]:
+    """What replays the call: values are channels_last, which many views cannot be."""
     if call.name != "view":
         return call.function
     given = (*call.args, *call.kwargs.values())
@@ -45,45 +39,75 @@ def _view_of_bits(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.contiguous().view(dtype)
 
 
-def assemble(
-    recording: Recording,
-    binding: Binding,
-    arguments: tuple[Any, Any],
-    leaves: list[Any],
-    outputs: list[Tensor],
-) -> Any:
-    """What the module's forward returns, the tail replayed."""
-    place = {value: i for i, value in enumerate(recording.outputs)}
-    made: list[list[Any]] = []
+class Replay:
+    """One forward: what the graphs and the stock calls have made so far."""
 
-    def resolve(leaf: Any) -> Any:
+    def __init__(
+        self,
+        recording: Recording,
+        outside: Outside,
+        arguments: tuple[Any, Any],
+        leaves: list[Any],
+    ) -> None:
+        """``leaves``: of ``arguments``, which are (args, kwargs)."""
+        self._recording, self._outside = recording, outside
+        self._arguments, self._leaves = arguments, leaves
+        self._made: dict[Any, Tensor] = {}  # by number of a value, by (call, leaf)
+        self._call = 0
+        self._replay(0)
+
+    def inputs(self, part: Part) -> list[Tensor]:
+        """What the part reads."""
+        return [self._resolve(ref) for ref in part.sources]
+
+    def add(self, number: int, outputs: list[Tensor]) -> None:
+        """What part ``number`` has made; then the stock calls that follow it."""
+        part = self._recording.parts[number]
+        self._made.update(zip(part.values, outputs))
+        self._replay(number + 1)
+        for ref in part.done_with:
+            del self._made[ref.key]
+
+    def result(self) -> Any:
+        """What forward returns, after the last part."""
+        done = self._recording
+        for write in done.writes:
+            self._container(write.path)[write.key] = self._resolve(write.ref)
+        if done.out_path is not None:
+            return self._container(done.out_path)
+        return tree_unflatten(
+            [self._resolve(x) for x in done.out_leaves], done.out_spec
+        )
+
+    def _container(self, path: tuple[Any, ...]) -> Any:
+        found: Any = self._arguments
+        for key in path:
+            found = found[key]
+        return found
+
+    def _resolve(self, leaf: Any) -> Any:
         if not isinstance(leaf, Ref):
             return leaf
-        if leaf.kind == "value" and leaf.key in place:
-            return outputs[place[leaf.key]]
-        if leaf.kind == "value":
-            return leaves[recording.nodes[leaf.key].attributes[0]]
+        if leaf.kind in ("value", "stock"):
+            return self._made[leaf.key]
         if leaf.kind == "input":
-            return leaves[leaf.key]
-        if leaf.kind == "tail":
-            return made[leaf.key[0]][leaf.key[1]]
-        return binding.tensor(leaf.key) if leaf.kind == "path" else leaf.key
+            return self._leaves[leaf.key]
+        return self._outside.tensor(leaf.key) if leaf.kind == "path" else leaf.key
 
-    def resolved(tree: Any) -> Any:
-        return tree_map(resolve, tree, is_leaf=lambda leaf: isinstance(leaf, Ref))
+    def _resolved(self, tree: Any) -> Any:
+        return tree_map(self._resolve, tree, is_leaf=lambda leaf: isinstance(leaf, Ref))
 
-    for call in recording.tail:
-        given = [resolve(ref) for ref in call.refs]
-        with _autocast(devices.of(leaves).type, call.autocast):
-            result = _function(call)(*resolved(call.args), **resolved(call.kwargs))
-        flat = tree_flatten(result)[0]
-        made.append(
-            [flat[i] if kind == "result" else given[i] for kind, i in call.made]
-        )
-    for write in recording.writes:
-        _container(arguments, write.path)[write.key] = resolve(write.ref)
-    if recording.out_path is not None:
-        return _container(arguments, recording.out_path)
-    return tree_unflatten(
-        [resolve(leaf) for leaf in recording.out_leaves], recording.out_spec
-    )
+    def _replay(self, after: int) -> None:
+        """The next stock calls, as far as they follow that many parts."""
+        calls = self._recording.calls
+        while self._call < len(calls) and calls[self._call].after == after:
+            call = calls[self._call]
+            given = [self._resolve(ref) for ref in call.refs]
+            with _autocast(devices.of(self._leaves).type, call.autocast):
+                made = _function(call)(
+                    *self._resolved(call.args), **self._resolved(call.kwargs)
+                )
+            flat = tree_flatten(made)[0]
+            for leaf, (kind, i) in enumerate(call.made):
+                self._made[self._call, leaf] = flat[i] if kind == "result" else given[i]
+            self._call += 1

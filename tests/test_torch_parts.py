@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: MIT
+"""A module that cannot be lowered as a whole: several graphs, stock calls between them."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from models_for_tests import (
+    Brick,
+    Elan,
+    Rep,
+    assert_close,
+    assert_same_training,
+    backward,
+    image,
+    ran_in_core,
+)
+from test_torch_dropin import replicate
+from torch import Tensor, nn
+
+import yolov9mem.torch as ym
+from yolov9mem.torch import registry
+from yolov9mem.torch.entry import Entry
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+class Attention(nn.Module):
+    """As in YOLOv10 and 11: positions by a convolution of the reshaped values."""
+
+    def __init__(self, c: int, heads: int = 2) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Conv2d(c, 3 * c, 1), Brick(c, c)
+        self.positions = Brick(c, c, 3, g=c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        q, k, v = self.qkv(x).view(n, self.heads, -1, h * w).chunk(3, 2)
+        weights = (q.transpose(-2, -1) @ k).mul(c**-0.5).softmax(-1)
+        mixed = (v @ weights.transpose(-2, -1)).reshape(n, c, h, w)
+        return x + self.proj(mixed + self.positions(v.reshape(n, c, h, w)))
+
+
+class Detector(nn.Module):
+    """Bytes in; space to depth; attention in the middle; a head with other weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.elan = Brick(12, 8, 3), Elan(8, 16, 8)
+        self.attention, self.rep = Attention(16), Rep(16)
+        self.neck, self.points = Elan(32, 16, 8), nn.Conv2d(16, 8, 1)
+        self.bins = nn.Conv3d(4, 1, 1, bias=False)
+        self.classes = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        if x.dtype is torch.uint8:
+            x = x.float() / 255
+        x = torch.cat([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)
+        fine = self.elan(self.stem(x))
+        mixed = self.rep(self.attention(fine))
+        out = self.neck(torch.cat((mixed, fine), 1))
+        points = self.points(out)
+        bins = points.unflatten(1, (4, 2)).softmax(1)
+        return [self.bins(bins)[:, 0], self.classes(mixed.mean((2, 3))), points]
+
+
+def pair(stock: nn.Module, keep: str = "min") -> tuple[nn.Module, nn.Module]:
+    return ym.checkpoint(copy.deepcopy(stock), keep=keep, strict=False), stock
+
+
+@pytest.mark.parametrize("keep", ["all", "conv", "min"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_several_graphs_train_as_stock_does(keep: str, dtype: torch.dtype) -> None:
+    ours, stock = pair(Detector(), keep)
+    for size in (16, 24, 16):
+        x = image(size=size)
+        x = (x * 40 + 128).clamp(0, 255).to(dtype) if dtype is torch.uint8 else x
+        assert_same_training(ours, stock, x)
+    row, *left = ym.report(ours).rows
+    assert row.state == "swapped" and row.calls == 3
+    # positions and the first sum; what follows them
+    assert row.detail == f"keep={keep}, 2 graphs"
+    assert {r.path for r in left} >= {"attention", "bins", "classes"}
+    assert all(r.state == "stock" for r in left)
+    assert "conv3d in bins: it reads the weight bins.weight" in str(ym.report(ours))
+
+
+def test_a_strict_module_names_the_first_call() -> None:
+    with pytest.raises(ym.CannotLower, match="conv2d in stem.conv.*__getitem__"):
+        ym.checkpoint(Detector())(image())
+
+
+def test_one_graph_holds_less_than_its_children_do() -> None:
+    """Each child's input is held; in one graph "min" rebuilds most of them."""
+    bricks = [Elan(3, 16, 8), *(Elan(16, 16, 8) for _ in range(5))]
+    ours, children = pair(nn.Sequential(*bricks, nn.Flatten(), nn.Linear(1 << 14, 2)))
+    for child in children[:6]:
+        ym.checkpoint(child, keep="min")
+    held = []
+    for module in (ours, children):
+        backward(module(image(size=32)))
+        held.append(sum(row.held_bytes for row in ym.report(module).rows))
+    assert held[0] < 0.6 * held[1]
+
+
+def test_autocast_reaches_graphs_and_stock_calls() -> None:
+    stock = Detector()
+    with torch.no_grad():
+        exact = copy.deepcopy(stock).double()(image().double())
+    ours, stock = pair(stock)
+    errors = []
+    for module in (ours, stock):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = module(image())
+        backward(out)
+        out = [leaf.detach() for leaf in out]
+        errors.append([float((a - b).norm() / b.norm()) for a, b in zip(out, exact)])
+    assert all(a <= 2 * b for a, b in zip(*errors, strict=True))
+    assert ran_in_core(ours) == 1
+
+
+def test_frozen_parts_have_no_gradients() -> None:
+    ours, stock = pair(Detector())
+    for frozen in (("stem", "elan"), ("stem", "elan", "attention", "rep"), ("neck",)):
+        for module in (ours, stock):
+            module.requires_grad_()
+            for name in frozen:
+                getattr(module, name).requires_grad_(False)
+        assert_same_training(ours, stock, image())
+    assert ran_in_core(ours) == 3
+
+
+def test_an_input_that_wants_its_gradient() -> None:
+    ours, stock = pair(Detector())
+    images = [image().requires_grad_() for _ in range(2)]
+    for module, x in zip((ours, stock), images, strict=True):
+        backward(module(x))
+    assert_close(images[0].grad, images[1].grad, 1e-3)
+
+
+def test_replicas_find_all_tensors() -> None:
+    ours, stock = pair(Detector())
+    backward(replicate(ours)(image()))
+    backward(stock(image()))
+    assert_close(
+        [p.grad for p in ours.parameters()], [p.grad for p in stock.parameters()], 1e-3
+    )
+    assert ran_in_core(ours) == 1
+    assert ours.rep.a.bn.num_batches_tracked == 1
+
+
+def gate(x: Tensor) -> Tensor:
+    """(N, C, 1, 1), random; a 4-D mask would be drawn in the order of memory."""
+    return F.dropout(x.mean((2, 3)))[..., None, None]
+
+
+class Dropping(nn.Module):
+    """Random stock calls whose order the graphs must keep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = Brick(3, 8, 3), Brick(8, 8, 3), Brick(3, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.b(self.a(x) * gate(self.a(x)))
+        return first * gate(first) + gate(self.c(x))
+
+
+def test_random_calls_keep_their_order() -> None:
+    ours, stock = pair(Dropping())
+    made = []
+    for module in (ours, stock):
+        ours(image())  # recorded; the generator is then put back
+        torch.manual_seed(5)
+        made.append(module(image()))
+        made.append(torch.rand(3))
+    assert torch.equal(made[1], made[3])
+    assert_close(made[0], made[2])
+    assert ran_in_core(ours) == 3
+
+
+class Twice(nn.Module):
+    """The batch norm's first call needs a stock call, its second does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 3, 1, 1)
+        self.bn = nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.first(x).sigmoid()) + self.bn(self.second(x))
+
+
+def test_running_statistics_move_in_the_order_of_the_calls() -> None:
+    ours, stock = pair(Twice())
+    assert_same_training(ours, stock, image(), tolerance=2e-6)
+    assert ours.bn.num_batches_tracked == 2
+    assert ran_in_core(ours) == 1
+    # In the other order the latest call weighs most, and it is another one.
+    swapped = copy.deepcopy(stock)
+    swapped.bn.reset_running_stats()
+    swapped.bn(swapped.second(image()))
+    swapped.bn(swapped.first(image()).sigmoid())
+    difference = swapped.bn.running_mean - stock.bn.running_mean
+    assert difference.norm() > 1e-3 * stock.bn.running_mean.norm()
+
+
+class Changes(nn.Module):
+    """A stock result is read by a graph and then changed in place."""
+
+    def __init__(self, before: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.before = Brick(3, 8, 3), Rep(8), before
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).sin()
+        if self.before:
+            y.mul_(2)
+        z = self.b(y.clone())
+        if not self.before:
+            y.mul_(2)
+        return z + y
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_results_changed_in_place(before: bool) -> None:
+    ours, stock = pair(Changes(before))
+    for _ in range(2):
+        assert_same_training(ours, stock, image())
+    assert ran_in_core(ours) > 0
+
+
+def test_many_small_graphs_are_left_to_the_children() -> None:
+    bricks = [part for _ in range(4) for part in (Brick(8, 8, 3), nn.Hardswish())]
+    ours, stock = pair(nn.Sequential(Elan(3, 8, 4), *bricks))
+    assert_same_training(ours, stock, image())
+    found = {row.path: row for row in ym.report(ours).rows}
+    assert found[""].state == "stock" and "into 4 graphs" in found[""].detail
+    assert found["0"].state == "swapped"
+
+
+def test_a_size_needs_one_graph() -> None:
+    ours = ym.checkpoint(Detector(), keep="1GB", strict=False)
+    with pytest.raises(ValueError, match="needs the whole module in one graph"):
+        ours(image())
+    head = nn.Sequential(Elan(3, 8, 4), nn.Flatten(), nn.Linear(8 * 16 * 16, 2))
+    ours, stock = pair(head, "1GB")
+    assert_same_training(ours, stock, image())
+    assert ran_in_core(ours) == 1
+
+
+def test_what_nobody_reads_any_more_is_let_go_within_forward() -> None:
+    class Calls(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = Elan(3, 8, 8), Elan(8, 8, 8), Elan(8, 8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(self.b(self.a(x).sin()).cos())
+
+    ours, _ = pair(Calls())
+    ours(image())
+    entry = registry.runner_of(ours)
+    assert isinstance(entry, Entry) and entry.latest is not None
+    recording = entry.latest.recording
+    assert [len(part.done_with) for part in recording.parts] == [1, 2, 1]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_reading_by_strides_is_refused(strict: bool) -> None:
+    """The strides of a value are not those of stock PyTorch."""
+
+    class Strided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.elan = Elan(3, 8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.elan(x).as_strided((2, 8), (2048, 1))
+
+    ours = ym.checkpoint(Strided(), strict=strict)
+    if strict:
+        with pytest.raises(ym.CannotLower, match="as_strided"):
+            ours(image())
+        return
+    backward(ours(image()))
+    found = {row.path: row.state for row in ym.report(ours).rows}
+    assert found == {"": "stock", "elan": "swapped"}
+
+
+def test_a_model_that_computes_only_stock_calls_is_stock() -> None:
+    ours, stock = pair(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)))
+    assert_same_training(ours, stock, image())
+    assert ran_in_core(ours) == 0

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: MIT
+"""A recording leaves no trace: the random generators, and the mark that it goes on."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+_lock = threading.RLock()
+_recording = threading.local()
+
+
+def is_recording() -> bool:
+    """True inside our own recording: the stock forward must run."""
+    return getattr(_recording, "active", False)
+
+
+def random_states() -> tuple[Any, ...]:
+    """Of the generators whose numbers decide in Python, unseen by the recorder."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return (random.getstate(),)
+    _, keys, *rest = numpy.random.get_state()
+    return random.getstate(), keys.tobytes(), rest
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """One recording at a time; its thread is marked, and the generators are put back."""
+    python, default = random.getstate(), torch.get_rng_state()
+    numpy = sys.modules.get("numpy")
+    legacy = numpy.random.get_state() if numpy is not None else None
+    with _lock:
+        _recording.active = True
+        try:
+            yield
+        finally:
+            _recording.active = False
+            random.setstate(python)
+            torch.set_rng_state(default)
+            if numpy is not None:
+                numpy.random.set_state(legacy)

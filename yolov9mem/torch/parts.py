@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: MIT
+"""The end of a recording: which stock calls are needed, and its parts.
+
+A part is one graph: values that need no stock call that needs the part itself. Part k
+runs, then the stock calls that follow it, in the order of the module, then part k + 1. A
+module that can be lowered as a whole is one part, with only a tail of stock calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils._pytree import tree_map
+
+from .ir import CannotLower, Node, NothingToRun, Part, Recording, Ref
+
+LEAST_CONVOLUTIONS = 3  # in a part, on average: smaller graphs save nothing
+MOST_PARTS_OF_ANY_SIZE = 2
+
+
+def divide(done: Recording) -> None:
+    """Drops the stock calls that no result needs and fills in ``done.parts``.
+
+    Raises NothingToRun where no value is handed out, CannotLower where the parts would be
+    too small or a stock call changes what a part reads.
+    """
+    _name_sources(done)
+    _drop_unneeded(done)
+    stages = _number_stages(done)
+    done.parts = [_part(done, stages, k + 1) for k in range(max(stages, default=0))]
+    _hand_out(done, stages)
+    if not all(part.outputs for part in done.parts) or not done.parts:
+        raise NothingToRun("forward", "", "it computes no activation")
+    _check_sizes(done)
+    _check_changes(done)
+    _note_last_uses(done)
+
+
+def _map_refs(function: Callable[[Any], Any], tree: Any) -> Any:
+    return tree_map(function, tree, is_leaf=lambda leaf: isinstance(leaf, Ref))
+
+
+def _replace_refs(done: Recording, function: Callable[[Any], Any]) -> None:
+    """Everywhere but in nodes; ``function`` gets leaves that are no Ref, too."""
+    for call in done.calls:
+        call.args = _map_refs(function, call.args)
+        call.kwargs = _map_refs(function, call.kwargs)
+        call.refs = tuple(function(ref) for ref in call.refs)
+    done.out_leaves = [function(leaf) for leaf in done.out_leaves]
+    done.writes = [write._replace(ref=function(write.ref)) for write in done.writes]
+
+
+def _results(done: Recording) -> list[Ref]:
+    """What the module hands out."""
+    leaves = [leaf for leaf in done.out_leaves if isinstance(leaf, Ref)]
+    return leaves + [write.ref for write in done.writes]
+
+
+def _name_sources(done: Recording) -> None:
+    """An input node is named by what it is, so it bypasses the graphs."""
+
+    def named(leaf: Any) -> Any:
+        if isinstance(leaf, Ref) and leaf.kind == "value":
+            node = done.nodes[leaf.key]
+            return node.attributes[0] if node.op == "input" else leaf
+        return leaf
+
+    _replace_refs(done, named)
+
+
+def _sources(done: Recording) -> dict[int, Ref]:
+    """By number, the input nodes that are read."""
+    read = {value for node in done.nodes for value in node.operands}
+    return {
+        number: node.attributes[0]
+        for number, node in enumerate(done.nodes)
+        if node.op == "input" and number in read
+    }
+
+
+def _drop_unneeded(done: Recording) -> None:
+    """Drops stock calls that no result needs and renumbers the others."""
+    needed: set[int] = set()
+    wanted = [*_results(done), *_sources(done).values()]
+    pending = [ref.key[0] for ref in wanted if ref.kind == "stock"]
+    while pending:
+        number = pending.pop()
+        if number not in needed:
+            needed.add(number)
+            refs = done.calls[number].refs
+            pending += [ref.key[0] for ref in refs if ref.kind == "stock"]
+    place = {old: new for new, old in enumerate(sorted(needed))}
+
+    def moved(leaf: Any) -> Any:
+        if isinstance(leaf, Ref) and leaf.kind == "stock" and leaf.key[0] in place:
+            return Ref("stock", (place[leaf.key[0]], leaf.key[1]))
+        return leaf
+
+    done.calls = [done.calls[old] for old in sorted(needed)]
+    _replace_refs(done, moved)
+    for number, node in enumerate(done.nodes):
+        if node.op == "input":
+            done.nodes[number] = node._replace(attributes=(moved(node.attributes[0]),))
+
+
+class _Stages:
+    """When each node and each stock call can run at the earliest, in their order."""
+
+    def __init__(self, done: Recording) -> None:
+        self.done = done
+        self.read = _sources(done)
+        self.node: list[int] = []  # the stage: 1, 2, ...
+        self.call: list[int] = []  # the stage that it follows, 0: none
+        self._norm: dict[str, int] = {}  # stage of the latest call, by running mean
+
+    def run(self) -> None:
+        for number, node in enumerate(self.done.nodes):
+            self._add_calls(number)
+            self.node.append(self._stage(number, node))
+        self._add_calls(len(self.done.nodes))
+
+    def _add_calls(self, nodes: int) -> None:
+        """Those that were made before that many nodes; they keep their order."""
+        while len(self.call) < len(self.done.calls):
+            call = self.done.calls[len(self.call)]
+            if call.nodes_before > nodes:
+                break
+            stage = self.call[-1] if self.call else 0
+            for ref in call.refs:
+                if ref.kind == "value":
+                    stage = max(stage, self.node[ref.key])
+                elif ref.kind == "stock":
+                    stage = max(stage, self.call[ref.key[0]])
+            self.call.append(stage)
+
+    def _stage(self, number: int, node: Node) -> int:
+        if node.op == "input":
+            ref = self.read.get(number)
+            from_call = ref is not None and ref.kind == "stock"
+            return self.call[ref.key[0]] + 1 if ref and from_call else 1
+        stage = max((self.node[value] for value in node.operands), default=1)
+        if node.op == "norm":  # running statistics move in the order of the calls
+            mean = self.done.norms[node.attributes[0]].mean
+            if mean is not None:
+                stage = self._norm[mean] = max(stage, self._norm.get(mean, 1))
+        return stage
+
+
+def _number_stages(done: Recording) -> list[int]:
+    """By node, the part that computes it (1, 2, ...; of inputs 0); sets call.after."""
+    found = _Stages(done)
+    found.run()
+    computes = [node.op != "input" for node in done.nodes]
+    used = sorted({stage for stage, does in zip(found.node, computes) if does})
+    for call, stage in zip(done.calls, found.call):
+        call.after = sum(other <= stage for other in used)
+    number = {stage: k + 1 for k, stage in enumerate(used)}
+    return [number[s] if does else 0 for s, does in zip(found.node, computes)]
+
+
+def _part(done: Recording, stages: list[int], stage: int) -> Part:
+    """The nodes of one part; what comes from elsewhere is an input of it."""
+    part = Part()
+    place: dict[int, int] = {}
+    norms: dict[int, int] = {}
+
+    def add(number: int, node: Node) -> None:
+        place[number] = len(part.nodes)
+        part.nodes.append(node)
+
+    for number, node in enumerate(done.nodes):
+        if stages[number] != stage:
+            continue
+        for value in node.operands:
+            if value not in place:
+                other = done.nodes[value]
+                part.sources.append(
+                    other.attributes[0] if other.op == "input" else Ref("value", value)
+                )
+                add(value, Node("input", (), (), other.shape, other.dtype, ""))
+        attributes = node.attributes
+        if node.op == "norm":
+            norm = norms.setdefault(attributes[0], len(part.norms))
+            if norm == len(part.norms):
+                part.norms.append(done.norms[attributes[0]])
+            attributes = (norm,)
+        operands = tuple(place[value] for value in node.operands)
+        add(number, node._replace(operands=operands, attributes=attributes))
+    part.values = list(place)
+    return part
+
+
+def _hand_out(done: Recording, stages: list[int]) -> None:
+    """Lists the values that leave each part."""
+    refs = [ref for call in done.calls for ref in call.refs] + _results(done)
+    refs += [ref for part in done.parts for ref in part.sources]
+    places = [{v: i for i, v in enumerate(part.values)} for part in done.parts]
+    for part in done.parts:
+        part.values = []
+    for ref in refs:
+        if ref.kind == "value":
+            part = done.parts[stages[ref.key] - 1]
+            if ref.key not in part.values:
+                part.values.append(ref.key)
+                part.outputs.append(places[stages[ref.key] - 1][ref.key])
+
+
+def _check_sizes(done: Recording) -> None:
+    count = len(done.parts)
+    convolutions = sum(node.op == "conv" for node in done.nodes)
+    if count > MOST_PARTS_OF_ANY_SIZE and convolutions < LEAST_CONVOLUTIONS * count:
+        name, path = done.calls[0].cause
+        reason = f"it and others divide {convolutions} convolutions into {count} graphs"
+        raise CannotLower(name, path, reason)
+
+
+def _check_changes(done: Recording) -> None:
+    """A stock call may change its argument, but not what a part reads."""
+    read = {ref for part in done.parts for ref in part.sources if ref.kind != "input"}
+    for call in done.calls:
+        for kind, place in call.made:
+            if kind == "argument" and call.refs[place] in read:
+                reason = "it changes in place what something else reads"
+                raise CannotLower(call.name, call.path, reason)
+
+
+def _note_last_uses(done: Recording) -> None:
+    """Says after which part a value or a stock result is not needed any more."""
+    last: dict[Ref, int] = {}
+    for number, part in enumerate(done.parts):
+        last |= {ref: number for ref in part.sources if ref.kind in ("value", "stock")}
+    for call in done.calls:
+        after = max(call.after - 1, 0)
+        for ref in call.refs:
+            if ref.kind in ("value", "stock"):
+                last[ref] = max(last.get(ref, 0), after)
+    for ref in _results(done):
+        last.pop(ref, None)
+    for ref, number in last.items():
+        done.parts[number].done_with.append(ref)
