@@ -212,6 +212,22 @@ def test_running_statistics_move_in_the_order_of_the_calls() -> None:
     assert difference.norm() > 1e-3 * stock.bn.running_mean.norm()
 
 
+def test_a_graph_that_nobody_reads_moves_its_statistics() -> None:
+    class Aside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.bn = Elan(3, 8, 4), nn.BatchNorm2d(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            self.bn(y.sigmoid())
+            return y
+
+    ours, stock = pair(Aside())
+    assert_same_training(ours, stock, image())
+    assert ours.bn.num_batches_tracked == 1 and ran_in_core(ours) == 1
+
+
 class Changes(nn.Module):
     """A stock result is read by a graph and then changed in place."""
 

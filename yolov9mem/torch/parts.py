@@ -30,7 +30,7 @@ def divide(done: Recording) -> None:
     stages = _number_stages(done)
     done.parts = [_part(done, stages, k + 1) for k in range(max(stages, default=0))]
     _hand_out(done, stages)
-    if not all(part.outputs for part in done.parts) or not done.parts:
+    if not any(part.outputs for part in done.parts):
         raise NothingToRun("forward", "", "it computes no activation")
     _check_sizes(done)
     _check_changes(done)
@@ -192,7 +192,7 @@ def _part(done: Recording, stages: list[int], stage: int) -> Part:
 
 
 def _hand_out(done: Recording, stages: list[int]) -> None:
-    """Lists the values that leave each part."""
+    """Lists the values that leave each part: of one that nobody reads, its last."""
     refs = [ref for call in done.calls for ref in call.refs] + _results(done)
     refs += [ref for part in done.parts for ref in part.sources]
     places = [{v: i for i, v in enumerate(part.values)} for part in done.parts]
@@ -204,6 +204,10 @@ def _hand_out(done: Recording, stages: list[int]) -> None:
             if ref.key not in part.values:
                 part.values.append(ref.key)
                 part.outputs.append(places[stages[ref.key] - 1][ref.key])
+    if any(part.outputs for part in done.parts):
+        for part, place in zip(done.parts, places):
+            if not part.outputs:  # it may move running statistics
+                part.values, part.outputs = [max(place)], [place[max(place)]]
 
 
 def _check_sizes(done: Recording) -> None:
