@@ -56,9 +56,7 @@ class Recorder(TorchFunctionMode):
         self.norm_calls: dict[str, int] = {}
         self._alive: list[Any] = []  # keeps the ids valid
         self._norm_index: dict[NormCall, int] = {}
-        self._carrying: list[
-            bool
-        ] = []  # by stock call: may a gradient flow through it?
+        self._carrying: list[bool] = []  # by stock call: may a gradient flow?
 
     # What calls.py asks and tells.
 
