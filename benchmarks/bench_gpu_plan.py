@@ -116,7 +116,7 @@ def plan(model: nn.Module, batch: int, size: int, keep: str, backend: Any) -> An
     image = torch.empty(batch, 3, size, size)
     leaves, spec = tree_flatten(((image,), {}))
     with torch.autocast("cpu", torch.float16):
-        program = lower(record(FakeCopy(model), leaves, spec), model)
+        (program,) = lower(record(FakeCopy(model), leaves, spec, True), model)
     program.dtype = torch.float16  # as for a model on a GPU
     wanted = (True,) * len(program.params)
     return TorchPlan(program, parse_keep(keep), (False,), wanted, None, backend)
