@@ -110,11 +110,14 @@ def image(address: int, shape: tuple, device: int = 0) -> tuple:
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"device": 1}, "out: has 3 dimensions on device 0, must have 3 on device 1"),
-        ({"tile": image(128, (20, 10, 4))}, "packed pixels of 3 bytes"),
+        ({"device": 1}, "out: is on device 0, must be on 1"),
+        ({"tile": image(128, (20, 10, 4))}, r"tile 0: shape is \(20, 10, 4\)"),
         ({"tile": image(128, (21, 10, 3))}, "must lie on the canvas"),
-        ({"hsv": image(64, (2, 256))}, r"hsv: must be \(3, 256\)"),
-        ({"paste": image(64, (5, 3))}, "paste: has 5 rows, the canvas 20"),
+        ({"hsv": image(64, (2, 256))}, r"hsv: shape is \(2, 256\), must be \(3, 256\)"),
+        (
+            {"paste": image(64, (5, 3))},
+            r"paste: shape is \(5, 3\), must be \(20, any\)",
+        ),
         ({"jobs": 0}, "0 of them, must be 1"),
     ],
 )
