@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import tarfile
 import time
 from functools import partial
 from pathlib import Path
@@ -99,7 +100,8 @@ def unpack(session: Session) -> None:
     archive = session.out / ARCHIVE
     if not is_built(session) and archive.exists():
         shutil.rmtree(session.site, ignore_errors=True)
-        shutil.unpack_archive(archive, session.site, "gztar", filter="data")
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        shutil.unpack_archive(archive, session.site, "gztar", **safely)
 
 
 def make_ready(session: Session, stage: str) -> bool:

@@ -167,7 +167,6 @@ class Entry:
         if module is not origin:
             outside = Outside(recording, module)
         self.latest = lowered
-        self.counts["calls"] += 1
         replay = Replay(recording, outside, (args, kwargs), leaves)
         for number, graph in enumerate(lowered.graphs):
             inputs = replay.inputs(recording.parts[number])
@@ -184,6 +183,7 @@ class Entry:
                 ),
             )
         outside.count_batches()
+        self.counts["calls"] += 1
         return replay.result()
 
     # Decisions
