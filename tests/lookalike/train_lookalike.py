@@ -187,6 +187,8 @@ def main(opt):
         hyp = yaml.safe_load(file)
     for _ in range(opt.evolve):
         train(opt, hyp.copy())
+    if dist.is_initialized():  # gloo's threads must not outlive the interpreter
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
