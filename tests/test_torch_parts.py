@@ -85,7 +85,6 @@ def test_several_graphs_train_as_stock_does(keep: str, dtype: torch.dtype) -> No
         assert_same_training(ours, stock, x)
     row, *left = ym.report(ours).rows
     assert row.state == "swapped" and row.calls == 3
-    # positions and the first sum; what follows them
     assert row.detail == f"keep={keep}, 2 graphs"
     assert {r.path for r in left} >= {"attention", "bins", "classes"}
     assert all(r.state == "stock" for r in left)

@@ -171,6 +171,16 @@ int ym_require_dtype(const ym_array *array, const char *name, ym_dtype dtype)
     return 0;
 }
 
+int ym_require_device(const ym_array *array, const char *name, int32_t device)
+{
+    if (array->device != device) {
+        PyErr_Format(PyExc_ValueError, "%s: is on device %d, must be on %d (-1: CPU)",
+                     name, (int)array->device, (int)device);
+        return -1;
+    }
+    return 0;
+}
+
 int ym_require_writable(const ym_array *array, const char *name)
 {
     if (!array->writable) {

@@ -34,6 +34,7 @@ int ym_import_numpy(void);
 int ym_parse_array(PyObject *object, const char *name, ym_array *array);
 int ym_parse_optional_array(PyObject *object, const char *name, ym_array *array);
 int ym_require_dtype(const ym_array *array, const char *name, ym_dtype dtype);
+int ym_require_device(const ym_array *array, const char *name, int32_t device);
 int ym_require_writable(const ym_array *array, const char *name);
 int ym_require_shape(const ym_array *array, const char *name, int ndim,
                      const int64_t *shape);                     /* -1 in shape: any */

@@ -7,16 +7,10 @@
 static int require_bytes(const ym_array *array, const char *name, int32_t device,
                          int ndim, const int64_t *shape)
 {
-    if (ym_require_dtype(array, name, YM_U8) < 0 ||
-        ym_require_shape(array, name, ndim, shape) < 0) {
-        return -1;
-    }
-    if (array->device != device) {
-        PyErr_Format(PyExc_ValueError, "%s: is on device %d, must be on %d (-1: CPU)",
-                     name, (int)array->device, (int)device);
-        return -1;
-    }
-    return 0;
+    return ym_require_dtype(array, name, YM_U8) < 0 ||
+                   ym_require_shape(array, name, ndim, shape) < 0
+               ? -1
+               : ym_require_device(array, name, device);
 }
 
 int ym_parse_image(PyObject *object, const char *name, int32_t device, ym_array *array)

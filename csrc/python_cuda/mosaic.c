@@ -83,12 +83,9 @@ static PyObject *mosaic_batch(PyObject *module, PyObject *args)
         ym_cuda_check_process() < 0 ||
         ym_parse_array(scratch_object, "scratch", &scratch) < 0 ||
         ym_require_dtype(&scratch, "scratch", YM_U8) < 0 ||
-        ym_require_shape(&scratch, "scratch", 1, any) < 0) {
+        ym_require_shape(&scratch, "scratch", 1, any) < 0 ||
+        ym_require_device(&scratch, "scratch", device) < 0) {
         return NULL;
-    }
-    if (scratch.device != device) {
-        return PyErr_Format(PyExc_ValueError, "scratch: is on device %d, must be on %d",
-                            (int)scratch.device, device);
     }
     if (PyTuple_GET_SIZE(jobs) < 1 || PyTuple_GET_SIZE(jobs) > 65535) {
         return PyErr_Format(PyExc_ValueError, "jobs: %zd of them, must be 1 to 65535",

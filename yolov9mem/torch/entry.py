@@ -55,11 +55,10 @@ class Lowered:
         self.graphs = [Graph(program, module) for program in programs]
         self.outside = Outside(recording, module)
 
-    def bindings(self, module: nn.Module, is_replica: bool) -> list[Binding]:
-        """By graph, to the tensors of the module."""
-        if is_replica:
-            return [Binding(graph.program, module) for graph in self.graphs]
-        return [graph.binding for graph in self.graphs]
+    def bound(self, module: nn.Module) -> tuple[list[Binding], Outside]:
+        """To the tensors of a replica, by graph and outside of the graphs."""
+        bindings = [Binding(graph.program, module) for graph in self.graphs]
+        return bindings, Outside(self.recording, module)
 
 
 class Entry:
@@ -154,7 +153,10 @@ class Entry:
         kwargs: Any,
         leaves: list[Any],
     ) -> Any:
-        bindings = lowered.bindings(module, module is not origin)
+        recording, outside = lowered.recording, lowered.outside
+        bindings = [graph.binding for graph in lowered.graphs]
+        if module is not origin:
+            bindings, outside = lowered.bound(module)
         try:
             params = [binding.params() for binding in bindings]
         except Stale:
@@ -163,9 +165,6 @@ class Entry:
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if not any(t.requires_grad for t in itertools.chain(tensors, *params)):
             return stock(module, *args, **kwargs)
-        recording, outside = lowered.recording, lowered.outside
-        if module is not origin:
-            outside = Outside(recording, module)
         self.latest = lowered
         replay = Replay(recording, outside, (args, kwargs), leaves)
         for number, graph in enumerate(lowered.graphs):

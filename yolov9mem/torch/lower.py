@@ -27,11 +27,10 @@ class Program:
     def __init__(
         self,
         part: Part,
-        module: torch.nn.Module,
+        tensors: dict[str, torch.Tensor],
         device: torch.device | None = None,
     ) -> None:
-        """``module`` is the one that was recorded; ``device``: of the arguments."""
-        tensors = tensors_of(module)
+        """``tensors``: of the recorded module, by path; ``device``: of the arguments."""
         self.shapes = {path: tuple(t.shape) for path, t in tensors.items()}
         self.dtypes = {path: t.dtype for path, t in tensors.items()}
         self.part = part
@@ -290,8 +289,9 @@ def lower(
 
     Raises CannotLower where its tensors are on several devices.
     """
-    places = sorted({str(t.device) for t in tensors_of(module).values()})
+    tensors = tensors_of(module)
+    places = sorted({str(t.device) for t in tensors.values()})
     if len(places) > 1:
         reason = f"its tensors are on {' and '.join(places)}, must be on one device"
         raise CannotLower("forward", "", reason)
-    return [Program(part, module, device) for part in recording.parts]
+    return [Program(part, tensors, device) for part in recording.parts]
