@@ -161,6 +161,33 @@ def test_a_capture_runs_after_a_warm_up_only(fake_cudnn: Path, dtype: str) -> No
     assert lines[0] == "fine" or "make it before the capture" in lines[0]
 
 
+def test_threads_share_a_handle_and_its_plans(fake_cudnn: Path) -> None:
+    """Autograd's runs backward, DataParallel starts new ones at every forward."""
+    script = """
+        import ctypes, threading
+        cudnn = ctypes.CDLL(os.environ["YOLOV9MEM_CUDNN"])
+        names = ("fake_cudnn_handles", "fake_cudnn_plans")
+        counts = [ctypes.c_int.in_dll(cudnn, name) for name in names]
+        attempt(lambda: step(module))
+        print(*(c.value for c in counts))
+        for _ in range(3):
+            other = ym.checkpoint(copy.deepcopy(module))
+            thread = threading.Thread(target=attempt, args=(lambda: step(other),))
+            thread.start()
+            thread.join()
+        print(*(c.value for c in counts))
+    """
+    lines = run(
+        "import copy, os\n" + textwrap.dedent(script), YOLOV9MEM_CUDNN=str(fake_cudnn)
+    )
+    assert lines[0] == "fine"
+    assert lines[2:5] == ["fine"] * 3
+    handles, plans = map(int, lines[1].split())
+    assert handles == 1
+    assert plans > 0
+    assert lines[5] == lines[1]
+
+
 def train(module: torch.nn.Module) -> None:
     module(torch.randn(2, 16, 12, 8)).square().sum().backward()
 

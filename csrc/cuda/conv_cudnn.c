@@ -72,21 +72,20 @@ static size_t bytes_of(ym_conv_pass pass, const ym_conv *conv, const ym_tensor *
                        const ym_tensor *y, bool accumulate)
 {
     const cudnn_problem problem = problem_of(pass, conv, x, y, accumulate);
-    cudnn_cached found;
-    if (cudnn_find(NULL, &problem, &found) != YM_OK || found.plan->descriptor == NULL) {
+    cudnn_plan plan;
+    if (!cudnn_ask(&problem, &plan)) {
         return cuda_plain_conv_scratch_bytes(pass, conv, x, y);
     }
     const bool is_packed = pass != YM_CONV_BACKWARD_WEIGHT && y->dtype != YM_F32;
-    return scratch_bytes(is_packed ? 0 : weight_bytes(conv, y->dtype), found.plan);
+    return scratch_bytes(is_packed ? 0 : weight_bytes(conv, y->dtype), &plan);
 }
 
 static bool has_engine(ym_conv_pass pass, const ym_conv *conv, const ym_tensor *x,
                        const ym_tensor *y)
 {
     const cudnn_problem problem = problem_of(pass, conv, x, y, false);
-    cudnn_cached found;
-    return cudnn_find(NULL, &problem, &found) == YM_OK &&
-           found.plan->descriptor != NULL;
+    cudnn_plan plan;
+    return cudnn_ask(&problem, &plan);
 }
 
 size_t cudnn_packed_weight_bytes(const ym_conv *conv, const ym_tensor *x,
@@ -110,10 +109,10 @@ size_t cudnn_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv,
                                            : bytes;
 }
 
-static ym_status execute(ym_context *context, const cudnn_cached *found,
-                         const places *at, void *x, void *y)
+static ym_status execute(ym_context *context, const cudnn_loan *loan, const places *at,
+                         void *x, void *y)
 {
-    const cudnn_library *l = found->library;
+    const cudnn_library *l = loan->library;
     const int64_t id[3] = {CUDNN_ID_X, CUDNN_ID_W, CUDNN_ID_Y};
     void *data[3] = {x, at->weight, y};
     YM_CHECK(
@@ -139,10 +138,10 @@ static ym_status execute(ym_context *context, const cudnn_cached *found,
         status = l->finalize(pack);
     }
     if (status == 0) {
-        status = l->set_stream(found->handle, context->stream);
+        status = l->set_stream(loan->handle, context->stream);
     }
     if (status == 0) {
-        status = l->execute(found->handle, found->plan->descriptor, pack);
+        status = l->execute(loan->handle, loan->plan.descriptor, pack);
     }
     if (pack != NULL) {
         l->destroy_descriptor(pack);
@@ -150,14 +149,20 @@ static ym_status execute(ym_context *context, const cudnn_cached *found,
     return cudnn_check(l, status, "cudnnBackendExecute (convolution)", &context->error);
 }
 
-static ym_status find(ym_context *context, ym_conv_pass pass, const ym_conv *conv,
-                      const ym_tensor *x, const ym_tensor *y, bool accumulate,
-                      cudnn_cached *found)
+static ym_status borrow(ym_context *context, ym_conv_pass pass, const ym_conv *conv,
+                        const ym_tensor *x, const ym_tensor *y, bool accumulate,
+                        cudnn_loan *loan)
 {
     const cudnn_problem problem = problem_of(pass, conv, x, y, accumulate);
-    YM_TRY(cudnn_find(context, &problem, found));
-    YM_CHECK(&context->error, found->plan->descriptor != NULL || y->dtype != YM_BF16,
-             YM_ERR_UNSUPPORTED,
+    return cudnn_borrow(context, &problem, loan);
+}
+
+/* Whether our own kernels have to do it. */
+static ym_status is_plain(ym_context *context, const cudnn_loan *loan,
+                          const ym_tensor *y, bool *plain)
+{
+    *plain = loan->plan.descriptor == NULL;
+    YM_CHECK(&context->error, !*plain || y->dtype != YM_BF16, YM_ERR_UNSUPPORTED,
              "cuda: convolution: cuDNN has no bfloat16 on this GPU (compute capability "
              "below 8.0): use float16");
     return YM_OK;
@@ -177,49 +182,50 @@ static ym_status place_weight(ym_context *context, const ym_conv *conv,
     return cuda_pack_weights(context, &packed, 1, dtype);
 }
 
-static ym_status forward(ym_context *context, const ym_conv *conv, const ym_tensor *x,
-                         const ym_weight *w, const float *bias, ym_tensor *y)
+static ym_status forward(ym_context *context, const cudnn_loan *loan,
+                         const ym_conv *conv, const ym_tensor *x, const ym_weight *w,
+                         const float *bias, ym_tensor *y)
 {
-    cudnn_cached found;
-    YM_TRY(find(context, YM_CONV_FORWARD, conv, x, y, false, &found));
-    if (found.plan->descriptor == NULL) {
+    bool plain;
+    YM_TRY(is_plain(context, loan, y, &plain));
+    if (plain) {
         return cuda_plain_conv_forward(context, conv, x, w, bias, y);
     }
     places at;
-    YM_TRY(place_weight(context, conv, w, y->dtype, found.plan, &at));
-    YM_TRY(execute(context, &found, &at, x->data, y->data));
+    YM_TRY(place_weight(context, conv, w, y->dtype, &loan->plan, &at));
+    YM_TRY(execute(context, loan, &at, x->data, y->data));
     return bias != NULL ? cuda_add_bias(context, bias, y) : YM_OK;
 }
 
-static ym_status backward_data(ym_context *context, const ym_conv *conv,
-                               const ym_tensor *dy, const ym_weight *w, ym_tensor *dx,
-                               bool accumulate)
+static ym_status backward_data(ym_context *context, const cudnn_loan *loan,
+                               const ym_conv *conv, const ym_tensor *dy,
+                               const ym_weight *w, ym_tensor *dx, bool accumulate)
 {
-    cudnn_cached found;
-    YM_TRY(find(context, YM_CONV_BACKWARD_DATA, conv, dx, dy, accumulate, &found));
-    if (found.plan->descriptor == NULL) {
+    bool plain;
+    YM_TRY(is_plain(context, loan, dy, &plain));
+    if (plain) {
         return cuda_plain_conv_backward_data(context, conv, dy, w, dx, accumulate);
     }
     places at;
-    YM_TRY(place_weight(context, conv, w, dy->dtype, found.plan, &at));
-    return execute(context, &found, &at, dx->data, dy->data);
+    YM_TRY(place_weight(context, conv, w, dy->dtype, &loan->plan, &at));
+    return execute(context, loan, &at, dx->data, dy->data);
 }
 
-static ym_status backward_weight(ym_context *context, const ym_conv *conv,
-                                 const ym_tensor *x, const ym_tensor *dy, ym_weight *dw,
-                                 bool accumulate_dw, float *dbias,
-                                 bool accumulate_dbias)
+static ym_status backward_weight(ym_context *context, const cudnn_loan *loan,
+                                 const ym_conv *conv, const ym_tensor *x,
+                                 const ym_tensor *dy, ym_weight *dw, bool accumulate_dw,
+                                 float *dbias, bool accumulate_dbias)
 {
-    cudnn_cached found;
-    YM_TRY(find(context, YM_CONV_BACKWARD_WEIGHT, conv, x, dy, false, &found));
-    if (found.plan->descriptor == NULL) {
+    bool plain;
+    YM_TRY(is_plain(context, loan, dy, &plain));
+    if (plain) {
         return cuda_plain_conv_backward_weight(context, conv, x, dy, dw, accumulate_dw,
                                                dbias, accumulate_dbias);
     }
     if (dw->data != NULL) {
         places at;
-        YM_TRY(find_places(context, conv, dy->dtype, found.plan, NULL, &at));
-        YM_TRY(execute(context, &found, &at, x->data, dy->data));
+        YM_TRY(find_places(context, conv, dy->dtype, &loan->plan, NULL, &at));
+        YM_TRY(execute(context, loan, &at, x->data, dy->data));
         YM_TRY(cuda_unpack_weight(context, at.weight, dy->dtype, dw, accumulate_dw));
     }
     return dbias != NULL ? cuda_bias_gradient(context, dy, dbias, accumulate_dbias)
@@ -231,7 +237,12 @@ ym_status cudnn_conv_forward(ym_context *context, const ym_conv *conv,
                              ym_tensor *y)
 {
     const int previous = cuda_enter_device(context);
-    const ym_status status = forward(context, conv, x, w, bias, y);
+    cudnn_loan loan;
+    ym_status status = borrow(context, YM_CONV_FORWARD, conv, x, y, false, &loan);
+    if (status == YM_OK) {
+        status = forward(context, &loan, conv, x, w, bias, y);
+        cudnn_give_back(&loan);
+    }
     cuda_leave_device(previous);
     return status;
 }
@@ -241,7 +252,13 @@ ym_status cudnn_conv_backward_data(ym_context *context, const ym_conv *conv,
                                    ym_tensor *dx, bool accumulate)
 {
     const int previous = cuda_enter_device(context);
-    const ym_status status = backward_data(context, conv, dy, w, dx, accumulate);
+    cudnn_loan loan;
+    ym_status status =
+        borrow(context, YM_CONV_BACKWARD_DATA, conv, dx, dy, accumulate, &loan);
+    if (status == YM_OK) {
+        status = backward_data(context, &loan, conv, dy, w, dx, accumulate);
+        cudnn_give_back(&loan);
+    }
     cuda_leave_device(previous);
     return status;
 }
@@ -252,8 +269,14 @@ ym_status cudnn_conv_backward_weight(ym_context *context, const ym_conv *conv,
                                      bool accumulate_dbias)
 {
     const int previous = cuda_enter_device(context);
-    const ym_status status = backward_weight(context, conv, x, dy, dw, accumulate_dw,
-                                             dbias, accumulate_dbias);
+    cudnn_loan loan;
+    ym_status status =
+        borrow(context, YM_CONV_BACKWARD_WEIGHT, conv, x, dy, false, &loan);
+    if (status == YM_OK) {
+        status = backward_weight(context, &loan, conv, x, dy, dw, accumulate_dw, dbias,
+                                 accumulate_dbias);
+        cudnn_give_back(&loan);
+    }
     cuda_leave_device(previous);
     return status;
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
- * Handles and plans, for each thread and device.
+ * Handles and plans of each device.
  */
 #include "cuda/cudnn_cache.h"
 
 #include "cuda/mosaic.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,7 @@ typedef struct entry {
     uint64_t used;      /* when last */
 } entry;
 
-#define BUCKETS 512
+#define BUCKETS 1024
 
 typedef struct store {
     cudnn_handle handle;
@@ -25,7 +26,9 @@ typedef struct store {
     uint64_t clock;
 } store;
 
-static _Thread_local store *stores[YM_CUDNN_DEVICES];
+static store *stores[YM_CUDNN_DEVICES];
+static pthread_mutex_t locks[YM_CUDNN_DEVICES] = {
+    [0 ... YM_CUDNN_DEVICES - 1] = PTHREAD_MUTEX_INITIALIZER};
 static atomic_bool tf32 = true;
 
 void cudnn_allow_tf32(bool allowed)
@@ -48,29 +51,32 @@ static uint32_t hash_of(const cudnn_problem *problem)
     return hash % BUCKETS;
 }
 
-/* Makes this thread's store on first use. */
-static ym_status find_store(const cudnn_library *library, store **found,
-                            ym_error *error)
+static ym_status current_device(int *device, ym_error *error)
 {
-    int device = 0;
-    cudaError_t result = cudaGetDevice(&device);
+    cudaError_t result = cudaGetDevice(device);
     YM_CHECK(error, result == cudaSuccess, YM_ERR_BACKEND, "cuda: cudaGetDevice: %s",
              cudaGetErrorString(result));
-    YM_CHECK(error, device < YM_CUDNN_DEVICES, YM_ERR_UNSUPPORTED,
-             "cuda: device %d, only devices below %d are known", device,
+    YM_CHECK(error, *device < YM_CUDNN_DEVICES, YM_ERR_UNSUPPORTED,
+             "cuda: device %d, only devices below %d are known", *device,
              YM_CUDNN_DEVICES);
-    if (stores[device] == NULL) {
-        store *made = calloc(1, sizeof *made);
-        YM_CHECK(error, made != NULL, YM_ERR_MEMORY, "cuda: no memory for plans");
-        ym_status status =
-            cudnn_check(library, library->create(&made->handle), "cudnnCreate", error);
-        if (status != YM_OK) {
-            free(made);
-            return status;
-        }
-        stores[device] = made;
+    return YM_OK;
+}
+
+/* Makes the device's store on first use. */
+static ym_status open_store(const cudnn_library *library, int device, ym_error *error)
+{
+    if (stores[device] != NULL) {
+        return YM_OK;
     }
-    *found = stores[device];
+    store *made = calloc(1, sizeof *made);
+    YM_CHECK(error, made != NULL, YM_ERR_MEMORY, "cuda: no memory for plans");
+    ym_status status =
+        cudnn_check(library, library->create(&made->handle), "cudnnCreate", error);
+    if (status != YM_OK) {
+        free(made);
+        return status;
+    }
+    stores[device] = made;
     return YM_OK;
 }
 
@@ -121,23 +127,61 @@ static ym_status make_entry(ym_context *context, store *s, const cudnn_library *
     return YM_OK;
 }
 
-ym_status cudnn_find(ym_context *context, const cudnn_problem *problem,
-                     cudnn_cached *found)
+/* The entry of a problem, made where there is none; the device is locked. */
+static ym_status find(ym_context *context, const cudnn_library *library, int device,
+                      const cudnn_problem *problem, entry **found, ym_error *error)
 {
-    ym_error silent;
-    ym_error *error = context != NULL ? &context->error : &silent;
-    store *s = NULL;
-    YM_TRY(cudnn_open(NULL, &found->library, error));
-    YM_TRY(find_store(found->library, &s, error));
+    YM_TRY(open_store(library, device, error));
+    store *s = stores[device];
     entry *e = s->bucket[hash_of(problem)];
     while (e != NULL && memcmp(&e->problem, problem, sizeof *problem) != 0) {
         e = e->next;
     }
     if (e == NULL) {
-        YM_TRY(make_entry(context, s, found->library, problem, &e, error));
+        YM_TRY(make_entry(context, s, library, problem, &e, error));
     }
     e->used = ++s->clock;
-    found->handle = s->handle;
-    found->plan = &e->plan;
+    *found = e;
     return YM_OK;
+}
+
+/* context: NULL while planning. */
+static ym_status borrow(ym_context *context, const cudnn_problem *problem,
+                        cudnn_loan *loan, ym_error *error)
+{
+    entry *e = NULL;
+    YM_TRY(cudnn_open(NULL, &loan->library, error));
+    YM_TRY(current_device(&loan->device, error));
+    pthread_mutex_lock(&locks[loan->device]);
+    ym_status status = find(context, loan->library, loan->device, problem, &e, error);
+    if (status != YM_OK) {
+        cudnn_give_back(loan);
+        return status;
+    }
+    loan->handle = stores[loan->device]->handle;
+    loan->plan = e->plan;
+    return YM_OK;
+}
+
+ym_status cudnn_borrow(ym_context *context, const cudnn_problem *problem,
+                       cudnn_loan *loan)
+{
+    return borrow(context, problem, loan, &context->error);
+}
+
+void cudnn_give_back(const cudnn_loan *loan)
+{
+    pthread_mutex_unlock(&locks[loan->device]);
+}
+
+bool cudnn_ask(const cudnn_problem *problem, cudnn_plan *plan)
+{
+    ym_error silent;
+    cudnn_loan loan;
+    if (borrow(NULL, problem, &loan, &silent) != YM_OK) {
+        return false;
+    }
+    *plan = loan.plan;
+    cudnn_give_back(&loan);
+    return plan->descriptor != NULL;
 }

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * Handles and plans of the calling thread: cuDNN allows no handle in two threads at
- * once. They are kept until the process ends, since nothing of CUDA may be torn down
- * while a process exits; the plans longest unused make room for new ones.
+ * A handle and the plans of each device, shared by all threads: autograd's run backward
+ * and DataParallel's live for one forward, and each would have to plan again. cuDNN
+ * allows no handle and not every plan in two threads at once, so a loan locks its
+ * device until it is given back. They are kept until the process ends, since nothing of
+ * CUDA may be torn down while a process exits; the plans longest unused make room for
+ * new ones.
  */
 #ifndef YM_CUDA_CUDNN_CACHE_H
 #define YM_CUDA_CUDNN_CACHE_H
@@ -10,18 +13,25 @@
 #include "cuda/cuda.h"
 #include "cuda/cudnn_plan.h"
 
-#define YM_CUDNN_PLANS 1024 /* of one thread and device */
+#define YM_CUDNN_PLANS 4096 /* of one device */
 #define YM_CUDNN_DEVICES 16
 
-typedef struct cudnn_cached {
+typedef struct cudnn_loan {
     const cudnn_library *library;
     cudnn_handle handle;
-    const cudnn_plan *plan; /* without descriptor: no engine does it */
-} cudnn_cached;
+    cudnn_plan plan; /* without descriptor: no engine does it */
+    int device;
+} cudnn_loan;
 
-/* On the current device. `context` may be NULL (planning): errors are then silent. */
-ym_status cudnn_find(ym_context *context, const cudnn_problem *problem,
-                     cudnn_cached *found);
+/* The plan of the current device, to be run; only after YM_OK it is to be given back.
+ */
+ym_status cudnn_borrow(ym_context *context, const cudnn_problem *problem,
+                       cudnn_loan *loan);
+void cudnn_give_back(const cudnn_loan *loan);
+
+/* The same, to read sizes from (another thread may destroy its descriptor): false where
+ * cuDNN or the GPU is missing or no engine does it. */
+bool cudnn_ask(const cudnn_problem *problem, cudnn_plan *plan);
 
 /* Whether float32 convolutions may round to TF32; as in torch they may, until told. */
 void cudnn_allow_tf32(bool allowed);

@@ -7,6 +7,9 @@
 
 #define CONFIGS 64 /* of one list, at most */
 
+/* How many to ask for: each costs 20 us, and nearly always the first one does. */
+static const int64_t asked_for[] = {1, CONFIGS};
+
 /* All descriptors of one problem; destroyed together. */
 typedef struct workbench {
     const cudnn_target *target;
@@ -141,8 +144,8 @@ static ym_status make_graph(workbench *b, const cudnn_problem *p)
     return finish(b, b->graph, "graph");
 }
 
-/* Fills b->config; *count is 0 where cuDNN knows none. */
-static ym_status list_configs(workbench *b, int mode, int64_t *count)
+/* The first `wanted` of a list into b->config; *count is 0 where cuDNN knows none. */
+static ym_status list_configs(workbench *b, int mode, int64_t wanted, int64_t *count)
 {
     *count = 0;
     destroy(b->library, &b->heuristics);
@@ -159,14 +162,14 @@ static ym_status list_configs(workbench *b, int mode, int64_t *count)
         return YM_OK;
     }
     /* Those of another list are final and take no new content. */
-    for (int i = 0; i < CONFIGS; i++) {
+    for (int64_t i = 0; i < wanted; i++) {
         destroy(b->library, &b->config[i]);
         YM_TRY(create(b, CUDNN_ENGINECFG_KIND, &b->config[i]));
     }
     int status = b->library->get_attribute(b->heuristics, CUDNN_ENGINEHEUR_RESULTS,
-                                           CUDNN_TYPE_DESCRIPTOR, CONFIGS, count,
+                                           CUDNN_TYPE_DESCRIPTOR, wanted, count,
                                            b->config);
-    *count = status != 0 ? 0 : *count < CONFIGS ? *count : CONFIGS;
+    *count = status != 0 ? 0 : *count < wanted ? *count : wanted;
     return YM_OK;
 }
 
@@ -247,7 +250,8 @@ static bool try_config(workbench *b, cudnn_descriptor config, cudnn_plan *plan)
     return works;
 }
 
-/* Walks a list; true: one within the cap was found. Else *best may be a larger one. */
+/* Walks b->config; true: one within the cap was found. Else *best, if it has a
+ * descriptor, is a larger one. */
 static bool choose(workbench *b, const cudnn_problem *p, int64_t count, bool compiles,
                    cudnn_plan *best)
 {
@@ -267,7 +271,20 @@ static bool choose(workbench *b, const cudnn_problem *p, int64_t count, bool com
             return true;
         }
     }
-    return best->descriptor != NULL;
+    return false;
+}
+
+static ym_status search_list(workbench *b, const cudnn_problem *p, int mode,
+                             bool compiles, cudnn_plan *plan)
+{
+    const int lengths = sizeof asked_for / sizeof asked_for[0];
+    bool found = false;
+    for (int i = 0; i < lengths && !found; i++) {
+        int64_t count;
+        YM_TRY(list_configs(b, mode, asked_for[i], &count));
+        found = choose(b, p, count, compiles, plan);
+    }
+    return YM_OK;
 }
 
 static ym_status search(workbench *b, const cudnn_problem *p, cudnn_plan *plan)
@@ -277,12 +294,8 @@ static ym_status search(workbench *b, const cudnn_problem *p, cudnn_plan *plan)
     YM_TRY(make_convolution(b, &p->conv));
     YM_TRY(make_graph(b, p));
     for (int compiles = 0; compiles < 2; compiles++) {
-        for (int i = 0; i < 2; i++) {
-            int64_t count;
-            YM_TRY(list_configs(b, modes[i], &count));
-            if (choose(b, p, count, compiles != 0, plan)) {
-                return YM_OK;
-            }
+        for (int i = 0; i < 2 && plan->descriptor == NULL; i++) {
+            YM_TRY(search_list(b, p, modes[i], compiles != 0, plan));
         }
     }
     return YM_OK;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+int fake_cudnn_handles, fake_cudnn_plans; /* made so far */
 static int is_bf16, executions;
 
 static int mode(const char *name)
@@ -30,6 +31,7 @@ const char *cudnnGetErrorString(int status)
 int cudnnCreate(cudnn_handle *handle)
 {
     *handle = malloc(8);
+    fake_cudnn_handles++;
     return mode("create") ? 1001 : 0;
 }
 
@@ -43,6 +45,7 @@ int cudnnBackendCreateDescriptor(int kind, cudnn_descriptor *made)
 {
     int *tag = malloc(sizeof *tag);
     *tag = kind;
+    fake_cudnn_plans += kind == CUDNN_PLAN_KIND;
     *made = tag;
     return 0;
 }
