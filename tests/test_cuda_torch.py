@@ -11,7 +11,7 @@ import copy
 import cuda_emulation as ce
 import pytest
 import torch
-from models_for_tests import Elan
+from models_for_tests import Detector, Elan, assert_same_training, image
 from test_cuda_tensors import exact_float32, why_no_gpu  # noqa: F401
 
 import yolov9mem.torch as ym
@@ -47,6 +47,18 @@ def test_a_module_trains_as_in_stock(backend: str, keep: str) -> None:
     ym.checkpoint(ours, keep, segments=2, backend=wanted)
     for made, truth in zip(train(ours, device), train(stock, device), strict=True):
         torch.testing.assert_close(made, truth, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_several_graphs_with_stock_calls_between(backend: str) -> None:
+    torch.manual_seed(0)
+    device = "cpu" if backend == "emulated" else "cuda"
+    wanted = ce.capsule() if backend == "emulated" else backend
+    stock = Detector().to(device).train()
+    ours = ym.checkpoint(copy.deepcopy(stock), "min", strict=False, backend=wanted)
+    for size in (16, 24):
+        assert_same_training(ours, stock, image(size=size).to(device))
+    assert ym.report(ours).rows[0].detail == "keep=min, 2 graphs"
 
 
 def test_tensors_on_the_cpu_run_in_stock_when_cuda_was_asked_for() -> None:

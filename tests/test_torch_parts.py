@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from models_for_tests import (
     Brick,
+    Detector,
     Elan,
     Rep,
     assert_close,
@@ -29,46 +30,6 @@ from yolov9mem.torch.entry import Entry
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-class Attention(nn.Module):
-    """As in YOLOv10 and 11: positions by a convolution of the reshaped values."""
-
-    def __init__(self, c: int, heads: int = 2) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv, self.proj = nn.Conv2d(c, 3 * c, 1), Brick(c, c)
-        self.positions = Brick(c, c, 3, g=c)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
-        q, k, v = self.qkv(x).view(n, self.heads, -1, h * w).chunk(3, 2)
-        weights = (q.transpose(-2, -1) @ k).mul(c**-0.5).softmax(-1)
-        mixed = (v @ weights.transpose(-2, -1)).reshape(n, c, h, w)
-        return x + self.proj(mixed + self.positions(v.reshape(n, c, h, w)))
-
-
-class Detector(nn.Module):
-    """Bytes in; space to depth; attention in the middle; a head with other weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.elan = Brick(12, 8, 3), Elan(8, 16, 8)
-        self.attention, self.rep = Attention(16), Rep(16)
-        self.neck, self.points = Elan(32, 16, 8), nn.Conv2d(16, 8, 1)
-        self.bins = nn.Conv3d(4, 1, 1, bias=False)
-        self.classes = nn.Linear(16, 3)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        if x.dtype is torch.uint8:
-            x = x.float() / 255
-        x = torch.cat([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)
-        fine = self.elan(self.stem(x))
-        mixed = self.rep(self.attention(fine))
-        out = self.neck(torch.cat((mixed, fine), 1))
-        points = self.points(out)
-        bins = points.unflatten(1, (4, 2)).softmax(1)
-        return [self.bins(bins)[:, 0], self.classes(mixed.mean((2, 3))), points]
 
 
 def pair(stock: nn.Module, keep: str = "min") -> tuple[nn.Module, nn.Module]:
