@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(YM_BLOCK, TERMS == 1 ? 3 : 2)
     cuda_term_channels<T, V> term[TERMS];
 #pragma unroll
     for (int t = 0; t < TERMS; t++) {
-        term[t].prepare(brick.term[t], c);
+        term[t].locate(brick.term[t], c);
     }
     const int64_t step = blockDim.y, first = blockIdx.x * (EACH * step) + threadIdx.y;
     cuda_pack<T, V> pack[EACH][TERMS], more[EACH];
@@ -36,6 +36,10 @@ __global__ void __launch_bounds__(YM_BLOCK, TERMS == 1 ? 3 : 2)
                 more[i] = fetch<T, V>(residual.at(p, c));
             }
         }
+    }
+#pragma unroll
+    for (int t = 0; t < TERMS; t++) {
+        term[t].prepare(brick.term[t], c);
     }
 #pragma unroll
     for (int i = 0; i < EACH; i++) {

@@ -11,13 +11,12 @@
 #include "cuda/tiles.cuh"
 #include "math/act.h"
 
-/* A term as kernels take it; gamma or beta NULL: 1 or 0. Backward of the identity reads
- * no values: they may be absent. */
+/* A term as kernels take it; without a norm all four are NULL, gamma or beta NULL: 1 or
+ * 0. Backward of the identity reads no values: they may be absent. */
 struct cuda_term {
     const void *data;
     int64_t pitch;
     const float *mean, *rstd, *gamma, *beta;
-    bool has_norm;
 };
 
 struct cuda_brick {
@@ -33,29 +32,74 @@ static inline cuda_brick cuda_brick_of(const ym_brick *brick)
     made.slope = brick->slope;
     for (int32_t t = 0; t < brick->term_count; t++) {
         const ym_term *term = &brick->term[t];
-        made.term[t] = {term->value.data, term->value.pitch, term->mean,    term->rstd,
-                        term->norm.gamma, term->norm.beta,   term->has_norm};
+        made.term[t].data = term->value.data;
+        made.term[t].pitch = term->value.pitch;
+        if (term->has_norm) {
+            made.term[t].mean = term->mean;
+            made.term[t].rstd = term->rstd;
+            made.term[t].gamma = term->norm.gamma;
+            made.term[t].beta = term->norm.beta;
+        }
     }
     return made;
 }
 
-/* What one thread knows of its channels of one term. */
+/* A float of each channel from c on, or `absent`; 16 bytes at a time where they lie so.
+ */
+template <int V>
+__device__ __forceinline__ void cuda_load_channels(const float *from, int32_t c,
+                                                   float absent, float (&out)[V])
+{
+    if (from == nullptr) {
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            out[v] = absent;
+        }
+        return;
+    }
+    from += c;
+    if constexpr (V % 4 == 0) {
+        if (((uintptr_t)from & 15) == 0) {
+#pragma unroll
+            for (int v = 0; v < V; v += 4) {
+                float four[4];
+                load<float, 4>(from + v, four);
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    out[v + i] = four[i];
+                }
+            }
+            return;
+        }
+    }
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+        out[v] = from[v];
+    }
+}
+
+/* What one thread knows of its channels of one term. Where it is comes first, so that
+ * pixels are on their way before the floats of the channels are waited for. */
 template <typename T, int V> struct cuda_term_channels {
     const T *data;
     int64_t pitch;
     float mean[V], scale[V], beta[V];
 
-    __device__ __forceinline__ void prepare(const cuda_term &term, int32_t c)
+    __device__ __forceinline__ void locate(const cuda_term &term, int32_t c)
     {
         data = term.data != nullptr ? static_cast<const T *>(term.data) + c : nullptr;
         pitch = term.pitch;
+    }
+    __device__ __forceinline__ void prepare(const cuda_term &term, int32_t c)
+    {
+        float gamma[V];
+        cuda_load_channels<V>(term.mean, c, 0.0f, mean);
+        cuda_load_channels<V>(term.rstd, c, 1.0f, scale);
+        cuda_load_channels<V>(term.gamma, c, 1.0f, gamma);
+        cuda_load_channels<V>(term.beta, c, 0.0f, beta);
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            const float gamma =
-                term.has_norm && term.gamma != nullptr ? term.gamma[c + v] : 1.0f;
-            mean[v] = term.has_norm ? term.mean[c + v] : 0.0f;
-            scale[v] = term.has_norm ? term.rstd[c + v] * gamma : 1.0f;
-            beta[v] = term.has_norm && term.beta != nullptr ? term.beta[c + v] : 0.0f;
+            scale[v] *= gamma[v];
         }
     }
     __device__ __forceinline__ cuda_pack<T, V> fetch_pixel(int64_t pixel) const
@@ -84,12 +128,16 @@ cuda_before_activation(const cuda_term_channels<T, V> (&term)[TERMS],
     }
 }
 
-/* Stored in 16 bits, the last bits of exponential and quotient do not show. */
+/* Stored in 16 bits, the last bits of exponential and quotient do not show, nor do
+ * denormals, which cost the GPU's fast functions seven instructions more. */
 template <typename T> __device__ __forceinline__ float cuda_sigmoid(float z)
 {
 #ifdef __CUDA_ARCH__
     if (sizeof(T) == 2) {
-        return __fdividef(1.0f, 1.0f + __expf(-z));
+        float power, s; /* 2^(-z log2 e) */
+        asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(z * -1.44269504f));
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(s) : "f"(1.0f + power));
+        return s;
     }
 #endif
     return 1.0f / (1.0f + expf(-z));
@@ -106,7 +154,7 @@ __device__ __forceinline__ void cuda_activate(const cuda_brick &brick, float (&z
     } else if (brick.activation != YM_IDENTITY) {
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            z[v] = ym_activate_f32(brick.activation, brick.slope, z[v]);
+            z[v] = ym_rectify_f32(brick.activation, brick.slope, z[v]);
         }
     }
 }
@@ -125,7 +173,7 @@ __device__ __forceinline__ void cuda_derive(const cuda_brick &brick,
     } else if (brick.activation != YM_IDENTITY) {
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            d[v] *= ym_activate_derivative_f32(brick.activation, brick.slope, z[v]);
+            d[v] *= ym_rectify_derivative_f32(brick.activation, brick.slope, z[v]);
         }
     }
 }

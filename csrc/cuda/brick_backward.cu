@@ -14,49 +14,24 @@
 namespace
 {
 
-const int EACH = 4; /* pixels of a thread in the second pass */
+const int EACH = 4; /* pixels of a thread, all fetched before the first is used */
 
-/* Pixels fetched before the first is used: as many as registers hold. */
-template <int TERMS> struct ahead {
-    static const int PIXELS = TERMS == 1 ? 4 : 1;
+/* Channels of a thread: two terms of 16 bits with eight channels would leave no
+ * registers for pixels on their way. */
+template <int V, int TERMS> struct width {
+    static const int OF_THREAD = V == 8 && TERMS == 2 ? 4 : V;
 };
 
-/* Sums V values over the rows of the block; the answers are row 0's. */
-template <int V>
-__device__ __forceinline__ void add_rows(float (&all)[V][YM_BLOCK], float (&value)[V])
-{
-    const int columns = (int)blockDim.x, row = (int)threadIdx.y;
-    const int mine = row * columns + (int)threadIdx.x;
-    __syncthreads();
-#pragma unroll
-    for (int v = 0; v < V; v++) {
-        all[v][mine] = value[v];
-    }
-    for (int rows = (int)blockDim.y; rows > 1;) {
-        const int half = (rows + 1) / 2;
-        __syncthreads();
-        for (int v = 0; v < V && row + half < rows; v++) {
-            all[v][mine] += all[v][mine + half * columns];
-        }
-        rows = half;
-    }
-#pragma unroll
-    for (int v = 0; v < V; v++) {
-        value[v] = all[v][mine];
-    }
-}
-
-/* What is stored of some pixels, `step` apart. */
+/* What is stored of EACH pixels, `step` apart. */
 template <typename T, int V, int TERMS> struct fetched {
-    static const int COUNT = ahead<TERMS>::PIXELS;
-    cuda_pack<T, V> value[COUNT][TERMS], dout[COUNT];
+    cuda_pack<T, V> value[EACH][TERMS], dout[EACH];
 
     __device__ __forceinline__ fetched(const cuda_term_channels<T, V> (&term)[TERMS],
                                        const cuda_values<T> &from, int32_t c,
                                        int64_t first, int64_t step, int64_t end)
     {
 #pragma unroll
-        for (int i = 0; i < COUNT; i++) {
+        for (int i = 0; i < EACH; i++) {
             const int64_t p = first + i * step;
             if (p < end) {
                 dout[i] = fetch<T, V>(from.at(p, c));
@@ -95,14 +70,14 @@ __global__ void __launch_bounds__(YM_BLOCK, 2)
         cuda_term_channels<T, V> term[TERMS];
 #pragma unroll
         for (int t = 0; t < TERMS; t++) {
+            term[t].locate(brick.term[t], c);
             term[t].prepare(brick.term[t], c);
         }
-        const int count = ahead<TERMS>::PIXELS;
         for (int64_t first = (int64_t)blockIdx.x * chunk + threadIdx.y; first < end;
-             first += count * step) {
+             first += EACH * step) {
             const fetched<T, V, TERMS> some(term, dout, c, first, step, end);
 #pragma unroll
-            for (int i = 0; i < count; i++) {
+            for (int i = 0; i < EACH; i++) {
                 if (first + i * step < end) {
                     float distance[TERMS][V], dz[V];
                     some.derive(brick, term, i, distance, dz);
@@ -120,7 +95,7 @@ __global__ void __launch_bounds__(YM_BLOCK, 2)
     }
 #pragma unroll
     for (int i = 0; i < 1 + TERMS; i++) {
-        add_rows<V>(all, sum[i]);
+        cuda_add_rows<V>(all, sum[i]);
         if (threadIdx.y == 0 && c < channels) {
             const int64_t at = ((int64_t)i * gridDim.x + blockIdx.x) * channels + c;
             for (int v = 0; v < V; v++) {
@@ -138,45 +113,51 @@ struct sums_output {
     bool accumulate[2]; /* of each term */
 };
 
-__device__ __forceinline__ void put_gradient(float *to, float value, bool accumulate)
+template <int WHICH>
+__device__ __forceinline__ void put_sum(const sums_output &out, double sum,
+                                        double inverse_pixels, int32_t c)
 {
-    if (to != nullptr) {
-        *to = accumulate ? *to + value : value;
+    const double rstd = out.rstd[WHICH] != nullptr ? (double)out.rstd[WHICH][c] : 1.0;
+    if (out.mean[WHICH] != nullptr) {
+        out.mean[WHICH][c] = (float)(sum * inverse_pixels * rstd * rstd);
+    }
+#pragma unroll
+    for (int t = 0; t < 2; t++) {
+        if (WHICH == 0 || WHICH == 1 + t) {
+            float *to = out.gradient[WHICH == 0 ? t : 2 + t];
+            if (to != nullptr) {
+                const float value = (float)(sum * rstd);
+                to[c] = out.accumulate[t] ? to[c] + value : value;
+            }
+        }
     }
 }
 
 /* blockIdx.y: which sum. */
 __global__ void __launch_bounds__(YM_BLOCK)
-    brick_sums_finish_kernel(const float *partial, int32_t chunks, int32_t channels,
-                             double inverse_pixels, sums_output out)
+    brick_sums_finish_kernel(const float *__restrict__ partial, int32_t chunks,
+                             int32_t channels, double inverse_pixels, sums_output out)
 {
-    __shared__ double all[YM_BLOCK];
+    __shared__ double all[1][YM_BLOCK];
     const int32_t c = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
     const int which = (int)blockIdx.y;
-    double sum = 0;
-    for (int32_t i = (int32_t)threadIdx.y; c < channels && i < chunks;
-         i += YM_FINISH_ROWS) {
-        sum += partial[((int64_t)which * chunks + i) * channels + c];
-    }
-    double *mine = &all[threadIdx.y * blockDim.x + threadIdx.x];
-    *mine = sum;
-    for (int rows = YM_FINISH_ROWS / 2; rows > 0; rows /= 2) {
-        __syncthreads();
-        if ((int)threadIdx.y < rows) {
-            *mine += mine[rows * YM_FINISH_COLUMNS];
+    double sum[1] = {0};
+    if (c < channels) {
+        const float *mine = partial + (int64_t)which * chunks * channels + c;
+#pragma unroll 8
+        for (int32_t i = (int32_t)threadIdx.y; i < chunks; i += YM_FINISH_ROWS) {
+            sum[0] += mine[(int64_t)i * channels];
         }
     }
-    if (threadIdx.y != 0 || c >= channels) {
-        return;
-    }
-    const double rstd = out.rstd[which] != nullptr ? (double)out.rstd[which][c] : 1.0;
-    if (out.mean[which] != nullptr) {
-        out.mean[which][c] = (float)(*mine * inverse_pixels * rstd * rstd);
-    }
-    for (int t = 0; t < 2; t++) {
-        float *to = out.gradient[which == 0 ? t : 2 + t];
-        if (to != nullptr && (which == 0 || which == 1 + t)) {
-            put_gradient(to + c, (float)(*mine * rstd), out.accumulate[t]);
+    cuda_finish_rows<1>(all, sum);
+    if (threadIdx.y == 0 && c < channels) {
+        /* Not out[which]: arguments with a computed index are copied to memory. */
+        if (which == 0) {
+            put_sum<0>(out, sum[0], inverse_pixels, c);
+        } else if (which == 1) {
+            put_sum<1>(out, sum[0], inverse_pixels, c);
+        } else {
+            put_sum<2>(out, sum[0], inverse_pixels, c);
         }
     }
 }
@@ -186,7 +167,7 @@ struct term_outputs {
     void *data[2];
     int64_t pitch[2];
     bool accumulate[2], batch_statistics[2];
-    const float *mean[3]; /* as sums_output's */
+    const float *mean[3]; /* as sums_output's; NULL: 0 */
 };
 
 template <typename T, int V, int TERMS>
@@ -201,46 +182,38 @@ __global__ void __launch_bounds__(YM_BLOCK, 2)
     cuda_term_channels<T, V> term[TERMS];
     float mean[V], slope[TERMS][V];
 #pragma unroll
-    for (int v = 0; v < V; v++) {
-        mean[v] = out.batch_statistics[0] || out.batch_statistics[1]
-                      ? out.mean[0][c + v]
-                      : 0.0f;
+    for (int t = 0; t < TERMS; t++) {
+        term[t].locate(brick.term[t], c);
     }
+    const int64_t step = blockDim.y, first = blockIdx.x * (EACH * step) + threadIdx.y;
+    const fetched<T, V, TERMS> some(term, dout, c, first, step, pixels);
+    cuda_load_channels<V>(out.mean[0], c, 0.0f, mean);
 #pragma unroll
     for (int t = 0; t < TERMS; t++) {
         term[t].prepare(brick.term[t], c);
-#pragma unroll
-        for (int v = 0; v < V; v++) {
-            slope[t][v] = out.batch_statistics[t] ? out.mean[1 + t][c + v] : 0.0f;
-        }
+        cuda_load_channels<V>(out.mean[1 + t], c, 0.0f, slope[t]);
     }
-    const int count = ahead<TERMS>::PIXELS;
-    const int64_t step = blockDim.y, from = blockIdx.x * (EACH * step) + threadIdx.y;
-    const int64_t last = from + EACH * step, end = last < pixels ? last : pixels;
-    for (int64_t first = from; first < end; first += count * step) {
-        const fetched<T, V, TERMS> some(term, dout, c, first, step, end);
 #pragma unroll
-        for (int i = 0; i < count; i++) {
-            const int64_t p = first + i * step;
-            if (p >= end) {
+    for (int i = 0; i < EACH; i++) {
+        const int64_t p = first + i * step;
+        if (p >= pixels) {
+            break;
+        }
+        float distance[TERMS][V], dz[V], dv[V];
+        some.derive(brick, term, i, distance, dz);
+#pragma unroll
+        for (int t = 0; t < TERMS; t++) {
+            if (out.data[t] == nullptr) {
                 continue;
             }
-            float distance[TERMS][V], dz[V], dv[V];
-            some.derive(brick, term, i, distance, dz);
 #pragma unroll
-            for (int t = 0; t < TERMS; t++) {
-                if (out.data[t] == nullptr) {
-                    continue;
-                }
-#pragma unroll
-                for (int v = 0; v < V; v++) {
-                    const float middle = out.batch_statistics[t] ? mean[v] : 0.0f;
-                    const float rest = fmaf(distance[t][v], slope[t][v], middle);
-                    dv[v] = (dz[v] - rest) * term[t].scale[v];
-                }
-                put<T, V>(static_cast<T *>(out.data[t]) + p * out.pitch[t] + c, dv,
-                          out.accumulate[t]);
+            for (int v = 0; v < V; v++) {
+                const float middle = out.batch_statistics[t] ? mean[v] : 0.0f;
+                const float rest = fmaf(distance[t][v], slope[t][v], middle);
+                dv[v] = (dz[v] - rest) * term[t].scale[v];
             }
+            put<T, V>(static_cast<T *>(out.data[t]) + p * out.pitch[t] + c, dv,
+                      out.accumulate[t]);
         }
     }
 }
@@ -260,15 +233,17 @@ ym_status launch_sums(ym_context *context, const backward_call &call,
     const cuda_brick made = cuda_brick_of(call.brick);
     float *partial = static_cast<float *>(context->scratch);
     YM_WITH_TYPE_AND_WIDTH(
-        dout->dtype, call.wide, const cuda_tiles tiles = cuda_divide(dout->c, V);
-        const dim3 grid = cuda_chunk_grid(tiles, pixels);
-        const dim3 block = cuda_block(tiles); const cuda_values<T> from(*dout);
-        if (terms == 2) {
-            YM_LAUNCH((brick_sums_kernel<T, V, 2>), grid, block, context, made, from,
-                      pixels, chunk, dout->c, partial);
+        dout->dtype, call.wide, const cuda_values<T> from(*dout); if (terms == 2) {
+            constexpr int W = width<V, 2>::OF_THREAD;
+            const cuda_tiles tiles = cuda_divide(dout->c, W);
+            YM_LAUNCH((brick_sums_kernel<T, W, 2>), cuda_chunk_grid(tiles, pixels),
+                      cuda_block(tiles), context, made, from, pixels, chunk, dout->c,
+                      partial);
         } else {
-            YM_LAUNCH((brick_sums_kernel<T, V, 1>), grid, block, context, made, from,
-                      pixels, chunk, dout->c, partial);
+            const cuda_tiles tiles = cuda_divide(dout->c, V);
+            YM_LAUNCH((brick_sums_kernel<T, V, 1>), cuda_chunk_grid(tiles, pixels),
+                      cuda_block(tiles), context, made, from, pixels, chunk, dout->c,
+                      partial);
         });
     YM_TRY(cuda_launched(context, "brick_sums_kernel"));
     dim3 grid = cuda_finish_grid(dout->c);
@@ -285,15 +260,18 @@ ym_status launch_values(ym_context *context, const backward_call &call,
     const int64_t pixels = ym_pixels(dout);
     const cuda_brick made = cuda_brick_of(call.brick);
     YM_WITH_TYPE_AND_WIDTH(
-        dout->dtype, call.wide, const cuda_tiles tiles = cuda_divide(dout->c, V);
-        const dim3 grid = cuda_pixel_grid(tiles, pixels, EACH);
-        const dim3 block = cuda_block(tiles); const cuda_values<T> from(*dout);
+        dout->dtype, call.wide, const cuda_values<T> from(*dout);
         if (call.brick->term_count == 2) {
-            YM_LAUNCH((brick_backward_kernel<T, V, 2>), grid, block, context, made,
-                      from, out, pixels, dout->c);
+            constexpr int W = width<V, 2>::OF_THREAD;
+            const cuda_tiles tiles = cuda_divide(dout->c, W);
+            YM_LAUNCH((brick_backward_kernel<T, W, 2>),
+                      cuda_pixel_grid(tiles, pixels, EACH), cuda_block(tiles), context,
+                      made, from, out, pixels, dout->c);
         } else {
-            YM_LAUNCH((brick_backward_kernel<T, V, 1>), grid, block, context, made,
-                      from, out, pixels, dout->c);
+            const cuda_tiles tiles = cuda_divide(dout->c, V);
+            YM_LAUNCH((brick_backward_kernel<T, V, 1>),
+                      cuda_pixel_grid(tiles, pixels, EACH), cuda_block(tiles), context,
+                      made, from, out, pixels, dout->c);
         });
     return cuda_launched(context, "brick_backward_kernel");
 }
@@ -338,7 +316,6 @@ ym_status cuda_brick_backward(ym_context *context, const ym_brick *brick,
     bool writes = false;
     for (int i = 0; i < 3; i++) {
         sums.mean[i] = means_in_scratch(context, dout) + (int64_t)i * dout->c;
-        out.mean[i] = sums.mean[i];
     }
     for (int32_t t = 0; t < brick->term_count; t++) {
         const ym_term *term = &brick->term[t];
@@ -352,6 +329,10 @@ ym_status cuda_brick_backward(ym_context *context, const ym_brick *brick,
         out.pitch[t] = dvalue.pitch;
         out.accumulate[t] = gradient[t].accumulate;
         out.batch_statistics[t] = term->has_norm && term->norm.batch_statistics;
+        if (out.batch_statistics[t]) {
+            out.mean[0] = sums.mean[0];
+            out.mean[1 + t] = sums.mean[1 + t];
+        }
         writes = writes || dvalue.data != nullptr;
     }
     if (needs_sums(brick, gradient)) {

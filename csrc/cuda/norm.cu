@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
  * Batch norm statistics in two stages. First each block sums up its chunk of the pixels
- * around the first value that a thread meets, which keeps the sum of squares free of
- * cancellation, and merges its threads' means and squares (Chan, Golub, LeVeque 1979).
- * Then one block per eight channels merges the chunks in double. Means are kept as
- * distances from the channel's very first value, so a mean far from 0 costs no digits.
+ * around the chunk's first value, which keeps the sum of squares free of cancellation,
+ * and makes its mean and squares of them. Then one block per eight channels merges the
+ * chunks in double (Chan, Golub, LeVeque 1979). Means are kept as distances from the
+ * channel's very first value, so a mean far from 0 costs no digits.
  */
 #include "cuda/tiles.cuh"
 
@@ -15,57 +15,22 @@ namespace
 
 const int AHEAD = 4; /* pixels fetched before the first is used */
 
-/* A count of values, their mean, and the sum of squares of the distances from it. */
-template <typename real> struct moments {
-    real count, mean, squares;
-};
-
-template <typename real>
-__device__ __forceinline__ moments<real> merge(moments<real> a, moments<real> b)
-{
-    if (b.count == 0) {
-        return a;
-    }
-    const real count = a.count + b.count, delta = b.mean - a.mean;
-    const real share = b.count / count;
-    return {count, a.mean + delta * share,
-            a.squares + b.squares + delta * delta * a.count * share};
-}
-
-/* Merges the rows of each column into row 0, for V sets of one moment a thread; every
- * thread of the block comes. */
-template <typename real, int V>
-__device__ __forceinline__ void merge_rows(moments<real> (&all)[V][YM_BLOCK])
-{
-    const int row = (int)threadIdx.y, columns = (int)blockDim.x;
-    const int mine = row * columns + (int)threadIdx.x;
-    for (int rows = (int)blockDim.y; rows > 1;) {
-        const int half = (rows + 1) / 2;
-        __syncthreads();
-        for (int v = 0; v < V && row + half < rows; v++) {
-            all[v][mine] = merge(all[v][mine], all[v][mine + half * columns]);
-        }
-        rows = half;
-    }
-}
-
+/* Of each channel of a chunk: the mean, and the sum of squares of the distances from
+ * it. */
 template <typename T, int V>
 __global__ void __launch_bounds__(YM_BLOCK)
     statistics_kernel(cuda_values<T> x, int64_t pixels, int64_t chunk, int32_t channels,
                       float2 *partial, float *start)
 {
-    __shared__ moments<float> all[V][YM_BLOCK];
+    __shared__ float all[V][YM_BLOCK];
     const int32_t c = cuda_first_channel<V>();
-    const int64_t first = (int64_t)blockIdx.x * chunk + threadIdx.y;
-    const int64_t last = (int64_t)(blockIdx.x + 1) * chunk;
-    const int64_t end = last < pixels ? last : pixels;
+    const int64_t first = (int64_t)blockIdx.x * chunk, last = first + chunk;
+    const int64_t end = last < pixels ? last : pixels, step = blockDim.y;
     float base[V] = {0}, origin[V] = {0}, sum[V] = {0}, squares[V] = {0}, value[V];
-    float count = 0;
-    if (c < channels && first < end) {
+    if (c < channels) {
         load<T, V>(x.at(0, c), base);
         load<T, V>(x.at(first, c), origin);
-        const int64_t step = blockDim.y;
-        for (int64_t next = first; next < end; next += AHEAD * step) {
+        for (int64_t next = first + threadIdx.y; next < end; next += AHEAD * step) {
             cuda_pack<T, V> pack[AHEAD];
 #pragma unroll
             for (int i = 0; i < AHEAD; i++) {
@@ -77,7 +42,6 @@ __global__ void __launch_bounds__(YM_BLOCK)
             for (int i = 0; i < AHEAD; i++) {
                 if (next + i * step < end) {
                     unpack<T, V>(pack[i], value);
-                    count += 1;
 #pragma unroll
                     for (int v = 0; v < V; v++) {
                         const float d = value[v] - origin[v];
@@ -88,19 +52,19 @@ __global__ void __launch_bounds__(YM_BLOCK)
             }
         }
     }
-    const float inverse = count > 0 ? 1.0f / count : 0.0f;
-    const int mine = (int)(threadIdx.y * blockDim.x + threadIdx.x);
-    for (int v = 0; v < V; v++) {
-        const float mean = sum[v] * inverse, rest = squares[v] - sum[v] * mean;
-        /* A NaN must stay one. */
-        all[v][mine] = {count, origin[v] - base[v] + mean, rest < 0 ? 0 : rest};
-    }
-    merge_rows<float, V>(all);
-    for (int v = 0; v < V && threadIdx.y == 0 && c < channels; v++) {
-        const moments<float> m = all[v][threadIdx.x];
-        partial[(int64_t)blockIdx.x * channels + c + v] = {m.mean, m.squares};
-        if (blockIdx.x == 0) {
-            start[c + v] = base[v];
+    cuda_add_rows<V>(all, sum);
+    cuda_add_rows<V>(all, squares);
+    if (threadIdx.y == 0 && c < channels) {
+        const float inverse = 1.0f / (float)(end - first);
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            const float mean = sum[v] * inverse, rest = squares[v] - sum[v] * mean;
+            /* A NaN must stay one. */
+            partial[(int64_t)blockIdx.x * channels + c + v] = {
+                origin[v] - base[v] + mean, rest < 0 ? 0 : rest};
+            if (blockIdx.x == 0) {
+                start[c + v] = base[v];
+            }
         }
     }
 }
@@ -111,39 +75,47 @@ struct norm_output {
     bool update;
 };
 
-__device__ void finish_channel(const norm_output &out, int32_t c, moments<double> m)
+__device__ void finish_channel(const norm_output &out, int32_t c, double count,
+                               double mean, double squares)
 {
-    out.mean[c] = (float)m.mean;
-    out.rstd[c] = (float)(1.0 / sqrt(m.squares / m.count + (double)out.eps));
+    out.mean[c] = (float)mean;
+    out.rstd[c] = (float)(1.0 / sqrt(squares / count + (double)out.eps));
     if (out.update) {
-        const double momentum = out.momentum, unbiased = m.squares / (m.count - 1.0);
+        const double momentum = out.momentum, unbiased = squares / (count - 1.0);
         out.running_mean[c] =
-            (float)(momentum * m.mean + (1.0 - momentum) * out.running_mean[c]);
+            (float)(momentum * mean + (1.0 - momentum) * out.running_mean[c]);
         out.running_var[c] =
             (float)(momentum * unbiased + (1.0 - momentum) * out.running_var[c]);
     }
 }
 
+/* Chunks are equally long but for the last, whose part of a chunk is `tail`: so sums
+ * will do, without a quotient for each chunk (a GPU divides doubles slowly). */
 __global__ void __launch_bounds__(YM_BLOCK)
-    statistics_finish_kernel(const float2 *partial, const float *start, int64_t pixels,
-                             int64_t chunk, int32_t chunks, int32_t channels,
-                             norm_output out)
+    statistics_finish_kernel(const float2 *__restrict__ partial, const float *start,
+                             int64_t pixels, int64_t chunk, int32_t chunks,
+                             int32_t channels, norm_output out)
 {
-    __shared__ moments<double> all[1][YM_BLOCK];
+    __shared__ double all[3][YM_BLOCK];
     const int32_t c = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
-    moments<double> m = {0, 0, 0};
-    for (int32_t i = (int32_t)threadIdx.y; c < channels && i < chunks;
-         i += YM_FINISH_ROWS) {
-        const float2 part = partial[(int64_t)i * channels + c];
-        const int64_t left = pixels - i * chunk;
-        m = merge(m, {(double)(left < chunk ? left : chunk), part.x, part.y});
+    const double tail = (double)(pixels - (chunks - 1) * chunk) / (double)chunk;
+    double sum[3] = {0, 0, 0}; /* of means, of their squares, of squares */
+    if (c < channels) {
+#pragma unroll 8
+        for (int32_t i = (int32_t)threadIdx.y; i < chunks; i += YM_FINISH_ROWS) {
+            const float2 part = partial[(int64_t)i * channels + c];
+            const double mean = part.x;
+            const double weighted = i + 1 < chunks ? mean : mean * tail;
+            sum[0] += weighted;
+            sum[1] = fma(weighted, mean, sum[1]);
+            sum[2] += part.y;
+        }
     }
-    all[0][threadIdx.y * blockDim.x + threadIdx.x] = m;
-    merge_rows<double, 1>(all);
+    cuda_finish_rows<3>(all, sum);
     if (threadIdx.y == 0 && c < channels) {
-        m = all[0][threadIdx.x];
-        m.mean += start[c];
-        finish_channel(out, c, m);
+        const double count = (double)pixels, mean = sum[0] * (double)chunk / count;
+        const double squares = sum[2] + sum[1] * (double)chunk - count * mean * mean;
+        finish_channel(out, c, count, mean + start[c], squares < 0 ? 0 : squares);
     }
 }
 

@@ -78,6 +78,60 @@ template <int V> __device__ __forceinline__ int32_t cuda_first_channel()
     return (int32_t)(blockIdx.y * blockDim.x + threadIdx.x) * V;
 }
 
+/* Sums V values over the rows of the block; the answers are row 0's. Every thread of
+ * the block comes. */
+template <int V>
+__device__ __forceinline__ void cuda_add_rows(float (&all)[V][YM_BLOCK],
+                                              float (&value)[V])
+{
+    const int columns = (int)blockDim.x, row = (int)threadIdx.y;
+    const int mine = row * columns + (int)threadIdx.x;
+    __syncthreads();
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+        all[v][mine] = value[v];
+    }
+    for (int rows = (int)blockDim.y; rows > 1;) {
+        const int half = (rows + 1) / 2;
+        __syncthreads();
+        if (row + half < rows) {
+#pragma unroll
+            for (int v = 0; v < V; v++) {
+                all[v][mine] += all[v][mine + half * columns];
+            }
+        }
+        rows = half;
+    }
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+        value[v] = all[v][mine];
+    }
+}
+
+/* The same in double, in a block of cuda_finish_block. */
+template <int N>
+__device__ __forceinline__ void cuda_finish_rows(double (&all)[N][YM_BLOCK],
+                                                 double (&value)[N])
+{
+    const int row = (int)threadIdx.y;
+    const int mine = row * YM_FINISH_COLUMNS + (int)threadIdx.x;
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        all[n][mine] = value[n];
+    }
+    for (int rows = YM_FINISH_ROWS / 2; rows > 0; rows /= 2) {
+        __syncthreads();
+#pragma unroll
+        for (int n = 0; n < N && row < rows; n++) {
+            all[n][mine] += all[n][mine + rows * YM_FINISH_COLUMNS];
+        }
+    }
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        value[n] = all[n][mine];
+    }
+}
+
 struct cuda_position {
     int32_t n, y, x;
 };

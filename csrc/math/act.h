@@ -22,17 +22,33 @@
 #endif
 
 #define YM_DEFINE_ACTIVATION(suffix, real, exponential)                          \
+    /* ReLU or LeakyReLU. */                                                     \
+    YM_MATH real ym_rectify_##suffix(ym_activation kind, real slope, real z)     \
+    {                                                                            \
+        if (kind == YM_RELU) {                                                   \
+            return z <= (real)0 ? (real)0 : z;                                   \
+        }                                                                        \
+        return z > (real)0 ? z : slope * z;                                      \
+    }                                                                            \
+                                                                                 \
+    YM_MATH real ym_rectify_derivative_##suffix(ym_activation kind, real slope,  \
+                                                real z)                          \
+    {                                                                            \
+        if (kind == YM_RELU) {                                                   \
+            return z <= (real)0 ? (real)0 : (real)1;                             \
+        }                                                                        \
+        return z > (real)0 ? (real)1 : slope;                                    \
+    }                                                                            \
+                                                                                 \
     YM_MATH real ym_activate_##suffix(ym_activation kind, real slope, real z)    \
     {                                                                            \
         switch (kind) {                                                          \
         case YM_SILU:                                                            \
             return z / ((real)1 + exponential(-z));                              \
-        case YM_RELU:                                                            \
-            return z <= (real)0 ? (real)0 : z;                                   \
-        case YM_LEAKY_RELU:                                                      \
-            return z > (real)0 ? z : slope * z;                                  \
-        default:                                                                 \
+        case YM_IDENTITY:                                                        \
             return z;                                                            \
+        default:                                                                 \
+            return ym_rectify_##suffix(kind, slope, z);                          \
         }                                                                        \
     }                                                                            \
                                                                                  \
@@ -44,12 +60,10 @@
             real s = (real)1 / ((real)1 + exponential(-z));                      \
             return s * ((real)1 + z * ((real)1 - s));                            \
         }                                                                        \
-        case YM_RELU:                                                            \
-            return z <= (real)0 ? (real)0 : (real)1;                             \
-        case YM_LEAKY_RELU:                                                      \
-            return z > (real)0 ? (real)1 : slope;                                \
-        default:                                                                 \
+        case YM_IDENTITY:                                                        \
             return (real)1;                                                      \
+        default:                                                                 \
+            return ym_rectify_derivative_##suffix(kind, slope, z);               \
         }                                                                        \
     }
 
