@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Run by test_cuda_cudnn.py in a process of its own: cuDNN's answers without a GPU.
 
-Reads {"cudnn": path, "devices": {name: properties}, "problems": [[...], ...]} from
-standard input, as JSON, and writes one list for each device:
+Reads {"cudnn": path, "devices": {name: properties}, "problems": [[...], ...], "tf32":
+bool} from standard input, as JSON, and writes one list for each device:
 (workspace bytes, engine, tensor core, compiles at run time, found) of each problem. A
 problem is pass, dtype, accumulate, n, h, w, oh, ow and the eleven numbers of ym_conv.
 
@@ -73,9 +73,10 @@ def load_stub(folder: str, name: str, calls: Sequence[str], more: str = "") -> N
     C.CDLL(str(library), mode=C.RTLD_GLOBAL)
 
 
-def answer(device: bytes, numbers: list[int]) -> list[int]:
+def answer(device: bytes, numbers: list[int], tf32: bool) -> list[int]:
     problem, plan, error = Problem(), Plan(), C.create_string_buffer(512)
     problem.pass_, problem.dtype, problem.accumulate = numbers[:3]
+    problem.tf32 = tf32
     problem.n, problem.h, problem.w, problem.oh, problem.ow = numbers[3:8]
     problem.conv = ce.Conv(*numbers[8:])
     status = ce.library().cudnn_plan_for_device(
@@ -100,7 +101,10 @@ def main() -> None:
         version = "unsigned long cublasLtGetVersion(void) { return 130000; }\n"
         load_stub(folder, "libcublasLt.so.13", CUBLASLT_CALLS, version)
         made = {
-            name: [answer(json.dumps(device).encode(), p) for p in asked["problems"]]
+            name: [
+                answer(json.dumps(device).encode(), problem, asked["tf32"])
+                for problem in asked["problems"]
+            ]
             for name, device in asked["devices"].items()
         }
     json.dump(made, sys.stdout)

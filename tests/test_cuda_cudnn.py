@@ -68,12 +68,13 @@ def devices() -> dict[str, dict]:
     return {name: {**COMMON, **properties} for name, properties in found.items()}
 
 
-def ask(problems: list[list[int]]) -> dict[str, list[list[int]]]:
+def ask(problems: list[list[int]], tf32: bool = False) -> dict[str, list[list[int]]]:
     """cuDNN's answers for all devices; see cudnn_probe.py."""
     asked = {
         "cudnn": CUDNN,
         "devices": devices(),
         "problems": problems,
+        "tf32": tf32,
     }
     done = subprocess.run(
         [sys.executable, "-B", str(TESTS / "cudnn_probe.py")],
@@ -144,6 +145,20 @@ def test_types_and_accumulation() -> None:
             assert found != without_bf16, (device, problem, plan)
             if problem[1] == F32:
                 assert not tensor_core, (device, problem, "TF32 was not allowed")
+
+
+@needs_cudnn
+def test_float32_keeps_its_tensor_cores() -> None:
+    """Before Hopper their engines want more than the cap of workspace, and get it rather
+    than one that is several times slower."""
+    shape = (16, 80, 80, 80, 80, 128, 128, 3, 3, 1, 1, 1, 1, 1, 1, 1)
+    for device, plans in ask([[p, F32, 0, *shape] for p in range(3)], True).items():
+        for workspace, _, tensor_core, _, found in plans:
+            assert found
+            assert tensor_core or device == "T4"  # has none for float32
+            assert workspace <= 8 * CAP
+    over = ask([[ce.FORWARD, F32, 0, *shape]], True)["A100"][0][0]
+    assert over > CAP, "this GPU's engines fit by now: the rule is not tried"
 
 
 def failing_cudnn(monkeypatch: pytest.MonkeyPatch, path: str) -> str:

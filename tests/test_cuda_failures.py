@@ -126,6 +126,16 @@ def test_a_gpu_without_bf16_says_so_and_fp16_works(fake_cudnn: Path) -> None:
     assert second == "fine"
 
 
+def test_a_cudnn_without_its_parts_is_not_one_without_engines(fake_cudnn: Path) -> None:
+    (line,) = run(
+        "attempt(lambda: step(module))",
+        YOLOV9MEM_CUDNN=str(fake_cudnn),
+        FAKE_CUDNN="parts",
+    )
+    assert line.startswith("BackendError cuda: cuDNN 9.10.0: search for an engine: ")
+    assert line.endswith(": a part is missing")
+
+
 @pytest.mark.parametrize("execution", ["2", "12"], ids=["forward", "backward"])
 def test_an_execution_that_fails(fake_cudnn: Path, execution: str) -> None:
     script = """
@@ -136,7 +146,7 @@ def test_an_execution_that_fails(fake_cudnn: Path, execution: str) -> None:
         script, YOLOV9MEM_CUDNN=str(fake_cudnn), FAKE_CUDNN_FAIL=execution
     )
     assert first.startswith(
-        "BackendError cuda: cuDNN 9.10.0: cudnnBackendExecute (convolution): "
+        "BackendError cuda: cuDNN 9.10.0: cudnnBackendExecute (convolution, engine 0): "
         "CUDNN_STATUS_EXECUTION_FAILED"
     )
     assert second == "fine"

@@ -6,14 +6,31 @@
 namespace
 {
 
-__device__ __forceinline__ float divisor(const ym_pool &pool, cuda_window h,
-                                         cuda_window w)
-{
-    return pool.count_include_pad ? (float)h.padded * (float)w.padded
-                                  : (float)(h.end - h.first) * (float)(w.end - w.first);
-}
+/* How many values a window's sum is divided by. A GPU divides slowly: where the inverse
+ * is exact, as that of 4, the quotient is a product. */
+struct divisor {
+    float count, inverse;
+    bool exact;
 
-template <typename T, int V>
+    __device__ __forceinline__ divisor(const ym_pool &pool, cuda_window h,
+                                       cuda_window w)
+    {
+        const int32_t values = pool.count_include_pad
+                                   ? h.padded * w.padded
+                                   : (h.end - h.first) * (w.end - w.first);
+        count = (float)values;
+        inverse = 1.0f / count;
+        exact = (values & (values - 1)) == 0;
+    }
+    __device__ __forceinline__ float of(float sum) const
+    {
+        return exact ? sum * inverse : sum / count;
+    }
+};
+
+/* Windows of at most 2 x 2, the usual ones, are fetched as a whole before the first
+ * value is used: SMALL. */
+template <typename T, int V, bool SMALL>
 __global__ void __launch_bounds__(YM_BLOCK)
     avg_pool_forward_kernel(ym_pool pool, cuda_values<T> x, cuda_values<T> y,
                             int32_t pixels, int32_t channels)
@@ -26,25 +43,23 @@ __global__ void __launch_bounds__(YM_BLOCK)
     const cuda_position at = cuda_locate((int32_t)p, y.h, y.w);
     const cuda_window rows = cuda_rows(pool, at.y, x.h);
     const cuda_window columns = cuda_columns(pool, at.x, x.w);
-    const float count = divisor(pool, rows, columns);
-    float sum[V] = {}, value[V];
-    for (int32_t h = rows.first; h < rows.end; h++) {
-        for (int32_t w = columns.first; w < columns.end; w++) {
-            load<T, V>(x.at(at.n, h, w, c), value);
+    const divisor count(pool, rows, columns);
+    float sum[V] = {};
+    cuda_gather<T, V, SMALL>(x, at.n, rows, columns, c,
+                             [&](int32_t, int32_t, const float(&value)[V]) {
 #pragma unroll
-            for (int v = 0; v < V; v++) {
-                sum[v] += value[v];
-            }
-        }
-    }
+                                 for (int v = 0; v < V; v++) {
+                                     sum[v] += value[v];
+                                 }
+                             });
 #pragma unroll
     for (int v = 0; v < V; v++) {
-        sum[v] /= count;
+        sum[v] = count.of(sum[v]);
     }
     store<T, V>(y.at(p, c), sum);
 }
 
-template <typename T, int V>
+template <typename T, int V, bool SMALL>
 __global__ void __launch_bounds__(YM_BLOCK)
     avg_pool_backward_kernel(ym_pool pool, cuda_values<T> dy, cuda_values<T> dx,
                              int32_t pixels, int32_t channels, bool accumulate)
@@ -59,19 +74,22 @@ __global__ void __launch_bounds__(YM_BLOCK)
         cuda_windows_over(at.y, pool.kernel_h, pool.stride_h, pool.pad_h, dy.h);
     const cuda_window over_w =
         cuda_windows_over(at.x, pool.kernel_w, pool.stride_w, pool.pad_w, dy.w);
-    float sum[V] = {}, d[V];
-    for (int32_t oh = over_h.first; oh < over_h.end; oh++) {
-        const cuda_window rows = cuda_rows(pool, oh, dx.h);
-        for (int32_t ow = over_w.first; ow < over_w.end; ow++) {
-            const float count = divisor(pool, rows, cuda_columns(pool, ow, dx.w));
-            load<T, V>(dy.at(at.n, oh, ow, c), d);
+    float sum[V] = {};
+    cuda_gather<T, V, SMALL>(dy, at.n, over_h, over_w, c,
+                             [&](int32_t oh, int32_t ow, const float(&d)[V]) {
+                                 const divisor count(pool, cuda_rows(pool, oh, dx.h),
+                                                     cuda_columns(pool, ow, dx.w));
 #pragma unroll
-            for (int v = 0; v < V; v++) {
-                sum[v] += d[v] / count;
-            }
-        }
-    }
+                                 for (int v = 0; v < V; v++) {
+                                     sum[v] += count.of(d[v]);
+                                 }
+                             });
     put<T, V>(dx.at(p, c), sum, accumulate);
+}
+
+bool is_small(const ym_pool &pool)
+{
+    return pool.kernel_h <= 2 && pool.kernel_w <= 2;
 }
 
 } // namespace
@@ -85,9 +103,15 @@ ym_status cuda_avg_pool_forward(ym_context *context, const ym_pool *pool,
     YM_WITH_TYPE_AND_WIDTH(
         x->dtype, cuda_is_wide(*x) && cuda_is_wide(*y),
         const cuda_tiles tiles = cuda_divide(x->c, V);
-        YM_LAUNCH((avg_pool_forward_kernel<T, V>), cuda_pixel_grid(tiles, pixels, 1),
-                  cuda_block(tiles), context, *pool, cuda_values<T>(*x),
-                  cuda_values<T>(*y), pixels, x->c));
+        if (is_small(*pool)) {
+            YM_LAUNCH((avg_pool_forward_kernel<T, V, true>),
+                      cuda_pixel_grid(tiles, pixels, 1), cuda_block(tiles), context,
+                      *pool, cuda_values<T>(*x), cuda_values<T>(*y), pixels, x->c);
+        } else {
+            YM_LAUNCH((avg_pool_forward_kernel<T, V, false>),
+                      cuda_pixel_grid(tiles, pixels, 1), cuda_block(tiles), context,
+                      *pool, cuda_values<T>(*x), cuda_values<T>(*y), pixels, x->c);
+        });
     return cuda_launched(context, "avg_pool_forward_kernel");
 }
 
@@ -100,8 +124,16 @@ ym_status cuda_avg_pool_backward(ym_context *context, const ym_pool *pool,
     YM_WITH_TYPE_AND_WIDTH(
         dx->dtype, cuda_is_wide(*dy) && cuda_is_wide(*dx),
         const cuda_tiles tiles = cuda_divide(dx->c, V);
-        YM_LAUNCH((avg_pool_backward_kernel<T, V>), cuda_pixel_grid(tiles, pixels, 1),
-                  cuda_block(tiles), context, *pool, cuda_values<T>(*dy),
-                  cuda_values<T>(*dx), pixels, dx->c, accumulate));
+        if (is_small(*pool)) {
+            YM_LAUNCH((avg_pool_backward_kernel<T, V, true>),
+                      cuda_pixel_grid(tiles, pixels, 1), cuda_block(tiles), context,
+                      *pool, cuda_values<T>(*dy), cuda_values<T>(*dx), pixels, dx->c,
+                      accumulate);
+        } else {
+            YM_LAUNCH((avg_pool_backward_kernel<T, V, false>),
+                      cuda_pixel_grid(tiles, pixels, 1), cuda_block(tiles), context,
+                      *pool, cuda_values<T>(*dy), cuda_values<T>(*dx), pixels, dx->c,
+                      accumulate);
+        });
     return cuda_launched(context, "avg_pool_backward_kernel");
 }

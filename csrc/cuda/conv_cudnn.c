@@ -9,6 +9,7 @@
 #include "cuda/cudnn_cache.h"
 #include "cuda/weight.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static size_t aligned(size_t bytes)
@@ -146,7 +147,12 @@ static ym_status execute(ym_context *context, const cudnn_loan *loan, const plac
     if (pack != NULL) {
         l->destroy_descriptor(pack);
     }
-    return cudnn_check(l, status, "cudnnBackendExecute (convolution)", &context->error);
+    char call[64] = "";
+    if (status != 0) {
+        snprintf(call, sizeof call, "cudnnBackendExecute (convolution, engine %d)",
+                 (int)loan->plan.engine);
+    }
+    return cudnn_check(l, status, call, &context->error);
 }
 
 static ym_status borrow(ym_context *context, ym_conv_pass pass, const ym_conv *conv,

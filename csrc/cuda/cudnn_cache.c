@@ -87,7 +87,7 @@ static void make_room(store *s, const cudnn_library *library)
     for (int i = 0; i < BUCKETS; i++) {
         for (entry **at = &s->bucket[i]; *at != NULL;) {
             entry *old = *at;
-            if (old->used > limit) {
+            if (old->used > limit || old->plan.compiles) { /* a graph may replay it */
                 at = &old->next;
                 continue;
             }

@@ -13,7 +13,7 @@
 #include "cuda/cuda.h"
 #include "cuda/cudnn_plan.h"
 
-#define YM_CUDNN_PLANS 4096 /* of one device */
+#define YM_CUDNN_PLANS 8192 /* of one device, 31 KB each: 21 sizes of yolov9-c */
 #define YM_CUDNN_DEVICES 16
 
 typedef struct cudnn_loan {

@@ -96,6 +96,8 @@ static ym_status load(const char *path, cudnn_library *library, ym_error *error)
                  "cuda: cuDNN has no function %s", symbols[i].name);
         memcpy((char *)library + symbols[i].offset, &address, sizeof address);
     }
+    void *last = dlsym(opened, "cudnnGetLastErrorString");
+    memcpy(&library->last_error, &last, sizeof last);
     struct link_map *map = NULL;
     if (dlinfo(opened, RTLD_DI_LINKMAP, &map) == 0 && map != NULL) {
         snprintf(library->path, sizeof library->path, "%s", map->l_name);
@@ -126,8 +128,15 @@ ym_status cudnn_open(const char *path, const cudnn_library **library, ym_error *
 ym_status cudnn_check(const cudnn_library *library, int status, const char *call,
                       ym_error *error)
 {
-    YM_CHECK(error, status == 0, YM_ERR_BACKEND, "cuda: cuDNN %zu.%zu.%zu: %s: %s",
-             library->version / 10000, library->version / 100 % 100,
-             library->version % 100, call, library->error_string(status));
-    return YM_OK;
+    if (status == 0) {
+        return YM_OK;
+    }
+    char more[200] = "";
+    if (library->last_error != NULL) {
+        library->last_error(more, sizeof more);
+    }
+    return ym_fail(error, YM_ERR_BACKEND, "cuda: cuDNN %zu.%zu.%zu: %s: %s%s%s",
+                   library->version / 10000, library->version / 100 % 100,
+                   library->version % 100, call, library->error_string(status),
+                   more[0] != '\0' ? ": " : "", more);
 }

@@ -96,6 +96,7 @@ enum cudnn_attribute {
 };
 
 enum {
+    CUDNN_NOT_SUPPORTED = 3000, /* and what is more precise, below 4000 */
     CUDNN_DATA_FLOAT = 0,
     CUDNN_DATA_HALF = 2,
     CUDNN_DATA_BFLOAT16 = 9,
@@ -113,6 +114,7 @@ typedef struct cudnn_library {
     char path[512];
     size_t (*get_version)(void);
     const char *(*error_string)(int status);
+    void (*last_error)(char *text, size_t room); /* or NULL */
     int (*create)(cudnn_handle *handle);
     int (*set_stream)(cudnn_handle handle, void *stream);
     int (*create_descriptor)(int kind, cudnn_descriptor *made);

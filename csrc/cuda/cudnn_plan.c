@@ -18,6 +18,7 @@ typedef struct workbench {
     cudnn_descriptor tensor[3]; /* by number - 1 */
     cudnn_descriptor convolution, operation, graph, heuristics;
     cudnn_descriptor config[CONFIGS];
+    int failure; /* the last status that is not "not supported" */
 } workbench;
 
 static void destroy(const cudnn_library *library, cudnn_descriptor *d)
@@ -40,6 +41,16 @@ static ym_status set(workbench *b, cudnn_descriptor d, int name, int type,
     return cudnn_check(b->library,
                        b->library->set_attribute(d, name, type, count, values),
                        "cudnnBackendSetAttribute", b->error);
+}
+
+/* Whether a call of a search succeeded. That an engine cannot do a problem is an
+ * answer; another reason counts if no engine is found. */
+static bool succeeded(workbench *b, int status)
+{
+    if (status != 0 && status / 1000 != CUDNN_NOT_SUPPORTED / 1000) {
+        b->failure = status;
+    }
+    return status == 0;
 }
 
 static ym_status finish(workbench *b, cudnn_descriptor d, const char *what)
@@ -158,7 +169,7 @@ static ym_status list_configs(workbench *b, int mode, int64_t wanted, int64_t *c
         YM_TRY(set(b, b->heuristics, CUDNN_ENGINEHEUR_DEVICEPROP, CUDNN_TYPE_DESCRIPTOR,
                    1, &b->target->deviceprop));
     }
-    if (b->library->finalize(b->heuristics) != 0) {
+    if (!succeeded(b, b->library->finalize(b->heuristics))) {
         return YM_OK;
     }
     /* Those of another list are final and take no new content. */
@@ -169,7 +180,7 @@ static ym_status list_configs(workbench *b, int mode, int64_t wanted, int64_t *c
     int status = b->library->get_attribute(b->heuristics, CUDNN_ENGINEHEUR_RESULTS,
                                            CUDNN_TYPE_DESCRIPTOR, wanted, count,
                                            b->config);
-    *count = status != 0 ? 0 : *count < wanted ? *count : wanted;
+    *count = !succeeded(b, status) ? 0 : *count < wanted ? *count : wanted;
     return YM_OK;
 }
 
@@ -208,11 +219,12 @@ static bool inspect(workbench *b, const cudnn_problem *p, cudnn_descriptor confi
         plan->compiles = has_note(b->library, engine, CUDNN_ENGINE_BEHAVIOR_NOTE,
                                   CUDNN_TYPE_BEHAVIOR_NOTE,
                                   CUDNN_NOTE_RUNTIME_COMPILATION);
-        bool rounds = plan->tensor_core || has_note(b->library, engine, list, numerical,
-                                                    CUDNN_NOTE_DOWN_CONVERT_INPUTS);
+        const bool narrows = has_note(b->library, engine, list, numerical,
+                                      CUDNN_NOTE_DOWN_CONVERT_INPUTS);
+        const bool rounds = narrows || (plan->tensor_core && !p->tf32);
         usable = !has_note(b->library, engine, list, numerical,
                            CUDNN_NOTE_NONDETERMINISTIC) &&
-                 (p->dtype != YM_F32 || p->tf32 || !rounds);
+                 (p->dtype != YM_F32 || !rounds);
         b->library->get_attribute(engine, CUDNN_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64,
                                   1, &count, &plan->engine);
     }
@@ -238,7 +250,7 @@ static bool try_config(workbench *b, cudnn_descriptor config, cudnn_plan *plan)
     bool works = status == 0 &&
                  l->set_attribute(made, CUDNN_PLAN_ENGINE_CONFIG, CUDNN_TYPE_DESCRIPTOR,
                                   1, &config) == 0 &&
-                 l->finalize(made) == 0 &&
+                 succeeded(b, l->finalize(made)) &&
                  l->get_attribute(made, CUDNN_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1,
                                   &count, &plan->workspace_bytes) == 0;
     plan->found = works;
@@ -250,39 +262,74 @@ static bool try_config(workbench *b, cudnn_descriptor config, cudnn_plan *plan)
     return works;
 }
 
-/* Walks b->config; true: one within the cap was found. Else *best, if it has a
- * descriptor, is a larger one. */
-static bool choose(workbench *b, const cudnn_problem *p, int64_t count, bool compiles,
+static void replace(workbench *b, cudnn_plan *old, const cudnn_plan *by)
+{
+    destroy(b->library, &old->descriptor);
+    *old = *by;
+}
+
+/* What a float32 plan with tensor cores may take where those within the cap have none:
+ * before Hopper its engines copy an operand or two, and the others are several times
+ * slower. */
+static int64_t roomy_bytes(const cudnn_problem *p)
+{
+    const int64_t x = (int64_t)p->n * p->h * p->w * p->conv.c;
+    const int64_t y = (int64_t)p->n * p->oh * p->ow * p->conv.k;
+    const int64_t copies = (x + y) * (int64_t)sizeof(float) + YM_CUDNN_WORKSPACE_CAP;
+    const int64_t most = 8 * YM_CUDNN_WORKSPACE_CAP;
+    return p->dtype != YM_F32 ? 0 : copies < most ? copies : most;
+}
+
+/* The best of b->config, in the order of its ranks; without a descriptor if none does.
+ */
+static void choose(workbench *b, const cudnn_problem *p, int64_t count, bool compiles,
                    cudnn_plan *best)
 {
-    for (int64_t i = 0; i < count; i++) {
+    cudnn_plan roomy = {0}, least = {0};
+    for (int64_t i = 0; i < count && best->descriptor == NULL; i++) {
         cudnn_plan plan = {0};
         if (!inspect(b, p, b->config[i], &plan) || plan.compiles != compiles ||
             !try_config(b, b->config[i], &plan)) {
             continue;
         }
-        if (best->descriptor == NULL || plan.workspace_bytes < best->workspace_bytes) {
-            destroy(b->library, &best->descriptor);
-            *best = plan;
+        if (plan.workspace_bytes <= YM_CUDNN_WORKSPACE_CAP) {
+            const bool slow = !plan.tensor_core && roomy.descriptor != NULL;
+            *best = slow ? roomy : plan;
+            roomy = slow ? plan : roomy;
+        } else if (roomy.descriptor == NULL && plan.tensor_core &&
+                   plan.workspace_bytes <= roomy_bytes(p)) {
+            roomy = plan;
+        } else if (least.descriptor == NULL ||
+                   plan.workspace_bytes < least.workspace_bytes) {
+            replace(b, &least, &plan);
         } else {
             destroy(b->library, &plan.descriptor);
         }
-        if (best->workspace_bytes <= YM_CUDNN_WORKSPACE_CAP) {
-            return true;
-        }
     }
-    return false;
+    if (best->descriptor == NULL) {
+        cudnn_plan *next = roomy.descriptor != NULL ? &roomy : &least;
+        *best = *next;
+        next->descriptor = NULL;
+    }
+    destroy(b->library, &roomy.descriptor);
+    destroy(b->library, &least.descriptor);
 }
 
 static ym_status search_list(workbench *b, const cudnn_problem *p, int mode,
                              bool compiles, cudnn_plan *plan)
 {
     const int lengths = sizeof asked_for / sizeof asked_for[0];
-    bool found = false;
-    for (int i = 0; i < lengths && !found; i++) {
+    for (int i = 0; i < lengths; i++) {
         int64_t count;
         YM_TRY(list_configs(b, mode, asked_for[i], &count));
-        found = choose(b, p, count, compiles, plan);
+        choose(b, p, count, compiles, plan);
+        const bool fits = plan->descriptor != NULL &&
+                          plan->workspace_bytes <= YM_CUDNN_WORKSPACE_CAP;
+        if (fits || i == lengths - 1) {
+            break;
+        }
+        const cudnn_plan none = {0};
+        replace(b, plan, &none);
     }
     return YM_OK;
 }
@@ -307,6 +354,9 @@ ym_status cudnn_make_plan(const cudnn_target *target, const cudnn_problem *probl
     workbench b = {.target = target, .library = target->library, .error = error};
     memset(plan, 0, sizeof *plan);
     ym_status status = search(&b, problem, plan);
+    if (status == YM_OK && plan->descriptor == NULL && b.failure != 0) {
+        status = cudnn_check(b.library, b.failure, "search for an engine", error);
+    }
     for (int i = 0; i < CONFIGS; i++) {
         destroy(b.library, &b.config[i]);
     }

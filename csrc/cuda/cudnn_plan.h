@@ -2,7 +2,9 @@
  *
  * Which engine of cuDNN does a convolution: the first of its heuristics' list (mode A,
  * then fallback) that is deterministic, needs no compiler at run time and no more than
- * the cap of workspace; else the one that needs least.
+ * the cap of workspace. In float32, where that one would have no tensor cores but a
+ * better one has, the better one may take eight times the cap. Where none is within the
+ * cap, it is the one that needs least.
  */
 #ifndef YM_CUDA_CUDNN_PLAN_H
 #define YM_CUDA_CUDNN_PLAN_H

@@ -42,6 +42,42 @@ __device__ __forceinline__ cuda_window cuda_windows_over(int32_t i, int32_t kern
             0};
 }
 
+/* Calls use(row, column, values) for each pixel of rows and columns of image n, in
+ * row-major order. SMALL: they are two rows and columns at most, all fetched before the
+ * first is used. */
+template <typename T, int V, bool SMALL, typename Use>
+__device__ __forceinline__ void cuda_gather(const cuda_values<T> &x, int32_t n,
+                                            cuda_window rows, cuda_window columns,
+                                            int32_t c, const Use &use)
+{
+    float value[V];
+    if constexpr (SMALL) {
+        cuda_pack<T, V> pack[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int32_t row = rows.first + i / 2, column = columns.first + i % 2;
+            if (row < rows.end && column < columns.end) {
+                pack[i] = fetch<T, V>(x.at(n, row, column, c));
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int32_t row = rows.first + i / 2, column = columns.first + i % 2;
+            if (row < rows.end && column < columns.end) {
+                unpack<T, V>(pack[i], value);
+                use(row, column, value);
+            }
+        }
+    } else {
+        for (int32_t row = rows.first; row < rows.end; row++) {
+            for (int32_t column = columns.first; column < columns.end; column++) {
+                load<T, V>(x.at(n, row, column, c), value);
+                use(row, column, value);
+            }
+        }
+    }
+}
+
 /* Kernels count pixels in 32 bits. */
 static inline ym_status cuda_check_pixels(ym_context *context, const char *call,
                                           const ym_tensor *x)

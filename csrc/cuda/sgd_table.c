@@ -105,11 +105,15 @@ ym_status cuda_sgd_norm(ym_context *context, struct ym_sgd_job *job)
     cuda_sgd_call call;
     YM_TRY(call_of(context, job, &call));
     YM_TRY(cuda_sgd_run_norm(context, &call));
-    return cuda_check(context,
-                      cudaMemcpy(&job->sum_of_squares,
-                                 &call.table.state->sum_of_squares,
-                                 sizeof job->sum_of_squares, cudaMemcpyDeviceToHost),
-                      "cudaMemcpy");
+    /* On that stream: cudaMemcpy alone does not wait for one of torch's. */
+    YM_TRY(cuda_check(
+        context,
+        cudaMemcpyAsync(&job->sum_of_squares, &call.table.state->sum_of_squares,
+                        sizeof job->sum_of_squares, cudaMemcpyDeviceToHost,
+                        (cudaStream_t)context->stream),
+        "cudaMemcpyAsync"));
+    return cuda_check(context, cudaStreamSynchronize((cudaStream_t)context->stream),
+                      "cudaStreamSynchronize");
 }
 
 ym_status cuda_sgd_step(ym_context *context, struct ym_sgd_job *job)

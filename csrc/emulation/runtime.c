@@ -76,8 +76,9 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
                             enum cudaMemcpyKind kind, cudaStream_t stream)
 {
     (void)stream;
-    ym_emulation_add(kind == cudaMemcpyHostToDevice ? YM_EMULATION_UPLOADS
-                                                    : YM_EMULATION_WAITS);
+    if (kind == cudaMemcpyHostToDevice) {
+        ym_emulation_add(YM_EMULATION_UPLOADS);
+    }
     if (driver == cudaSuccess) {
         memcpy(to, from, bytes);
     }
@@ -98,16 +99,6 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 
 cudaError_t cudaDeviceSynchronize(void)
 {
-    return wait();
-}
-
-cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes,
-                       enum cudaMemcpyKind kind)
-{
-    (void)kind;
-    if (driver == cudaSuccess) {
-        memcpy(to, from, bytes);
-    }
     return wait();
 }
 

@@ -39,7 +39,10 @@ def number(tensor: Tensor) -> int:
 
 
 def current(device: torch.device) -> AbstractContextManager[Any]:
-    """The device is the current one inside; nothing on the CPU."""
+    """The device is the current one inside; nothing on the CPU.
+
+    Only torch goes back without opening a context on a GPU that the process has not used.
+    """
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
@@ -48,6 +51,13 @@ def stream(device: torch.device) -> int:
     if device.type != "cuda":
         return 0
     return torch.cuda.current_stream(device).cuda_stream
+
+
+def keep_for_stream(tensor: Tensor) -> None:
+    """Work on the tensor's bare address was queued on the current stream: torch does not
+    hand its memory out again before that is done."""
+    if tensor.is_cuda:
+        tensor.record_stream(torch.cuda.current_stream(tensor.device))
 
 
 def is_capturing(device: torch.device) -> bool:

@@ -62,15 +62,16 @@ class Call:
             )
         workspace = take_workspace(plan.forward_workspace_bytes, program.device)
         try:
-            plan.core.forward(
-                [address(x) for x in inputs],
-                [address(p) for p in params],
-                self.norms.arguments,
-                [address(y.permute(0, 2, 3, 1)) for y in outputs],
-                _arena(saved),
-                _arena(workspace),
-                devices.stream(program.device),
-            )
+            with devices.current(program.device):
+                plan.core.forward(
+                    [address(x) for x in inputs],
+                    [address(p) for p in params],
+                    self.norms.arguments,
+                    [address(y.permute(0, 2, 3, 1)) for y in outputs],
+                    _arena(saved),
+                    _arena(workspace),
+                    devices.stream(program.device),
+                )
         finally:
             give_workspace(workspace)
         self.norms.finish()
@@ -121,18 +122,20 @@ class Call:
                     param = self.params[i]
                     self._grad_params[i] = torch.empty_like(param, dtype=torch.float32)
         inputs, params, norms, grad_outputs, grad_inputs = self._arguments
-        plan.core.backward(
-            segment,
-            inputs,
-            params,
-            norms,
-            grad_outputs,
-            grad_inputs,
-            [None if g is None else address(g) for g in self._grad_params],
-            _arena(self.saved),
-            _arena(self._workspace),
-            devices.stream(plan.program.device),
-        )
+        device = plan.program.device
+        with devices.current(device):
+            plan.core.backward(
+                segment,
+                inputs,
+                params,
+                norms,
+                grad_outputs,
+                grad_inputs,
+                [None if g is None else address(g) for g in self._grad_params],
+                _arena(self.saved),
+                _arena(self._workspace),
+                devices.stream(device),
+            )
         leaving: list[Tensor | None] = []
         for i in plan.leaving[segment]:
             grad, self._grad_params[i] = self._grad_params[i], None

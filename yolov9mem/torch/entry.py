@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from yolov9mem._errors import BackendError
 from yolov9mem._keep import Keep
 
 from . import conditions, devices, engine, registry
@@ -333,6 +334,11 @@ class Entry:
             key = (*wanted, self.keep)
             plan = graph.plans.get(key)
             if plan is None:
+                if devices.is_capturing(graph.program.device):
+                    raise BackendError(
+                        "cuda: a forward of new sizes: the stream is being captured, "
+                        "which does not allow it: make it before the capture"
+                    )
                 plan = TorchPlan(
                     graph.program, self.keep, *wanted, self.segments, self.backend
                 )

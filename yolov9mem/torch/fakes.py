@@ -47,9 +47,20 @@ VALUE_ERRORS: tuple[type[BaseException], ...] = (
 )
 
 
-def _place(device: torch.device) -> torch.device:
+def _place(device: torch.device, index: int = 0) -> torch.device:
     """All GPUs are one to fakes: a replica is recorded with its original's fakes."""
-    return device if device.index is None else torch.device(device.type, 0)
+    return device if device.index is None else torch.device(device.type, index)
+
+
+def _home(module: nn.Module) -> int | None:
+    """The GPU of its fakes: torch opens a context there, which on a GPU that the process
+    does not use otherwise would cost half a gigabyte."""
+    indices = (
+        tensor.device.index
+        for part in module.modules()
+        for _, tensor in own_tensors(part)
+    )
+    return next((index for index in indices if index is not None), None)
 
 
 def join(path: str, name: str) -> str:
@@ -83,6 +94,7 @@ class FakeCopy:
     def __init__(self, original: nn.Module) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.places = places_of(original)
+        self._index = _home(original)
         self.path_of: dict[int, str] = {}  # by id of a fake
         self.module_path: dict[int, str] = {}  # by id of a module of the copy
         memo: dict[int, Any] = {}
@@ -115,7 +127,7 @@ class FakeCopy:
         meta = torch.empty_strided(
             tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta"
         )
-        made = FakeTensor(self.mode, meta, _place(tensor.device))
+        made = FakeTensor(self.mode, meta, self._place(tensor.device))
         if tensor.requires_grad:
             made.requires_grad_()
         return made
@@ -127,6 +139,11 @@ class FakeCopy:
         with torch._C._DisableTorchDispatch():
             meta = torch.empty(shape, dtype=dtype, device="meta")
             return FakeTensor(self.mode, meta, device)
+
+    def _place(self, device: torch.device) -> torch.device:
+        if self._index is None:  # no tensors of its own on a GPU
+            self._index = device.index
+        return _place(device, self._index or 0)
 
     def _fake_tensors(self, path: str, module: nn.Module, memo: dict[int, Any]) -> None:
         for name, tensor in own_tensors(module):

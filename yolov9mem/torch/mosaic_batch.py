@@ -186,6 +186,7 @@ class MosaicBatch:
             extension.mosaic_batch(
                 jobs, place, devices.index(device), devices.stream(device)
             )
+            devices.keep_for_stream(self.pixels)  # `to` may have run on another stream
 
     def _job(self, job: tuple[Any, ...], image: Tensor) -> tuple[Any, ...]:
         scenes, ratio, hsv, *flips = job

@@ -95,7 +95,15 @@ class Replay:
         return self._outside.tensor(leaf.key) if leaf.kind == "path" else leaf.key
 
     def _resolved(self, tree: Any) -> Any:
-        return tree_map(self._resolve, tree, is_leaf=lambda leaf: isinstance(leaf, Ref))
+        return tree_map(self._given, tree, is_leaf=lambda leaf: isinstance(leaf, Ref))
+
+    def _given(self, leaf: Any) -> Any:
+        """An argument of a stock call. A GPU is the one that this forward runs on: the
+        recording may be that of a replica on another one."""
+        if isinstance(leaf, torch.device) and leaf.index is not None:
+            here = devices.of(self._leaves)
+            return here if here.type == leaf.type else leaf
+        return self._resolve(leaf)
 
     def _replay(self, after: int) -> None:
         """The next stock calls, as far as they follow that many parts."""

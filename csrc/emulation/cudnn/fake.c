@@ -2,10 +2,12 @@
  *
  * A cuDNN that answers but computes nothing: one engine for everything, without
  * workspace. FAKE_CUDNN says what goes wrong: "old" (version 8.9.5), "create" (no
- * handle), "bf16" (no engine for bfloat16); FAKE_CUDNN_FAIL=N: the Nth execution fails.
+ * handle), "bf16" (no engine for bfloat16), "parts" (a library of it is missing);
+ * FAKE_CUDNN_FAIL=N: the Nth execution fails.
  */
 #include "cuda/cudnn_library.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,6 +28,11 @@ size_t cudnnGetVersion(void)
 const char *cudnnGetErrorString(int status)
 {
     return status == 5000 ? "CUDNN_STATUS_EXECUTION_FAILED" : "CUDNN_STATUS_FAKE";
+}
+
+void cudnnGetLastErrorString(char *text, size_t room)
+{
+    snprintf(text, room, "%s", mode("parts") ? "a part is missing" : "");
 }
 
 int cudnnCreate(cudnn_handle *handle)
@@ -81,7 +88,10 @@ int cudnnBackendGetAttribute(cudnn_descriptor d, int name, int type, int64_t roo
 
 int cudnnBackendFinalize(cudnn_descriptor d)
 {
-    return *(int *)d == CUDNN_ENGINEHEUR_KIND && is_bf16 && mode("bf16") ? 3000 : 0;
+    if (*(int *)d != CUDNN_ENGINEHEUR_KIND) {
+        return 0;
+    }
+    return mode("parts") ? 1002 : is_bf16 && mode("bf16") ? 3000 : 0;
 }
 
 int cudnnBackendExecute(cudnn_handle handle, cudnn_descriptor plan,
