@@ -47,11 +47,13 @@ def measure(names: list[str], quick: bool, folder: Path) -> Path:
 def measure_gpu(options: argparse.Namespace) -> int:
     """Runs the stages on this machine's GPU; 1 if something has no result, 3: no GPU."""
     from benchmarks.gpu import stages
-    from benchmarks.gpu.session import NoGpuError, Session
+    from benchmarks.gpu.session import CALL_SECONDS, STAGE_SECONDS, NoGpuError, Session
 
-    session = Session(
-        options.out, options.device, options.quick, 60 * options.stage_minutes
-    )
+    one = options.stage is not None and len(options.stage) == 1
+    seconds = STAGE_SECONDS if one else CALL_SECONDS
+    if options.minutes is not None:
+        seconds = 60 * options.minutes
+    session = Session(options.out, options.device, options.quick, seconds)
     try:
         path = stages.run(session, options.stage or list(stages.STAGES))
     except NoGpuError as error:
@@ -71,7 +73,13 @@ def add_gpu(commands: Any) -> None:
         choices=("build-test", "step", "rest"),
         help="only this one; may be given again",
     )
-    gpu.add_argument("--stage-minutes", type=float, default=7.5, metavar="M")
+    gpu.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="of the whole call: what has no time is measured by the next one (9; 7.5 for "
+        "one stage)",
+    )
     # A rehearsal: everything but the build, on the CPU; its figures mean nothing.
     gpu.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help=HIDDEN)
     gpu.add_argument("--quick", action="store_true", help=HIDDEN)

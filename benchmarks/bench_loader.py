@@ -26,7 +26,7 @@ from benchmarks import timing
 from benchmarks.bench_mosaic import make_data
 from benchmarks.memory import resident_bytes_of
 from benchmarks.models import _examples
-from tests.official_chain import Chain
+from benchmarks.official import Chain
 from yolov9mem.augment import HYP_SCRATCH_HIGH, Mosaic
 from yolov9mem.torch.dataset import MosaicDataset, seed_worker
 

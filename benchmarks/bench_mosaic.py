@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from benchmarks import timing
-from tests.official_chain import Chain
+from benchmarks.official import Chain
 from yolov9mem.augment import HYP_SCRATCH_HIGH, Mosaic
 
 TITLE = "Mosaic: one 640 px sample on one core"

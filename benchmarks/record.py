@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,17 @@ def commit() -> str | None:
     return head + ("+" if changed else "")
 
 
-def sources() -> str:
-    """A name for the state of the sources, also where there is no repository."""
+PACKAGE_SOURCES = ("csrc", "yolov9mem", "setup.py", "build_cuda.py", "pyproject.toml")
+BENCHMARK_SOURCES = ("benchmarks", "examples/yolov9")
+
+
+def sources(of: Sequence[str] = PACKAGE_SOURCES) -> str:
+    """A name for the state of files and folders, also where there is no repository."""
     state = hashlib.sha256()
-    for folder in ("csrc", "yolov9mem", "examples/yolov9", "benchmarks"):
-        for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in (".c", ".h", ".cu", ".cuh", ".py"):
+    for name in of:
+        place = ROOT / name
+        for path in [place] if place.is_file() else sorted(place.rglob("*")):
+            if path.suffix in (".c", ".h", ".cu", ".cuh", ".py", ".toml"):
                 state.update(str(path.relative_to(ROOT)).encode())
                 state.update(path.read_bytes())
     return state.hexdigest()[:12]

@@ -82,7 +82,15 @@ def build() -> Path:
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         objects = list(pool.map(compile_unit, _sources()))
     made = folder / f"{os.getpid()}.so"
-    link = [*_flags(Path("x.c")), "-shared", *objects, "-o", str(made)]
+    # Its own CUDA functions, also where PyTorch has loaded the real ones.
+    link = [
+        *_flags(Path("x.c")),
+        "-shared",
+        "-Wl,-Bsymbolic",
+        *objects,
+        "-o",
+        str(made),
+    ]
     subprocess.run([*link, "-lstdc++", "-lm", "-ldl", "-lpthread"], check=True)
     made.rename(library)
     for path in objects:

@@ -1,180 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""The GPU benchmarks where there is no GPU: stages, resuming, time guard, tables.
+"""The GPU benchmarks where there is no GPU: configurations, tables, rehearsals.
 
 Records made here are invented and stay in temporary folders.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from gpu_machine import ROOT
+from test_benchmarks_session import session
 from test_cuda_tensors import why_no_gpu
 
 from benchmarks import record, render
-from benchmarks.gpu import build, rest, stages, suites, table
+from benchmarks.gpu import rest, suites, table
 from benchmarks.gpu.names import COMPILED, CONV, EAGER, MIN
-from benchmarks.gpu.session import Session, Task
-
-
-def session(folder: Path, **options) -> Session:
-    made = Session(folder / "out", "cpu", True, scratch=folder / "scratch", **options)
-    made.record |= {"gpu": {"name": "invented"}, "threads": {"torch": 1}}
-    return made
-
-
-def fixed(key: str, answers: list[dict], limit_s: float = 9, need_s: float = 1) -> Task:
-    """A task that gives one answer after the other."""
-    return Task(key, limit_s, need_s, lambda session, seconds: answers.pop(0))
-
-
-def test_without_a_gpu_the_command_says_so(tmp_path: Path) -> None:
-    if why_no_gpu() is None:
-        pytest.skip("there is a GPU")
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "gpu", "--out", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
-    assert done.returncode == 3
-    assert "no GPU to measure on" in done.stderr
-    assert "python -m benchmarks cpu" in done.stderr
-    assert not list(tmp_path.glob("gpu-*.json"))
-
-
-def test_a_record_is_continued(tmp_path: Path, capsys) -> None:
-    first = session(tmp_path)
-    good = {"outcome": "done", "seconds": 2.0, "result": {"passed": 3}}
-    bad = {"outcome": "failed", "reason": "exit status 1"}
-    first.perform("build-test", fixed("a", [dict(good)]))
-    first.perform("build-test", fixed("b", [dict(bad)]))
-    second = session(tmp_path)
-    assert second.record["date"] == first.record["date"]
-    second.perform("build-test", fixed("a", []))  # would fail if it were asked again
-    second.perform("build-test", fixed("b", [dict(good)]))
-    (path,) = (tmp_path / "out").glob("gpu-*.json")
-    made = json.loads(path.read_text())
-    assert {k: t["outcome"] for k, t in made["tasks"].items()} == {
-        "a": "done",
-        "b": "done",
-    }
-    assert f"continues {path}" in capsys.readouterr().out
-    assert made["sources"] and made["rehearsal"]
-
-
-def test_a_record_of_other_sources_is_left_alone(tmp_path: Path, monkeypatch) -> None:
-    first = session(tmp_path)
-    first.record["date"] = "2026-01-01T00:00:00+00:00"
-    first.perform("rest", fixed("a", [{"outcome": "done", "result": {}}]))
-    monkeypatch.setattr(record, "sources", lambda: "others")
-    second = session(tmp_path)
-    assert second.record["tasks"] == {}
-    second.save()
-    assert len(list((tmp_path / "out").glob("gpu-*.json"))) == 2
-
-
-def test_what_has_no_time_is_not_begun(tmp_path: Path) -> None:
-    s = session(tmp_path, stage_seconds=50)
-    s.begin_stage()
-    s.perform("rest", fixed("long", [], limit_s=90, need_s=60))
-    task = s.record["tasks"]["long"]
-    assert task["outcome"] == "not measured"
-    assert "of the stage's 50 s were left, it needs 60 s" in task["reason"]
-    given = []
-    run = lambda session, seconds: given.append(seconds) or {"outcome": "done"}  # noqa: E731
-    s.perform("rest", Task("short", 400, 1, run))
-    assert 40 < given[0] <= 50
-
-
-def test_a_task_that_raises_is_noted_and_the_next_one_runs(tmp_path: Path) -> None:
-    s = session(tmp_path)
-
-    def run(session: Session, seconds: float) -> dict:
-        raise OSError("no such program")
-
-    s.perform("rest", Task("a", 9, 1, run))
-    assert s.record["tasks"]["a"]["reason"] == "OSError: no such program"
-    s.perform("rest", fixed("b", [{"outcome": "done", "result": {}}]))
-    assert s.result("b") == {} and s.result("a") is None
-    assert not stages.all_well(s)
-
-
-def test_each_request_has_a_process_of_its_own(tmp_path: Path) -> None:
-    s = session(tmp_path)
-    try:
-        wrong = s.crew.ask({"task": "no such"}, 120)
-        assert wrong["outcome"] == "failed" and "must be one of" in wrong["reason"]
-        del s.record["gpu"]
-        build.look_at_the_gpu(s)
-        assert s.record["gpu"]["name"].startswith("none")
-        waiting = s.crew._waiting
-        late = s.crew.ask(s.common | {"task": "sgd"}, 0.01)
-        assert late["outcome"] == "not measured" and "ran past its" in late["reason"]
-        assert waiting is not None and waiting.returncode is not None
-    finally:
-        s.close()
-    assert "no such" in (tmp_path / "out" / "log.txt").read_text()
-
-
-def test_another_gpu_than_the_record_s_is_refused(tmp_path: Path) -> None:
-    s = session(tmp_path)
-    s.crew.ask = lambda request, limit: {
-        "outcome": "done",
-        "result": {"name": "another", "threads": {}},
-    }
-    with pytest.raises(build.NoGpuError, match="invented, this machine has another"):
-        build.look_at_the_gpu(s)
-
-
-def test_a_built_package_is_taken_from_beside_the_record(tmp_path: Path) -> None:
-    s = session(tmp_path)
-    s.device = "cuda"
-    s.record["gpu"]["capability"] = [9, 0]
-    made = []
-    s.perform = lambda stage, task: made.append(task.key)
-    assert not build.make_ready(s, "rest") and made == ["build"]
-    s.site.mkdir(parents=True)
-    (s.site / "built.txt").write_text(build.stamp(s))
-    archive = build.shutil.make_archive(str(s.out / "site"), "gztar", s.site)
-    assert Path(archive).name == build.ARCHIVE
-    build.shutil.rmtree(s.site)
-    assert build.make_ready(s, "rest") and made == ["build"]
-    s.record["gpu"]["capability"] = [8, 0]
-    assert not build.make_ready(s, "rest") and made == ["build", "build"]
-
-
-def test_commands_are_ended_at_their_limit(tmp_path: Path) -> None:
-    words = [sys.executable, "-u", "-c", "print('begun'); import time; time.sleep(60)"]
-    status, output = build.command(words, 5, tmp_path, {})
-    assert status is None
-    assert output in ("begun\n", "")
-
-
-def test_what_pytest_and_the_sanitizer_print_is_read() -> None:
-    line = "== 2 failed, 31 passed, 1 skipped in 12.34s =="
-    assert build.counts(line) == {"failed": 2, "passed": 31, "skipped": 1}
-    assert build.counts("no tests here") == {}
-
-
-def test_files_of_the_gpu_are_those_that_run_on_it() -> None:
-    gpu = {path.name for path in build.test_files("gpu")}
-    assert {"test_gpu_rule.py", "test_cuda_tensors.py", "test_cuda_torch.py"} <= gpu
-    emulated = build.test_files("emulated")
-    assert all(path.exists() for path in emulated)
-    assert not gpu & {path.name for path in emulated}
-
-
-def test_a_missing_sanitizer_is_noted(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(build.shutil, "which", lambda name: None)
-    monkeypatch.setattr(build.Path, "exists", lambda path: False)
-    answer = build.sanitize("memcheck", session(tmp_path), 5)
-    assert answer["outcome"] == "does not run here"
 
 
 def test_every_configuration_has_a_name_of_its_own(tmp_path: Path) -> None:
@@ -184,9 +27,9 @@ def test_every_configuration_has_a_name_of_its_own(tmp_path: Path) -> None:
     for batch in (8, 16, 32, 64):
         for way in (EAGER, "torch channels_last", "torch.utils.checkpoint", CONV, MIN):
             assert (batch, way) in wanted
-    beside = table.beside_compile(quick=False)
-    assert [r["way"] for r in beside if not r["deterministic"]][-1] == COMPILED
-    assert not {table.key(r) for r in beside} & {table.key(r) for r in requests}
+    free = {r["way"] for r in requests if not r["deterministic"]}
+    assert {EAGER, CONV, MIN, COMPILED} <= free
+    assert requests[: len(table.core(False))] == table.core(False)
     assert any(r["objects"] == 100 for r in requests)
     assert any(r["multi_scale"] for r in requests)
     made = session(tmp_path)

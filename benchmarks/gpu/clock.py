@@ -94,19 +94,28 @@ def spread(times: list[float]) -> dict[str, float]:
 
 
 def memory(device: str) -> dict[str, int]:
-    """Bytes: peaks of torch's allocator since the last reset, and of the whole device."""
+    """Bytes: peaks of torch's allocator since the last reset, and of the whole device,
+    where what is not torch's counts as it is now."""
     if device != "cuda":
         return {"allocated": 0, "reserved": 0, "device": 0, "retries": 0}
     free, total = torch.cuda.mem_get_info()
     counted = torch.cuda.memory_stats()
+    reserved = torch.cuda.max_memory_reserved()
     return {
         "retries": counted.get("num_alloc_retries", 0),
         "allocated": torch.cuda.max_memory_allocated(),
-        "reserved": torch.cuda.max_memory_reserved(),
-        "device": total - free,
+        "reserved": reserved,
+        "device": total - free - torch.cuda.memory_reserved() + reserved,
     }
 
 
 def forget_peaks(device: str) -> None:
+    """After a warm-up."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
+
+
+def forget_blocks(device: str) -> None:
+    """Before a warm-up: what came before has left nothing reserved."""
+    if device == "cuda":
+        torch.cuda.empty_cache()

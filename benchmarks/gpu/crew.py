@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ def command(
 
 
 class Crew:
-    """Runs requests one after the other.
+    """Runs requests; several threads may ask at once.
 
     Args:
         folder: where the processes run; holds no package that could hide the built one.
@@ -63,6 +64,7 @@ class Crew:
     def __init__(self, folder: Path, environment: dict[str, str], log: Path) -> None:
         self.folder, self.environment, self.log = folder, environment, log
         self._waiting: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
 
     def _hire(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -80,13 +82,15 @@ class Crew:
     def ask(self, request: dict[str, Any], limit_s: float) -> dict[str, Any]:
         """The answer {"outcome", "seconds", "result" or "reason"}; never raises for it."""
         begin = time.perf_counter()
-        process, self._waiting = self._waiting or self._hire(), None
+        with self._lock:
+            process, self._waiting = self._waiting or self._hire(), None
         timed_out = False
         try:
             assert process.stdin is not None
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
-            self._waiting = self._hire()
+            with self._lock:
+                self._waiting = self._waiting or self._hire()
             output, _ = process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
             timed_out = True
@@ -95,7 +99,7 @@ class Crew:
         except OSError as error:
             end(process)
             output = f"{error}"
-        with self.log.open("a") as log:
+        with self._lock, self.log.open("a") as log:
             log.write(f"=== {json.dumps(request)}\n{output}\n")
         answer = self._answer(output or "", process.returncode, timed_out, limit_s)
         return {"seconds": round(time.perf_counter() - begin, 1)} | answer
@@ -115,9 +119,10 @@ class Crew:
 
     def dismiss(self) -> None:
         """Sends the waiting process home (a new build is imported by new ones only)."""
-        if self._waiting is not None:
-            end(self._waiting)
-            for pipe in (self._waiting.stdin, self._waiting.stdout):
+        with self._lock:
+            waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            end(waiting)
+            for pipe in (waiting.stdin, waiting.stdout):
                 if pipe is not None:
                     pipe.close()
-            self._waiting = None

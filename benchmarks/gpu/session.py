@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """A run on a GPU machine: its record, which is continued from one call to the next, and
-the time that each stage has.
+the time that a call has.
 
 The record is written after every task. A task that gave a result ("done", "out of
 memory") is not run again; what failed or had no time is, at the next call.
@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ from benchmarks import record
 from benchmarks.gpu import suites
 from benchmarks.gpu.crew import Crew
 
-STAGE_SECONDS = 450.0  # a stage with its start stays under eight minutes
+STAGE_SECONDS = 450.0  # of one stage, which with its start stays under eight minutes
+CALL_SECONDS = 540.0  # of all
+AT_ONCE = 5  # tasks that are not timed
 FINAL = ("done", "out of memory")
 
 
@@ -36,6 +40,7 @@ class Task:
     key: its name in the record. limit_s: it is ended then. need_s: it is not begun with
     less time than this. run: (session, seconds) -> answer, as Crew.ask gives it.
     request: what a worker is asked, kept in the record; None: it asks no worker.
+    timed: it measures time and has the machine for itself; others run beside each other.
     """
 
     key: str
@@ -43,25 +48,34 @@ class Task:
     need_s: float
     run: Callable[[Session, float], dict[str, Any]]
     request: dict[str, Any] | None = None
+    timed: bool = True
 
 
-def asking(key: str, limit_s: float, need_s: float, task: str, **request: Any) -> Task:
+def asking(
+    key: str,
+    limit_s: float,
+    need_s: float,
+    task: str,
+    timed: bool = True,
+    **request: Any,
+) -> Task:
     """A task that is a request to a worker."""
 
     def run(session: Session, seconds: float) -> dict[str, Any]:
         return session.crew.ask(session.common | request | {"task": task}, seconds)
 
-    return Task(key, limit_s, need_s, run, request or None)
+    return Task(key, limit_s, need_s, run, request or None, timed)
 
 
 class Session:
     """The record in `out` and what the tasks share.
 
     Args:
-        out: the record's folder; a record there of the same sources is continued.
+        out: the record's folder; a record of the same package there, or in `scratch`
+            (where a later command on the same machine still finds it), is continued.
         device: "cuda", or "cpu" for a rehearsal of everything but the figures.
         quick: small cases.
-        stage_seconds: of each stage.
+        seconds: of the whole call.
         scratch: where the package is built and processes run.
     """
 
@@ -70,18 +84,20 @@ class Session:
         out: Path,
         device: str = "cuda",
         quick: bool = False,
-        stage_seconds: float = STAGE_SECONDS,
+        seconds: float = CALL_SECONDS,
         scratch: Path = record.ROOT / "build" / "gpu",
     ) -> None:
         self.out, self.device, self.quick = out.resolve(), device, quick
-        self.stage_seconds, self.scratch = stage_seconds, scratch
+        self.seconds, self.scratch = seconds, scratch
+        self.deadline = time.monotonic() + seconds
+        self._lock = threading.Lock()
         self.site, self.work = scratch / "site", scratch / "work"
         self.work.mkdir(parents=True, exist_ok=True)
         self.out.mkdir(parents=True, exist_ok=True)
         self.common = {"device": device, "quick": quick}
         self.crew = Crew(self.work, self.environment(), self.out / "log.txt")
+        self.benchmarks = record.sources(record.BENCHMARK_SOURCES)
         self.record = self._continued() or self._begun()
-        self.deadline = time.monotonic() + stage_seconds
 
     def environment(self) -> dict[str, str]:
         """Of every process: the built package before the sources."""
@@ -95,33 +111,38 @@ class Session:
         return made | {"tasks": {}, "suites": {}}
 
     def _continued(self) -> dict[str, Any] | None:
-        """The newest record in the folder that is of these sources and this kind."""
-        for path in sorted(self.out.glob("gpu-*.json"), reverse=True):
-            found = json.loads(path.read_text())
-            same = found.get("sources") == record.sources()
-            same = same and found.get("quick") == self.quick
-            if same and found.get("rehearsal") == (self.device != "cuda"):
-                print(f"continues {path}", flush=True)
-                return found
-            print(f"{path} is of other sources: a new record is begun", flush=True)
-        return None
+        """The record of this package and kind that has most results."""
+        best, most = None, -1
+        for folder in (self.out, self.scratch / "keep"):
+            for path in sorted(folder.glob("gpu-*.json"), reverse=True):
+                found = json.loads(path.read_text())
+                same = found.get("sources") == record.sources()
+                same = same and found.get("quick") == self.quick
+                if not same or found.get("rehearsal") != (self.device != "cuda"):
+                    print(f"{path} is of another package: left alone", flush=True)
+                    continue
+                tasks = found["tasks"].values()
+                count = sum(task["outcome"] in FINAL for task in tasks)
+                if count > most:
+                    best, most = found, count
+                    print(f"continues {path}: {count} results", flush=True)
+        return best
 
     def save(self) -> Path:
         """Writes the record with its tables so far."""
-        self.record["suites"] = suites.from_tasks(self.record["tasks"])
-        return record.write(self.record, self.out)
+        with self._lock:
+            self.record["suites"] = suites.from_tasks(self.record["tasks"])
+            record.write(self.record, self.scratch / "keep")
+            return record.write(self.record, self.out)
 
     def left(self) -> float:
-        """Seconds of the stage that are left."""
+        """Seconds of the call that are left."""
         return self.deadline - time.monotonic()
 
     def result(self, key: str) -> dict[str, Any] | None:
         """What a task found, None if it did not."""
         task = self.record["tasks"].get(key, {})
         return task.get("result") if task.get("outcome") == "done" else None
-
-    def begin_stage(self) -> None:
-        self.deadline = time.monotonic() + self.stage_seconds
 
     def perform(self, stage: str, task: Task) -> None:
         """Runs a task unless it has its result already, and notes what became of it."""
@@ -131,8 +152,8 @@ class Session:
         left = self.left()
         if left < task.need_s:
             reason = (
-                f"{max(left, 0):.0f} s of the stage's {self.stage_seconds:.0f} s were "
-                f"left, it needs {task.need_s:.0f} s"
+                f"{max(left, 0):.0f} s of the call's {self.seconds:.0f} s were left, "
+                f"it needs {task.need_s:.0f} s"
             )
             answer = {"outcome": "not measured", "reason": reason}
         else:
@@ -142,12 +163,27 @@ class Session:
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
                 answer = {"outcome": "failed", "reason": reason[:600]}
-        tasks[task.key] = self._described(stage, task) | answer
+        with self._lock:
+            tasks[task.key] = self._described(stage, task) | answer
         told = answer.get("reason", "").splitlines()
         seconds = f" in {answer['seconds']:.0f} s" if "seconds" in answer else ""
         print(f"{stage}: {task.key}: {answer['outcome']}{seconds}", *told[:3])
         sys.stdout.flush()
         self.save()
+
+    def perform_all(self, tasks: Sequence[tuple[str, Task]]) -> None:
+        """Runs (stage, task) in order; neighbours that are not timed beside each other."""
+        begin = 0
+        while begin < len(tasks):
+            end = begin + 1
+            while end < len(tasks) and not tasks[begin][1].timed:
+                if tasks[end][1].timed:
+                    break
+                end += 1
+            with ThreadPoolExecutor(min(AT_ONCE, end - begin)) as pool:
+                for stage, task in tasks[begin:end]:
+                    pool.submit(self.perform, stage, task)
+            begin = end
 
     def skip(self, stage: str, task: Task, reason: str) -> None:
         """Notes a task that cannot be run, unless it has its result already."""
@@ -157,10 +193,9 @@ class Session:
             tasks[task.key] = self._described(stage, task) | answer
             self.save()
 
-    @staticmethod
-    def _described(stage: str, task: Task) -> dict[str, Any]:
+    def _described(self, stage: str, task: Task) -> dict[str, Any]:
         asked = {} if task.request is None else {"request": task.request}
-        return {"stage": stage} | asked
+        return {"stage": stage, "benchmarks": self.benchmarks} | asked
 
     def close(self) -> None:
         self.crew.dismiss()

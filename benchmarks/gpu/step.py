@@ -9,13 +9,15 @@ example's StockStep, ours AccumulatingSGD. Images lie on the GPU as uint8.
 A request names: way, model, batch, size (pixels), objects (an image), deterministic (the
 settings of the script, else PyTorch's own with cuDNN's search), multi_scale; it may name
 seconds (of timing, for each half) and steps (timed at least).
+
+multi_scale: the sides of SCALES one after the other, twice: a first time with all that a
+new size costs, for the peaks of memory, and a second time for the times as well.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu import names, ways
-from benchmarks.gpu.clock import Clock, forget_peaks, memory, spread
+from benchmarks.gpu.clock import Clock, forget_blocks, forget_peaks, memory, spread
 from benchmarks.models import _examples, detection_loss, detection_model
 
 CLASSES = 80
@@ -33,6 +35,8 @@ HYP = {"lr0": 1e-4, "momentum": 0.937, "weight_decay": 5e-4}
 LOSS_SCALE = 128.0  # no overflow, so that no step is skipped
 WARM_UP, FEWEST, MOST = 3, 7, 40  # steps; the last two are timed
 STRIDE = 32
+# Of a side: the range that the official script draws from, its ends included.
+SCALES = (1.1, 0.6, 1.25, 0.9, 1.5, 0.7, 1.0, 0.5, 1.4, 0.8)
 
 
 def targets(batch: int, objects: int, seed: int = 0) -> Tensor:
@@ -47,16 +51,13 @@ def targets(batch: int, objects: int, seed: int = 0) -> Tensor:
     return made
 
 
-def sizes(request: dict[str, Any]) -> Iterator[int]:
-    """Sides of the images of one step after the other."""
+def sides(request: dict[str, Any]) -> list[int]:
+    """Of the images of one step after the other, again and again."""
     size = request["size"]
-    draw = random.Random(0)
-    while True:
-        if request.get("multi_scale"):  # as the official script draws it
-            low, high = int(size * 0.5), int(size * 1.5) + STRIDE
-            yield draw.randrange(low, high) // STRIDE * STRIDE
-        else:
-            yield size
+    if not request["multi_scale"]:
+        return [size]
+    made = [int(size * scale) // STRIDE * STRIDE for scale in SCALES]
+    return made[: request.get("steps", len(made))]
 
 
 class Training:
@@ -80,7 +81,7 @@ class Training:
         images = torch.randint(0, 256, (batch, 3, size, size), generator=generator)
         self.images = images.to(self.device, torch.uint8)
         self.targets = targets(batch, request["objects"]).to(self.device)
-        self.sizes = sizes(request)
+        self.sides: Iterator[int] = itertools.cycle(sides(request))
         scale = LOSS_SCALE
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=scale)
         self.step: Callable[[int], bool] | None = None
@@ -97,7 +98,7 @@ class Training:
 
     def forward_backward(self) -> None:
         images = self.images.float().div_(255)
-        side = next(self.sizes)
+        side = next(self.sides)
         if side != images.shape[-1]:
             images = nn.functional.interpolate(
                 images, size=(side, side), mode="bilinear"
@@ -126,22 +127,29 @@ class Training:
 def measure(
     clock: Clock, work: Callable[[], None], warmup: int, request: dict[str, Any]
 ) -> dict[str, Any]:
-    """Times of single steps and peaks of memory after the warm-up."""
-    device, seconds = request["device"], request.get("seconds", 2.0)
-    fewest = request.get("steps", FEWEST)
+    """Times of single steps and peaks of memory after the warm-up; with sizes that
+    change, peaks of the warm-up too: that is when memory grows."""
+    device, seconds = request["device"], request.get("seconds", 1.0)
+    fewest, most = request.get("steps", FEWEST), MOST
+    if request["multi_scale"]:
+        fewest = most = warmup
+    forget_blocks(device)
+    if request["multi_scale"]:
+        forget_peaks(device)
     begin = time.perf_counter()
     for _ in range(warmup):
         work()
     clock.wait()
     warm_s = time.perf_counter() - begin
-    forget_peaks(device)
+    if not request["multi_scale"]:
+        forget_peaks(device)
     marks = [clock.mark()]
     begin = time.perf_counter()
-    while len(marks) <= fewest or time.perf_counter() - begin < seconds:
+    while len(marks) <= fewest or (
+        time.perf_counter() - begin < seconds and len(marks) <= most
+    ):
         work()
         marks.append(clock.mark())
-        if len(marks) > MOST:
-            break
     clock.wait()
     whole_s = time.perf_counter() - begin
     times = [clock.between(a, b) for a, b in itertools.pairwise(marks)]
@@ -152,8 +160,7 @@ def measure(
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
     clock, training = Clock(request["device"]), Training(request)
-    # With sizes that change there is nothing to be warm for: every step counts.
-    warmup = 0 if request["multi_scale"] else WARM_UP
+    warmup = len(sides(request)) if request["multi_scale"] else WARM_UP
     alone = measure(clock, training.alone, warmup, request)
     training.add_optimizer()
     full = measure(clock, training.full, warmup, request)

@@ -28,8 +28,21 @@ def key(request: dict[str, Any]) -> str:
     return ", ".join(filter(None, words))
 
 
+def core(quick: bool) -> list[dict[str, Any]]:
+    """Those that the targets are about, the most wanted first."""
+    if quick:
+        return configurations(True)[:1]
+    ways = (EAGER, CONV, MIN)
+    return [
+        *(configuration(way, batch) for batch in (16, 64) for way in ways),
+        *(configuration(way, 32, deterministic=False) for way in (CONV, COMPILED)),
+    ]
+
+
 def configurations(quick: bool) -> list[dict[str, Any]]:
-    """The table as the official script's settings make it, the most wanted first.
+    """All, the most wanted first: those of core, the rest of the table as the official
+    script's settings make it, sizes that change, dense images, and what PyTorch does
+    when nobody asks for determinism.
 
     quick: yolov9-t, one batch of 2 images of 64 px, as a rehearsal.
     """
@@ -42,15 +55,10 @@ def configurations(quick: bool) -> list[dict[str, Any]]:
     table = [configuration(way, batch) for batch in BATCHES for way in ways]
     changing = [configuration(w, 16, multi_scale=True) for w in (CONV, MIN, EAGER)]
     dense = [configuration(w, 16, objects=100) for w in (EAGER, CONV, MIN)]
-    return [*table[:10], *changing, *table[10:], *dense]
-
-
-def beside_compile(quick: bool) -> list[dict[str, Any]]:
-    """torch.compile, and the others as PyTorch runs when nobody asks for determinism."""
-    if quick:
-        return []
-    ways = (CONV, EAGER, LAST, MIN, COMPILED)
-    return [configuration(way, 32, deterministic=False) for way in ways]
+    free = [configuration(w, 32, deterministic=False) for w in (EAGER, MIN, LAST)]
+    rest = [*free[:1], *changing, *table, *dense, *free[1:]]
+    first = core(quick)
+    return [*first, *(request for request in rest if request not in first)]
 
 
 def tasks_of(requests: list[dict[str, Any]]) -> list[Task]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
+import threading
 import time
 import traceback
 from typing import Any
@@ -40,7 +42,20 @@ def perform(request: dict[str, Any]) -> dict[str, Any]:
     return answer | {"seconds": round(time.perf_counter() - begin, 1)}
 
 
+def leave_with_the_parent() -> None:
+    """A parent that was killed must not leave workers that hold the GPU's memory."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> int:
+    leave_with_the_parent()
     # Before the request is known: what takes seconds to import.
     for name in ("numpy", "torch", "yaml", "cv2"):
         try:

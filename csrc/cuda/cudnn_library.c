@@ -47,10 +47,10 @@ static void *open_in(const char *folder, const char *below)
 static void *open_any(const char *path)
 {
     const char *wanted = getenv("YOLOV9MEM_CUDNN");
-    void *found = dlopen(SONAME, RTLD_NOW | RTLD_NOLOAD);
-    if (found == NULL && wanted != NULL && wanted[0] != '\0') {
+    if (wanted != NULL && wanted[0] != '\0') {
         return dlopen(wanted, RTLD_NOW | RTLD_LOCAL);
     }
+    void *found = dlopen(SONAME, RTLD_NOW | RTLD_NOLOAD);
     if (found == NULL && path != NULL) {
         found = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     }

@@ -127,7 +127,7 @@ typedef struct cudnn_library {
     int (*execute)(cudnn_handle handle, cudnn_descriptor plan, cudnn_descriptor pack);
 } cudnn_library;
 
-/* The one library of the process: what is loaded already, else YOLOV9MEM_CUDNN, else
+/* The one library of the process: YOLOV9MEM_CUDNN, else what is loaded already, else
  * `path` (may be NULL), else what the loader finds, else the toolkit's. Never closed.
  */
 ym_status cudnn_open(const char *path, const cudnn_library **library, ym_error *error);
