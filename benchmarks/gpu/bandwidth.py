@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """What the batch norm kernels move each second, beside a copy on the device.
 
-Every kernel is run by a plan of two nodes, batch norm and SiLU, on a tensor of 240 MB or
-more. Bytes are those that a kernel must move: each operand once. Single kernels are told
-apart by PyTorch's profiler; where that sees none, by events around the plan's passes.
+Every kernel is run by a plan of a brick, SiLU of one batch norm or of the sum of two, on
+tensors of 240 MB or more. Bytes are those that a kernel must move: each operand once.
+Single kernels are told apart by PyTorch's profiler; where that sees none, by events around
+the plan's passes.
 """
 
 from __future__ import annotations
@@ -18,18 +19,27 @@ from torch import Tensor
 
 from benchmarks.gpu.clock import Clock, device_times
 
-SHAPE = (64, 160, 160, 80)  # N, H, W, C: 262 MB in fp16
+FEW, MANY = (64, 160, 160, 80), (64, 80, 80, 320)  # N, H, W, C: 262 MB in fp16
+# dtype, shape, terms.
+CASES = (
+    ("float16", FEW, 1),
+    ("float16", MANY, 1),
+    ("float16", MANY, 2),
+    ("bfloat16", FEW, 1),
+    ("float32", FEW, 1),
+)
 DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
     "float32": torch.float32,
 }
-# Kernel's name in csrc/cuda -> tensors that it must move (reads and writes).
+# Kernel's name in csrc/cuda -> tensors that it must move (reads and writes): as many for
+# each term, and as many besides.
 MOVED = {
-    "statistics_kernel": 1,  # x
-    "brick_forward_kernel": 2,  # x, y
-    "brick_sums_kernel": 2,  # x, dy
-    "brick_backward_kernel": 3,  # x, dy, dx
+    "statistics_kernel": (0, 1),  # x, in a launch of its own
+    "brick_forward_kernel": (1, 1),  # x; y
+    "brick_sums_kernel": (1, 1),  # x; dy
+    "brick_backward_kernel": (2, 1),  # x, dx; dy
 }
 REPETITIONS = 15
 
@@ -49,31 +59,39 @@ def as_tuple(x: Tensor) -> tuple[Any, ...]:
 
 
 class Bench:
-    """Batch norm and SiLU of one tensor, as a plan with memory of its own."""
+    """SiLU of the sum of the terms' batch norms, as a plan with memory of its own."""
 
-    def __init__(self, dtype: str, shape: tuple[int, ...], device: str, backend: Any):
+    def __init__(
+        self, dtype: str, shape: tuple[int, ...], terms: int, device: str, backend: Any
+    ) -> None:
         from yolov9mem import _core
 
         n, h, w, c = shape
         graph = _core.Graph()
-        x = graph.input(c)
-        gamma, beta = graph.param((c,), "gamma"), graph.param((c,), "beta")
-        y = graph.batch_norm(x, graph.norm(c, gamma, beta, "bn"), "bn")
-        graph.output(graph.activation(y, "silu", name="act"))
+        norms = []
+        for t in range(terms):
+            x = graph.input(c)
+            gamma, beta = graph.param((c,), f"gamma{t}"), graph.param((c,), f"beta{t}")
+            norm = graph.norm(c, gamma, beta, f"bn{t}")
+            norms.append(graph.batch_norm(x, norm, f"bn{t}"))
+        z = norms[0] if terms == 1 else graph.add(norms, "add")
+        graph.output(graph.activation(z, "silu", name="act"))
         self.plan = _core.Plan(
             graph,
-            [(n, h, w)],
+            [(n, h, w)] * terms,
             dtype=dtype,
             backend=backend,
-            input_grads=[True],
-            param_grads=[True, True],
+            input_grads=[True] * terms,
+            param_grads=[True] * 2 * terms,
         )
+        self.terms = terms
         made = {"device": device, "dtype": DTYPES[dtype]}
-        self.x = torch.randn(shape, device=device).to(DTYPES[dtype])
+        self.x = [torch.randn(shape, device=device).to(DTYPES[dtype]) for _ in norms]
         self.dy = torch.randn(shape, device=device).to(DTYPES[dtype])
-        self.y, self.dx = torch.empty(shape, **made), torch.empty(shape, **made)
-        self.params = [torch.rand(c, device=device) + 0.5 for _ in range(2)]
-        self.grads = [torch.empty(c, device=device) for _ in range(2)]
+        self.y = torch.empty(shape, **made)
+        self.dx = [torch.empty(shape, **made) for _ in norms]
+        self.params = [torch.rand(c, device=device) + 0.5 for _ in 2 * norms]
+        self.grads = [torch.empty(c, device=device) for _ in 2 * norms]
         self.running = [torch.zeros(c, device=device), torch.ones(c, device=device)]
         work = max(
             self.plan.forward_workspace_bytes, self.plan.backward_workspace(None)
@@ -82,7 +100,7 @@ class Bench:
         self.saved = torch.empty(max(self.plan.saved_bytes, 64), **arena)
         self.work = torch.empty(max(work, 64), **arena)
         self.on_gpu = device == "cuda"
-        self.bytes = self.x.numel() * self.x.element_size()
+        self.bytes = self.y.numel() * self.y.element_size()
 
     def _arenas(self) -> tuple[Any, ...]:
         stream = torch.cuda.current_stream().cuda_stream if self.on_gpu else 0
@@ -90,8 +108,8 @@ class Bench:
 
     def _given(self, by_batch: bool) -> tuple[Any, ...]:
         mean, var = (as_tuple(r) for r in self.running)
-        norms = [(mean, var, 1e-3, 0.03, by_batch, by_batch)]
-        return [as_tuple(self.x)], [as_tuple(p) for p in self.params], norms
+        norms = [(mean, var, 1e-3, 0.03, by_batch, by_batch)] * self.terms
+        return [as_tuple(x) for x in self.x], [as_tuple(p) for p in self.params], norms
 
     def forward(self, by_batch: bool = True) -> None:
         self.plan.forward(*self._given(by_batch), [as_tuple(self.y)], *self._arenas())
@@ -101,7 +119,7 @@ class Bench:
             0,
             *self._given(True),
             [as_tuple(self.dy)],
-            [as_tuple(self.dx)],
+            [as_tuple(dx) for dx in self.dx],
             [as_tuple(g) for g in self.grads],
             *self._arenas(),
         )
@@ -131,11 +149,12 @@ def by_kernel(bench: Bench) -> list[dict[str, Any]]:
 
     rows = []
     for name, times in sorted(kernel_times(work).items()):
-        count = next((n for key, n in MOVED.items() if key in name), None)
-        if count is None:
+        found = next((n for key, n in MOVED.items() if key in name), None)
+        if found is None:
             continue  # merges what the blocks found: no bytes to speak of
         milliseconds = statistics.median(times)
-        moved = count * bench.bytes
+        of_term, besides = found
+        moved = (of_term * bench.terms + besides) * bench.bytes
         rows.append(
             {
                 "kernel": name.split("<")[0].split("::")[-1].split("(")[0],
@@ -151,10 +170,11 @@ def by_kernel(bench: Bench) -> list[dict[str, Any]]:
 
 def by_pass(bench: Bench, clock: Clock) -> list[dict[str, Any]]:
     """A row for every pass of the plan, by events."""
+    terms = bench.terms
     passes = {
-        "normalise, activate": (lambda: bench.forward(False), 2),
-        "statistics, normalise, activate": (bench.forward, 3),
-        "backward: sums, then gradients": (bench.backward, 5),
+        "normalise, activate": (lambda: bench.forward(False), terms + 1),
+        "statistics, normalise, activate": (bench.forward, 2 * terms + 1),
+        "backward: sums, then gradients": (bench.backward, 3 * terms + 2),
     }
     rows = []
     for name, (work, count) in passes.items():
@@ -170,14 +190,15 @@ def by_pass(bench: Bench, clock: Clock) -> list[dict[str, Any]]:
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
     device, quick = request["device"], request["quick"]
-    shape = (2, 8, 8, 16) if quick else SHAPE
     backend = request.get("backend", "cuda:0" if device == "cuda" else "cpu")
-    dtypes = ["float32"] if device == "cpu" else list(DTYPES)
-    found: dict[str, Any] = {"rows": [], "bytes": {}}
-    for dtype in dtypes:
-        bench = Bench(dtype, shape, device, backend)
+    found: dict[str, Any] = {"rows": []}
+    cases = CASES if device == "cuda" else (("float32", FEW, 1), ("float32", MANY, 2))
+    for dtype, shape, terms in cases:
+        channels = shape[-1]
+        small = (2, 8, 8, channels) if quick else shape
+        bench = Bench(dtype, small, terms, device, backend)
         copied = copy_bandwidth(device, bench.bytes)
-        found["bytes"][dtype] = bench.bytes
+        name = f"{dtype}, {channels} channels" + (", two terms" if terms == 2 else "")
         made = by_pass(bench, Clock(device))
         if device == "cuda":
             try:
@@ -186,7 +207,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
                 found["profiler"] = f"{error}"[:300]
         for row in made:
             share = row["gb_s"] / copied
-            case = {"dtype": dtype, "tensor_mb": bench.bytes / 1e6, "copy_gb_s": copied}
+            case = {"dtype": name, "tensor_mb": bench.bytes / 1e6, "copy_gb_s": copied}
             found["rows"].append(case | row | {"of_copy": share})
         del bench
     return found

@@ -36,7 +36,7 @@ STEP_COLUMNS = [
     ("verdict", "targets", ""),
 ]
 BANDWIDTH_COLUMNS = [
-    ("dtype", "dtype", ""),
+    ("dtype", "case", ""),
     ("kernel", "kernel or pass", ""),
     ("milliseconds", "ms", ".3f"),
     ("gb_s", "GB/s", ".0f"),
