@@ -212,14 +212,19 @@ def test_brick_does_not_depend_on_the_order_of_threads() -> None:
             np.testing.assert_array_equal(a, b)
 
 
-POOLS = [(3, 2, 1), (5, 1, 2), (2, 2, 0), (2, 1, 0), (3, 3, 1)]
+# The last two: more windows over a pixel than a block remembers; pixels in none.
+POOLS = [(3, 2, 1), (5, 1, 2), (2, 2, 0), (2, 1, 0), (3, 3, 1), (13, 1, 6), (1, 3, 0)]
 
 
 @DTYPES
 @pytest.mark.parametrize("kernel, stride, pad", POOLS)
 @pytest.mark.parametrize("kind", ["max", "avg"])
-def test_pools(dtype: int, kernel: int, stride: int, pad: int, kind: str) -> None:
-    n, h, w, c = 2, 9, 7, 8 if kernel % 2 else 3
+@pytest.mark.parametrize("size", [(2, 9, 7), (1, 17, 21)])
+def test_pools(
+    dtype: int, kernel: int, stride: int, pad: int, kind: str, size: tuple[int, ...]
+) -> None:
+    n, h, w = size
+    c = (8 if n == 2 else 40) if kernel % 2 else 3
     oh, ow = ((s + 2 * pad - kernel) // stride + 1 for s in (h, w))
     x = Value(np.round(ce.random_values(1, (n, h, w, c)) * 3), dtype, 8, 8)  # with ties
     dy = Value(ce.random_values(2, (n, oh, ow, c)), dtype, 8, 8)

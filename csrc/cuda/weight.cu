@@ -23,9 +23,10 @@ static_assert(sizeof(pack_job) <= 4096, "more than a kernel takes as arguments")
 __device__ __forceinline__ int64_t place_of(const ym_weight &w, int64_t i)
 {
     const int32_t taps = w.r * w.s * w.c;
-    const int64_t k = i / taps;
+    /* A GPU divides 64 bits slowly, and hardly any weight needs them. */
+    const int64_t k = i >> 32 == 0 ? (uint32_t)i / (uint32_t)taps : i / taps;
     const int32_t rest = (int32_t)(i - k * taps), tap = rest / w.c;
-    const int64_t c = rest % w.c, r = tap / w.s, s = tap % w.s;
+    const int64_t c = rest - tap * w.c, r = tap / w.s, s = tap - r * w.s;
     return k * w.stride_k + c * w.stride_c + r * w.stride_r + s * w.stride_s;
 }
 
@@ -65,12 +66,18 @@ __global__ void __launch_bounds__(YM_BLOCK)
 {
     const int32_t c = cuda_first_channel<V>();
     const int64_t step = blockDim.y, first = blockIdx.x * (EACH * step) + threadIdx.y;
-    for (int64_t p = first; c < channels && p < first + EACH * step && p < pixels;
-         p += step) {
-        float value[V];
+    if (c >= channels) {
+        return;
+    }
+    float added[V], value[V];
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+        added[v] = bias[c + v];
+    }
+    for (int64_t p = first; p < first + EACH * step && p < pixels; p += step) {
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            value[v] = bias[c + v];
+            value[v] = added[v];
         }
         put<T, V>(y.at(p, c), value, true);
     }
