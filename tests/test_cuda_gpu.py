@@ -181,4 +181,6 @@ def test_reserved_memory_follows_sizes_that_change() -> None:
         module(x).square().mean().backward()
         del x
     reserved = torch.cuda.max_memory_reserved()
-    assert reserved <= 1.15 * torch.cuda.max_memory_allocated() + (40 << 20)
+    # What forward worked in is too small for backward and stays reserved beside it; blocks
+    # of sizes that have gone must not.
+    assert reserved <= 1.25 * torch.cuda.max_memory_allocated() + (40 << 20)

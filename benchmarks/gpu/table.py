@@ -24,7 +24,9 @@ def key(request: dict[str, Any]) -> str:
     words = [f"step {request['model']}", f"{request['size']} px"]
     words += [f"batch {request['batch']}", f"{request['objects']} objects"]
     words += ["" if request["deterministic"] else "not deterministic"]
-    words += ["multi-scale" if request["multi_scale"] else "", request["way"]]
+    words += ["multi-scale" if request["multi_scale"] else ""]
+    words += ["expandable segments" if request.get("expandable") else ""]
+    words += [request["way"]]
     return ", ".join(filter(None, words))
 
 
@@ -54,6 +56,10 @@ def configurations(quick: bool) -> list[dict[str, Any]]:
     ways = (EAGER, CONV, MIN, LAST, PER_LAYER)
     table = [configuration(way, batch) for batch in BATCHES for way in ways]
     changing = [configuration(w, 16, multi_scale=True) for w in (CONV, MIN, EAGER)]
+    changing += [
+        configuration(MIN, 16, multi_scale=multi_scale, expandable=True)
+        for multi_scale in (False, True)
+    ]
     dense = [configuration(w, 16, objects=100) for w in (EAGER, CONV, MIN)]
     free = [configuration(w, 32, deterministic=False) for w in (EAGER, MIN, LAST)]
     rest = [*free[:1], *changing, *table, *dense, *free[1:]]

@@ -36,12 +36,13 @@ def channels_last(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
     """(N, C, H, W) as a packed (N, H, W, C) in ``dtype``; and whether that took a copy.
 
     Packed is decided on the permuted view, where sizes of one leave no ambiguity. A slice
-    of a batch may start anywhere: it is copied where the kernels' vectors cannot.
+    of a batch may start anywhere: on a GPU it is copied unless it starts at 16 bytes.
     """
     view = tensor.detach().permute(0, 2, 3, 1)
-    as_it_is = view.dtype is dtype and view.is_contiguous() and not view.is_neg()
-    if as_it_is and view.data_ptr() % 16 == 0:  # cuDNN's vectors
-        return view, False
+    if view.dtype is dtype and view.is_contiguous() and not view.is_neg():
+        # cuDNN's vectors; a CPU takes any address.
+        if devices.kind(view.device) == "cpu" or view.data_ptr() % 16 == 0:
+            return view, False
     made = torch.empty(view.shape, dtype=dtype, device=view.device)
     return made.copy_(view), True
 
