@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where tensors lie: several GPUs, told by fakes, and addresses that a GPU does not take."""
+"""Where tensors lie: several GPUs, told by fakes, and addresses no GPU takes."""
 
 from __future__ import annotations
 
