@@ -2,7 +2,9 @@
 """The rule of exactness on any device: see rule.py for what is compared.
 
 Stock and ours run on the device, float64 there or on the CPU. Each way has one module for
-all seeds, so that it is recorded once.
+all seeds, so that it is recorded once. Results stay where they were made and errors are
+computed where float64 ran: a detector has a thousand tensors and sixty runs, too much to
+be moved about.
 """
 
 from __future__ import annotations
@@ -43,7 +45,10 @@ def run(
     dtype: torch.dtype,
     scale: float = 1.0,
 ) -> rule.Result:
-    """A step on the model's device, its loss times `scale`; moved to the CPU."""
+    """A step on the model's device, its loss times `scale`.
+
+    The result is the model's own memory: what is loaded next overwrites it.
+    """
     device = next(model.parameters()).device
     leaves = [x.to(device, copy=True).requires_grad_() for x in inputs]
     mixed = dtype in HALF
@@ -58,18 +63,38 @@ def run(
     grads = [p.grad for p in [*leaves, *model.parameters()] if p.grad is not None]
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     state = [t for m in norms for t in (m.running_mean, m.running_var)]
-    calls = [int(m.num_batches_tracked) for m in norms]
-    copies = [
-        [t.detach().to("cpu", copy=True) for t in part]
-        for part in (outputs, grads, state)
-    ]
-    return rule.Result(*copies, calls)
+    calls = [m.num_batches_tracked for m in norms]
+    counted = torch.stack(calls).tolist() if calls else []  # one wait for all
+    return rule.Result([o.detach() for o in outputs], grads, state, counted)
 
 
 def below_overflow(gradients: list[Tensor]) -> float:
     """A power of two, at most 1, that keeps fp16 gradients far below their largest."""
-    most = max(float(g.abs().max()) for g in gradients)
+    most = float(torch.stack([g.abs().max() for g in gradients]).max())
     return min(1.0, 2.0 ** math.floor(math.log2(1024 / max(most, 1e-30))))
+
+
+def pooled_error(tensors: list[Tensor], exact: list[Tensor]) -> Tensor:
+    """rule.pooled_error as a tensor on the device of `exact`, which nobody waits for."""
+    assert len(tensors) == len(exact)
+    if not exact:  # a module without batch norm
+        return torch.zeros((), dtype=torch.float64)
+    wrong = [
+        (t.to(e.device, torch.float64) - e).square().sum()
+        for t, e in zip(tensors, exact)
+    ]
+    size = torch.stack([e.square().sum() for e in exact]).sum()
+    return (torch.stack(wrong).sum() / size.clamp(min=1e-300)).sqrt()
+
+
+def errors(result: rule.Result, exact: rule.Result) -> list[float]:
+    """Of outputs, gradients and batch norm state."""
+    parts = (
+        (result.outputs, exact.outputs),
+        (result.gradients, exact.gradients),
+        (result.state, exact.state),
+    )
+    return [float(pooled_error(*part)) for part in parts]
 
 
 def load(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
@@ -88,16 +113,17 @@ class Comparison:
         keeps: Sequence[str],
         dtypes: Sequence[torch.dtype],
     ) -> None:
-        self.make = make
-        made = make().train()
-        self.stock = copy.deepcopy(made).to(place.device)
-        self.exact = copy.deepcopy(made).double().to(place.exact)
-        self.ours = {
-            (keep, dtype): ym.checkpoint(
-                copy.deepcopy(made).to(place.device), keep=keep, backend=place.backend
-            )
+        self.make, self.place = make, place
+        self.stock = make().train().to(place.device)
+        self.exact = copy.deepcopy(self.stock).to(place.exact).double()
+        self.ours: dict[torch.dtype, dict[str, nn.Module]] = {
+            dtype: {
+                keep: ym.checkpoint(
+                    copy.deepcopy(self.stock), keep=keep, backend=place.backend
+                )
+                for keep in keeps
+            }
             for dtype in dtypes
-            for keep in keeps
         }
 
     def errors(
@@ -108,27 +134,28 @@ class Comparison:
         generator = torch.Generator().manual_seed(seed)
         model = self.make().train()
         rule.loosen(model, generator)
-        state = model.state_dict()
         inputs = [torch.randn(*shape, generator=generator)]
         doubled = [x.double() for x in inputs]
+        state = model.to(self.place.device).state_dict()
         exact = run(load(self.exact, state), doubled, seed, torch.float64)
         scale = below_overflow(exact.gradients)
-        exact.gradients = [g * scale for g in exact.gradients]
-        stocks, found = {}, {}
-        for (keep, dtype), mine in self.ours.items():
-            if dtype not in stocks:
-                stock = load(self.stock, state)
-                stocks[dtype] = run(stock, inputs, seed, dtype, scale)
-            made = run(load(mine, state), inputs, seed, dtype, scale)
-            assert [r.state for r in ym.report(mine).rows] == ["swapped"]
-            assert made.calls == stocks[dtype].calls
-            errors = (rule.errors(made, exact), rule.errors(stocks[dtype], exact))
-            found[keep, dtype] = errors
+        for g in exact.gradients:
+            g.mul_(scale)
+        found = {}
+        for dtype, kept in self.ours.items():
+            stock = run(load(self.stock, state), inputs, seed, dtype, scale)
+            stock_errors = errors(stock, exact)
+            for keep, mine in kept.items():
+                made = run(load(mine, state), inputs, seed, dtype, scale)
+                assert [r.state for r in ym.report(mine).rows] == ["swapped"]
+                assert made.calls == stock.calls
+                found[keep, dtype] = (errors(made, exact), stock_errors)
         return found
 
     def release(self) -> None:
-        for mine in self.ours.values():
-            ym.release(mine)
+        for kept in self.ours.values():
+            for mine in kept.values():
+                ym.release(mine)
 
 
 def medians(
