@@ -12,10 +12,13 @@ Data: YOLOV9MEM_BENCH_DATA (a data.yaml), else shapes drawn on the spot.
 from __future__ import annotations
 
 import copy
+import math
 import os
 import random
 import statistics
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.gpu.names import EAGER, LAST
+from benchmarks.gpu.ways import plan_bytes
 from benchmarks.models import _examples, detection_loss, detection_model
+from benchmarks.record import ROOT
 
 TITLE = "Losses and gradients of yolov9-t beside stock PyTorch, fp32, augmentation on"
 COLUMNS = [
@@ -40,16 +46,20 @@ FLOAT64_EVERY = 10  # iterations between comparisons of gradients with float64
 
 
 def data_yaml() -> Path:
+    """A relative path is one from here or, for a process elsewhere, in the repository."""
     given = os.environ.get("YOLOV9MEM_BENCH_DATA")
     if given:
-        return Path(given)
+        return Path(given) if Path(given).exists() else ROOT / given
     from yolov9.synthetic import make_shapes
 
     return make_shapes(Path(tempfile.gettempdir()) / "yolov9mem-shapes")
 
 
 class Batches:
-    """The same augmented batches by both chains: (images uint8, targets)."""
+    """The same augmented batches by both chains: (images in [0, 1], targets).
+
+    Each is made once. differ: bytes of images in which the chains differ, so far.
+    """
 
     def __init__(self, size: int, batch: int) -> None:
         _examples()
@@ -64,12 +74,18 @@ class Batches:
         data = read_data_yaml(str(data_yaml()))
         records = read_records(list_images(data["train"]), data["nc"], "train", True)
         self.classes, self.batch, self.differ = data["nc"], batch, 0
+        self.known: dict[int, tuple[Tensor, Tensor]] = {}
         self.chains = [
             DetectionDataset(records, size, hyp, True, batch, sample=sample)
             for sample in (None, swap.training_sample())
         ]
 
     def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor]:
+        if iteration not in self.known:
+            self.known[iteration] = self._made(iteration)
+        return self.known[iteration]
+
+    def _made(self, iteration: int) -> tuple[Tensor, Tensor]:
         from yolov9.dataset import collate
 
         made = []
@@ -100,9 +116,8 @@ class Runner:
         )
 
     def gradients(self, batch: tuple[Tensor, Tensor]) -> float:
-        images, targets = batch
-        dtype = next(self.model.parameters()).dtype
-        images = images.to(dtype)
+        p = next(self.model.parameters())
+        images, targets = batch[0].to(p.device, p.dtype), batch[1].to(p.device)
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         self.optimizer.zero_grad()
@@ -114,40 +129,53 @@ class Runner:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
         self.optimizer.step()
 
-    def load(self, other: Runner) -> None:
-        state = other.model.state_dict()
-        self.model.load_state_dict(state)
-
 
 def pooled_error(model: nn.Module, exact: nn.Module) -> float:
-    wrong = size = 0.0
-    for p, q in zip(model.parameters(), exact.parameters(), strict=True):
-        if q.grad is not None:
-            wrong += float((p.grad.double() - q.grad).square().sum())
-            size += float(q.grad.square().sum())
-    return (wrong / size) ** 0.5
+    pairs = [
+        (p.grad, q.grad)
+        for p, q in zip(model.parameters(), exact.parameters(), strict=True)
+        if q.grad is not None
+    ]
+    wrong = torch.stack([(g.double() - e).square().sum() for g, e in pairs]).sum()
+    size = torch.stack([e.square().sum() for _, e in pairs]).sum()
+    return float((wrong / size).sqrt())
 
 
-def runners(classes: int, keep: str) -> dict[str, Runner]:
-    from yolov9mem.torch import checkpoint
+@dataclass(frozen=True)
+class Case:
+    """What is compared, and where: keep and backend as ym.checkpoint takes them."""
 
-    torch.manual_seed(0)
-    model = detection_model(NAME, classes)
-    return {
-        "torch eager": Runner(copy.deepcopy(model)),
-        "torch channels_last": Runner(copy.deepcopy(model), channels_last=True),
-        f"yolov9mem {keep}": Runner(checkpoint(copy.deepcopy(model), keep=keep)),
-    }
+    iterations: int
+    keep: str = "conv"
+    device: str = "cpu"
+    backend: str = "auto"
+
+    @property
+    def ours(self) -> str:
+        return f"yolov9mem {self.keep}"
+
+    def runners(self, classes: int, seed: int = 0) -> dict[str, Runner]:
+        """The three ways, all from the same weights."""
+        from yolov9mem.torch import checkpoint
+
+        torch.manual_seed(seed)
+        model = detection_model(NAME, classes).to(self.device)
+        mine = checkpoint(copy.deepcopy(model), self.keep, backend=self.backend)
+        return {
+            EAGER: Runner(copy.deepcopy(model)),
+            LAST: Runner(copy.deepcopy(model), channels_last=True),
+            self.ours: Runner(mine),
+        }
 
 
-def step_by_step(batches: Batches, iterations: int, keep: str) -> list[dict[str, Any]]:
-    ways = runners(batches.classes, keep)
-    stock = ways["torch eager"]
+def step_by_step(batches: Batches, case: Case) -> list[dict[str, Any]]:
+    ways = case.runners(batches.classes)
+    stock = ways[EAGER]
     others = {name: way for name, way in ways.items() if way is not stock}
     exact = Runner(copy.deepcopy(stock.model).double())
     differences: dict[str, list[float]] = {name: [] for name in others}
     errors: dict[str, list[float]] = {name: [] for name in ways}
-    for i in range(iterations):
+    for i in range(case.iterations):
         batch = batches[i]
         before = copy.deepcopy(stock.model.state_dict())
         loss = stock.gradients(batch)
@@ -160,12 +188,13 @@ def step_by_step(batches: Batches, iterations: int, keep: str) -> list[dict[str,
             for name, way in ways.items():
                 errors[name].append(pooled_error(way.model, exact.model))
         stock.step()
+    plan_bytes(ways[case.ours].model)  # raises where it did not run through us
     made = []
     for name in ways:
         row: dict[str, Any] = {
             "case": "step by step",
             "implementation": name,
-            "iterations": iterations,
+            "iterations": case.iterations,
             "gradient_error": statistics.median(errors[name]),
         }
         if name in differences:
@@ -176,42 +205,55 @@ def step_by_step(batches: Batches, iterations: int, keep: str) -> list[dict[str,
     return made
 
 
-def running_freely(
-    batches: Batches, iterations: int, keep: str
-) -> list[dict[str, Any]]:
-    ways = runners(batches.classes, keep)
+def drift(batches: Batches, case: Case, seed: int) -> dict[str, list[float]]:
+    """Of each way but stock's how far its last losses are from stock's, relative."""
+    ways = case.runners(batches.classes, seed)
     losses: dict[str, list[float]] = {name: [] for name in ways}
-    for i in range(iterations):
+    for i in range(case.iterations):
         batch = batches[i]
         for name, way in ways.items():
             losses[name].append(way.gradients(batch))
             way.step()
-    made = []
-    for name, found in losses.items():
-        if name == "torch eager":
-            continue
-        apart = [
-            abs(a - b) / abs(b)
-            for a, b in zip(found, losses["torch eager"], strict=True)
+    plan_bytes(ways[case.ours].model)
+    stock = losses.pop(EAGER)
+    return {
+        name: [abs(a - b) / abs(b) for a, b in zip(found, stock, strict=True)][
+            -max(case.iterations // 5, 1) :
         ]
-        last = apart[-max(iterations // 5, 1) :]
-        made.append(
-            {
-                "case": f"running freely, last {len(last)}",
-                "implementation": name,
-                "iterations": iterations,
-                "loss_median": statistics.median(last),
-                "loss_max": max(last),
-            }
-        )
+        for name, found in losses.items()
+    }
+
+
+def running_freely(
+    batches: Batches, case: Case, seeds: int = 1, seconds: float = math.inf
+) -> list[dict[str, Any]]:
+    """Medians over seeds of the weights; begins none that would end after `seconds`."""
+    found: list[dict[str, list[float]]] = []
+    begin = time.perf_counter()
+    while len(found) < seeds:
+        found.append(drift(batches, case, seed=len(found)))
+        each = (time.perf_counter() - begin) / len(found)
+        if each * (len(found) + 1) > seconds:
+            break
+    made = []
+    for name, last in found[0].items():
+        words = f"running freely, last {len(last)}"
+        words += f", median of {len(found)} seeds" if len(found) > 1 else ""
+        row = {"case": words, "implementation": name, "iterations": case.iterations}
+        medians = [statistics.median(apart[name]) for apart in found]
+        row["loss_median"] = statistics.median(medians)
+        row["loss_max"] = max(max(apart[name]) for apart in found)
+        made.append(row)
     return made
+
+
+def sizes(quick: bool) -> tuple[int, int, int]:
+    """(pixels, images a batch, iterations)."""
+    return (96, 2, 4) if quick else (160, 4, 50)
 
 
 def rows(quick: bool) -> list[dict[str, Any]]:
     """quick: 4 iterations of 2 images at 96 px instead of 50 of 4 at 160 px."""
-    size, batch, iterations = (96, 2, 4) if quick else (160, 4, 50)
-    batches = Batches(size, batch)
-    return [
-        *step_by_step(batches, iterations, "conv"),
-        *running_freely(batches, iterations, "conv"),
-    ]
+    size, batch, iterations = sizes(quick)
+    batches, case = Batches(size, batch), Case(iterations)
+    return [*step_by_step(batches, case), *running_freely(batches, case)]
