@@ -34,7 +34,7 @@ def test_every_configuration_has_a_name_of_its_own(tmp_path: Path) -> None:
     assert any(r["multi_scale"] for r in requests)
     made = session(tmp_path)
     assert [t.key for t in rest.tasks(made)] == [
-        *("bandwidth", "sgd", "mosaic", "rule yolov9-t")
+        *("bandwidth", "sgd", "mosaic", "losses", "determinism", "rule yolov9-t")
     ]
     assert len({t.key for t in rest.rule(quick=False)}) == 10
 

@@ -7,7 +7,8 @@
     build.py     stage build-test: the package for this GPU, tests, compute-sanitizer
     table.py     stage step: the list of its configurations
     rest.py      stage rest: the list of its tasks
-    facts.py step.py bandwidth.py sgd.py mosaic.py rule.py   the tasks, a request each
+    facts.py step.py bandwidth.py sgd.py mosaic.py losses.py determinism.py rule.py
+                 the tasks, a request each
     small.py     small cases of every kernel, for compute-sanitizer
     suites.py    from the tasks of a record to its tables, with what is met and what not
 

@@ -20,5 +20,7 @@ def tasks(session: Session) -> list[Task]:
         asking("bandwidth", 90, 20, "bandwidth"),
         asking("sgd", 150, 30, "sgd"),
         asking("mosaic", 150, 30, "mosaic"),
+        asking("losses", 90, 30, "losses", False),
+        asking("determinism", 45, 15, "determinism", False),
         *rule(session.quick),
     ]

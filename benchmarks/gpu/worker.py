@@ -19,7 +19,8 @@ import traceback
 from typing import Any
 
 MARK = "RESULT "
-TASKS = ("facts", "step", "bandwidth", "sgd", "mosaic", "rule")
+TASKS = ("facts", "step", "bandwidth", "sgd", "mosaic")
+TASKS += ("losses", "determinism", "rule")
 WORDS = 600  # of an error's text that a record keeps
 
 
