@@ -95,6 +95,22 @@ def test_without_its_partner_s_row_ours_meets_nothing(outcome: str | None) -> No
     }
 
 
+def test_rows_with_another_allocator_have_names_and_no_partner() -> None:
+    tasks: dict = {}
+    invent_step(tasks, EAGER, 16, 8.0, 100)
+    invent_step(tasks, MIN, 16, 3.0, 90)  # it would not meet what that one does
+    slow = tasks.pop(table.key(table.configuration(MIN, 16)))
+    invent_step(tasks, MIN, 16, 1.5, 110)
+    slow["request"] = slow["request"] | {"expandable": True}
+    tasks[table.key(slow["request"])] = slow
+    rows = suites.from_tasks(tasks)["step"]["rows"]
+    assert [(r["case"], r.get("verdict")) for r in rows] == [
+        ("batch 16", None),
+        ("batch 16", "met"),
+        ("batch 16, expandable segments", "met"),
+    ]
+
+
 def test_errors_on_the_device_are_those_of_the_rule() -> None:
     generator = torch.Generator().manual_seed(0)
 

@@ -118,6 +118,7 @@ def step_case(request: Row) -> str:
     words = [f"batch {request['batch']}"]
     words += [] if request["objects"] == 7 else [f"{request['objects']} objects"]
     words += ["multi-scale"] if request["multi_scale"] else []
+    words += ["expandable segments"] if request.get("expandable") else []
     words += [] if request["deterministic"] else [NOT_DETERMINISTIC]
     return ", ".join(words)
 
@@ -142,6 +143,12 @@ def step_row(request: Row, task: Row, part: str) -> Row:
     return row | {"images_per_s": found["images_per_s"]}
 
 
+def is_of_the_table(request: Row) -> bool:
+    """As the targets have it, not one of the special rows."""
+    special = request["multi_scale"] or request.get("expandable", False)
+    return request["deterministic"] and not special and request["objects"] == 7
+
+
 def stock_checks(row: Row, way: str) -> list[tuple[str, bool]]:
     """What is asked of us beside stock's row; a row that lacks meets nothing."""
     if "speedup" not in row:
@@ -159,11 +166,9 @@ def step_checks(row: Row, request: Row, compiled: Row | None) -> list[tuple[str,
     checks = []
     reserved = row["reserved_gb"] / max(row["allocated_gb"], 1e-9)
     checks.append((f"reserved {reserved:.2f} of allocated", reserved <= MOST_RESERVED))
-    table = request["deterministic"] and not request["multi_scale"]
-    table = table and request["objects"] == 7
-    if table and batch >= LEAST_BATCH:
+    if is_of_the_table(request) and batch >= LEAST_BATCH:
         checks += stock_checks(row, way)
-    if table and batch == FULL_BATCH:
+    if is_of_the_table(request) and batch == FULL_BATCH:
         most = LARGEST_DEVICE_GB[way]
         checks.append((f"{most:.0f} GB", row["device_gb"] <= most))
     if way == CONV and not request["deterministic"]:
@@ -204,6 +209,7 @@ def step_suite(
 def step_order(request: Row) -> tuple[Any, ...]:
     """The table proper first, by batch; then the special rows."""
     special = (not request["deterministic"], request["multi_scale"])
+    special = (*special, request.get("expandable", False))
     way = WAYS.index(request["way"])
     return (*special, request["objects"] != 7, request["batch"], way)
 
