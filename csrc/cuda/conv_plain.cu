@@ -242,29 +242,30 @@ __global__ void __launch_bounds__(THREADS) product_kernel(P product)
 {
     __shared__ float left[DEPTH][TILE + 1], right[DEPTH][TILE + 1];
     const int column = (int)threadIdx.x % 16, row = (int)threadIdx.x / 16;
-    float sum[EACH][EACH] = {};
+    float sum[EACH * EACH] = {};
     for (int64_t depth = product.first(); depth < product.end(); depth += DEPTH) {
         load_slice(product, depth, left, right);
         __syncthreads();
+        float slice[EACH * EACH] = {}; /* by itself: a long sum rounds more */
         for (int i = 0; i < DEPTH; i++) {
 #pragma unroll
-            for (int a = 0; a < EACH; a++) {
-#pragma unroll
-                for (int b = 0; b < EACH; b++) {
-                    sum[a][b] = fmaf(left[i][row + 16 * a], right[i][column + 16 * b],
-                                     sum[a][b]);
-                }
+            for (int e = 0; e < EACH * EACH; e++) {
+                slice[e] = fmaf(left[i][row + e / EACH * 16],
+                                right[i][column + e % EACH * 16], slice[e]);
             }
+        }
+#pragma unroll
+        for (int e = 0; e < EACH * EACH; e++) {
+            sum[e] += slice[e];
         }
         __syncthreads();
     }
-    for (int a = 0; a < EACH; a++) {
-        for (int b = 0; b < EACH; b++) {
-            const int64_t at_row = (int64_t)blockIdx.x * TILE + row + 16 * a;
-            const int64_t at_column = (int64_t)blockIdx.y * TILE + column + 16 * b;
-            if (at_row < product.rows() && at_column < product.columns()) {
-                product.store_sum(at_row, at_column, sum[a][b]);
-            }
+#pragma unroll
+    for (int e = 0; e < EACH * EACH; e++) {
+        const int64_t at_row = (int64_t)blockIdx.x * TILE + row + e / EACH * 16;
+        const int64_t at_column = (int64_t)blockIdx.y * TILE + column + e % EACH * 16;
+        if (at_row < product.rows() && at_column < product.columns()) {
+            product.store_sum(at_row, at_column, sum[e]);
         }
     }
 }
@@ -279,13 +280,13 @@ __global__ void __launch_bounds__(THREADS)
     if (i >= count) {
         return;
     }
-    float sum = 0;
+    double sum = 0;
     for (int32_t part = 0; part < parts; part++) {
         sum += partial[part * count + i];
     }
     const tap t = tap_of(z, i % taps, z.c);
     float *to = dw.data + weight_index(dw, (int32_t)(i / taps), t, t.channel);
-    *to = accumulate ? *to + sum : sum;
+    *to = accumulate ? *to + (float)sum : (float)sum;
 }
 
 int64_t tiles_of(int64_t size)
