@@ -12,8 +12,7 @@ namespace
 
 const int TILE = 64;  /* rows and columns of the product that a block makes */
 const int DEPTH = 16; /* of the sum, at a time */
-const int THREADS = 256;
-const int EACH = 4;               /* rows and columns of a thread */
+const int THREADS = 256, EACH = 4; /* EACH: rows and columns of a thread */
 const int64_t SPLIT_BLOCKS = 512; /* the weight gradient is cut until there are these */
 const int64_t SPLIT_PIXELS = 256; /* but no smaller */
 
