@@ -135,8 +135,7 @@ class TaskAlignedAssigner:
         align = scores.pow_(self.alpha).mul_(overlaps.pow(self.beta))
         taken = self._candidates(align, points, gt)
         takers = taken.sum(1)
-        owner = taken.to(torch.uint8).argmax(1)
-        owner = torch.where(takers > 1, overlaps.argmax(1), owner)
+        owner = torch.where(takers[:, None] > 1, overlaps, taken).argmax(1)
         positive = takers > 0
         number = torch.arange(gt.shape[1], device=gt.device)[:, None]
         taken = (owner[:, None] == number).logical_and_(positive[:, None])
