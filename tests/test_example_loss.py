@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""The example's assigner and loss against loops in float64."""
+"""The example's assigner and loss: against loops in float64, one image at a time."""
 
 import math
 from types import SimpleNamespace
 
 import numpy as np
+import per_image_loss
 import pytest
 import torch
+from traced import Traced
 
 from yolov9 import assigner as assigner_module
-from yolov9.assigner import TaskAlignedAssigner
+from yolov9.assigner import TaskAlignedAssigner, groups, pack_objects
 from yolov9.boxes import complete_iou
 from yolov9.loss import DetectionLoss
 
@@ -148,6 +150,20 @@ def head(nc: int) -> SimpleNamespace:
     return SimpleNamespace(nc=nc, reg_max=16, stride=torch.tensor([8.0, 16.0, 32.0]))
 
 
+def packed(objects):
+    """Objects of images from each one's (labels, gt)."""
+    image = torch.tensor([i for i, (labels, _) in enumerate(objects) for _ in labels])
+    labels, gt = (torch.cat(column) for column in zip(*objects, strict=True))
+    return pack_objects(image.long(), labels, gt, len(objects))
+
+
+def assign_one(scores, boxes, points, labels, gt):
+    """(boxes, scores, positive) of the example's assigner for one image."""
+    assigner, objects = TaskAlignedAssigner(scores.shape[1]), packed([(labels, gt)])
+    found = assigner(scores.logit()[None], boxes[None], points, objects)
+    return [t[0] for t in found]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_dual_loss_and_gradient(seed: int) -> None:
     aux, targets = make_case(seed)
@@ -204,39 +220,135 @@ def test_assigner_matches_loops(count: int) -> None:
     scores = rng.uniform(0.01, 0.9, (cells, nc))
     expected = slow_assign(scores, boxes, points, labels, gt)
     tensors = [torch.tensor(a, dtype=torch.float32) for a in (scores, boxes, points)]
-    found = TaskAlignedAssigner(nc)(
+    boxes, scores, positive = assign_one(
         *tensors, torch.tensor(labels), torch.tensor(gt, dtype=torch.float32)
     )
     # Cells whose alignment is zero tie, and which of them is taken means nothing.
     strong = expected[1].sum(1) > 0
     assert strong.any() == (count > 0)
-    assert found.positive.numpy()[strong].all()
-    np.testing.assert_allclose(found.scores.numpy(), expected[1], rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(found.boxes.numpy()[strong], expected[0][strong], 1e-6)
+    assert positive.numpy()[strong].all()
+    np.testing.assert_allclose(scores.numpy(), expected[1], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(boxes.numpy()[strong], expected[0][strong], 1e-6)
 
 
-def test_chunks_of_objects_change_nothing(monkeypatch) -> None:
-    torch.manual_seed(0)
-    points = torch.rand(200, 2) * 100
-    boxes = torch.cat((points - 10, points + 12), 1)
-    gt = torch.cat((points[:50] - 8, points[:50] + 9), 1)
-    labels, scores = torch.randint(0, 2, (50,)), torch.rand(200, 2)
-    whole = TaskAlignedAssigner(2)(scores, boxes, points, labels, gt)
-    monkeypatch.setattr(assigner_module, "CHUNK_ELEMENTS", 600)
-    parts = TaskAlignedAssigner(2)(scores, boxes, points, labels, gt)
-    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+@pytest.fixture
+def no_tails():
+    """One thread: then 320 cells are whole vectors, whose powers are rounded alike."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(count)
+
+
+@pytest.mark.usefixtures("no_tails")
+@pytest.mark.parametrize("chunk", [1 << 22, 9600, 600])
+@pytest.mark.parametrize(
+    "counts, nc",
+    [
+        ([7] * 6, 8),
+        ([0, 5, 0, 1, 12, 3], 8),
+        ([4, 3, 150, 5, 0, 2], 8),
+        ([6, 2, 9], 1),
+        ([0, 0, 0], 8),
+    ],
+)
+def test_groups_of_images_match_one_at_a_time(monkeypatch, chunk, counts, nc) -> None:
+    monkeypatch.setattr(assigner_module, "CHUNK_ELEMENTS", chunk)
+    logits, boxes, points, objects = per_image_loss.random_images(counts, nc)
+    found = TaskAlignedAssigner(nc)(logits, boxes, points, packed(objects))
+    assert found.positive.any() == any(counts)
+    for i, (labels, gt) in enumerate(objects):
+        expected = per_image_loss.assign(
+            logits[i].sigmoid(), boxes[i], points, labels, gt
+        )
+        assert all(torch.equal(a[i], b) for a, b in zip(found, expected, strict=True))
+
+
+def test_objects_are_packed_in_order() -> None:
+    image = torch.tensor([2, 0, -1, 2, 3, 0, 2])
+    boxes = torch.arange(28.0).view(7, 4)
+    found = pack_objects(image, torch.arange(7.0), boxes, 3)
+    assert found.labels.tolist() == [[1, 5, 0], [0, 0, 0], [0, 3, 6]]
+    assert found.boxes[2].equal(boxes[[0, 3, 6]])
+    assert found.boxes[0].equal(torch.cat((boxes[[1, 5]], torch.zeros(1, 4))))
+    assert found.order.tolist() == [2, 0, 1]
+    assert found.counts == [3, 2, 0]
+
+
+def test_groups_stay_within_the_bound() -> None:
+    rng = np.random.default_rng(0)
+    for cells in (189, 2100, 8400):
+        counts = sorted(rng.integers(0, 60, 64).tolist() + [900], reverse=True)
+        stops = 0
+        for start, stop in groups(counts, cells):
+            assert start == stops
+            padded = (stop - start) * counts[start]
+            alone = stop == start + 1
+            assert alone or padded * cells <= assigner_module.CHUNK_ELEMENTS
+            assert padded <= 2 * sum(counts[start:stop])
+            stops = stop
+        assert not any(counts[stops:])
+    assert list(groups([7] * 64, 8400)) == [(0, 64)]
+
+
+def test_launches_and_waits_do_not_grow_with_the_batch() -> None:
+    for batch in (2, 64):
+        aux, targets = make_case(0, batch, count=7)
+        branches = [[torch.tensor(z).float() for z in b] for b in (aux, aux)]
+        with Traced() as traced:
+            DetectionLoss(head(3), HYP)(branches, torch.tensor(targets).float())
+        assert traced.calls.total() < 600
+        assert traced.calls["nonzero"] == 2
+        waits = ("_local_scalar_dense", "is_nonzero", "masked_select", "index_put_")
+        assert not any(traced.calls[name] for name in waits)
+
+
+def test_a_dense_image_costs_no_more_than_itself(monkeypatch) -> None:
+    monkeypatch.setattr(assigner_module, "CHUNK_ELEMENTS", 1 << 17)
+    peaks = []
+    for counts in ([150], [3] * 7 + [150] + [3] * 8):
+        logits, boxes, points, objects = per_image_loss.random_images(
+            counts, 1, cells=1024
+        )
+        objects = packed(objects)
+        with Traced() as traced:
+            TaskAlignedAssigner(1)(logits, boxes, points, objects)
+        peaks.append(traced.peak)
+    results = 16 * 1024 * (8 + 4 + 1 + 8 + 4 + 16)  # (N, A) tensors, all alive
+    assert peaks[1] <= peaks[0] + results
+
+
+@pytest.mark.parametrize("counts", [[7] * 4, [3, 0, 60, 2], [0] * 4])
+def test_loss_and_gradients_match_one_image_at_a_time(counts) -> None:
+    branches = [make_case(seed, batch=4)[0] for seed in (5, 6)]
+    rows = make_case(7, batch=4, count=60)[1]
+    targets = np.concatenate([rows[rows[:, 0] == i][:n] for i, n in enumerate(counts)])
+    targets = torch.tensor(targets).float()
+    results = []
+    for loss in (
+        DetectionLoss(head(3), HYP),
+        lambda b, t: per_image_loss.loss(b, [0.25, 1.0], t, [7.5, 0.5, 1.5]),
+    ):
+        leaves = [
+            [torch.tensor(z, dtype=torch.float32, requires_grad=True) for z in b]
+            for b in branches
+        ]
+        total, parts = loss(leaves, targets)
+        total.backward()
+        results.append((total.detach(), parts, *(z.grad for b in leaves for z in b)))
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, 1e-6, 1e-6 * expected.abs().max())
 
 
 def test_fewer_cells_than_topk() -> None:
-    points = torch.tensor([[5.0, 5.0], [15.0, 5.0]])
-    found = TaskAlignedAssigner(1)(
+    _, _, positive = assign_one(
         torch.full((2, 1), 0.5),
         torch.tensor([[0.0, 0, 10, 10], [10, 0, 20, 10]]),
-        points,
+        torch.tensor([[5.0, 5.0], [15.0, 5.0]]),
         torch.tensor([0]),
         torch.tensor([[1.0, 1, 9, 9]]),
     )
-    assert found.positive.tolist() == [True, False]
+    assert positive.tolist() == [True, False]
 
 
 def test_complete_iou_against_loops() -> None:

@@ -1,28 +1,88 @@
 # SPDX-License-Identifier: MIT
-"""Task-aligned assignment (TOOD, arXiv:2108.07755), one image at a time.
+"""Task-aligned assignment (TOOD, arXiv:2108.07755), groups of images at a time.
 
 An object takes the `topk` cells inside it with the largest
 score ** alpha * CIoU ** beta; a cell that several objects take goes to the object it
-overlaps most. One image at a time keeps the temporaries at objects x cells of the
-image at hand: a batch with one dense image costs no more than that image.
+overlaps most.
+
+What is bounded: images x objects x cells of a group, objects counted as in its
+fullest image, is at most CHUNK_ELEMENTS, and at most half of it is padding. So a batch
+with one dense image takes no more memory than that image: where it alone is beyond the
+bound, it is a group of its own, whose CIoU is evaluated that many elements at a time.
+Nothing here makes the host wait for the device.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .boxes import complete_iou
 
-CHUNK_ELEMENTS = 1 << 20  # objects x cells of one CIoU evaluation (about 60 MB)
+CHUNK_ELEMENTS = 1 << 22  # (image, object, cell) of one CIoU (about 100 MB)
+
+
+class Objects(NamedTuple):
+    """Objects of N images, padded to M, the count of the fullest, at least one.
+
+    Padding is label 0 and a box of zeros: it overlaps nothing and no cell is inside.
+    """
+
+    labels: Tensor  # (N, M) int64
+    boxes: Tensor  # (N, M, 4) xyxy in pixels
+    order: Tensor  # (N,) int64: the images, fullest first
+    counts: list[int]  # their objects, in that order
+
+    def to(self, device: torch.device) -> "Objects":
+        """The same on a device, without waiting for it."""
+        tensors = (t.to(device, non_blocking=True) for t in self[:3])
+        return Objects(*tensors, self.counts)
 
 
 class Assignment(NamedTuple):
-    """Targets of one image; cells that are not positive have zero scores."""
+    """Targets of a batch; cells that are not positive have zero scores."""
 
-    boxes: Tensor  # (A, 4) xyxy, same unit as the objects
-    scores: Tensor  # (A, nc) float32
-    positive: Tensor  # (A,) bool
+    boxes: Tensor  # (N, A, 4) xyxy, same unit as the objects
+    scores: Tensor  # (N, A, nc) float32
+    positive: Tensor  # (N, A) bool
+
+
+def pack_objects(image: Tensor, labels: Tensor, boxes: Tensor, batch: int) -> Objects:
+    """Objects of `batch` images from rows in any order; an image's rows keep theirs.
+
+    image (n,) int64, rows of other images being dropped; labels (n,); boxes (n, 4).
+    The counts are read from where the rows are: the only wait, if that is a device.
+    """
+    image, rows = image.sort(stable=True)
+    table = torch.cat((labels[:, None], boxes), 1)[rows]
+    edges = torch.searchsorted(image, torch.arange(batch + 1, device=image.device))
+    counts, order = edges.diff().sort(descending=True, stable=True)
+    sizes = counts.tolist()
+    index = edges[:-1, None] + torch.arange(max([1, *sizes]), device=image.device)
+    index = index.where(index < edges[1:, None], len(rows))
+    padded = F.pad(table, (0, 0, 0, 1))[index]
+    return Objects(padded[..., 0].long(), padded[..., 1:].contiguous(), order, sizes)
+
+
+def groups(counts: list[int], cells: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the images to take together; see the module text.
+
+    counts: objects of each image, fullest first; images without any are in no group.
+    """
+    start = 0
+    while start < len(counts) and counts[start]:
+        most = counts[start]
+        room = CHUNK_ELEMENTS // (most * cells)
+        stop, real = start + 1, most
+        while stop < len(counts) and counts[stop] and stop - start < room:
+            real += counts[stop]
+            if (stop + 1 - start) * most > 2 * real:
+                break
+            stop += 1
+        yield start, stop
+        start = stop
 
 
 class TaskAlignedAssigner:
@@ -39,66 +99,82 @@ class TaskAlignedAssigner:
 
     @torch.no_grad()
     def __call__(
-        self, scores: Tensor, boxes: Tensor, points: Tensor, labels: Tensor, gt: Tensor
+        self, logits: Tensor, boxes: Tensor, points: Tensor, objects: Objects
     ) -> Assignment:
-        """Assigns cells to the objects of one image.
+        """Assigns the cells of N images to their objects.
 
-        scores (A, nc) in [0, 1], boxes (A, 4) and points (A, 2) of the cells; labels
-        (n,) int64 and gt (n, 4) of the objects; all coordinates in pixels.
+        logits (N, A, nc), whose sigmoids are the scores, and boxes (N, A, 4) of the
+        cells, points (A, 2) of any image; all coordinates in pixels.
         """
-        if len(gt) == 0:
-            nothing = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-            return Assignment(
-                torch.zeros_like(boxes), torch.zeros_like(scores), nothing
-            )
-        overlaps, align = self._metrics(scores, boxes, labels, gt)
-        taken = self._candidates(align, points, gt)
-        contested = taken.sum(0) > 1
-        if contested.any():
-            winner = torch.zeros_like(taken[:, contested])
-            winner.scatter_(0, overlaps[:, contested].argmax(0, keepdim=True), True)
-            taken[:, contested] = winner
-        owner = taken.to(torch.uint8).argmax(0)
-        return self._targets(taken, owner, overlaps, align, labels, gt)
+        shape = boxes.shape[:2]
+        owner = torch.zeros(shape, dtype=torch.int64, device=boxes.device)
+        positive = torch.zeros_like(owner, dtype=torch.bool)
+        strength = boxes.new_zeros(shape)
+        for start, stop in groups(objects.counts, len(points)):
+            images, most = objects.order[start:stop], objects.counts[start]
+            labels, gt = objects.labels[images, :most], objects.boxes[images, :most]
+            scores = logits.transpose(1, 2)[images[:, None], labels].sigmoid_()
+            found = self._group(scores, boxes[images], points, gt)
+            for whole, part in zip((owner, strength, positive), found, strict=True):
+                whole.index_copy_(0, images, part)
+        labels = objects.labels.gather(1, owner)
+        scores = logits.new_zeros(*shape, self.nc)
+        scores.scatter_(2, labels[..., None], strength[..., None])
+        aim = objects.boxes.gather(1, owner[..., None].expand(-1, -1, 4))
+        return Assignment(aim, scores, positive)
 
-    def _metrics(
-        self, scores: Tensor, boxes: Tensor, labels: Tensor, gt: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """CIoU clamped at zero and the alignment, both (n, A)."""
-        overlaps = boxes.new_empty(len(gt), len(boxes))
-        rows = max(1, CHUNK_ELEMENTS // len(boxes))
-        for i in range(0, len(gt), rows):
-            part = slice(i, i + rows)
-            overlaps[part] = complete_iou(gt[part, None], boxes[None]).clamp_(0)
-        align = scores.T[labels].pow_(self.alpha)
-        return overlaps, align.mul_(overlaps.pow(self.beta))
+    def _group(
+        self, scores: Tensor, boxes: Tensor, points: Tensor, gt: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Owner of each cell, its target score, and whether it has one, all (g, A).
+
+        scores (g, m, A) of the objects' classes, overwritten; boxes (g, A, 4) of the
+        cells, gt (g, m, 4) of the objects.
+        """
+        overlaps = self._overlaps(boxes, gt)
+        align = scores.pow_(self.alpha).mul_(overlaps.pow(self.beta))
+        taken = self._candidates(align, points, gt)
+        takers = taken.sum(1)
+        owner = torch.where(takers[:, None] > 1, overlaps, taken).argmax(1)
+        positive = takers > 0
+        number = torch.arange(gt.shape[1], device=gt.device)[:, None]
+        taken = (owner[:, None] == number).logical_and_(positive[:, None])
+        return owner, self._strength(taken, owner, overlaps, align), positive
+
+    def _overlaps(self, boxes: Tensor, gt: Tensor) -> Tensor:
+        """CIoU clamped at zero, (g, m, A)."""
+        images, cells = boxes.shape[:2]
+        rows = max(1, CHUNK_ELEMENTS // (images * cells))
+        if rows >= gt.shape[1]:
+            return complete_iou(gt[:, :, None], boxes[:, None]).clamp_(0)
+        overlaps = boxes.new_empty(images, gt.shape[1], cells)
+        for i in range(0, gt.shape[1], rows):
+            part = gt[:, i : i + rows, None]
+            overlaps[:, i : i + rows] = complete_iou(part, boxes[:, None]).clamp_(0)
+        return overlaps
 
     def _candidates(self, align: Tensor, points: Tensor, gt: Tensor) -> Tensor:
-        """(n, A) bool: inside the object and among its topk."""
+        """(g, m, A) bool: inside the object and among its topk."""
         x, y = points.T
-        margin = torch.minimum(x - gt[:, 0:1], y - gt[:, 1:2])
-        margin = torch.minimum(margin, gt[:, 2:3] - x)
-        inside = torch.minimum(margin, gt[:, 3:4] - y) > self.eps
-        count = min(self.topk, align.shape[1])
-        best = (align * inside).topk(count, dim=1).indices
-        taken = torch.zeros_like(inside).scatter_(1, best, True)
-        return taken & inside
+        left, top, right, bottom = gt[..., None].unbind(2)
+        margin = torch.minimum(x - left, y - top)
+        margin = torch.minimum(margin, right - x)
+        inside = torch.minimum(margin, bottom - y) > self.eps
+        del margin
+        count = min(self.topk, align.shape[2])
+        best = (align * inside).topk(count, dim=2).indices
+        taken = torch.zeros_like(inside).scatter_(2, best, True)
+        return taken.logical_and_(inside)
 
-    def _targets(
-        self,
-        taken: Tensor,
-        owner: Tensor,
-        overlaps: Tensor,
-        align: Tensor,
-        labels: Tensor,
-        gt: Tensor,
-    ) -> Assignment:
-        """Scores are alignments scaled so that an object's largest is its best CIoU."""
-        align = align * taken
-        best_align = align.amax(1, keepdim=True)
-        best_overlap = (overlaps * taken).amax(1, keepdim=True)
-        strength = (align * best_overlap / (best_align + self.eps)).amax(0)
-        positive = taken.any(0)
-        scores = align.new_zeros(len(owner), self.nc)
-        scores[positive, labels[owner[positive]]] = strength[positive]
-        return Assignment(gt[owner], scores, positive)
+    def _strength(
+        self, taken: Tensor, owner: Tensor, overlaps: Tensor, align: Tensor
+    ) -> Tensor:
+        """Alignments scaled so that an object's largest is its best CIoU, (g, A).
+
+        overlaps and align are overwritten.
+        """
+        align = align.mul_(taken)
+        best_align = align.amax(2).gather(1, owner)
+        best_overlap = overlaps.mul_(taken).amax(2).gather(1, owner)
+        mine = align.gather(1, owner[:, None]).squeeze(1)
+        return mine * best_overlap / (best_align + self.eps)

@@ -49,21 +49,48 @@ def xywh_to_xyxy(boxes: Tensor) -> Tensor:
 def complete_iou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
     """CIoU (arXiv:1911.08287) of boxes (..., 4) that broadcast; shape (...).
 
-    The trade-off weight of the aspect term carries no gradient, as in the paper.
+    The trade-off weight of the aspect term carries no gradient, as in the paper. In
+    parts, so that no more than six tensors of that shape live without gradients.
     """
-    ax1, ay1, ax2, ay2 = a.unbind(-1)
-    bx1, by1, bx2, by2 = b.unbind(-1)
-    aw, ah = ax2 - ax1, ay2 - ay1 + eps
-    bw, bh = bx2 - bx1, by2 - by1 + eps
-    overlap_w = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(0)
-    overlap_h = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(0)
-    overlap = overlap_w * overlap_h
-    iou = overlap / (aw * ah + bw * bh - overlap + eps)
-    hull_w = torch.maximum(ax2, bx2) - torch.minimum(ax1, bx1)
-    hull_h = torch.maximum(ay2, by2) - torch.minimum(ay1, by1)
-    diagonal = hull_w**2 + hull_h**2 + eps
-    distance = ((bx1 + bx2 - ax1 - ax2) ** 2 + (by1 + by2 - ay1 - ay2) ** 2) / 4
-    aspect = (4 / math.pi**2) * (torch.atan(bw / bh) - torch.atan(aw / ah)) ** 2
+    a, b = a.unbind(-1), b.unbind(-1)
+    iou = _plain_iou(a, b, eps)
+    apart = _centres_apart(a, b, eps)
+    aspect = _aspects_apart(a, b, eps)
     with torch.no_grad():
         weight = aspect / (aspect - iou + (1 + eps))
-    return iou - (distance / diagonal + aspect * weight)
+    return iou - (apart + aspect * weight)
+
+
+Sides = Sequence[Tensor]  # x1, y1, x2, y2 of boxes, each (...)
+
+
+def _plain_iou(a: Sides, b: Sides, eps: float) -> Tensor:
+    overlap = _common(a, b, 0) * _common(a, b, 1)
+    area_a = (a[2] - a[0]) * (a[3] - a[1] + eps)
+    area_b = (b[2] - b[0]) * (b[3] - b[1] + eps)
+    return overlap / (area_a + area_b - overlap + eps)
+
+
+def _common(a: Sides, b: Sides, axis: int) -> Tensor:
+    """Length of the boxes' intersection along an axis."""
+    high = torch.minimum(a[axis + 2], b[axis + 2])
+    return (high - torch.maximum(a[axis], b[axis])).clamp(0)
+
+
+def _centres_apart(a: Sides, b: Sides, eps: float) -> Tensor:
+    """Squared distance of the centres over the squared diagonal of the hull."""
+    diagonal = _hull(a, b, 0) ** 2 + _hull(a, b, 1) ** 2 + eps
+    x = (b[0] + b[2] - a[0] - a[2]) ** 2
+    return (x + (b[1] + b[3] - a[1] - a[3]) ** 2) / 4 / diagonal
+
+
+def _hull(a: Sides, b: Sides, axis: int) -> Tensor:
+    """Length of the boxes' hull along an axis."""
+    high = torch.maximum(a[axis + 2], b[axis + 2])
+    return high - torch.minimum(a[axis], b[axis])
+
+
+def _aspects_apart(a: Sides, b: Sides, eps: float) -> Tensor:
+    ratio_a = (a[2] - a[0]) / (a[3] - a[1] + eps)
+    ratio_b = (b[2] - b[0]) / (b[3] - b[1] + eps)
+    return (4 / math.pi**2) * (torch.atan(ratio_b) - torch.atan(ratio_a)) ** 2

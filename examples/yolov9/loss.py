@@ -8,16 +8,20 @@ For each branch, with target scores t of the assigner and T = max(sum t, 1):
 total = batch * sum_branch weight * (box * gain + cls * gain + dfl * gain), the
 auxiliary branch of a dual model weighing 0.25. All arithmetic is float32, under
 autocast too.
+
+The images of a batch are taken together. Temporaries are a few times the size of the
+logits, and what the assigner and BIN_ELEMENTS bound. The host waits for the device
+once for the objects' counts, if the targets are there, and once a branch for the
+positive cells, whose number no shape tells.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .assigner import TaskAlignedAssigner
+from .assigner import Assignment, Objects, TaskAlignedAssigner, pack_objects
 from .boxes import (
     boxes_to_distances,
     complete_iou,
@@ -27,13 +31,7 @@ from .boxes import (
 )
 
 AUXILIARY_WEIGHT = 0.25
-
-
-class Targets(NamedTuple):
-    """Objects of one image: labels (n,) int64, boxes (n, 4) xyxy in pixels."""
-
-    labels: Tensor
-    boxes: Tensor
+BIN_ELEMENTS = 1 << 22  # logits of distances decoded at a time for the assigner
 
 
 class DetectionLoss:
@@ -64,34 +62,27 @@ class DetectionLoss:
             sizes = [f.shape[2:] for f in branches[0]]
             batch = branches[0][0].shape[0]
             points, stride = make_anchors(sizes, self.stride, device)
-            objects = self._per_image(targets.to(device), batch, sizes[0])
-            gains = torch.tensor(self.gains, device=device)
+            objects = self._objects(targets, batch, sizes[0]).to(device)
             parts = sum(
                 w * self._branch(levels, objects, points, stride)
                 for w, levels in zip(weights, branches, strict=True)
             )
-            parts = parts * gains
+            # A tensor of gains would be copied to the device, and waited for.
+            pairs = zip(parts.unbind(), self.gains, strict=True)
+            parts = torch.stack([part * gain for part, gain in pairs])
             return parts.sum() * batch, parts.detach()
 
-    def _per_image(
-        self, targets: Tensor, batch: int, size: tuple[int, int]
-    ) -> list[Targets]:
+    def _objects(self, targets: Tensor, batch: int, size: tuple[int, int]) -> Objects:
+        """Packed where the targets are, which is mostly the host: no wait then."""
         height, width = (s * self.stride[0] for s in size)
-        scale = targets.new_tensor([width, height, width, height])
-        boxes = xywh_to_xyxy(targets[:, 2:] * scale)
-        usable = boxes.sum(1) > 0
-        result = []
-        for i in range(batch):
-            mine = (targets[:, 0] == i) & usable
-            result.append(Targets(targets[mine, 1].long(), boxes[mine]))
-        return result
+        x, y, w, h = targets[:, 2:].unbind(1)
+        sides = torch.stack((x * width, y * height, w * width, h * height), 1)
+        boxes = xywh_to_xyxy(sides)
+        image = targets[:, 0].long().where(boxes.sum(1) > 0, -1)
+        return pack_objects(image, targets[:, 1], boxes, batch)
 
     def _branch(
-        self,
-        levels: list[Tensor],
-        objects: list[Targets],
-        points: Tensor,
-        stride: Tensor,
+        self, levels: list[Tensor], objects: Objects, points: Tensor, stride: Tensor
     ) -> Tensor:
         """(box, cls, dfl) of one branch, without gains."""
         flat = [f.float().flatten(2).transpose(1, 2) for f in levels]
@@ -101,15 +92,17 @@ class DetectionLoss:
         )
         total = scores.sum().clamp(min=1)
         cls = self._classification(logits, scores) / total
-        if not positive.any():
-            return torch.stack((cls * 0, cls, cls * 0))
-        weight = scores[positive].sum(-1)
-        image, cell = positive.nonzero(as_tuple=True)
-        bins = distances[image, cell].view(-1, 4, self.reg_max)
-        aim = boxes[positive] / stride[cell]
-        predicted = distances_to_boxes(self._expected(bins), points[cell])
+        # No positive cell is no special case: sums of nothing, with zero gradients.
+        found = positive.flatten().nonzero().squeeze(1)
+        cell = found % len(points)
+        weight = scores.flatten(0, 1).index_select(0, found).sum(-1)
+        bins = distances.flatten(0, 1).index_select(0, found)
+        bins = bins.view(-1, 4, self.reg_max)
+        here = points[cell]
+        aim = boxes.flatten(0, 1).index_select(0, found) / stride[cell]
+        predicted = distances_to_boxes(self._expected(bins), here)
         box = ((1 - complete_iou(predicted, aim)) * weight).sum() / total
-        sides = boxes_to_distances(aim, points[cell], self.reg_max - 1)
+        sides = boxes_to_distances(aim, here, self.reg_max - 1)
         dfl = (self._distribution(bins, sides) * weight).sum() / total
         return torch.stack((box, cls, dfl))
 
@@ -118,20 +111,16 @@ class DetectionLoss:
         self,
         distances: Tensor,
         logits: Tensor,
-        objects: list[Targets],
+        objects: Objects,
         points: Tensor,
         stride: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Target boxes (N, A, 4) in pixels, scores (N, A, nc), positive (N, A)."""
-        each = []
-        for d, z, gt in zip(distances, logits, objects, strict=True):
-            sides = self._expected(d.view(-1, 4, self.reg_max))
-            boxes = distances_to_boxes(sides, points) * stride
-            each.append(
-                self.assigner(z.sigmoid(), boxes, points * stride, gt.labels, gt.boxes)
-            )
-        boxes, scores, positive = (torch.stack(t) for t in zip(*each, strict=True))
-        return boxes, scores, positive
+    ) -> Assignment:
+        """Boxes in pixels; the softmax of all bins at once would be the larger part."""
+        images = max(1, BIN_ELEMENTS // distances[0].numel())
+        bins = distances.unflatten(2, (4, self.reg_max))
+        sides = torch.cat([self._expected(part) for part in bins.split(images)])
+        boxes = distances_to_boxes(sides, points).mul_(stride)
+        return self.assigner(logits, boxes, points * stride, objects)
 
     def _expected(self, bins: Tensor) -> Tensor:
         """(..., reg_max) logits -> expected distance (...) in cells."""
@@ -139,7 +128,7 @@ class DetectionLoss:
         return bins.softmax(-1) @ steps
 
     def _classification(self, logits: Tensor, scores: Tensor) -> Tensor:
-        weight = logits.new_tensor([self.positive_weight])
+        weight = logits.new_full((1,), self.positive_weight)
         if self.gamma <= 0:
             return F.binary_cross_entropy_with_logits(
                 logits, scores, pos_weight=weight, reduction="sum"
