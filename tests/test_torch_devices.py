@@ -6,9 +6,12 @@ from __future__ import annotations
 import pytest
 import torch
 from emulated_gpu import gpu  # noqa: F401
+from models_for_tests import Elan
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+import yolov9mem.torch as ym
+from yolov9mem.torch import arenas, devices
 from yolov9mem.torch.binding import channels_last
 from yolov9mem.torch.fakes import FakeCopy
 from yolov9mem.torch.results import Replay
@@ -59,3 +62,71 @@ def test_a_slice_that_starts_between_vectors_is_copied(gpu) -> None:  # noqa: F8
     packed, copied = channels_last(batch[1:], torch.float32)
     assert copied and packed.data_ptr() % 16 == 0
     torch.testing.assert_close(packed.permute(0, 3, 1, 2), batch[1:], rtol=0, atol=0)
+
+
+GB = 1 << 30
+
+
+class Allocator:
+    """What torch.cuda tells of its allocator, in GB: used blocks and free ones."""
+
+    def __init__(self, monkeypatch, used: int, free: list[int], peak: int) -> None:
+        self.emptied = 0
+        segments = [
+            {
+                "device": 0,
+                "stream": 0,
+                "blocks": [{"size": n * GB, "state": "inactive"}],
+            }
+            for n in free
+        ]
+        others = [
+            segments[0] | {"blocks": [{"size": 99 * GB, "state": "active_allocated"}]},
+            segments[0]
+            | {"stream": 7, "blocks": [{"size": 99 * GB, "state": "inactive"}]},
+            segments[0]
+            | {"device": 1, "blocks": [{"size": 99 * GB, "state": "inactive"}]},
+            {"segment_pool_id": (0, 3), "device": 0, "stream": 0}
+            | {"blocks": [{"size": 99 * GB, "state": "inactive"}]},
+        ]
+        for name, value in (
+            ("memory_reserved", (used + sum(free)) * GB),
+            ("memory_allocated", used * GB),
+            ("max_memory_allocated", peak * GB),
+        ):
+            monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+        monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments + others)
+        monkeypatch.setattr(torch.cuda, "empty_cache", self.empty)
+        monkeypatch.setattr(devices, "is_capturing", lambda device: False)
+        monkeypatch.setattr(devices, "stream", lambda device: 0)
+
+    def empty(self) -> None:
+        self.emptied += 1
+
+
+@pytest.mark.parametrize(
+    "free, peak, emptied",
+    [
+        ([3, 2], 9, 1),  # 5 more beside 3 and 2: 11, and no more than 9 was ever needed
+        ([3, 3, 5], 12, 0),  # the 5 will do
+        ([3, 2], 12, 0),  # 11 are not more than what was needed before
+    ],
+)
+def test_blocks_of_sizes_that_have_gone_are_given_back(
+    monkeypatch, free: list[int], peak: int, emptied: int
+) -> None:
+    allocator = Allocator(monkeypatch, used=1, free=free, peak=peak)
+    arenas.make_room(torch.device("cuda", 0), saved=5 * GB, peak=6 * GB)
+    assert allocator.emptied == emptied
+
+
+def test_room_is_made_when_the_size_changes(monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "yolov9mem.torch.entry.make_room", lambda *a: asked.append(a[1])
+    )
+    module = ym.checkpoint(Elan(3, 16, 8).train())
+    for size in (16, 16, 32, 32, 16):
+        module(torch.randn(2, 3, size, size)).sum().backward()
+    small, large, again = asked
+    assert small == again < large

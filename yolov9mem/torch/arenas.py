@@ -68,17 +68,40 @@ def give_workspace(workspace: Tensor) -> None:
             _kept = workspace
 
 
-def make_room(device: torch.device) -> None:
-    """Before the first run of a new size: torch gives blocks of other sizes back.
+def make_room(device: torch.device, saved: int, peak: int) -> None:
+    """Before a forward of another size than the last: torch gives its blocks back if it
+    would have to reserve a new one beside them, and so more than was ever needed.
 
-    Without it, sizes that grow would leave the blocks of the smaller ones reserved
-    beside the new ones. Costs milliseconds, as a new plan does.
+    saved, peak: bytes that the forward holds, and most with its workspaces. A block of a
+    size that has gone is no use to a larger one, and stays reserved until memory runs
+    out; giving all back costs milliseconds, so it is done where it helps alone.
     """
     if device.type != "cuda" or devices.is_capturing(device):
         return
     reserved = torch.cuda.memory_reserved(device)
-    if reserved - torch.cuda.memory_allocated(device) > reserved // 20:
-        torch.cuda.empty_cache()
+    allocated = torch.cuda.memory_allocated(device)
+    needed = max(torch.cuda.max_memory_allocated(device), allocated + peak)
+    if reserved + saved > needed and reserved - allocated > reserved // 20:
+        if saved > _largest_free_block(device):
+            torch.cuda.empty_cache()
+
+
+def _largest_free_block(device: torch.device) -> int:
+    """Bytes that the current stream gets without reserving more."""
+    here = (devices.index(device), devices.stream(device))
+    usable = (  # not those of a captured graph's own pool
+        segment
+        for segment in torch.cuda.memory_snapshot()
+        if (segment["device"], segment["stream"]) == here
+        and not any(segment.get("segment_pool_id", ()))
+    )
+    free = (
+        block["size"]
+        for segment in usable
+        for block in segment["blocks"]
+        if block["state"] == "inactive"
+    )
+    return max(free, default=0)
 
 
 def drop_workspace() -> None:

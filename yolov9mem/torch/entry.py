@@ -166,11 +166,15 @@ class Entry:
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if not any(t.requires_grad for t in itertools.chain(tensors, *params)):
             return stock(module, *args, **kwargs)
-        self.latest = lowered
+        resized, self.latest = self.latest is not lowered, lowered
         replay = Replay(recording, outside, (args, kwargs), leaves)
         for number, graph in enumerate(lowered.graphs):
             inputs = replay.inputs(recording.parts[number])
-            plan = graph.last = self._plan(graph, inputs, params[number])
+            plan = self._plan(graph, inputs, params[number])
+            if resized or plan is not graph.last:
+                device = graph.program.device
+                make_room(device, plan.saved_bytes, plan.core.peak_bytes)
+            graph.last = plan
             replay.add(
                 number,
                 engine.run(
@@ -343,7 +347,6 @@ class Entry:
                     graph.program, self.keep, *wanted, self.segments, self.backend
                 )
                 graph.plans[key] = plan
-                make_room(graph.program.device)
                 self.counts["plans"] += 1
         return plan
 
