@@ -196,12 +196,13 @@ def test_the_most_wanted_comes_first(tmp_path: Path, monkeypatch) -> None:
     made = stages.in_order(s, list(stages.STAGES))
     keys = [task.key for _, task in made]
     assert len(keys) == len(set(keys))
-    ways = [task.request["way"] for _, task in made[:8]]
-    assert ways == [*2 * [EAGER, CONV, MIN], CONV, COMPILED]
-    assert keys[8] == "tests on the GPU"
+    assert [task.request["way"] for _, task in made[:6]] == 2 * [EAGER, CONV, MIN]
+    assert keys[6] == "tests on the GPU"
     timed = [task.timed for _, task in made]
-    assert timed[:8] == [True] * 8 and not timed[8]
-    assert keys.index("bandwidth") < keys.index("rule yolov9-t")
+    assert timed[:6] == [True] * 6 and not timed[6]
+    compiled = next(key for key in keys if COMPILED in key)
+    order = [keys.index(key) for key in ("bandwidth", compiled, "rule yolov9-t")]
+    assert order == sorted(order)
 
 
 def test_commands_are_ended_at_their_limit(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 # others know the emulation alone and are CI's.
 GPU_TESTS = ("gpu", "tensors", "torch", "module")
 ON_THE_GPU = "not emulated and not packed"
-TEST_SECONDS = 60  # of one test
+TEST_SECONDS = 120  # of one test, beside the sanitizers
 
 
 def look_at_the_gpu(session: Session) -> None:
