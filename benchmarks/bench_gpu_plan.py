@@ -9,9 +9,7 @@ and is in proportion to the batch.
 
 from __future__ import annotations
 
-import sys
 import weakref
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves
 
-from benchmarks.models import detection_loss, detection_model
+from benchmarks.models import _tests, detection_loss, detection_model
 
 TITLE = (
     "Planned, not measured: GPU memory of a training step, yolov9-s, 640 px, AMP fp16 "
@@ -98,9 +96,7 @@ def loss_bytes(model: nn.Module, size: int) -> float:
 
 def cuda_table() -> Any:
     """The CUDA backend's table with cuDNN's rules, emulated."""
-    folder = str(Path(__file__).resolve().parents[1] / "tests")
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    _tests()
     import cuda_emulation
 
     return cuda_emulation.capsule("ym_emulation_packed_backend")

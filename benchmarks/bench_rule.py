@@ -6,13 +6,12 @@ from __future__ import annotations
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import memory
-from benchmarks.models import detection_model
+from benchmarks.models import _tests, detection_model
 
 TITLE = (
     "Error of outputs, gradients and batch norm state against float64, 96 px, batch 2"
@@ -34,7 +33,7 @@ def measure(name: str, seeds: int) -> dict[str, Any]:
     """The rows of one detector, computed with one thread."""
     import yolov9mem
 
-    sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+    _tests()
     import rule
 
     torch.set_num_threads(1)

@@ -9,12 +9,22 @@ from typing import Any
 
 from torch import nn
 
-EXAMPLES = str(Path(__file__).resolve().parents[1] / "examples")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def _examples() -> None:
-    if EXAMPLES not in sys.path:
-        sys.path.insert(0, EXAMPLES)
+    _importable("examples")
+
+
+def _tests() -> None:
+    """By their files' names: an installed package named tests would hide the folder."""
+    _importable("tests")
+
+
+def _importable(folder: str) -> None:
+    path = str(ROOT / folder)
+    if path not in sys.path:
+        sys.path.insert(0, path)
 
 
 def detection_model(name: str, classes: int = 80) -> nn.Module:

@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The official augmentation chain, which the tests hold.
+"""The official augmentation chain, which the tests hold."""
 
-Not imported as ``tests.official_chain``: an installed package named tests would hide it.
-"""
+from benchmarks.models import _tests
 
-import sys
+_tests()
 
-from benchmarks.record import ROOT
-
-sys.path.append(str(ROOT / "tests"))
-
-from official_chain import Chain
+from official_chain import Chain  # noqa: E402
 
 __all__ = ["Chain"]

@@ -74,29 +74,6 @@ def below_overflow(gradients: list[Tensor]) -> float:
     return min(1.0, 2.0 ** math.floor(math.log2(1024 / max(most, 1e-30))))
 
 
-def pooled_error(tensors: list[Tensor], exact: list[Tensor]) -> Tensor:
-    """rule.pooled_error as a tensor on the device of `exact`, which nobody waits for."""
-    assert len(tensors) == len(exact)
-    if not exact:  # a module without batch norm
-        return torch.zeros((), dtype=torch.float64)
-    wrong = [
-        (t.to(e.device, torch.float64) - e).square().sum()
-        for t, e in zip(tensors, exact)
-    ]
-    size = torch.stack([e.square().sum() for e in exact]).sum()
-    return (torch.stack(wrong).sum() / size.clamp(min=1e-300)).sqrt()
-
-
-def errors(result: rule.Result, exact: rule.Result) -> list[float]:
-    """Of outputs, gradients and batch norm state."""
-    parts = (
-        (result.outputs, exact.outputs),
-        (result.gradients, exact.gradients),
-        (result.state, exact.state),
-    )
-    return [float(pooled_error(*part)) for part in parts]
-
-
 def load(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     model.load_state_dict(state)
     model.zero_grad(set_to_none=True)
@@ -144,12 +121,12 @@ class Comparison:
         found = {}
         for dtype, kept in self.ours.items():
             stock = run(load(self.stock, state), inputs, seed, dtype, scale)
-            stock_errors = errors(stock, exact)
+            stock_errors = rule.errors(stock, exact)
             for keep, mine in kept.items():
                 made = run(load(mine, state), inputs, seed, dtype, scale)
                 assert [r.state for r in ym.report(mine).rows] == ["swapped"]
                 assert made.calls == stock.calls
-                found[keep, dtype] = (errors(made, exact), stock_errors)
+                found[keep, dtype] = (rule.errors(made, exact), stock_errors)
         return found
 
     def release(self) -> None:

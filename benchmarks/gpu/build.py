@@ -92,10 +92,8 @@ def build(session: Session, seconds: float) -> dict[str, Any]:
         what = "ended at its limit" if status is None else f"exit status {status}"
         return answer | {"outcome": "failed", "reason": f"{what}: {output[-WORDS:]}"}
     (session.site / "built.txt").write_text(stamp(session))
-    name = str(session.scratch / ARCHIVE).removesuffix(".tar.gz")
-    made = shutil.make_archive(name, "gztar", session.site)
-    shutil.copy(made, session.out / "half")
-    (session.out / "half").rename(session.out / ARCHIVE)  # never there in part
+    made = shutil.make_archive(str(session.out / "half"), "gztar", session.site)
+    Path(made).rename(session.out / ARCHIVE)  # never there in part
     return answer | {"outcome": "done", "result": {"archs": architecture(session)}}
 
 

@@ -8,13 +8,11 @@ says.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.models import detection_model
+from benchmarks.models import _tests, detection_model
 
 KEEPS = ("conv", "min")
 SIZE, BATCH = 128, 2
@@ -39,7 +37,7 @@ def seeds(model: str, quick: bool) -> int:
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
+    _tests()
     import gpu_rule
 
     device, name = request["device"], request["model"]

@@ -8,6 +8,7 @@ memory") is not run again; what failed or had no time is, at the next call.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -173,17 +174,9 @@ class Session:
 
     def perform_all(self, tasks: Sequence[tuple[str, Task]]) -> None:
         """Runs (stage, task) in order; neighbours that are not timed beside each other."""
-        begin = 0
-        while begin < len(tasks):
-            end = begin + 1
-            while end < len(tasks) and not tasks[begin][1].timed:
-                if tasks[end][1].timed:
-                    break
-                end += 1
-            with ThreadPoolExecutor(min(AT_ONCE, end - begin)) as pool:
-                for stage, task in tasks[begin:end]:
-                    pool.submit(self.perform, stage, task)
-            begin = end
+        for timed, some in itertools.groupby(tasks, key=lambda pair: pair[1].timed):
+            with ThreadPoolExecutor(1 if timed else AT_ONCE) as pool:
+                list(pool.map(lambda pair: self.perform(*pair), some))
 
     def skip(self, stage: str, task: Task, reason: str) -> None:
         """Notes a task that cannot be run, unless it has its result already."""

@@ -136,8 +136,7 @@ def measure(
     if request["multi_scale"]:
         fewest = most = warmup
     forget_blocks(device)
-    if request["multi_scale"]:
-        forget_peaks(device)
+    forget_peaks(device)
     begin = time.perf_counter()
     for _ in range(warmup):
         work()

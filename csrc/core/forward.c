@@ -164,8 +164,8 @@ static void add_statistics_block(ym_program *p, ym_builder *b)
     size_t bytes = 0;
     for (int32_t i = 0; i < p->norm_call_count; i++) {
         p->norm_call[i].saved_offset = bytes;
-        bytes += 2 * (size_t)p->norm_call[i].channels * sizeof(float);
-        bytes = (bytes + 15) / 16 * 16; /* the next one's floats, four at a time */
+        /* Aligned: kernels read the next one's floats four at a time. */
+        bytes += ym_align(2 * (size_t)p->norm_call[i].channels * sizeof(float));
     }
     int32_t block = ym_add_scratch(b, bytes);
     b->schedule->block[block].place = YM_PLACE_SAVED;

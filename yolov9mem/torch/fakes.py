@@ -94,7 +94,7 @@ class FakeCopy:
     def __init__(self, original: nn.Module) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.places = places_of(original)
-        self._index = _home(original)
+        self._home = _home(original)
         self.path_of: dict[int, str] = {}  # by id of a fake
         self.module_path: dict[int, str] = {}  # by id of a module of the copy
         memo: dict[int, Any] = {}
@@ -127,7 +127,8 @@ class FakeCopy:
         meta = torch.empty_strided(
             tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta"
         )
-        made = FakeTensor(self.mode, meta, self._place(tensor.device))
+        home = tensor.device.index if self._home is None else self._home
+        made = FakeTensor(self.mode, meta, _place(tensor.device, home or 0))
         if tensor.requires_grad:
             made.requires_grad_()
         return made
@@ -139,11 +140,6 @@ class FakeCopy:
         with torch._C._DisableTorchDispatch():
             meta = torch.empty(shape, dtype=dtype, device="meta")
             return FakeTensor(self.mode, meta, device)
-
-    def _place(self, device: torch.device) -> torch.device:
-        if self._index is None:  # no tensors of its own on a GPU
-            self._index = device.index
-        return _place(device, self._index or 0)
 
     def _fake_tensors(self, path: str, module: nn.Module, memo: dict[int, Any]) -> None:
         for name, tensor in own_tensors(module):
