@@ -155,7 +155,7 @@ def backward(out: object, seed: int = 0, only: slice = slice(None)) -> None:
     """Backward of a fixed random linear loss on the outputs."""
     made = [leaf for leaf in leaves(out) if leaf.requires_grad][only]
     random = torch.Generator().manual_seed(seed)
-    grads = [torch.randn(leaf.shape, generator=random).to(leaf.dtype) for leaf in made]
+    grads = [torch.randn(leaf.shape, generator=random).to(leaf) for leaf in made]
     torch.autograd.backward(made, grads)
 
 

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from emulated_gpu import gpu  # noqa: F401
-from models_for_tests import Elan
+from models_for_tests import Elan, assert_same_training, image
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
@@ -30,6 +32,28 @@ def on_gpu(index: int) -> tuple[nn.Module, Tensor]:
     module = nn.Module()
     module.weight = nn.Parameter(weight)
     return module, x
+
+
+def test_tensors_that_the_graph_does_not_read_may_lie_elsewhere() -> None:
+    """A detector moves to the GPU and its levels' strides, no buffers, stay behind."""
+    stock = Elan(3, 16, 8).train()
+    ours = copy.deepcopy(stock)
+    ours.cv3.stride = torch.empty(3, device="meta")
+    ym.checkpoint(ours)
+    assert_same_training(ours, stock, image())
+    assert ym.report(ours).rows[0].state == "swapped"
+
+
+@pytest.mark.parametrize("name", ["conv.weight", "bn.bias", "bn.running_mean"])
+def test_tensors_that_the_graph_reads_lie_on_one_device(name: str) -> None:
+    module = Elan(3, 16, 8).train()
+    part, _, leaf = f"cv3.{name}".rpartition(".")
+    part = module.get_submodule(part)
+    kind = part._buffers if leaf in part._buffers else part._parameters
+    kind[leaf] = type(kind[leaf])(torch.empty_like(kind[leaf], device="meta"))
+    ym.checkpoint(module)
+    with pytest.raises(ym.CannotLower, match="its tensors are on cpu and meta"):
+        module(image())
 
 
 @pytest.mark.parametrize("index", [0, 3])

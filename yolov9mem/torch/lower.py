@@ -30,7 +30,10 @@ class Program:
         tensors: dict[str, torch.Tensor],
         device: torch.device | None = None,
     ) -> None:
-        """``tensors``: of the recorded module, by path; ``device``: of the arguments."""
+        """``tensors``: of the recorded module, by path; ``device``: of the arguments.
+
+        Raises CannotLower where those that the part reads are on several devices.
+        """
         self.shapes = {path: tuple(t.shape) for path, t in tensors.items()}
         self.dtypes = {path: t.dtype for path, t in tensors.items()}
         self.part = part
@@ -44,9 +47,12 @@ class Program:
             self._values.append(self._build[node.op](self, node))
         for value in part.outputs:
             self.graph.output(self._values[value])
-        self.device = device or next(
-            (t.device for t in tensors.values()), torch.device("cpu")
-        )
+        read = [tensors[path].device for path in self.reads()]
+        places = sorted({str(place) for place in read})
+        if len(places) > 1:
+            reason = f"its tensors are on {' and '.join(places)}, must be on one device"
+            raise CannotLower("forward", "", reason)
+        self.device = device or (read[0] if read else torch.device("cpu"))
         self.on_cuda = devices.kind(self.device) == "cuda"
         self.tf32 = self.on_cuda and devices.allows_tf32()
         self.dtype = compute_dtype(part, self.device)
@@ -58,6 +64,12 @@ class Program:
             for node in part.nodes
             if node.op == "input"
         ]
+
+    def reads(self) -> list[str]:
+        """Paths of all tensors that the graph reads; a detector has others, such as the
+        strides of its levels, which stay on the CPU."""
+        running = [path for n in self.norms for path in (n.mean, n.variance) if path]
+        return [*self.params, *running]
 
     def _param(self, path: str | None) -> int:
         if path is None:
@@ -287,11 +299,7 @@ def lower(
 ) -> list[Program]:
     """Lowers the parts of a recording of ``module`` whose arguments are on ``device``.
 
-    Raises CannotLower where its tensors are on several devices.
+    Raises CannotLower where the tensors of one part are on several devices.
     """
     tensors = tensors_of(module)
-    places = sorted({str(t.device) for t in tensors.values()})
-    if len(places) > 1:
-        reason = f"its tensors are on {' and '.join(places)}, must be on one device"
-        raise CannotLower("forward", "", reason)
     return [Program(part, tensors, device) for part in recording.parts]
