@@ -47,7 +47,8 @@ def check(
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_layer_types(layer: str, name: str) -> None:
-    fewer = {"seeds": min(SEEDS, 3), "keeps": ("conv", "min")}
+    # Of three seeds the median may be one where a max pool picks another of two equals.
+    fewer = {"keeps": ("conv", "min")}
     check(LAYERS[layer], (2, 8, 13, 17), name, **(fewer if "plain" in name else {}))
 
 
