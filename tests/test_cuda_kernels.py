@@ -51,7 +51,8 @@ def statistics(backend: str, x: Value, norm: Norm, scratch: int) -> list[np.ndar
         ((2, 37, 41, 16), 8, 8),  # wide accesses, many chunks
         ((1, 5, 7, 3), 1, 2),  # one channel at a time
         ((3, 1, 1, 40), 0, 0),  # fewer pixels than rows of a block
-        ((1, 3, 11, 520), 8, 0),  # several blocks of channels
+        ((1, 3, 11, 520), 8, 0),
+        ((1, 9, 13, 1064), 8, 0),  # several blocks of channels, many pixels a thread
         ((1, 1, 2, 1), 0, 1),
     ],
 )
@@ -95,9 +96,17 @@ def test_running_statistics_are_used_as_they_are() -> None:
 class BrickCase:
     """A brick with its terms; `ref` is the same on packed float32."""
 
-    def __init__(self, terms: int, norms: str, activation: int, dtype: int, seed: int):
+    def __init__(
+        self,
+        terms: int,
+        norms: str,
+        activation: int,
+        dtype: int,
+        seed: int,
+        shape: tuple[int, ...] | None = None,
+    ):
         """norms: for each term "n" batch statistics, "r" running ones, "-" no norm."""
-        self.shape = (2, 9, 13, 16 if seed % 2 else 5)
+        self.shape = shape or (2, 9, 13, 16 if seed % 2 else 5)
         sides = (8, 16) if seed % 2 else (1, 3)
         self.dtype, self.norms, self.activation, self.seed = (
             dtype,
@@ -198,6 +207,21 @@ def test_brick(dtype: int, terms: int, norms: str, activation: int, seed: int) -
         truth = case.backward("ref", accumulate, in_place)
         for i, (a, b) in enumerate(zip(made, truth, strict=True)):
             close(a, b, LIMIT[dtype] if i < terms else 1e-5, f"gradient {i}")
+
+
+@DTYPES
+@pytest.mark.parametrize("terms, norms", [(1, "n"), (2, "nn"), (2, "-n")])
+@pytest.mark.parametrize("channels", [1024, 1064])
+def test_brick_with_many_pixels_a_thread(
+    dtype: int, terms: int, norms: str, channels: int
+) -> None:
+    """Few rows to a block: chunks are walked through several pixels at a time, the next
+    ones fetched meanwhile, and the last one by one."""
+    case = BrickCase(terms, norms, ce.SILU, dtype, 1, (1, 7, 11, channels))
+    made = case.backward("cuda", True, False)
+    truth = case.backward("ref", True, False)
+    for i, (a, b) in enumerate(zip(made, truth, strict=True)):
+        close(a, b, LIMIT[dtype] if i < terms else 1e-5, f"gradient {i}")
 
 
 def test_brick_does_not_depend_on_the_order_of_threads() -> None:

@@ -14,92 +14,156 @@
 namespace
 {
 
-const int EACH = 4; /* pixels of a thread, all fetched before the first is used */
-
 /* Channels of a thread: two terms of 16 bits with eight channels would leave no
  * registers for pixels on their way. */
 template <int V, int TERMS> struct width {
     static const int OF_THREAD = V == 8 && TERMS == 2 ? 4 : V;
 };
 
-/* What is stored of EACH pixels, `step` apart. */
-template <typename T, int V, int TERMS> struct fetched {
-    cuda_pack<T, V> value[EACH][TERMS], dout[EACH];
+/* Pixels of a thread that are fetched before the first is used: as many as there are
+ * registers for, 128 a thread. For the sums of one term, two of them while the two
+ * before are worked on, which is faster than more at once. */
+template <typename T, int TERMS> struct ahead {
+    static const int WHEN_WRITING = sizeof(T) == 2 && TERMS == 2 ? 8 : 4;
+    static const int WHEN_SUMMING = sizeof(T) == 2 && TERMS == 2 ? 8 : 2;
+    static const bool OVERLAPS = TERMS == 1;
+};
 
-    __device__ __forceinline__ fetched(const cuda_term_channels<T, V> (&term)[TERMS],
-                                       const cuda_values<T> &from, int32_t c,
-                                       int64_t first, int64_t step, int64_t end)
-    {
-#pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            const int64_t p = first + i * step;
-            if (p < end) {
-                dout[i] = fetch<T, V>(from.at(p, c));
-#pragma unroll
-                for (int t = 0; t < TERMS; t++) {
-                    value[i][t] = term[t].fetch_pixel(p);
-                }
-            }
-        }
-    }
-    /* dz of pixel i; v - mean of each term on the way. */
+/* What is stored of a pixel. */
+template <typename T, int V, int TERMS> struct stored {
+    cuda_pack<T, V> value[TERMS], dout;
+
+    /* dz; v - mean of each term on the way. */
     __device__ __forceinline__ void
     derive(const cuda_brick &brick, const cuda_term_channels<T, V> (&term)[TERMS],
-           int i, float (&distance)[TERMS][V], float (&dz)[V]) const
+           float (&distance)[TERMS][V], float (&dz)[V]) const
     {
         float z[V];
-        unpack<T, V>(dout[i], dz);
-        cuda_before_activation<T, V, TERMS>(term, value[i], distance, z);
+        unpack<T, V>(dout, dz);
+        cuda_before_activation<T, V, TERMS>(term, value, distance, z);
         cuda_derive<T, V>(brick, z, dz);
     }
 };
 
-/* partial: (1 + TERMS, chunks, channels), the sums of dz and of dz (v - mean) of each
- * term. */
+/* Walks over a thread's pixels. Values that are absent are nobody's business: dout is
+ * read in their place, which is cheaper than to ask each time. */
+template <typename T, int V, int TERMS> struct walk {
+    const T *from[TERMS + 1]; /* dout last */
+    int64_t step[TERMS + 1];  /* to the thread's next pixel */
+
+    __device__ __forceinline__ walk(const cuda_term_channels<T, V> (&term)[TERMS],
+                                    const cuda_values<T> &dout, int32_t c,
+                                    int64_t first)
+    {
+#pragma unroll
+        for (int t = 0; t <= TERMS; t++) {
+            const bool present = t < TERMS && term[t % TERMS].data != nullptr;
+            const T *data = present ? term[t % TERMS].data : dout.data + c;
+            const int64_t pitch = present ? term[t % TERMS].pitch : dout.pitch;
+            from[t] = data + first * pitch;
+            step[t] = blockDim.y * pitch;
+        }
+    }
+    template <int COUNT>
+    __device__ __forceinline__ void next(stored<T, V, TERMS> (&some)[COUNT])
+    {
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            some[i].dout = fetch<T, V>(from[TERMS] + i * step[TERMS]);
+#pragma unroll
+            for (int t = 0; t < TERMS; t++) {
+                some[i].value[t] = fetch<T, V>(from[t] + i * step[t]);
+            }
+        }
+#pragma unroll
+        for (int t = 0; t <= TERMS; t++) {
+            from[t] += COUNT * step[t];
+        }
+    }
+};
+
+/* The sums of dz, and of dz (v - mean) of each term. */
+template <typename T, int V, int TERMS> struct sums {
+    float of[1 + TERMS][V];
+
+    template <int COUNT>
+    __device__ __forceinline__ void add(const cuda_brick &brick,
+                                        const cuda_term_channels<T, V> (&term)[TERMS],
+                                        const stored<T, V, TERMS> (&some)[COUNT])
+    {
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            float distance[TERMS][V], dz[V];
+            some[i].derive(brick, term, distance, dz);
+#pragma unroll
+            for (int v = 0; v < V; v++) {
+                of[0][v] += dz[v];
+#pragma unroll
+                for (int t = 0; t < TERMS; t++) {
+                    of[1 + t][v] = fmaf(dz[v], distance[t][v], of[1 + t][v]);
+                }
+            }
+        }
+    }
+};
+
+/* partial: (1 + TERMS, chunks, channels). */
 template <typename T, int V, int TERMS>
 __global__ void __launch_bounds__(YM_BLOCK, 2)
     brick_sums_kernel(cuda_brick brick, cuda_values<T> dout, int64_t pixels,
                       int64_t chunk, int32_t channels, float *partial)
 {
+    const int EACH = ahead<T, TERMS>::WHEN_SUMMING;
+    const bool OVERLAPS = ahead<T, TERMS>::OVERLAPS;
     __shared__ float all[V][YM_BLOCK];
     const int32_t c = cuda_first_channel<V>();
-    const int64_t last = (int64_t)(blockIdx.x + 1) * chunk;
-    const int64_t end = last < pixels ? last : pixels, step = blockDim.y;
-    float sum[1 + TERMS][V] = {};
+    const int64_t first = (int64_t)blockIdx.x * chunk, last = first + chunk;
+    sums<T, V, TERMS> sum = {};
     if (c < channels) {
         cuda_term_channels<T, V> term[TERMS];
 #pragma unroll
         for (int t = 0; t < TERMS; t++) {
             term[t].locate(brick.term[t], c);
+        }
+        int32_t left = cuda_own_pixels(first, last < pixels ? last : pixels);
+        walk<T, V, TERMS> pixel(term, dout, c, first + threadIdx.y);
+        stored<T, V, TERMS> now[EACH], later[EACH], one[1];
+        const bool has_some = OVERLAPS && left >= EACH;
+        if (has_some) {
+            pixel.next(now);
+        }
+#pragma unroll
+        for (int t = 0; t < TERMS; t++) {
             term[t].prepare(brick.term[t], c);
         }
-        for (int64_t first = (int64_t)blockIdx.x * chunk + threadIdx.y; first < end;
-             first += EACH * step) {
-            const fetched<T, V, TERMS> some(term, dout, c, first, step, end);
+        for (; left >= (OVERLAPS ? 2 : 1) * EACH; left -= EACH) {
+            pixel.next(later);
+            if constexpr (OVERLAPS) {
+                sum.add(brick, term, now);
 #pragma unroll
-            for (int i = 0; i < EACH; i++) {
-                if (first + i * step < end) {
-                    float distance[TERMS][V], dz[V];
-                    some.derive(brick, term, i, distance, dz);
-#pragma unroll
-                    for (int v = 0; v < V; v++) {
-                        sum[0][v] += dz[v];
-#pragma unroll
-                        for (int t = 0; t < TERMS; t++) {
-                            sum[1 + t][v] = fmaf(dz[v], distance[t][v], sum[1 + t][v]);
-                        }
-                    }
+                for (int i = 0; i < EACH; i++) {
+                    now[i] = later[i];
                 }
+            } else {
+                sum.add(brick, term, later);
             }
+        }
+        if (has_some) {
+            sum.add(brick, term, now);
+            left -= EACH;
+        }
+        for (; left > 0; left--) {
+            pixel.next(one);
+            sum.add(brick, term, one);
         }
     }
 #pragma unroll
     for (int i = 0; i < 1 + TERMS; i++) {
-        cuda_add_rows<V>(all, sum[i]);
+        cuda_add_rows<V>(all, sum.of[i]);
         if (threadIdx.y == 0 && c < channels) {
             const int64_t at = ((int64_t)i * gridDim.x + blockIdx.x) * channels + c;
             for (int v = 0; v < V; v++) {
-                partial[at + v] = sum[i][v];
+                partial[at + v] = sum.of[i][v];
             }
         }
     }
@@ -175,6 +239,7 @@ __global__ void __launch_bounds__(YM_BLOCK, 2)
     brick_backward_kernel(cuda_brick brick, cuda_values<T> dout, term_outputs out,
                           int64_t pixels, int32_t channels)
 {
+    const int EACH = ahead<T, TERMS>::WHEN_WRITING;
     const int32_t c = cuda_first_channel<V>();
     if (c >= channels) {
         return;
@@ -186,7 +251,18 @@ __global__ void __launch_bounds__(YM_BLOCK, 2)
         term[t].locate(brick.term[t], c);
     }
     const int64_t step = blockDim.y, first = blockIdx.x * (EACH * step) + threadIdx.y;
-    const fetched<T, V, TERMS> some(term, dout, c, first, step, pixels);
+    stored<T, V, TERMS> some[EACH];
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        const int64_t p = first + i * step;
+        if (p < pixels) {
+            some[i].dout = fetch<T, V>(dout.at(p, c));
+#pragma unroll
+            for (int t = 0; t < TERMS; t++) {
+                some[i].value[t] = term[t].fetch_pixel(p);
+            }
+        }
+    }
     cuda_load_channels<V>(out.mean[0], c, 0.0f, mean);
 #pragma unroll
     for (int t = 0; t < TERMS; t++) {
@@ -200,7 +276,7 @@ __global__ void __launch_bounds__(YM_BLOCK, 2)
             break;
         }
         float distance[TERMS][V], dz[V], dv[V];
-        some.derive(brick, term, i, distance, dz);
+        some[i].derive(brick, term, distance, dz);
 #pragma unroll
         for (int t = 0; t < TERMS; t++) {
             if (out.data[t] == nullptr) {
@@ -228,28 +304,29 @@ ym_status launch_sums(ym_context *context, const backward_call &call,
                       const sums_output &out)
 {
     const ym_tensor *dout = call.dout;
-    const int64_t pixels = ym_pixels(dout), chunk = cuda_chunk_pixels(pixels);
-    const int32_t chunks = cuda_chunk_count(pixels), terms = call.brick->term_count;
+    const int64_t pixels = ym_pixels(dout);
+    const cuda_chunks chunks = cuda_cut(pixels, cuda_multiprocessors(context));
+    const int32_t terms = call.brick->term_count;
     const cuda_brick made = cuda_brick_of(call.brick);
     float *partial = static_cast<float *>(context->scratch);
     YM_WITH_TYPE_AND_WIDTH(
         dout->dtype, call.wide, const cuda_values<T> from(*dout); if (terms == 2) {
             constexpr int W = width<V, 2>::OF_THREAD;
             const cuda_tiles tiles = cuda_divide(dout->c, W);
-            YM_LAUNCH((brick_sums_kernel<T, W, 2>), cuda_chunk_grid(tiles, pixels),
-                      cuda_block(tiles), context, made, from, pixels, chunk, dout->c,
-                      partial);
+            YM_LAUNCH((brick_sums_kernel<T, W, 2>), cuda_chunk_grid(tiles, chunks),
+                      cuda_block(tiles), context, made, from, pixels, chunks.pixels,
+                      dout->c, partial);
         } else {
             const cuda_tiles tiles = cuda_divide(dout->c, V);
-            YM_LAUNCH((brick_sums_kernel<T, V, 1>), cuda_chunk_grid(tiles, pixels),
-                      cuda_block(tiles), context, made, from, pixels, chunk, dout->c,
-                      partial);
+            YM_LAUNCH((brick_sums_kernel<T, V, 1>), cuda_chunk_grid(tiles, chunks),
+                      cuda_block(tiles), context, made, from, pixels, chunks.pixels,
+                      dout->c, partial);
         });
     YM_TRY(cuda_launched(context, "brick_sums_kernel"));
     dim3 grid = cuda_finish_grid(dout->c);
     grid.y = 1 + (unsigned)terms;
     YM_LAUNCH(brick_sums_finish_kernel, grid, cuda_finish_block(), context, partial,
-              chunks, dout->c, 1.0 / (double)pixels, out);
+              chunks.count, dout->c, 1.0 / (double)pixels, out);
     return cuda_launched(context, "brick_sums_finish_kernel");
 }
 
@@ -265,13 +342,13 @@ ym_status launch_values(ym_context *context, const backward_call &call,
             constexpr int W = width<V, 2>::OF_THREAD;
             const cuda_tiles tiles = cuda_divide(dout->c, W);
             YM_LAUNCH((brick_backward_kernel<T, W, 2>),
-                      cuda_pixel_grid(tiles, pixels, EACH), cuda_block(tiles), context,
-                      made, from, out, pixels, dout->c);
+                      cuda_pixel_grid(tiles, pixels, ahead<T, 2>::WHEN_WRITING),
+                      cuda_block(tiles), context, made, from, out, pixels, dout->c);
         } else {
             const cuda_tiles tiles = cuda_divide(dout->c, V);
             YM_LAUNCH((brick_backward_kernel<T, V, 1>),
-                      cuda_pixel_grid(tiles, pixels, EACH), cuda_block(tiles), context,
-                      made, from, out, pixels, dout->c);
+                      cuda_pixel_grid(tiles, pixels, ahead<T, 1>::WHEN_WRITING),
+                      cuda_block(tiles), context, made, from, out, pixels, dout->c);
         });
     return cuda_launched(context, "brick_backward_kernel");
 }
@@ -292,15 +369,15 @@ bool needs_sums(const ym_brick *brick, const ym_term_gradient gradient[2])
 /* After the partial sums, the means of the three sums. */
 float *means_in_scratch(const ym_context *context, const ym_tensor *dout)
 {
-    const int64_t chunks = cuda_chunk_count(ym_pixels(dout));
-    return static_cast<float *>(context->scratch) + 3 * chunks * dout->c;
+    const size_t chunks = cuda_most_chunks(ym_pixels(dout));
+    return static_cast<float *>(context->scratch) + 3 * chunks * (size_t)dout->c;
 }
 
 } // namespace
 
 size_t cuda_brick_scratch_bytes(const ym_tensor *out)
 {
-    const size_t chunks = (size_t)cuda_chunk_count(ym_pixels(out));
+    const size_t chunks = cuda_most_chunks(ym_pixels(out));
     return 3 * (chunks + 1) * (size_t)out->c * sizeof(float);
 }
 

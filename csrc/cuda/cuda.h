@@ -27,6 +27,8 @@ ym_status cuda_launched(ym_context *context, const char *kernel);
 /* Makes the context's device current; what it returns goes to cuda_leave_device. */
 int cuda_enter_device(const ym_context *context);
 void cuda_leave_device(int previous);
+/* Of the context's device, which is the current one. */
+int32_t cuda_multiprocessors(const ym_context *context);
 ym_status cuda_require_scratch(ym_context *context, const char *call, size_t bytes);
 
 size_t cuda_plain_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv,

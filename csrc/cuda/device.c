@@ -67,6 +67,28 @@ void cuda_leave_device(int previous)
     }
 }
 
+#define DEVICES 64 /* whose answer is kept */
+
+int32_t cuda_multiprocessors(const ym_context *context)
+{
+    static _Atomic int32_t known[DEVICES];
+    const int device = context->device;
+    const bool keeps = device >= 0 && device < DEVICES;
+    int found = keeps ? known[device] : 0;
+    if (found == 0) {
+        const cudaError_t result = cudaDeviceGetAttribute(
+            &found, cudaDevAttrMultiProcessorCount, device < 0 ? 0 : device);
+        if (result != cudaSuccess || found < 1) {
+            cudaGetLastError();
+            return 1; /* the launch will say what is wrong */
+        }
+        if (keeps) {
+            known[device] = found;
+        }
+    }
+    return found;
+}
+
 ym_status cuda_require_scratch(ym_context *context, const char *call, size_t bytes)
 {
     YM_CHECK(

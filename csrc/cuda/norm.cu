@@ -13,45 +13,62 @@
 namespace
 {
 
-const int AHEAD = 4; /* pixels fetched before the first is used */
+const int EACH = 4; /* pixels fetched before the first is used */
+
+/* Sums of one thread's channels, of distances from an origin and of their squares. */
+template <int V> struct moments {
+    float origin[V], sum[V], squares[V];
+
+    template <typename T> __device__ __forceinline__ void add(const cuda_pack<T, V> &x)
+    {
+        float value[V];
+        unpack<T, V>(x, value);
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            const float d = value[v] - origin[v];
+            sum[v] += d;
+            squares[v] = fmaf(d, d, squares[v]);
+        }
+    }
+};
 
 /* Of each channel of a chunk: the mean, and the sum of squares of the distances from
  * it. */
 template <typename T, int V>
-__global__ void __launch_bounds__(YM_BLOCK)
+__global__ void __launch_bounds__(YM_BLOCK, YM_CHUNK_WAVE)
     statistics_kernel(cuda_values<T> x, int64_t pixels, int64_t chunk, int32_t channels,
                       float2 *partial, float *start)
 {
     __shared__ float all[V][YM_BLOCK];
     const int32_t c = cuda_first_channel<V>();
     const int64_t first = (int64_t)blockIdx.x * chunk, last = first + chunk;
-    const int64_t end = last < pixels ? last : pixels, step = blockDim.y;
-    float base[V] = {0}, origin[V] = {0}, sum[V] = {0}, squares[V] = {0}, value[V];
+    const int64_t end = last < pixels ? last : pixels;
+    float base[V] = {0};
+    moments<V> made = {};
     if (c < channels) {
         load<T, V>(x.at(0, c), base);
-        load<T, V>(x.at(first, c), origin);
-        for (int64_t next = first + threadIdx.y; next < end; next += AHEAD * step) {
-            cuda_pack<T, V> pack[AHEAD];
+        load<T, V>(x.at(first, c), made.origin);
+        const int32_t mine = cuda_own_pixels(first, end);
+        const T *next = x.at(first + threadIdx.y, c);
+        const int64_t step = blockDim.y * x.pitch;
+        int32_t i = 0;
+        for (; i + EACH <= mine; i += EACH, next += EACH * step) {
+            cuda_pack<T, V> pack[EACH];
 #pragma unroll
-            for (int i = 0; i < AHEAD; i++) {
-                if (next + i * step < end) {
-                    pack[i] = fetch<T, V>(x.at(next + i * step, c));
-                }
+            for (int k = 0; k < EACH; k++) {
+                pack[k] = fetch<T, V>(next + k * step);
             }
 #pragma unroll
-            for (int i = 0; i < AHEAD; i++) {
-                if (next + i * step < end) {
-                    unpack<T, V>(pack[i], value);
-#pragma unroll
-                    for (int v = 0; v < V; v++) {
-                        const float d = value[v] - origin[v];
-                        sum[v] += d;
-                        squares[v] = fmaf(d, d, squares[v]);
-                    }
-                }
+            for (int k = 0; k < EACH; k++) {
+                made.template add<T>(pack[k]);
             }
         }
+        for (; i < mine; i++, next += step) {
+            made.template add<T>(fetch<T, V>(next));
+        }
     }
+    float(&sum)[V] = made.sum;
+    float(&squares)[V] = made.squares;
     cuda_add_rows<V>(all, sum);
     cuda_add_rows<V>(all, squares);
     if (threadIdx.y == 0 && c < channels) {
@@ -61,7 +78,7 @@ __global__ void __launch_bounds__(YM_BLOCK)
             const float mean = sum[v] * inverse, rest = squares[v] - sum[v] * mean;
             /* A NaN must stay one. */
             partial[(int64_t)blockIdx.x * channels + c + v] = {
-                origin[v] - base[v] + mean, rest < 0 ? 0 : rest};
+                made.origin[v] - base[v] + mean, rest < 0 ? 0 : rest};
             if (blockIdx.x == 0) {
                 start[c + v] = base[v];
             }
@@ -134,7 +151,7 @@ __global__ void __launch_bounds__(YM_BLOCK)
 
 size_t cuda_norm_scratch_bytes(const ym_tensor *x)
 {
-    const size_t chunks = (size_t)cuda_chunk_count(ym_pixels(x));
+    const size_t chunks = cuda_most_chunks(ym_pixels(x));
     return (size_t)x->c * (chunks * sizeof(float2) + sizeof(float));
 }
 
@@ -155,17 +172,17 @@ ym_status cuda_norm_statistics(ym_context *context, const ym_tensor *x,
     }
     YM_TRY(cuda_require_scratch(context, "batch norm statistics",
                                 cuda_norm_scratch_bytes(x)));
-    const int64_t pixels = ym_pixels(x), chunk = cuda_chunk_pixels(pixels);
-    const int32_t chunks = cuda_chunk_count(pixels);
+    const int64_t pixels = ym_pixels(x);
+    const cuda_chunks chunks = cuda_cut(pixels, cuda_multiprocessors(context));
     float2 *partial = static_cast<float2 *>(context->scratch);
-    float *start = reinterpret_cast<float *>(partial + (int64_t)chunks * x->c);
+    float *start = reinterpret_cast<float *>(partial + (int64_t)chunks.count * x->c);
     YM_WITH_TYPE_AND_WIDTH(
         x->dtype, cuda_is_wide(*x), const cuda_tiles tiles = cuda_divide(x->c, V);
-        YM_LAUNCH((statistics_kernel<T, V>), cuda_chunk_grid(tiles, pixels),
-                  cuda_block(tiles), context, cuda_values<T>(*x), pixels, chunk, x->c,
-                  partial, start));
+        YM_LAUNCH((statistics_kernel<T, V>), cuda_chunk_grid(tiles, chunks),
+                  cuda_block(tiles), context, cuda_values<T>(*x), pixels, chunks.pixels,
+                  x->c, partial, start));
     YM_TRY(cuda_launched(context, "statistics_kernel"));
     YM_LAUNCH(statistics_finish_kernel, cuda_finish_grid(x->c), cuda_finish_block(),
-              context, partial, start, pixels, chunk, chunks, x->c, out);
+              context, partial, start, pixels, chunks.pixels, chunks.count, x->c, out);
     return cuda_launched(context, "statistics_finish_kernel");
 }

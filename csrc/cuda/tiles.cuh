@@ -11,6 +11,7 @@
 
 #define YM_BLOCK 256      /* threads, at most */
 #define YM_CHUNKS 1024    /* partial sums of one channel, at most */
+#define YM_CHUNK_WAVE 4   /* blocks of one chunk that a multiprocessor takes at once */
 #define YM_FINISH_ROWS 32 /* threads that add up the partial sums of one channel */
 #define YM_FINISH_COLUMNS (YM_BLOCK / YM_FINISH_ROWS)
 
@@ -19,28 +20,54 @@ struct cuda_tiles {
     int32_t column_blocks;
 };
 
+/* All channels of a pixel in one block, so that it reads and writes whole lines of
+ * memory: a border within a line costs a fifth of the speed. Where that would leave an
+ * eighth of the threads without work, or there are too many, several blocks of columns,
+ * whose borders lie between the memory's units of 32 bytes. */
 static inline cuda_tiles cuda_divide(int32_t channels, int width)
 {
-    const int32_t vectors = channels / width;
-    cuda_tiles tiles;
-    tiles.column_blocks = (vectors + 31) / 32;
-    tiles.columns = (vectors + tiles.column_blocks - 1) / tiles.column_blocks;
-    tiles.rows = YM_BLOCK / tiles.columns;
-    return tiles;
+    const int32_t most = 128, enough = YM_BLOCK - YM_BLOCK / 8;
+    const int32_t vectors = channels / width, least = (vectors + most - 1) / most;
+    cuda_tiles best = {};
+    for (int32_t blocks = least; blocks < least + 4; blocks++) {
+        int32_t columns = (vectors + blocks - 1) / blocks;
+        columns = blocks == 1 ? columns : (columns + 3) / 4 * 4;
+        const int32_t rows = YM_BLOCK / columns;
+        if (rows * columns > best.rows * best.columns) {
+            best.columns = columns;
+            best.rows = rows;
+            best.column_blocks = (vectors + columns - 1) / columns;
+        }
+        if (rows * columns >= enough) {
+            break;
+        }
+    }
+    return best;
 }
 
-/* A sum over pixels is cut into chunks; where, depends on the number of pixels alone.
- */
-static inline int64_t cuda_chunk_pixels(int64_t pixels)
+/* A sum over pixels is cut into chunks. */
+struct cuda_chunks {
+    int64_t pixels; /* of one; the last may have fewer */
+    int32_t count;
+};
+
+/* As many as the GPU takes at once: a few blocks more would cost as much as all. Where
+ * the cuts are depends on the pixels and the GPU's model alone. */
+static inline cuda_chunks cuda_cut(int64_t pixels, int32_t multiprocessors)
 {
-    const int64_t least = 32, even = (pixels + YM_CHUNKS - 1) / YM_CHUNKS;
-    return even > least ? even : least;
+    const int64_t least = 32, wave = (int64_t)YM_CHUNK_WAVE * multiprocessors;
+    const int64_t most = wave < YM_CHUNKS ? wave : YM_CHUNKS;
+    const int64_t even = (pixels + most - 1) / most;
+    cuda_chunks made;
+    made.pixels = even > least ? even : least;
+    made.count = (int32_t)((pixels + made.pixels - 1) / made.pixels);
+    return made;
 }
 
-static inline int32_t cuda_chunk_count(int64_t pixels)
+/* At most so many on any GPU. */
+static inline size_t cuda_most_chunks(int64_t pixels)
 {
-    const int64_t chunk = cuda_chunk_pixels(pixels);
-    return (int32_t)((pixels + chunk - 1) / chunk);
+    return (size_t)cuda_cut(pixels, YM_CHUNKS).count;
 }
 
 static inline dim3 cuda_block(const cuda_tiles &tiles)
@@ -49,9 +76,9 @@ static inline dim3 cuda_block(const cuda_tiles &tiles)
 }
 
 /* One block for each chunk. */
-static inline dim3 cuda_chunk_grid(const cuda_tiles &tiles, int64_t pixels)
+static inline dim3 cuda_chunk_grid(const cuda_tiles &tiles, const cuda_chunks &chunks)
 {
-    return dim3((unsigned)cuda_chunk_count(pixels), (unsigned)tiles.column_blocks);
+    return dim3((unsigned)chunks.count, (unsigned)tiles.column_blocks);
 }
 
 /* Blocks whose threads do `each` pixels. */
@@ -76,6 +103,14 @@ static inline dim3 cuda_finish_block()
 template <int V> __device__ __forceinline__ int32_t cuda_first_channel()
 {
     return (int32_t)(blockIdx.y * blockDim.x + threadIdx.x) * V;
+}
+
+/* Of the pixels from `first` to `end`, those of this thread: every blockDim.y-th from
+ * the threadIdx.y-th on. */
+__device__ __forceinline__ int32_t cuda_own_pixels(int64_t first, int64_t end)
+{
+    const int64_t step = blockDim.y;
+    return (int32_t)((end - first - (int64_t)threadIdx.y + step - 1) / step);
 }
 
 /* Sums V values over the rows of the block; the answers are row 0's. Every thread of

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define MOST_DEVICES 4
+#define MULTIPROCESSORS 132
 
 static cudaError_t pending = cudaSuccess;
 static cudaError_t driver = cudaSuccess;
@@ -43,8 +44,16 @@ cudaError_t cudaGetDeviceCount(int *count)
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *found, int device)
 {
-    *found = (struct cudaDeviceProp){"", 9, 0, 132, (size_t)1 << 36};
+    *found = (struct cudaDeviceProp){"", 9, 0, MULTIPROCESSORS, (size_t)1 << 36};
     snprintf(found->name, sizeof found->name, "Emulated %d", device);
+    return driver;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr name, int device)
+{
+    (void)name;
+    (void)device;
+    *value = MULTIPROCESSORS;
     return driver;
 }
 

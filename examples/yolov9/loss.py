@@ -87,6 +87,7 @@ class DetectionLoss:
         """(box, cls, dfl) of one branch, without gains."""
         flat = [f.float().flatten(2).transpose(1, 2) for f in levels]
         distances, logits = torch.cat(flat, 1).split((4 * self.reg_max, self.nc), 2)
+        del flat  # a second copy of all logits, when memory is at its peak
         boxes, scores, positive = self._assign(
             distances, logits, objects, points, stride
         )
