@@ -100,13 +100,13 @@ def test_rows_with_another_allocator_have_names_and_no_partner() -> None:
     invent_step(tasks, MIN, 16, 3.0, 90)  # it would not meet what that one does
     slow = tasks.pop(table.key(table.configuration(MIN, 16)))
     invent_step(tasks, MIN, 16, 1.5, 110)
-    slow["request"] = slow["request"] | {"expandable": True}
+    slow["request"] = slow["request"] | {"fixed_segments": True}
     tasks[table.key(slow["request"])] = slow
     rows = suites.from_tasks(tasks)["step"]["rows"]
     assert [(r["case"], r.get("verdict")) for r in rows] == [
         ("batch 16", None),
         ("batch 16", "met"),
-        ("batch 16, expandable segments", "met"),
+        ("batch 16, torch's own segments", "met"),
     ]
 
 

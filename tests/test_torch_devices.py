@@ -88,6 +88,20 @@ def test_a_slice_that_starts_between_vectors_is_copied(gpu) -> None:  # noqa: F8
     torch.testing.assert_close(packed.permute(0, 3, 1, 2), batch[1:], rtol=0, atol=0)
 
 
+def test_segments_grow_unless_the_environment_says_otherwise(monkeypatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(
+        torch._C, "_accelerator_setAllocatorSettings", told.append, raising=False
+    )
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    assert not ym.use_expandable_segments()
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
+    assert not ym.use_expandable_segments() and told == []
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF")
+    assert ym.use_expandable_segments() and told == ["expandable_segments:True"]
+
+
 GB = 1 << 30
 
 

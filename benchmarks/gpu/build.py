@@ -238,11 +238,11 @@ def tasks(session: Session) -> list[Task]:
     if session.device == "cpu":
         return []
     return [
-        Task("tests on the GPU", 240, 30, run_tests, timed=False),
+        Task("tests on the GPU", 150, 30, run_tests, timed=False),
         *(
             Task(
                 f"compute-sanitizer {tool}",
-                150,
+                100,
                 20,
                 partial(sanitize, tool),
                 None,

@@ -14,20 +14,18 @@ STAGES = {"build-test": build.tasks, "step": table.tasks, "rest": rest.tasks}
 
 def in_order(session: Session, stages: list[str]) -> list[tuple[str, Task]]:
     """(stage, task) of the stages, what is wanted most first: a call may end before all
-    is done. The core of the table, the tests, the kernels, and then the rest, where what
-    is not timed stands together to run side by side."""
+    is done. The core of the table; what is not timed, side by side; what else has a
+    target; the rest of the table."""
     made = [(stage, task) for stage in stages for task in STAGES[stage](session)]
-    core = table.core(session.quick)
+    core, wanted = table.core(session.quick), table.wanted(session.quick)
 
-    def rank(pair: tuple[str, Task]) -> int:
+    def rank(pair: tuple[str, Task]) -> tuple[int, bool]:
         stage, task = pair
+        if not task.timed:
+            return 1, task.key != table.COMPILING  # which others wait for
         if task.request in core:
-            return 0
-        if stage == "build-test":
-            return 1
-        if stage == "rest" and task.timed:
-            return 2
-        return 3 if stage == "step" else 4
+            return 0, False
+        return 2 if task.request in wanted or stage == "rest" else 3, False
 
     return sorted(made, key=rank)
 

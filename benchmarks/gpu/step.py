@@ -10,7 +10,8 @@ A request names: way, model, batch, size (pixels), objects (an image), determini
 settings of the script, else PyTorch's own with cuDNN's search), multi_scale; it may name
 seconds (of timing, for each half) and steps (timed at least).
 
-expandable: torch's allocator with expandable_segments.
+fixed_segments: torch's allocator as it is by itself; else our ways have the segments
+that grow which the example and the launcher ask for.
 
 multi_scale: the sides of SCALES one after the other, twice: a first time with all that a
 new size costs, for the peaks of memory, and a second time for the times as well.
@@ -159,18 +160,11 @@ def measure(
     return found | {"memory": memory(device)}
 
 
-def expand_segments() -> None:
-    """As PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, before the first tensor."""
-    settings = "expandable_segments:True"
-    if hasattr(torch._C, "_accelerator_setAllocatorSettings"):
-        torch._C._accelerator_setAllocatorSettings(settings)
-    else:  # before PyTorch 2.9
-        torch.cuda.memory._set_allocator_settings(settings)
-
-
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    if request.get("expandable"):
-        expand_segments()
+    from yolov9mem.torch import use_expandable_segments
+
+    if ways.is_ours(request["way"]) and not request.get("fixed_segments"):
+        use_expandable_segments()
     clock, training = Clock(request["device"]), Training(request)
     warmup = len(sides(request)) if request["multi_scale"] else WARM_UP
     alone = measure(clock, training.alone, warmup, request)

@@ -118,7 +118,7 @@ def step_case(request: Row) -> str:
     words = [f"batch {request['batch']}"]
     words += [] if request["objects"] == 7 else [f"{request['objects']} objects"]
     words += ["multi-scale"] if request["multi_scale"] else []
-    words += ["expandable segments"] if request.get("expandable") else []
+    words += ["torch's own segments"] if request.get("fixed_segments") else []
     words += [] if request["deterministic"] else [NOT_DETERMINISTIC]
     return ", ".join(words)
 
@@ -145,7 +145,7 @@ def step_row(request: Row, task: Row, part: str) -> Row:
 
 def is_of_the_table(request: Row) -> bool:
     """As the targets have it, not one of the special rows."""
-    special = request["multi_scale"] or request.get("expandable", False)
+    special = request["multi_scale"] or request.get("fixed_segments", False)
     return request["deterministic"] and not special and request["objects"] == 7
 
 
@@ -209,7 +209,7 @@ def step_suite(
 def step_order(request: Row) -> tuple[Any, ...]:
     """The table proper first, by batch; then the special rows."""
     special = (not request["deterministic"], request["multi_scale"])
-    special = (*special, request.get("expandable", False))
+    special = (*special, request.get("fixed_segments", False))
     way = WAYS.index(request["way"])
     return (*special, request["objects"] != 7, request["batch"], way)
 

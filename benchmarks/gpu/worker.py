@@ -58,7 +58,7 @@ def leave_with_the_parent() -> None:
 def main() -> int:
     leave_with_the_parent()
     # Before the request is known: what takes seconds to import.
-    for name in ("numpy", "torch", "yaml", "cv2"):
+    for name in ("numpy", "torch", "torch._inductor.config", "yaml", "cv2"):
         try:
             importlib.import_module(name)
         except ImportError:

@@ -34,7 +34,9 @@ def sgd(groups: list[dict], **options: object) -> torch.optim.SGD:
 
 def checkpoint(model: nn.Module, keep: str) -> nn.Module:
     """The same model, its training forward and backward run by yolov9mem."""
-    return _load("yolov9mem.torch").checkpoint(model, keep=keep)
+    library = _load("yolov9mem.torch")
+    library.use_expandable_segments()
+    return library.checkpoint(model, keep=keep)
 
 
 def report(model: nn.Module) -> object:

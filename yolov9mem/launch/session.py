@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolov9mem.torch import AccumulatingSGD, checkpoint, deferred, release, report
+from yolov9mem.torch import (
+    AccumulatingSGD,
+    checkpoint,
+    deferred,
+    release,
+    report,
+    use_expandable_segments,
+)
 from yolov9mem.torch.registry import runner_of
 
 from . import averages, banner
@@ -86,6 +93,7 @@ class Session:
             self.lines.append(("model, stock", "--ckpt off"))
         else:
             try:
+                use_expandable_segments()
                 checkpoint(model, keep=self.settings.keep, strict=self.settings.strict)
                 self._checkpointed = True
             except TypeError as error:

@@ -10,6 +10,7 @@ print(yolov9mem.torch.report(model))       # what was swapped, and the bytes
 from yolov9mem.launch import patch
 
 from .api import checkpoint, release
+from .arenas import use_expandable_segments
 from .blocks import (
     ELAN1,
     SP,
@@ -66,4 +67,5 @@ __all__ = [
     "release",
     "report",
     "uncheckpoint",
+    "use_expandable_segments",
 ]

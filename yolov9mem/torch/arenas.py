@@ -7,6 +7,8 @@ more than the arithmetic on them; eval and release() let it go.
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from . import devices
 
+ALLOCATOR_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 _lock = threading.Lock()
 _kept: Tensor | None = None
 
@@ -66,6 +69,29 @@ def give_workspace(workspace: Tensor) -> None:
     with _lock:
         if _kept is None or _kept.numel() < workspace.numel():
             _kept = workspace
+
+
+def use_expandable_segments() -> bool:
+    """From now on torch's CUDA allocator grows its segments instead of adding others.
+
+    Sizes that change (``--multi-scale``) otherwise leave holes that nothing fits into:
+    memory that is reserved and not used. The same as starting Python with
+    PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, of which PyTorch's notes on CUDA
+    tell more. What is allocated already stays where it is, so call it first.
+
+    Returns whether it was switched on: not where one of those variables is set (it says
+    how the allocator shall work), on Windows, or in a torch without CUDA.
+    """
+    if any(os.environ.get(name) for name in ALLOCATOR_SETTINGS):
+        return False
+    if sys.platform == "win32" or not torch.backends.cuda.is_built():
+        return False
+    settings = "expandable_segments:True"
+    if hasattr(torch._C, "_accelerator_setAllocatorSettings"):
+        torch._C._accelerator_setAllocatorSettings(settings)
+    else:  # before PyTorch 2.9
+        torch.cuda.memory._set_allocator_settings(settings)
+    return True
 
 
 def make_room(device: torch.device, saved: int, peak: int) -> None:

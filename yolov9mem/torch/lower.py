@@ -216,6 +216,12 @@ class TorchPlan:
         self.segments: int = self.core.segments
         self.saved_bytes: int = self.core.saved_bytes
         self.forward_workspace_bytes: int = self.core.forward_workspace_bytes
+        if program.on_cuda:
+            # The block that backward will take again: a smaller one would fit nothing
+            # afterwards and stay reserved beside it. The peak is backward's either way.
+            self.forward_workspace_bytes = max(
+                self.forward_workspace_bytes, self.core.backward_workspace_bytes
+            )
         ends = self.core.param_segments()
         self.leaving = [  # by segment: the params whose gradients it completes
             [i for i, end in enumerate(ends) if end == segment]
