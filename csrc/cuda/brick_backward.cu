@@ -9,103 +9,10 @@
  * again and writes; z and xhat are made anew in both and never stored. The sums are of
  * dz (v - mean); rstd comes in once for each channel.
  */
-#include "cuda/brick.cuh"
+#include "cuda/brick_walk.cuh"
 
 namespace
 {
-
-/* Channels of a thread: two terms of 16 bits with eight channels would leave no
- * registers for pixels on their way. */
-template <int V, int TERMS> struct width {
-    static const int OF_THREAD = V == 8 && TERMS == 2 ? 4 : V;
-};
-
-/* Pixels of a thread that are fetched before the first is used: as many as there are
- * registers for, 128 a thread. For the sums of one term, two of them while the two
- * before are worked on, which is faster than more at once. */
-template <typename T, int TERMS> struct ahead {
-    static const int WHEN_WRITING = sizeof(T) == 2 && TERMS == 2 ? 8 : 4;
-    static const int WHEN_SUMMING = sizeof(T) == 2 && TERMS == 2 ? 8 : 2;
-    static const bool OVERLAPS = TERMS == 1;
-};
-
-/* What is stored of a pixel. */
-template <typename T, int V, int TERMS> struct stored {
-    cuda_pack<T, V> value[TERMS], dout;
-
-    /* dz; v - mean of each term on the way. */
-    __device__ __forceinline__ void
-    derive(const cuda_brick &brick, const cuda_term_channels<T, V> (&term)[TERMS],
-           float (&distance)[TERMS][V], float (&dz)[V]) const
-    {
-        float z[V];
-        unpack<T, V>(dout, dz);
-        cuda_before_activation<T, V, TERMS>(term, value, distance, z);
-        cuda_derive<T, V>(brick, z, dz);
-    }
-};
-
-/* Walks over a thread's pixels. Values that are absent are nobody's business: dout is
- * read in their place, which is cheaper than to ask each time. */
-template <typename T, int V, int TERMS> struct walk {
-    const T *from[TERMS + 1]; /* dout last */
-    int64_t step[TERMS + 1];  /* to the thread's next pixel */
-
-    __device__ __forceinline__ walk(const cuda_term_channels<T, V> (&term)[TERMS],
-                                    const cuda_values<T> &dout, int32_t c,
-                                    int64_t first)
-    {
-#pragma unroll
-        for (int t = 0; t <= TERMS; t++) {
-            const bool present = t < TERMS && term[t % TERMS].data != nullptr;
-            const T *data = present ? term[t % TERMS].data : dout.data + c;
-            const int64_t pitch = present ? term[t % TERMS].pitch : dout.pitch;
-            from[t] = data + first * pitch;
-            step[t] = blockDim.y * pitch;
-        }
-    }
-    template <int COUNT>
-    __device__ __forceinline__ void next(stored<T, V, TERMS> (&some)[COUNT])
-    {
-#pragma unroll
-        for (int i = 0; i < COUNT; i++) {
-            some[i].dout = fetch<T, V>(from[TERMS] + i * step[TERMS]);
-#pragma unroll
-            for (int t = 0; t < TERMS; t++) {
-                some[i].value[t] = fetch<T, V>(from[t] + i * step[t]);
-            }
-        }
-#pragma unroll
-        for (int t = 0; t <= TERMS; t++) {
-            from[t] += COUNT * step[t];
-        }
-    }
-};
-
-/* The sums of dz, and of dz (v - mean) of each term. */
-template <typename T, int V, int TERMS> struct sums {
-    float of[1 + TERMS][V];
-
-    template <int COUNT>
-    __device__ __forceinline__ void add(const cuda_brick &brick,
-                                        const cuda_term_channels<T, V> (&term)[TERMS],
-                                        const stored<T, V, TERMS> (&some)[COUNT])
-    {
-#pragma unroll
-        for (int i = 0; i < COUNT; i++) {
-            float distance[TERMS][V], dz[V];
-            some[i].derive(brick, term, distance, dz);
-#pragma unroll
-            for (int v = 0; v < V; v++) {
-                of[0][v] += dz[v];
-#pragma unroll
-                for (int t = 0; t < TERMS; t++) {
-                    of[1 + t][v] = fmaf(dz[v], distance[t][v], of[1 + t][v]);
-                }
-            }
-        }
-    }
-};
 
 /* partial: (1 + TERMS, chunks, channels). */
 template <typename T, int V, int TERMS>
@@ -113,12 +20,12 @@ __global__ void __launch_bounds__(YM_BLOCK, 2)
     brick_sums_kernel(cuda_brick brick, cuda_values<T> dout, int64_t pixels,
                       int64_t chunk, int32_t channels, float *partial)
 {
-    const int EACH = ahead<T, TERMS>::WHEN_SUMMING;
-    const bool OVERLAPS = ahead<T, TERMS>::OVERLAPS;
+    const int EACH = cuda_brick_ahead<T, TERMS>::WHEN_SUMMING;
+    const bool OVERLAPS = cuda_brick_ahead<T, TERMS>::OVERLAPS;
     __shared__ float all[V][YM_BLOCK];
     const int32_t c = cuda_first_channel<V>();
     const int64_t first = (int64_t)blockIdx.x * chunk, last = first + chunk;
-    sums<T, V, TERMS> sum = {};
+    cuda_sums<T, V, TERMS> sum = {};
     if (c < channels) {
         cuda_term_channels<T, V> term[TERMS];
 #pragma unroll
@@ -126,8 +33,8 @@ __global__ void __launch_bounds__(YM_BLOCK, 2)
             term[t].locate(brick.term[t], c);
         }
         int32_t left = cuda_own_pixels(first, last < pixels ? last : pixels);
-        walk<T, V, TERMS> pixel(term, dout, c, first + threadIdx.y);
-        stored<T, V, TERMS> now[EACH], later[EACH], one[1];
+        cuda_walk<T, V, TERMS> pixel(term, dout, c, first + threadIdx.y);
+        cuda_stored<T, V, TERMS> now[EACH], later[EACH], one[1];
         const bool has_some = OVERLAPS && left >= EACH;
         if (has_some) {
             pixel.next(now);
@@ -239,7 +146,7 @@ __global__ void __launch_bounds__(YM_BLOCK, 2)
     brick_backward_kernel(cuda_brick brick, cuda_values<T> dout, term_outputs out,
                           int64_t pixels, int32_t channels)
 {
-    const int EACH = ahead<T, TERMS>::WHEN_WRITING;
+    const int EACH = cuda_brick_ahead<T, TERMS>::WHEN_WRITING;
     const int32_t c = cuda_first_channel<V>();
     if (c >= channels) {
         return;
@@ -251,7 +158,7 @@ __global__ void __launch_bounds__(YM_BLOCK, 2)
         term[t].locate(brick.term[t], c);
     }
     const int64_t step = blockDim.y, first = blockIdx.x * (EACH * step) + threadIdx.y;
-    stored<T, V, TERMS> some[EACH];
+    cuda_stored<T, V, TERMS> some[EACH];
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
         const int64_t p = first + i * step;
@@ -311,7 +218,7 @@ ym_status launch_sums(ym_context *context, const backward_call &call,
     float *partial = static_cast<float *>(context->scratch);
     YM_WITH_TYPE_AND_WIDTH(
         dout->dtype, call.wide, const cuda_values<T> from(*dout); if (terms == 2) {
-            constexpr int W = width<V, 2>::OF_THREAD;
+            constexpr int W = cuda_brick_width<V, 2>::OF_THREAD;
             const cuda_tiles tiles = cuda_divide(dout->c, W);
             YM_LAUNCH((brick_sums_kernel<T, W, 2>), cuda_chunk_grid(tiles, chunks),
                       cuda_block(tiles), context, made, from, pixels, chunks.pixels,
@@ -339,16 +246,18 @@ ym_status launch_values(ym_context *context, const backward_call &call,
     YM_WITH_TYPE_AND_WIDTH(
         dout->dtype, call.wide, const cuda_values<T> from(*dout);
         if (call.brick->term_count == 2) {
-            constexpr int W = width<V, 2>::OF_THREAD;
+            constexpr int W = cuda_brick_width<V, 2>::OF_THREAD;
             const cuda_tiles tiles = cuda_divide(dout->c, W);
-            YM_LAUNCH((brick_backward_kernel<T, W, 2>),
-                      cuda_pixel_grid(tiles, pixels, ahead<T, 2>::WHEN_WRITING),
-                      cuda_block(tiles), context, made, from, out, pixels, dout->c);
+            YM_LAUNCH(
+                (brick_backward_kernel<T, W, 2>),
+                cuda_pixel_grid(tiles, pixels, cuda_brick_ahead<T, 2>::WHEN_WRITING),
+                cuda_block(tiles), context, made, from, out, pixels, dout->c);
         } else {
             const cuda_tiles tiles = cuda_divide(dout->c, V);
-            YM_LAUNCH((brick_backward_kernel<T, V, 1>),
-                      cuda_pixel_grid(tiles, pixels, ahead<T, 1>::WHEN_WRITING),
-                      cuda_block(tiles), context, made, from, out, pixels, dout->c);
+            YM_LAUNCH(
+                (brick_backward_kernel<T, V, 1>),
+                cuda_pixel_grid(tiles, pixels, cuda_brick_ahead<T, 1>::WHEN_WRITING),
+                cuda_block(tiles), context, made, from, out, pixels, dout->c);
         });
     return cuda_launched(context, "brick_backward_kernel");
 }

@@ -91,15 +91,11 @@ int ym_parse_values(const ym_plan *plan, PyObject *object, const ym_value_list *
     return status;
 }
 
-/* A weight (K, C / groups, R, S) with any strides, or a vector (C). */
-static int parse_weight(const ym_plan *plan, PyObject *object, const ym_param *param,
-                        bool writes, ym_weight *weight)
+static int read_weight(const ym_plan *plan, PyObject *object, const char *name,
+                       const ym_param *param, bool writes, ym_weight *weight)
 {
-    const char *kind = writes ? "gradient of" : "parameter";
     ym_array array;
     int64_t shape[4] = {param->k, param->c, param->r, param->s};
-    char name[192];
-    snprintf(name, sizeof name, "%s %.150s", kind, param->name);
     if (ym_parse_array(object, name, &array) < 0 ||
         ym_require_dtype(&array, name, YM_F32) < 0 ||
         (writes && ym_require_writable(&array, name) < 0)) {
@@ -129,6 +125,21 @@ static int parse_weight(const ym_plan *plan, PyObject *object, const ym_param *p
     return 0;
 }
 
+/* A weight (K, C / groups, R, S) with any strides, or a vector (C). A detector has a
+ * thousand, so a name is made up only where one is wrong. */
+static int parse_weight(const ym_plan *plan, PyObject *object, const ym_param *param,
+                        bool writes, ym_weight *weight)
+{
+    if (read_weight(plan, object, "", param, writes, weight) == 0) {
+        return 0;
+    }
+    PyErr_Clear();
+    char name[192];
+    snprintf(name, sizeof name, "%s %.150s", writes ? "gradient of" : "parameter",
+             param->name);
+    return read_weight(plan, object, name, param, writes, weight);
+}
+
 static int parse_weights(const ym_plan *plan, PyObject *object, const char *name,
                          bool gradients, ym_weight **weights)
 {
@@ -153,13 +164,11 @@ static int parse_weights(const ym_plan *plan, PyObject *object, const char *name
     return status;
 }
 
-static int parse_running(const ym_plan *plan, PyObject *object, const char *what,
-                         const ym_norm_module *module, float **data)
+static int read_running(const ym_plan *plan, PyObject *object, const char *name,
+                        const ym_norm_module *module, float **data)
 {
     ym_array array;
-    char name[192];
     int64_t shape[1] = {module->channels};
-    snprintf(name, sizeof name, "%s of %.150s", what, module->name);
     if (ym_parse_optional_array(object, name, &array) < 0) {
         return -1;
     }
@@ -174,6 +183,18 @@ static int parse_running(const ym_plan *plan, PyObject *object, const char *what
         return -1;
     }
     return 0;
+}
+
+static int parse_running(const ym_plan *plan, PyObject *object, const char *what,
+                         const ym_norm_module *module, float **data)
+{
+    if (read_running(plan, object, "", module, data) == 0) {
+        return 0;
+    }
+    PyErr_Clear();
+    char name[192];
+    snprintf(name, sizeof name, "%s of %.150s", what, module->name);
+    return read_running(plan, object, name, module, data);
 }
 
 static int parse_norm(const ym_plan *plan, PyObject *object,

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import weakref
+from itertools import compress, repeat
+from operator import is_
 from typing import Any
 
 import torch
@@ -30,6 +32,55 @@ def address(tensor: Tensor) -> tuple[Any, ...]:
     kind = DTYPE_NAMES[tensor.dtype]
     device = devices.number(tensor)
     return (tensor.data_ptr(), kind, tensor.shape, tensor.stride(), device)
+
+
+def _float(tensor: Tensor) -> Tensor:
+    """As the core reads parameters and statistics: fp32, a vector without gaps."""
+    if tensor.dtype is torch.float32 and (tensor.ndim > 1 or tensor.is_contiguous()):
+        return tensor
+    made = tensor.detach().float()
+    return made if made.ndim > 1 else made.contiguous()
+
+
+Forms = tuple[list[torch.dtype], list[tuple[int, ...]]]
+
+
+def forms_of(tensors: list[Tensor]) -> Forms:
+    """Their dtypes and shapes."""
+    return [tensor.dtype for tensor in tensors], [tensor.shape for tensor in tensors]
+
+
+class Addresses:
+    """Addresses of a list of tensors, made anew when one of them lies elsewhere.
+
+    All that an address says is compared every time: ``param.data = other``, to() and
+    changes of the memory format leave the tensor the same object.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[Any, list[Any]] = (None, [])
+
+    def of(
+        self, tensors: list[Tensor], forms: Forms | None = None
+    ) -> tuple[list[Tensor], list[Any]]:
+        """``tensors`` in fp32, to be kept alive, and the addresses of these.
+
+        ``forms``: theirs, if the caller has them.
+        """
+        places = (
+            [tensor.data_ptr() for tensor in tensors],
+            [tensor.stride() for tensor in tensors],
+            list(map(devices.number, tensors)),
+            forms or forms_of(tensors),
+        )
+        known, addresses = self._known  # at once: threads share it
+        if places == known:
+            return tensors, addresses
+        readable = [_float(tensor) for tensor in tensors]
+        addresses = [address(tensor) for tensor in readable]
+        if all(map(is_, readable, tensors)):
+            self._known = places, addresses
+        return readable, addresses
 
 
 def channels_last(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
@@ -74,15 +125,31 @@ class _Slot:
         return getattr(module, self.name) if found is None else found
 
 
+class _Slots:
+    """Tensors by path, found together."""
+
+    def __init__(self, root: nn.Module, paths: list[str]) -> None:
+        self._slots = [_Slot(root, path) for path in paths]
+        self._places: list[Any] = [(s.module, s.members, s.name) for s in self._slots]
+
+    def get(self) -> list[Any]:
+        """In the order of the paths: what _Slot.get finds, without a call for each."""
+        found = [
+            module().__dict__[members].get(name)
+            for module, members, name in self._places
+        ]
+        if any(map(is_, found, repeat(None))):  # a replica
+            return [slot.get() for slot in self._slots]
+        return found
+
+
 class _Norm:
-    """Where one batch norm call finds its state."""
+    """One batch norm call."""
 
     def __init__(self, root: nn.Module, call: NormCall) -> None:
         self.call = call
-        self.mean = _Slot(root, call.mean) if call.mean is not None else None
-        self.variance = (
-            _Slot(root, call.variance) if call.variance is not None else None
-        )
+        self.running = [path for path in (call.mean, call.variance) if path is not None]
+        self.updates = call.batch_statistics and call.mean is not None
         owner = find(root, call.path + ".")[0] if call.path else root
         self.module = weakref.ref(owner)
 
@@ -98,36 +165,38 @@ class _Norm:
         return float(eps), float(momentum)
 
 
+class _Norms:
+    """The batch norm calls of a program, and where their running statistics are found."""
+
+    def __init__(self, root: nn.Module, calls: list[NormCall]) -> None:
+        self.calls = [_Norm(root, call) for call in calls]
+        running = [(norm, path) for norm in self.calls for path in norm.running]
+        self.buffers = _Slots(root, [path for _, path in running])
+        self.moves = [norm.updates for norm, _ in running]  # by buffer
+        self.addresses = Addresses()
+
+
 class NormState:
     """The batch norms of one call: the core's argument and the tensors behind it."""
 
-    def __init__(self, norms: list[_Norm]) -> None:
+    def __init__(self, norms: _Norms) -> None:
+        buffers = norms.buffers.get()
+        self._alive, addresses = norms.addresses.of(buffers)
+        self.moved = list(compress(buffers, norms.moves))  # by the call
+        moving = zip(compress(self._alive, norms.moves), self.moved)
+        self._back = [
+            (plain, buffer) for plain, buffer in moving if plain is not buffer
+        ]
         self.arguments: list[tuple[Any, ...]] = []
-        self.moved: list[Tensor] = []  # running statistics that the call changes
-        self._alive: list[Tensor] = []
-        self._back: list[tuple[Tensor, Tensor]] = []  # (fp32 stand-in, buffer)
-        for norm in norms:
-            updates = norm.call.batch_statistics and norm.mean is not None
-            mean = self._buffer(norm.mean, updates)
-            variance = self._buffer(norm.variance, updates)
+        running = iter(addresses)
+        for norm in norms.calls:
+            mean = None if norm.call.mean is None else next(running)
+            variance = None if norm.call.variance is None else next(running)
             eps, momentum = norm.settings()
+            batch_statistics = norm.call.batch_statistics
             self.arguments.append(
-                (mean, variance, eps, momentum, norm.call.batch_statistics, updates)
+                (mean, variance, eps, momentum, batch_statistics, norm.updates)
             )
-
-    def _buffer(self, slot: _Slot | None, updates: bool) -> Any:
-        if slot is None:
-            return None
-        buffer = slot.get()
-        if updates:
-            self.moved.append(buffer)
-        plain = buffer
-        if buffer.dtype is not torch.float32 or not buffer.is_contiguous():
-            plain = buffer.detach().float().contiguous()
-            if updates:
-                self._back.append((plain, buffer))
-        self._alive.append(plain)
-        return address(plain)
 
     def finish(self) -> None:
         """After the forward: statistics that are not fp32 go back to their buffers."""
@@ -141,17 +210,18 @@ class Binding:
     """A program's tensors in one module (or in one DataParallel replica of it)."""
 
     def __init__(self, program: Program, root: nn.Module) -> None:
-        self._params = [_Slot(root, path) for path in program.params]
-        self._norms = [_Norm(root, call) for call in program.norms]
-        self._shapes = [program.shapes[path] for path in program.params]
-        self._dtypes = [program.dtypes[path] for path in program.params]
+        self._params = _Slots(root, program.params)
+        self._norms = _Norms(root, program.norms)
+        self.forms: Forms = (
+            [program.dtypes[path] for path in program.params],
+            [program.shapes[path] for path in program.params],
+        )
+        self.addresses = Addresses()  # of the params
 
     def params(self) -> list[Tensor]:
         """By param number. Raises Stale when one is not what was recorded."""
-        found = [slot.get() for slot in self._params]
-        if [tensor.dtype for tensor in found] != self._dtypes:
-            raise Stale
-        if [tensor.shape for tensor in found] != self._shapes:
+        found = self._params.get()
+        if forms_of(found) != self.forms:
             raise Stale
         return found
 
@@ -164,7 +234,10 @@ class Outside:
     """What a recording needs of one module (or replica) outside of its graphs."""
 
     def __init__(self, recording: Recording, root: nn.Module) -> None:
-        self._bumps = [(_Slot(root, p), n) for p, n in recording.bumps.items()]
+        by_count: dict[int, list[str]] = {}
+        for path, count in recording.bumps.items():
+            by_count.setdefault(count, []).append(path)
+        self._bumps = [(_Slots(root, p), count) for count, p in by_count.items()]
         refs = [ref for call in recording.calls for ref in call.refs]
         refs += [leaf for leaf in recording.out_leaves if isinstance(leaf, Ref)]
         refs += [write.ref for write in recording.writes]
@@ -176,8 +249,5 @@ class Outside:
 
     def count_batches(self) -> None:
         """num_batches_tracked += 1 per call of the batch norm."""
-        by_count: dict[int, list[Tensor]] = {}
-        for slot, count in self._bumps:
-            by_count.setdefault(count, []).append(slot.get())
-        for count, counters in by_count.items():
-            torch._foreach_add_(counters, count)
+        for counters, count in self._bumps:
+            torch._foreach_add_(counters.get(), count)

@@ -33,9 +33,9 @@ def of(leaves: list[Any]) -> torch.device:
     return next(found, torch.device("cpu"))
 
 
-def number(tensor: Tensor) -> int:
-    """The number of the tensor's GPU; -1: the CPU."""
-    return tensor.get_device()
+# Of a tensor: the number of its GPU; -1: the CPU. Torch's own method, without a function
+# of ours around it, because it is asked of every parameter at every call.
+number = Tensor.get_device
 
 
 def current(device: torch.device) -> AbstractContextManager[Any]:

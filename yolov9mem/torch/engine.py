@@ -2,7 +2,7 @@
 """One call of a lowered module: forward through the core, and its autograd nodes.
 
 All of forward is one call into C. Backward is cut into segments, one autograd node each,
-chained by one-element tokens:
+chained by tokens, tensors without elements:
 
     token 0 = node 0(inputs, params of segment 0)
     token k = node k(token k - 1, params of segment k)
@@ -30,11 +30,14 @@ from .lower import Mask, TorchPlan
 class Call:
     """What the nodes of one forward share."""
 
-    def __init__(self, plan: TorchPlan, name: str, counts: Counter[str]) -> None:
-        self.plan, self.name, self.counts = plan, name, counts
+    def __init__(
+        self, plan: TorchPlan, binding: Binding, name: str, counts: Counter[str]
+    ) -> None:
+        self.plan, self.binding = plan, binding
+        self.name, self.counts = name, counts
         self.inputs: list[Tensor] = []
         self.params: list[Tensor] = []
-        self.norms: NormState | None = None
+        self.norms: NormState | None = binding.norms()
         self.saved: Tensor | None = None
         self.first = _first_segment(plan)
         self.consumed = False
@@ -43,14 +46,19 @@ class Call:
         self._arguments: list[Any] = []  # of Plan.backward after the segment
         self._alive: list[Any] = []
         self._grad_params: list[Any] = []
+        self._grad_addresses: list[Any] = []  # of these
         self._grad_inputs: list[Tensor | None] = []
 
     def forward(self) -> list[Tensor]:
-        """Runs the whole forward and returns the outputs, (N, C, H, W) channels-last."""
+        """Runs the whole forward and returns the outputs, (N, C, H, W) channels-last.
+
+        The params are those that the binding has just found.
+        """
         plan, program = self.plan, self.plan.program
         assert self.norms is not None
         inputs = self._packed(self.inputs, "inputs converted")
-        params = _float(self.params)
+        binding = self.binding
+        params, addresses = binding.addresses.of(self.params, binding.forms)
         plan.use_settings()
         with unfilled():
             outputs = [
@@ -65,7 +73,7 @@ class Call:
             with devices.current(program.device):
                 plan.core.forward(
                     [address(x) for x in inputs],
-                    [address(p) for p in params],
+                    addresses,
                     self.norms.arguments,
                     [address(y.permute(0, 2, 3, 1)) for y in outputs],
                     _arena(saved),
@@ -86,7 +94,7 @@ class Call:
         count = len(program.input_sizes)
         self.inputs, self.params = list(saved[:count]), list(saved[count:])
         inputs = self._packed(self.inputs, "inputs converted")
-        params = _float(self.params)
+        params, addresses = self.binding.addresses.of(self.params)
         given = self._packed(
             [grad for grad in grads if grad is not None], "gradients converted"
         )
@@ -102,10 +110,11 @@ class Call:
             ]
         self._workspace = take_workspace(self._mask.workspace_bytes, program.device)
         self._grad_params = [None] * len(params)
+        self._grad_addresses = [None] * len(params)
         self._alive = [inputs, params, given]
         self._arguments = [
             [address(x) for x in inputs],
-            [address(p) for p in params],
+            addresses,
             self.norms.arguments,
             grad_outputs,
             [None if g is None else address(g) for g in self._grad_inputs],
@@ -116,11 +125,7 @@ class Call:
         plan, mask = self.plan, self._mask
         assert mask is not None and self._workspace is not None
         plan.use_settings()
-        with unfilled():
-            for i in mask.touched[segment]:
-                if self._grad_params[i] is None:
-                    param = self.params[i]
-                    self._grad_params[i] = torch.empty_like(param, dtype=torch.float32)
+        self._make_places(mask.touched[segment])
         inputs, params, norms, grad_outputs, grad_inputs = self._arguments
         device = plan.program.device
         with devices.current(device):
@@ -131,17 +136,34 @@ class Call:
                 norms,
                 grad_outputs,
                 grad_inputs,
-                [None if g is None else address(g) for g in self._grad_params],
+                self._grad_addresses,
                 _arena(self.saved),
                 _arena(self._workspace),
                 devices.stream(device),
             )
-        leaving: list[Tensor | None] = []
-        for i in plan.leaving[segment]:
-            grad, self._grad_params[i] = self._grad_params[i], None
-            reached = mask.reached_params[i] and grad is not None
-            leaving.append(grad.to(self.params[i].dtype) if reached else None)
-        return leaving
+        return [self._leave(i) for i in plan.leaving[segment]]
+
+    def _make_places(self, touched: list[int]) -> None:
+        """For the gradients of those params that have none yet, laid out as these are."""
+        _, params, _ = self._alive  # fp32, as gradients are
+        _, addresses, *_ = self._arguments
+        grads, places = self._grad_params, self._grad_addresses
+        with unfilled():
+            for i in touched:
+                if grads[i] is None:
+                    grads[i] = grad = torch.empty_like(params[i])
+                    _, kind, shape, _, device = addresses[i]
+                    places[i] = (grad.data_ptr(), kind, shape, grad.stride(), device)
+
+    def _leave(self, i: int) -> Tensor | None:
+        """The gradient of param ``i``, complete and no longer ours."""
+        assert self._mask is not None
+        grad = self._grad_params[i]
+        self._grad_params[i] = self._grad_addresses[i] = None
+        if grad is None or not self._mask.reached_params[i]:
+            return None
+        dtype = self.params[i].dtype
+        return grad if dtype is torch.float32 else grad.to(dtype)
 
     def input_grads(self) -> list[Tensor | None]:
         """Gradients of the inputs, complete after segment 0."""
@@ -156,7 +178,7 @@ class Call:
             give_workspace(self._workspace)
         self.saved = self._workspace = self.norms = self._mask = None
         self._arguments, self._alive = [], []
-        self._grad_params, self._grad_inputs = [], []
+        self._grad_params, self._grad_addresses, self._grad_inputs = [], [], []
         self.inputs, self.params = [], []
 
     def _packed(self, tensors: list[Tensor], what: str) -> list[Tensor]:
@@ -177,7 +199,7 @@ class Yolov9memSegment(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.call, ctx.segment = call, segment
         if segment < call.plan.segments - 1:
-            return torch.zeros(1, device=call.plan.program.device)
+            return _token(call)
         ctx.save_for_backward(*call.inputs, *call.params)
         outputs = call.forward()
         call.inputs, call.params = [], []
@@ -204,8 +226,7 @@ class Yolov9memSegment(torch.autograd.Function):
                 )
             call.begin_backward(ctx.saved_tensors, grads)
         leaving = call.backward(segment)
-        device = call.plan.program.device
-        token = [] if segment == call.first else [torch.zeros(1, device=device)]
+        token = [] if segment == call.first else [_token(call)]
         inputs = []
         if segment == 0:
             found = call.input_grads()
@@ -215,26 +236,17 @@ class Yolov9memSegment(torch.autograd.Function):
         return (None, None, *token, *inputs, *leaving)
 
 
+def _token(call: Call) -> Tensor:
+    """Holds nothing, and so costs no kernel on a GPU."""
+    return torch.empty(0, device=call.plan.program.device)
+
+
 def _first_segment(plan: TorchPlan) -> int:
     """The first segment in forward order that hands out a gradient, if one does."""
     if any(plan.input_grads):
         return 0
     found = (k for k, params in enumerate(plan.leaving) if params)
     return next(found, plan.segments)
-
-
-def _float(tensors: list[Tensor]) -> list[Tensor]:
-    return [
-        t
-        if t.dtype is torch.float32 and (t.ndim > 1 or t.is_contiguous())
-        else _cast(t)
-        for t in tensors
-    ]
-
-
-def _cast(tensor: Tensor) -> Tensor:
-    made = tensor.detach().float()
-    return made if made.ndim > 1 else made.contiguous()
 
 
 def _empty_output(
@@ -258,8 +270,8 @@ def run(
     counts: Counter[str],
 ) -> list[Tensor]:
     """Forward of the graph; the outputs are tied to the autograd nodes."""
-    call = Call(plan, name, counts)
-    call.inputs, call.params, call.norms = inputs, params, binding.norms()
+    call = Call(plan, binding, name, counts)
+    call.inputs, call.params = inputs, params
     if call.first == plan.segments:  # frozen
         frozen = call.forward()
         call.free()
