@@ -22,7 +22,7 @@ def in_order(session: Session, stages: list[str]) -> list[tuple[str, Task]]:
     def rank(pair: tuple[str, Task]) -> tuple[int, bool]:
         stage, task = pair
         if not task.timed:
-            return 1, task.key != table.COMPILING  # which others wait for
+            return 1, task.key == table.COMPILING  # the others are wanted more
         if task.request in core:
             return 0, False
         return 2 if task.request in wanted or stage == "rest" else 3, False
