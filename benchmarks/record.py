@@ -56,10 +56,13 @@ def version(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The repository's commit, with "+" if files differ.
+    """The repository's commit, with "+" if files differ; None without a repository.
 
-    Without a repository what YOLOV9MEM_COMMIT says, else None.
+    YOLOV9MEM_COMMIT says it where files were copied over a repository that lies
+    elsewhere in its history, or over none.
     """
+    if os.environ.get("YOLOV9MEM_COMMIT"):
+        return os.environ["YOLOV9MEM_COMMIT"]
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.run(
@@ -75,7 +78,7 @@ def commit() -> str | None:
             check=True,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("YOLOV9MEM_COMMIT") or None
+        return None
     return head + ("+" if changed else "")
 
 

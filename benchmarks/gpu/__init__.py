@@ -13,7 +13,7 @@
     suites.py    from the tasks of a record to its tables, with what is met and what not
 
 DIR gets the record, what the tasks printed, and the built package: a call on another
-machine goes on from a copy of DIR. Where there is no repository, YOLOV9MEM_COMMIT names
+machine goes on from a copy of DIR. Where that is not a clone, YOLOV9MEM_COMMIT names
 the commit. On a lent machine whose results come back in $OUT, with the folder of the last
 call carried as .gpu, one call a stage:
 

@@ -170,6 +170,7 @@ def run_tests(session: Session, seconds: float) -> dict[str, Any]:
         words += ["-n", str(min(cores, 4))]
     required = "1" if session.device == "cuda" else "0"
     environment = session.environment() | {"YOLOV9MEM_REQUIRE_CUDA": required}
+    environment |= {"OMP_NUM_THREADS": "2"}  # of each of pytest's processes
     begin = time.perf_counter()
     status, output = command(
         [*words, *map(str, test_files())], seconds, session.work, environment

@@ -29,6 +29,8 @@ def perform(request: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     begin = time.perf_counter()
+    if "threads" in request:
+        torch.set_num_threads(request["threads"])
     try:
         module = importlib.import_module(f"benchmarks.gpu.{request['task']}")
         answer: dict[str, Any] = {"outcome": "done", "result": module.run(request)}
