@@ -138,7 +138,8 @@ def test_readme_shows_the_gpu_s_table_where_there_is_one(tmp_path: Path) -> None
     assert "| here | 5 |" in readme.read_text()
     assert "![T](benchmarks/pictures/cpu-step.svg)" in readme.read_text()
     gpu = session(tmp_path).record | {"date": "2026-01-02T00:00:00+00:00"}
-    record.write(gpu | {"suites": suites.from_tasks(invented())}, results)
+    tasks = invented()
+    record.write(gpu | {"tasks": tasks, "suites": suites.from_tasks(tasks)}, results)
     render.render(readme, results)
     text = readme.read_text()
     assert "| batch 64 | yolov9mem conv | 10.50 |" in text

@@ -183,7 +183,12 @@ def step_checks(row: Row, request: Row, compiled: Row | None) -> list[tuple[str,
 def step_suite(
     tasks: dict[str, Row], requests: dict[str, Row], part: str, title: str
 ) -> Row | None:
-    found = [(requests[key], tasks[key]) for key in requests if key in tasks]
+    # What had no time is among the checks, and no row without a figure here.
+    found = [
+        (requests[key], tasks[key])
+        for key in requests
+        if key in tasks and tasks[key]["outcome"] != "not measured"
+    ]
     if not found:
         return None
     found.sort(key=lambda pair: step_order(pair[0]))
