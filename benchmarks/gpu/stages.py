@@ -15,14 +15,12 @@ STAGES = {"build-test": build.tasks, "step": table.tasks, "rest": rest.tasks}
 def in_order(session: Session, stages: list[str]) -> list[tuple[str, Task]]:
     """(stage, task) of the stages, what is wanted most first: a call may end before all
     is done. The core of the table; what is not timed, side by side; what else has a
-    target; the rest of the table; exactness of the larger detectors."""
+    target; the rest of the table."""
     made = [(stage, task) for stage in stages for task in STAGES[stage](session)]
     core, wanted = table.core(session.quick), table.wanted(session.quick)
 
     def rank(pair: tuple[str, Task]) -> tuple[int, bool]:
         stage, task = pair
-        if task.key in rest.LARGE_RULES:
-            return 4, False
         if not task.timed:
             return 1, task.key != table.COMPILING  # the longest
         if task.request in core:
