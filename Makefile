@@ -16,7 +16,7 @@ SANITIZED := build/sanitize
 SANITIZE_TESTS := tests/test_blocks.py tests/test_leaks.py tests/test_plan.py \
     tests/test_plan_memory.py tests/test_sgd.py $(wildcard tests/test_mosaic*.py)
 
-.PHONY: help build demo test lint format sanitize cuda cudnn bench clean
+.PHONY: help build demo test lint format sanitize cuda cudnn opencv5 bench clean
 
 help:
 	@echo "make demo      train on drawn shapes with and without yolov9mem"
@@ -26,6 +26,7 @@ help:
 	@echo "make sanitize  the tests of the C core under ASan and UBSan"
 	@echo "make cuda      compile the CUDA part for every architecture, test that it loads"
 	@echo "make cudnn     install cuDNN (0.5 GB) for the tests of its plans; needs no GPU"
+	@echo "make opencv5   the mosaic's tests with OpenCV 5, which warps in float"
 	@echo "make bench     measure, write a record and the tables of README.md"
 	@echo "make clean     remove what was built, .venv included"
 
@@ -81,6 +82,14 @@ $(VENV)/.cudnn: $(VENV)/.packages
 	@touch $@
 
 cudnn: build $(VENV)/.cudnn
+
+build/opencv5/.installed: $(VENV)/.packages
+	$(BIN)/pip install --quiet --no-deps --target $(@D) "opencv-python-headless>=5,<6"
+	@touch $@
+
+opencv5: build build/opencv5/.installed
+	PYTHONPATH=$(CURDIR)/build/opencv5 $(BIN)/pytest $(wildcard tests/test_mosaic*.py) \
+	    tests/test_launch_pictures.py tests/test_example_swap.py
 
 bench: build
 	$(BIN)/python -m benchmarks cpu

@@ -12,6 +12,7 @@ import pytest
 from yolov9mem import _core
 
 NONE, AFFINE, PERSPECTIVE = range(3)
+FLOAT = 2  # added to a kind: by the floats of OpenCV 5
 SIZE = (37, 75)  # of the image: two whole blocks of 32 columns and a rest
 
 
@@ -58,6 +59,8 @@ class Batch:
             (NONE, 1),
             (AFFINE, 1),
             (PERSPECTIVE, 1),
+            (AFFINE + FLOAT, 1),
+            (PERSPECTIVE + FLOAT, 2),
             (AFFINE, 2),
             (PERSPECTIVE, 2),
         ]
@@ -94,7 +97,8 @@ class Batch:
             tile.x = int(self.random.integers(0, w - width + 1))
         turn, size = self.random.normal(0, 0.4), self.random.uniform(0.5, 3)
         cos, sin = size * np.cos(turn), size * np.sin(turn)
-        low = self.random.normal(0, 2e-3, 2) if warp == PERSPECTIVE else (0, 0)
+        tilted = warp in (PERSPECTIVE, PERSPECTIVE + FLOAT)
+        low = self.random.normal(0, 2e-3, 2) if tilted else (0, 0)
         scene.inverse[:] = (cos, -sin, 20.3, sin, cos, -15.7, *low, 1)
         if self.random.random() < 0.5:
             paste = self.bytes(h, (w + 7) // 8)
@@ -218,7 +222,7 @@ BAD_JOBS = {
         TypeError,
         "matrix: must be a tuple of 9",
     ),
-    "warp": ({"warp": 3}, ValueError, "warp is 3"),
+    "warp": ({"warp": 5}, ValueError, "warp is 5"),
 }
 
 

@@ -12,12 +12,10 @@ import numpy as np
 from yolov9mem import _core
 from yolov9mem.copy_paste import paste_objects
 from yolov9mem.labels import warp_labels
-from yolov9mem.warp import Warp
+from yolov9mem.warp import NO_WARP, Warp
 
 Tile = tuple[np.ndarray, int, int]
 """An image (h, w, 3) uint8 BGR and where its first pixel lies: x, y."""
-
-_NO_WARP, _AFFINE, _PERSPECTIVE = range(3)
 
 
 @dataclass
@@ -50,9 +48,9 @@ class Scene:
 
     def packed(self) -> tuple[object, ...]:
         """The form that `_core.mosaic_render` takes."""
-        kind, matrix = _NO_WARP, None
+        kind, matrix = NO_WARP, None
         if self.warp is not None:
-            kind = _PERSPECTIVE if self.warp.perspective else _AFFINE
+            kind = self.warp.kind()
             matrix = tuple(self.warp.matrix.ravel().tolist())
         return (tuple(self.canvas.tiles), self.canvas.size, kind, matrix, self.paste)
 

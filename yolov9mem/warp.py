@@ -5,6 +5,8 @@ The draws come from Python's ``random`` and NumPy's legacy global generator, as 
 utils/augmentations.py of WongKinYiu/yolov9, so that a seed gives the same picture.
 """
 
+import functools
+import importlib.util
 import math
 import random
 from collections.abc import Mapping
@@ -30,6 +32,27 @@ HYP_SCRATCH_HIGH: Mapping[str, float] = {
 """Augmentation of YOLOv9's hyp.scratch-high.yaml."""
 
 
+NO_WARP = 0
+AFFINE, PERSPECTIVE = 1, 2
+"""Kinds of `_core.mosaic_render`, by the integers of OpenCV 4."""
+FLOAT = 2
+"""Added to them: by the floats of OpenCV 5."""
+
+
+@functools.cache
+def opencv_major() -> int:
+    """Whose warps ours equal, 4 or 5: this Python's cv2; 4 where there is none.
+
+    From 5.0 on warpAffine and warpPerspective weigh in float; earlier ones round
+    positions to 1/32 pixel.
+    """
+    if importlib.util.find_spec("cv2") is None:
+        return 4
+    import cv2
+
+    return 5 if int(cv2.__version__.partition(".")[0]) >= 5 else 4
+
+
 @dataclass(frozen=True)
 class Warp:
     """How a canvas becomes an image.
@@ -42,6 +65,11 @@ class Warp:
     matrix: np.ndarray
     scale: float = 1.0
     perspective: bool = False
+
+    def kind(self) -> int:
+        """As `_core.mosaic_render` takes it."""
+        made = PERSPECTIVE if self.perspective else AFFINE
+        return made + FLOAT if opencv_major() >= 5 else made
 
     def is_identity(self) -> bool:
         """Whether nothing moves."""

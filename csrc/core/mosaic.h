@@ -28,9 +28,11 @@ typedef struct ym_tile {
 } ym_tile;
 
 typedef enum ym_warp {
-    YM_WARP_NONE = 0, /* the canvas is the image */
-    YM_WARP_AFFINE,
-    YM_WARP_PERSPECTIVE,
+    YM_WARP_NONE = 0,     /* the canvas is the image */
+    YM_WARP_AFFINE,       /* by the integers of OpenCV 4 */
+    YM_WARP_PERSPECTIVE,  /* by the same */
+    YM_WARP_AFFINE_FLOAT, /* by the floats of OpenCV 5 */
+    YM_WARP_PERSPECTIVE_FLOAT,
 } ym_warp;
 
 typedef struct ym_scene {

@@ -24,6 +24,8 @@ typedef struct cpu_span {
     _Alignas(64) int32_t y[CPU_SPAN];
     _Alignas(64) uint32_t weight_y[CPU_SPAN]; /* 32 - fy, fy: two 16-bit halves */
     _Alignas(64) uint16_t weight_x[CPU_SPAN]; /* 32 - fx, fx: two bytes */
+    _Alignas(64) float fx[CPU_SPAN];          /* of a warp in floats, instead */
+    _Alignas(64) float fy[CPU_SPAN];
 } cpu_span;
 
 typedef struct cpu_planes {
@@ -52,10 +54,18 @@ typedef struct cpu_perspective {
     int32_t block; /* see ym_perspective_block */
 } cpu_perspective;
 
+typedef struct cpu_floats {
+    const double *inverse;
+    bool perspective;
+    int32_t x, y;  /* of the span's first pixel */
+    int32_t width; /* of the image */
+} cpu_floats;
+
 typedef struct cpu_mosaic_kernels {
     void (*locate_affine)(cpu_span *span, const cpu_affine *affine, int32_t count);
     void (*locate_perspective)(cpu_span *span, const cpu_perspective *perspective,
                                int32_t count);
+    void (*locate_floats)(cpu_span *span, const cpu_floats *floats, int32_t count);
     void (*gather)(cpu_span *span, cpu_source *source, int32_t count);
     /* out[i] = upper[i] * (32 - weight) + lower[i] * weight */
     void (*weigh_rows)(const uint8_t *upper, const uint8_t *lower, int32_t weight,
@@ -65,6 +75,7 @@ typedef struct cpu_mosaic_kernels {
     void (*sample)(const uint16_t *sums, const int32_t *offset, const uint32_t *weight,
                    cpu_planes *planes, int32_t count);
     void (*blend)(const cpu_span *span, cpu_planes *planes, int32_t count);
+    void (*blend_floats)(const cpu_span *span, cpu_planes *planes, int32_t count);
     void (*mix)(cpu_planes *planes, const cpu_planes *other, double ratio,
                 int32_t count);
     /* Truncating; the rounded end of a row is redone by the caller. */

@@ -92,6 +92,53 @@ AVX2 static void blend(const cpu_span *span, cpu_planes *planes, int32_t count)
     }
 }
 
+/* As ym_float_position, ym_float_in_reach and ym_float_tap_of, which no compiler makes
+ * vectors of: a comparison may trap. */
+AVX2 static inline __m256 find_position(ym_float_row row, __m256 x, bool tail)
+{
+    const __m256 slope = _mm256_set1_ps(row.slope);
+    return tail ? _mm256_add_ps(_mm256_fmadd_ps(slope, x, _mm256_set1_ps(row.of_y)),
+                                _mm256_set1_ps(row.offset))
+                : _mm256_fmadd_ps(slope, x, _mm256_set1_ps(row.of_y + row.offset));
+}
+
+AVX2 static inline void put_position(__m256 at, int32_t *whole, float *fraction)
+{
+    const float far = 1073741824.0f;
+    at = _mm256_max_ps(at, _mm256_set1_ps(-far)); /* the second where it is no number */
+    at = _mm256_min_ps(at, _mm256_set1_ps(far));
+    const __m256 floored = _mm256_floor_ps(at);
+    _mm256_store_si256((__m256i *)whole, _mm256_cvttps_epi32(floored));
+    _mm256_store_ps(fraction, _mm256_sub_ps(at, floored));
+}
+
+AVX2 static void locate_floats(cpu_span *span, const cpu_floats *floats, int32_t count)
+{
+    const ym_float_row row_x = ym_float_row_at(floats->inverse, floats->y);
+    const ym_float_row row_y = ym_float_row_at(floats->inverse + 3, floats->y);
+    const ym_float_row row_w = ym_float_row_at(floats->inverse + 6, floats->y);
+    const int32_t tail = ym_float_tail(floats->width) - floats->x;
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    for (int32_t i = 0; i < count; i += 8) {
+        const __m256 column = _mm256_cvtepi32_ps(
+            _mm256_add_epi32(_mm256_set1_epi32(floats->x + i), lanes));
+        __m256 x = find_position(row_x, column, i >= tail);
+        __m256 y = find_position(row_y, column, i >= tail);
+        if (floats->perspective) {
+            const __m256 w = find_position(row_w, column, i >= tail);
+            x = _mm256_div_ps(x, w);
+            y = _mm256_div_ps(y, w);
+        }
+        put_position(x, &span->x[i], &span->fx[i]);
+        put_position(y, &span->y[i], &span->fy[i]);
+    }
+}
+
+AVX2 static void blend_floats(const cpu_span *span, cpu_planes *planes, int32_t count)
+{
+    loop_blend_floats(span, planes, count);
+}
+
 AVX2 static void weigh_rows(const uint8_t *upper, const uint8_t *lower, int32_t weight,
                             int32_t count, uint16_t *out)
 {
@@ -155,10 +202,12 @@ AVX2 static void reverse(uint8_t *out, const uint8_t *plane, int32_t count)
 const cpu_mosaic_kernels cpu_mosaic_avx2 = {
     .locate_affine = locate_affine,
     .locate_perspective = locate_perspective,
+    .locate_floats = locate_floats,
     .gather = cpu_mosaic_gather_avx2,
     .weigh_rows = weigh_rows,
     .sample = sample,
     .blend = blend,
+    .blend_floats = blend_floats,
     .mix = mix,
     .jitter = cpu_mosaic_jitter_avx2,
     .reverse = reverse,

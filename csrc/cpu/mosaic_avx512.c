@@ -108,6 +108,56 @@ AVX512 static void blend(const cpu_span *span, cpu_planes *planes, int32_t count
     }
 }
 
+/* As ym_float_position, ym_float_in_reach and ym_float_tap_of, which no compiler makes
+ * vectors of: a comparison may trap. */
+AVX512 static inline __m512 find_position(ym_float_row row, __m512 x, bool tail)
+{
+    const __m512 slope = _mm512_set1_ps(row.slope);
+    return tail ? _mm512_add_ps(_mm512_fmadd_ps(slope, x, _mm512_set1_ps(row.of_y)),
+                                _mm512_set1_ps(row.offset))
+                : _mm512_fmadd_ps(slope, x, _mm512_set1_ps(row.of_y + row.offset));
+}
+
+AVX512 static inline void put_position(__m512 at, int32_t *whole, float *fraction)
+{
+    const float far = 1073741824.0f;
+    at = _mm512_max_ps(at, _mm512_set1_ps(-far)); /* the second where it is no number */
+    at = _mm512_min_ps(at, _mm512_set1_ps(far));
+    const __m512 floored =
+        _mm512_roundscale_ps(at, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    _mm512_store_si512(whole, _mm512_cvttps_epi32(floored));
+    _mm512_store_ps(fraction, _mm512_sub_ps(at, floored));
+}
+
+AVX512 static void locate_floats(cpu_span *span, const cpu_floats *floats,
+                                 int32_t count)
+{
+    const ym_float_row row_x = ym_float_row_at(floats->inverse, floats->y);
+    const ym_float_row row_y = ym_float_row_at(floats->inverse + 3, floats->y);
+    const ym_float_row row_w = ym_float_row_at(floats->inverse + 6, floats->y);
+    const int32_t tail = ym_float_tail(floats->width) - floats->x;
+    const __m512i lanes =
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (int32_t i = 0; i < count; i += 16) {
+        const __m512 column = _mm512_cvtepi32_ps(
+            _mm512_add_epi32(_mm512_set1_epi32(floats->x + i), lanes));
+        __m512 x = find_position(row_x, column, i >= tail);
+        __m512 y = find_position(row_y, column, i >= tail);
+        if (floats->perspective) {
+            const __m512 w = find_position(row_w, column, i >= tail);
+            x = _mm512_div_ps(x, w);
+            y = _mm512_div_ps(y, w);
+        }
+        put_position(x, &span->x[i], &span->fx[i]);
+        put_position(y, &span->y[i], &span->fy[i]);
+    }
+}
+
+AVX512 static void blend_floats(const cpu_span *span, cpu_planes *planes, int32_t count)
+{
+    loop_blend_floats(span, planes, count);
+}
+
 AVX512 static void weigh_rows(const uint8_t *upper, const uint8_t *lower,
                               int32_t weight, int32_t count, uint16_t *out)
 {
@@ -289,10 +339,12 @@ AVX512 static void reverse(uint8_t *out, const uint8_t *plane, int32_t count)
 const cpu_mosaic_kernels cpu_mosaic_avx512 = {
     .locate_affine = locate_affine,
     .locate_perspective = locate_perspective,
+    .locate_floats = locate_floats,
     .gather = cpu_mosaic_gather_avx512,
     .weigh_rows = weigh_rows,
     .sample = sample,
     .blend = blend,
+    .blend_floats = blend_floats,
     .mix = mix,
     .jitter = jitter,
     .reverse = reverse,

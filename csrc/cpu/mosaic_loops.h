@@ -59,6 +59,25 @@ LOOP void loop_locate_perspective(cpu_span *span, const cpu_perspective *perspec
     }
 }
 
+LOOP void loop_blend_floats(const cpu_span *span, cpu_planes *planes, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        /* Halves of the words: b g r b and g r. */
+        const uint32_t u = (uint32_t)span->upper[i], l = (uint32_t)span->lower[i];
+        const uint32_t v = (uint32_t)(span->upper[i] >> 32);
+        const uint32_t m = (uint32_t)(span->lower[i] >> 32);
+        const float fx = span->fx[i], fy = span->fy[i];
+        planes->b[i] = ym_blend_floats((int32_t)(u & 255), (int32_t)(u >> 24),
+                                       (int32_t)(l & 255), (int32_t)(l >> 24), fx, fy);
+        planes->g[i] = ym_blend_floats((int32_t)(u >> 8 & 255), (int32_t)(v & 255),
+                                       (int32_t)(l >> 8 & 255), (int32_t)(m & 255), fx,
+                                       fy);
+        planes->r[i] =
+            ym_blend_floats((int32_t)(u >> 16 & 255), (int32_t)(v >> 8 & 255),
+                            (int32_t)(l >> 16 & 255), (int32_t)(m >> 8 & 255), fx, fy);
+    }
+}
+
 LOOP void loop_weigh_rows(const uint8_t *restrict upper, const uint8_t *restrict lower,
                           int32_t weight, int32_t count, uint16_t *restrict out)
 {

@@ -38,6 +38,24 @@ static void blend(const cpu_span *span, cpu_planes *planes, int32_t count)
     }
 }
 
+static void locate_floats(cpu_span *span, const cpu_floats *floats, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        const ym_float_tap tap = ym_float_tap_at(floats->inverse, floats->perspective,
+                                                 floats->x + i, floats->y,
+                                                 floats->width);
+        span->x[i] = tap.x;
+        span->y[i] = tap.y;
+        span->fx[i] = tap.fx;
+        span->fy[i] = tap.fy;
+    }
+}
+
+static void blend_floats(const cpu_span *span, cpu_planes *planes, int32_t count)
+{
+    loop_blend_floats(span, planes, count);
+}
+
 static void weigh_rows(const uint8_t *upper, const uint8_t *lower, int32_t weight,
                        int32_t count, uint16_t *out)
 {
@@ -79,10 +97,12 @@ static void reverse(uint8_t *out, const uint8_t *plane, int32_t count)
 const cpu_mosaic_kernels cpu_mosaic_plain = {
     .locate_affine = locate_affine,
     .locate_perspective = locate_perspective,
+    .locate_floats = locate_floats,
     .gather = gather,
     .weigh_rows = weigh_rows,
     .sample = sample,
     .blend = blend,
+    .blend_floats = blend_floats,
     .mix = mix,
     .jitter = jitter,
     .reverse = reverse,

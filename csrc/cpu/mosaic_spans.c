@@ -78,6 +78,10 @@ static void locate(worker *w, int32_t s, int32_t y)
         int32_t block = ym_perspective_block(job->height, job->width);
         cpu_perspective perspective = {m, output->first, y, block};
         output->kernels->locate_perspective(&w->span, &perspective, output->padded);
+    } else if (scene->warp >= YM_WARP_AFFINE_FLOAT) {
+        cpu_floats floats = {m, ym_warp_is_perspective(scene->warp), output->first, y,
+                             job->width};
+        output->kernels->locate_floats(&w->span, &floats, output->padded);
     } else {
         locate_unwarped(&w->span, output->first, y, output->padded);
     }
@@ -97,7 +101,9 @@ void cpu_mosaic_by_spans(cpu_output *output)
             for (int32_t s = 0; s < job->scene_count; s++) {
                 locate(&w, s, y);
                 output->kernels->gather(&w.span, &w.source[s], output->padded);
-                output->kernels->blend(&w.span, &output->planes[s], output->padded);
+                bool floats = job->scene[s].warp >= YM_WARP_AFFINE_FLOAT;
+                (floats ? output->kernels->blend_floats : output->kernels->blend)(
+                    &w.span, &output->planes[s], output->padded);
             }
             cpu_mosaic_finish_span(output, y);
         }

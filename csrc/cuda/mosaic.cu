@@ -27,8 +27,20 @@ __device__ ym_tap find_tap(const ym_mosaic_job &job, const ym_scene &scene, int3
     return {x, y, 0, 0};
 }
 
-__device__ void sample_scene(const ym_scene &scene, ym_tap tap, uint8_t (&bgr)[3])
+__device__ void sample_scene(const ym_mosaic_job &job, const ym_scene &scene, int32_t x,
+                             int32_t y, uint8_t (&bgr)[3])
 {
+    const bool floats = scene.warp >= YM_WARP_AFFINE_FLOAT;
+    ym_float_tap float_tap = {};
+    ym_tap tap = {};
+    if (floats) {
+        const bool perspective = ym_warp_is_perspective(scene.warp);
+        float_tap = ym_float_tap_at(scene.inverse, perspective, x, y, job.width);
+        tap.x = float_tap.x;
+        tap.y = float_tap.y;
+    } else {
+        tap = find_tap(job, scene, x, y);
+    }
     const uint8_t grey[3] = {YM_MOSAIC_FILL, YM_MOSAIC_FILL, YM_MOSAIC_FILL};
     const uint8_t *corner[4];
     for (int32_t i = 0; i < 4; i++) {
@@ -36,8 +48,10 @@ __device__ void sample_scene(const ym_scene &scene, ym_tap tap, uint8_t (&bgr)[3
         corner[i] = corner[i] != nullptr ? corner[i] : grey;
     }
     for (int32_t c = 0; c < 3; c++) {
-        bgr[c] =
-            ym_blend_taps(corner[0][c], corner[1][c], corner[2][c], corner[3][c], tap);
+        const int32_t at[4] = {corner[0][c], corner[1][c], corner[2][c], corner[3][c]};
+        bgr[c] = floats ? ym_blend_floats(at[0], at[1], at[2], at[3], float_tap.fx,
+                                          float_tap.fy)
+                        : ym_blend_taps(at[0], at[1], at[2], at[3], tap);
     }
 }
 
@@ -52,10 +66,10 @@ __global__ void __launch_bounds__(THREADS) mosaic_kernel(const ym_mosaic_job *jo
     }
     const int32_t x = (int32_t)(i % job.width), y = (int32_t)(i / job.width);
     uint8_t bgr[3];
-    sample_scene(job.scene[0], find_tap(job, job.scene[0], x, y), bgr);
+    sample_scene(job, job.scene[0], x, y, bgr);
     if (job.scene_count == 2) {
         uint8_t other[3];
-        sample_scene(job.scene[1], find_tap(job, job.scene[1], x, y), other);
+        sample_scene(job, job.scene[1], x, y, other);
         for (int32_t c = 0; c < 3; c++) {
             bgr[c] = ym_mix(bgr[c], other[c], job.ratio);
         }

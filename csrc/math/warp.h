@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Where a pixel of a warped image comes from and what it becomes: the integers of
- * OpenCV 4.x (warpAffine, warpPerspective; 8-bit, bilinear, constant border). Positions
- * are in 1/32 pixel. Compile with -ffp-contract=off: every product is rounded.
+ * Where a pixel of a warped image comes from and what it becomes (warpAffine,
+ * warpPerspective; 8-bit, bilinear, constant border): the integers of OpenCV 4, with
+ * positions in 1/32 pixel, and the floats of OpenCV 5. Compile with -ffp-contract=off:
+ * every product is rounded.
  */
 #ifndef YM_MATH_WARP_H
 #define YM_MATH_WARP_H
@@ -18,6 +19,11 @@
 #define YM_MATH static inline
 #endif
 #endif
+
+YM_MATH bool ym_warp_is_perspective(ym_warp warp)
+{
+    return warp == YM_WARP_PERSPECTIVE || warp == YM_WARP_PERSPECTIVE_FLOAT;
+}
 
 /* The upper left of the four neighbours, and how far beyond it in 1/32. */
 typedef struct ym_tap {
@@ -101,6 +107,80 @@ YM_MATH uint8_t ym_blend_taps(int32_t upper_left, int32_t upper_right,
     int32_t upper = upper_left * (32 - tap.fx) + upper_right * tap.fx;
     int32_t lower = lower_left * (32 - tap.fx) + lower_right * tap.fx;
     return (uint8_t)((upper * (32 - tap.fy) + lower * tap.fy + 512) >> 10);
+}
+
+/* As ym_tap, in float. */
+typedef struct ym_float_tap {
+    int32_t x, y;
+    float fx, fy; /* 0 <= f < 1 */
+} ym_float_tap;
+
+/* OpenCV 5 works on groups of columns; those left over at the end of a row are added up
+ * in another order, with roundings of their own. (As its AVX2 code does: on a CPU
+ * without fused multiply-add it rounds otherwise.) */
+#define YM_FLOAT_GROUP 16
+
+YM_MATH int32_t ym_float_tail(int32_t width)
+{
+    return width - width % YM_FLOAT_GROUP;
+}
+
+/* What a row of the inverse matrix makes of one row of pixels. */
+typedef struct ym_float_row {
+    float slope, of_y, offset;
+} ym_float_row;
+
+YM_MATH ym_float_row ym_float_row_at(const double *row, int32_t y)
+{
+    ym_float_row made = {(float)row[0], (float)y * (float)row[1], (float)row[2]};
+    return made;
+}
+
+YM_MATH float ym_float_position(ym_float_row row, int32_t x, bool tail)
+{
+    return tail ? fmaf(row.slope, (float)x, row.of_y) + row.offset
+                : fmaf(row.slope, (float)x, row.of_y + row.offset);
+}
+
+/* What no canvas reaches, or is no number, lies far outside of all. */
+YM_MATH float ym_float_in_reach(float position)
+{
+    const float far = 1073741824.0f;
+    const float above = position > -far ? position : -far;
+    return above < far ? above : far;
+}
+
+YM_MATH ym_float_tap ym_float_tap_of(float x, float y)
+{
+    x = ym_float_in_reach(x);
+    y = ym_float_in_reach(y);
+    const float left = floorf(x), top = floorf(y);
+    ym_float_tap tap = {(int32_t)left, (int32_t)top, x - left, y - top};
+    return tap;
+}
+
+/* width: of the image. */
+YM_MATH ym_float_tap ym_float_tap_at(const double *inverse, bool perspective, int32_t x,
+                                     int32_t y, int32_t width)
+{
+    const bool tail = x >= ym_float_tail(width);
+    float at_x = ym_float_position(ym_float_row_at(inverse, y), x, tail);
+    float at_y = ym_float_position(ym_float_row_at(inverse + 3, y), x, tail);
+    if (perspective) {
+        const float w = ym_float_position(ym_float_row_at(inverse + 6, y), x, tail);
+        at_x /= w;
+        at_y /= w;
+    }
+    return ym_float_tap_of(at_x, at_y);
+}
+
+YM_MATH uint8_t ym_blend_floats(int32_t upper_left, int32_t upper_right,
+                                int32_t lower_left, int32_t lower_right, float fx,
+                                float fy)
+{
+    const float upper = fmaf(fx, (float)(upper_right - upper_left), (float)upper_left);
+    const float lower = fmaf(fx, (float)(lower_right - lower_left), (float)lower_left);
+    return (uint8_t)(int32_t)rintf(fmaf(fy, lower - upper, upper));
 }
 
 /* NumPy's (a * ratio + b * (1 - ratio)).astype(uint8): doubles, truncated. */

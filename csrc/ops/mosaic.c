@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "ops/mosaic.h"
 
+#include "math/warp.h"
+
 #include <math.h>
 
 /* warpAffine's own inverse: no general 2x2 or 3x3 routine has these roundings. */
@@ -37,7 +39,7 @@ static void invert_perspective(const double m[9], double out[9])
 
 void ym_scene_invert(ym_scene *scene, const double forward[9])
 {
-    if (scene->warp == YM_WARP_PERSPECTIVE) {
+    if (ym_warp_is_perspective(scene->warp)) {
         invert_perspective(forward, scene->inverse);
     } else {
         invert_affine(forward, scene->inverse);

@@ -124,8 +124,8 @@ static int parse_scene(PyObject *object, int32_t device, ym_scene *scene)
         }
         return -1;
     }
-    if (warp < YM_WARP_NONE || warp > YM_WARP_PERSPECTIVE) {
-        PyErr_Format(PyExc_ValueError, "mosaic: warp is %d, must be 0, 1 or 2", warp);
+    if (warp < YM_WARP_NONE || warp > YM_WARP_PERSPECTIVE_FLOAT) {
+        PyErr_Format(PyExc_ValueError, "mosaic: warp is %d, must be 0 to 4", warp);
         return -1;
     }
     scene->warp = (ym_warp)warp;

@@ -22,14 +22,39 @@ static ym_tap find_tap(const ym_mosaic_job *job, const ym_scene *scene, int32_t 
     return tap;
 }
 
-static void sample_scene(const ym_scene *scene, ym_tap tap, uint8_t bgr[3])
+/* The four neighbours of a position. */
+static void find_corners(const ym_scene *scene, int32_t x, int32_t y,
+                         const uint8_t *corner[4])
 {
     static const uint8_t grey[3] = {YM_MOSAIC_FILL, YM_MOSAIC_FILL, YM_MOSAIC_FILL};
-    const uint8_t *corner[4];
     for (int32_t i = 0; i < 4; i++) {
-        corner[i] = ym_scene_pixel(scene, tap.x + (i & 1), tap.y + (i >> 1));
+        corner[i] = ym_scene_pixel(scene, x + (i & 1), y + (i >> 1));
         corner[i] = corner[i] != NULL ? corner[i] : grey;
     }
+}
+
+static void sample_floats(const ym_scene *scene, ym_float_tap tap, uint8_t bgr[3])
+{
+    const uint8_t *corner[4];
+    find_corners(scene, tap.x, tap.y, corner);
+    for (int32_t c = 0; c < 3; c++) {
+        bgr[c] = ym_blend_floats(corner[0][c], corner[1][c], corner[2][c], corner[3][c],
+                                 tap.fx, tap.fy);
+    }
+}
+
+static void sample_scene(const ym_mosaic_job *job, const ym_scene *scene, int32_t x,
+                         int32_t y, uint8_t bgr[3])
+{
+    if (scene->warp >= YM_WARP_AFFINE_FLOAT) {
+        const bool perspective = ym_warp_is_perspective(scene->warp);
+        sample_floats(
+            scene, ym_float_tap_at(scene->inverse, perspective, x, y, job->width), bgr);
+        return;
+    }
+    const ym_tap tap = find_tap(job, scene, x, y);
+    const uint8_t *corner[4];
+    find_corners(scene, tap.x, tap.y, corner);
     for (int32_t c = 0; c < 3; c++) {
         bgr[c] =
             ym_blend_taps(corner[0][c], corner[1][c], corner[2][c], corner[3][c], tap);
@@ -38,10 +63,10 @@ static void sample_scene(const ym_scene *scene, ym_tap tap, uint8_t bgr[3])
 
 static void make_pixel(const ym_mosaic_job *job, int32_t x, int32_t y, uint8_t bgr[3])
 {
-    sample_scene(&job->scene[0], find_tap(job, &job->scene[0], x, y), bgr);
+    sample_scene(job, &job->scene[0], x, y, bgr);
     if (job->scene_count == 2) {
         uint8_t other[3];
-        sample_scene(&job->scene[1], find_tap(job, &job->scene[1], x, y), other);
+        sample_scene(job, &job->scene[1], x, y, other);
         for (int32_t c = 0; c < 3; c++) {
             bgr[c] = ym_mix(bgr[c], other[c], job->ratio);
         }

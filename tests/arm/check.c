@@ -9,6 +9,7 @@
 #include "cpu/kernels.h"
 #include "cpu/mosaic.h"
 #include "cpu/sgd.h"
+#include "math/warp.h"
 #include "ops/mosaic.h"
 #include "ops/sgd.h"
 
@@ -244,7 +245,7 @@ static uint64_t mosaic(ym_warp warp, uint64_t h)
             scene->tile[i] = (ym_tile){pixels,       SIDE * 3, i % 2 * SIDE + s,
                                        i / 2 * SIDE, SIDE,     SIDE - s};
         }
-        double tilt = warp == YM_WARP_PERSPECTIVE ? 0.0004 : 0.0;
+        double tilt = ym_warp_is_perspective(warp) ? 0.0004 : 0.0;
         const double forward[9] = {0.7,  0.11 * (s == 0), -13.3, 0.05, 0.8, -20.7,
                                    tilt, -tilt,           1.0};
         ym_scene_invert(scene, forward);
@@ -299,6 +300,8 @@ int main(void)
     state = 1;
     uint64_t h = mosaic(YM_WARP_AFFINE, 14695981039346656037u);
     h = mosaic(YM_WARP_PERSPECTIVE, h);
+    h = mosaic(YM_WARP_AFFINE_FLOAT, h);
+    h = mosaic(YM_WARP_PERSPECTIVE_FLOAT, h);
     printf("mosaic %016llx\n", (unsigned long long)h);
     printf("sgd %016llx\n", (unsigned long long)optimizer_step());
     fprintf(stderr, "%s\n", kernels->name);

@@ -23,7 +23,6 @@ from . import devices
 
 _MARGIN = 2  # pixels: the second tap and what rounding may move
 _ALIGNMENT = 16
-_NONE, _PERSPECTIVE = 0, 2
 Box = tuple[int, int, int, int]
 
 
@@ -33,17 +32,16 @@ def visible(scene: Scene, image: tuple[int, int]) -> Box:
     A little more than exactly that; the whole canvas where the warp folds over.
     """
     height, width = scene.canvas.size
-    _, _, kind, matrix, paste = scene.packed()
-    if kind == _NONE:
+    if scene.warp is None:
         return 0, 0, width, height
-    forward = np.array(matrix, np.float64).reshape(3, 3)
+    forward = np.asarray(scene.warp.matrix, np.float64)
     x, y = image[1] - 1, image[0] - 1
     corners = np.array([[0, x, 0, x], [0, 0, y, y], [1, 1, 1, 1]], np.float64)
     try:
         seen = np.linalg.inv(forward) @ corners
     except np.linalg.LinAlgError:
         return 0, 0, width, height
-    if kind == _PERSPECTIVE:
+    if scene.warp.perspective:
         if not (seen[2] > 1e-6).all():
             return 0, 0, width, height
         seen = seen / seen[2]
@@ -51,7 +49,7 @@ def visible(scene: Scene, image: tuple[int, int]) -> Box:
         return 0, 0, width, height
     left, top = seen[0].min(), seen[1].min()
     right, bottom = seen[0].max(), seen[1].max()
-    if paste is not None:  # a pasted pixel shows its mirror image
+    if scene.paste is not None:  # a pasted pixel shows its mirror image
         left, right = min(left, width - 1 - right), max(right, width - 1 - left)
     return (
         max(math.floor(left) - _MARGIN, 0),
