@@ -157,6 +157,9 @@ def sgd_step(
     ema_decay: float | None = None,
     backend: str = "cpu",
 ) -> None: ...
+def unchanged(
+    states: tuple[tuple[Any, ...], ...], empty: tuple[str, ...], /
+) -> bool: ...
 def mosaic_render(
     out: _Array,
     scenes: tuple[Any, ...],

@@ -10,6 +10,7 @@
 extern PyMethodDef ym_mosaic_methods[];
 extern PyMethodDef ym_sgd_methods[];
 extern PyMethodDef ym_runtime_methods[];
+extern PyMethodDef ym_unchanged_methods[];
 
 /* Each adds its type to the module; -1 with an exception set. */
 int ym_add_graph_type(PyObject *module);

@@ -3,13 +3,14 @@
 
 The tree, the classes, instance-level ``forward`` and every plain attribute (training flags,
 strides, eps, ...) are compared; tensors are compared by where they are, not by content. The
-check is made at every training forward, so it must be cheap: below 2 ms for the 1300
-modules of yolov9-c. Only weak references to modules are kept.
+check is made at every training forward, so it must be cheap: C makes it, and Python says
+what is another where something is. Only weak references to modules are kept.
 """
 
 from __future__ import annotations
 
 import copy
+import struct
 import weakref
 from operator import itemgetter
 from typing import Any
@@ -17,8 +18,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from yolov9mem import _core
+
 from .fakes import HOOK_DICTS
 
+HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
 SIMPLE = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 INTERNAL = {
@@ -88,7 +97,7 @@ def _identities(members: dict[str, Any]) -> list[int]:
 class _ModuleState:
     """One module as it was."""
 
-    __slots__ = ("get", "kind", "module", "named", "path", "size", "values")
+    __slots__ = ("get", "kind", "module", "named", "names", "path", "size", "values")
 
     def __init__(self, module: nn.Module, path: str) -> None:
         attributes = module.__dict__
@@ -97,6 +106,7 @@ class _ModuleState:
         self.module = weakref.ref(module)
         self.kind = type(module)
         self.size = len(attributes)
+        self.names = tuple(names)
         self.get = itemgetter(*names)
         self.values = tuple(_freeze(attributes[name]) for name in names)
         self.named = [
@@ -106,12 +116,21 @@ class _ModuleState:
         ]
         self.path = path
 
+    def packed(self) -> tuple[Any, ...]:
+        """As `_core.unchanged` takes it."""
+        members = tuple(
+            (kind, struct.pack(f"{len(identities)}P", *identities))
+            for kind, identities in self.named
+        )
+        return (self.module, self.kind, self.size, self.names, self.values, members)
+
 
 class Fingerprint:
     """The state of a module and all below it that a recording depends on."""
 
     def __init__(self, module: nn.Module) -> None:
         self._states = [_ModuleState(m, path) for path, m in module.named_modules()]
+        self._packed = tuple(state.packed() for state in self._states)
 
     def difference(self, module: nn.Module) -> str | None:
         """None, or the path of a module that changed ("" is the module itself).
@@ -125,6 +144,8 @@ class Fingerprint:
         """The difference; and the path of an inner module that has a hook, or None."""
         if self._states[0].module() is not module:
             return "", None
+        if _core.unchanged(self._packed, HOOKS):
+            return None, None
         hooked = None
         for state in self._states:
             known = state.module()
@@ -140,11 +161,6 @@ class Fingerprint:
             for kind, identities in state.named:
                 if list(map(id, own[kind].values())) != identities:
                     return state.path, None
-            if (
-                own["_forward_hooks"]
-                or own["_forward_pre_hooks"]
-                or own["_backward_hooks"]
-                or own["_backward_pre_hooks"]
-            ) and known is not module:
+            if known is not module and any(own[name] for name in HOOKS):
                 hooked = state.path
         return None, hooked
