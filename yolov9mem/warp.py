@@ -6,7 +6,6 @@ utils/augmentations.py of WongKinYiu/yolov9, so that a seed gives the same pictu
 """
 
 import functools
-import importlib.util
 import math
 import random
 from collections.abc import Mapping
@@ -46,10 +45,10 @@ def opencv_major() -> int:
     From 5.0 on warpAffine and warpPerspective weigh in float; earlier ones round
     positions to 1/32 pixel.
     """
-    if importlib.util.find_spec("cv2") is None:
+    try:
+        import cv2
+    except ImportError:
         return 4
-    import cv2
-
     return 5 if int(cv2.__version__.partition(".")[0]) >= 5 else 4
 
 

@@ -15,10 +15,10 @@
 DIR gets the record, what the tasks printed, and the built package: a call on another
 machine goes on from a copy of DIR. Where that is not a clone, YOLOV9MEM_COMMIT names
 the commit. On a lent machine whose results come back in $OUT, with the folder of the last
-call carried as .gpu, one call a stage:
+call carried as .gpu (not the first time), as often as there is time:
 
     export YOLOV9MEM_COMMIT=...; mkdir -p $OUT/r; cp .gpu/* $OUT/r/
-    python3 -m benchmarks gpu --out $OUT/r --stage build-test
+    python3 -m benchmarks gpu --out $OUT/r --minutes 7
 
 Every module but the tasks keeps away from PyTorch, so that the process that orders them
 about holds no memory of the GPU.
