@@ -139,9 +139,8 @@ def render(readme: Path = ROOT / "README.md", results: Path = RESULTS) -> list[P
     """Writes README.md's tables and RESULTS.md; returns the files that changed."""
     records = read_all(results)
     for record in records:
-        if (
-            "tasks" in record
-        ):  # of a GPU: as tables are made now, not when it was written
+        if "tasks" in record:
+            # Of a GPU: as tables are made now, not when it was written.
             record["suites"] = suites.from_tasks(record["tasks"])
     changed = []
     whole = ["# Results", "", "Made by `python -m benchmarks render`; do not edit.", ""]

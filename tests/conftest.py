@@ -49,7 +49,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator:
 
 @pytest.fixture(autouse=True)
 def _settings_of_the_process() -> Iterator[None]:
-    """The trainer sets determinism for the whole process: not for the next test."""
+    """Every test that has torch begins with the same random numbers. The trainer sets
+    determinism for the whole process: not for the next test."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
     yield
     torch = sys.modules.get("torch")
     if torch is not None:

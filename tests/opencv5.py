@@ -14,7 +14,7 @@ GROUP = 16  # columns; what is left over of a row is added up in another order
 
 def fused(a, b, c):
     """a * b + c with one rounding: doubles hold products of floats exactly."""
-    return (np.float64(1) * a * b + c).astype(F32)
+    return (np.multiply(a, b, dtype=np.float64) + c).astype(F32)
 
 
 def product(row, x, y, tail):

@@ -82,7 +82,7 @@ def test_floats(backend: str, size: tuple[int, int], perspective: bool) -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("perspective", [False, True])
 def test_the_oracle_is_opencv_s(size: tuple[int, int], perspective: bool) -> None:
-    cv2 = pytest.importorskip("cv2")
+    cv2 = pytest.importorskip("cv2", reason="the warps of OpenCV 5 itself")
     if not cv2.__version__.startswith("5."):
         pytest.skip(f"OpenCV {cv2.__version__} is installed, not 5")
     for seed in range(3):

@@ -22,11 +22,6 @@ import yolov9mem.torch as ym
 from yolov9mem.torch import binding
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def trained_pair() -> tuple[nn.Module, nn.Module]:
     """Ours, whose addresses are known, and stock."""
     stock = Brick(8, 8)

@@ -23,11 +23,6 @@ from torch import Tensor, nn
 import yolov9mem.torch as ym
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def pair(make=Net, **how) -> tuple[nn.Module, nn.Module]:
     """Ours and stock, alike."""
     stock = make()

@@ -7,7 +7,6 @@ import copy
 import pickle
 
 import pytest
-import torch
 from models_for_tests import (
     assert_close,
     assert_same_training,
@@ -18,12 +17,6 @@ from models_for_tests import (
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
 
 JIT = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 

@@ -26,11 +26,6 @@ import yolov9mem.torch as ym
 from yolov9mem.torch import entry, registry
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 class End(nn.Module):
     """A brick and a function of its result."""
 

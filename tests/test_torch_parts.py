@@ -27,11 +27,6 @@ from yolov9mem.torch import registry
 from yolov9mem.torch.entry import Entry
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def pair(stock: nn.Module, keep: str = "min") -> tuple[nn.Module, nn.Module]:
     return ym.checkpoint(copy.deepcopy(stock), keep=keep, strict=False), stock
 

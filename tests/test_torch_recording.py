@@ -26,11 +26,6 @@ from torch import Tensor, nn
 import yolov9mem.torch as ym
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("keep", ["all", "conv", "min"])
 def test_the_whole_vocabulary(keep: str) -> None:
     stock = Net()

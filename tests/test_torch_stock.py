@@ -21,12 +21,6 @@ from torch import Tensor, nn
 
 import yolov9mem.torch as ym
 
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 JIT = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
 

@@ -19,11 +19,6 @@ from torch import Tensor, nn
 import yolov9mem.torch as ym
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 class Ultralytics(nn.Module):
     """Ends in view and cat over the last dimension; dicts in and out."""
 

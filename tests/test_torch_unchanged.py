@@ -14,7 +14,8 @@ from torch import nn
 
 from yolov9mem import _core
 from yolov9mem.torch import fingerprint
-from yolov9mem.torch.fingerprint import HOOKS, Fingerprint
+from yolov9mem.torch.fakes import HOOKS
+from yolov9mem.torch.fingerprint import Fingerprint
 
 
 def replace_child(module: nn.Module) -> None:

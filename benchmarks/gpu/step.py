@@ -161,9 +161,9 @@ def measure(
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    from yolov9mem.torch import use_expandable_segments
-
     if ways.is_ours(request["way"]) and not request.get("fixed_segments"):
+        from yolov9mem.torch import use_expandable_segments
+
         use_expandable_segments()
     clock, training = Clock(request["device"]), Training(request)
     warmup = len(sides(request)) if request["multi_scale"] else WARM_UP

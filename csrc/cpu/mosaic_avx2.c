@@ -104,9 +104,9 @@ AVX2 static inline __m256 find_position(ym_float_row row, __m256 x, bool tail)
 
 AVX2 static inline void put_position(__m256 at, int32_t *whole, float *fraction)
 {
-    const float far = 1073741824.0f;
-    at = _mm256_max_ps(at, _mm256_set1_ps(-far)); /* the second where it is no number */
-    at = _mm256_min_ps(at, _mm256_set1_ps(far));
+    at = _mm256_max_ps(
+        at, _mm256_set1_ps(-YM_FLOAT_FAR)); /* the second where it is no number */
+    at = _mm256_min_ps(at, _mm256_set1_ps(YM_FLOAT_FAR));
     const __m256 floored = _mm256_floor_ps(at);
     _mm256_store_si256((__m256i *)whole, _mm256_cvttps_epi32(floored));
     _mm256_store_ps(fraction, _mm256_sub_ps(at, floored));

@@ -120,9 +120,9 @@ AVX512 static inline __m512 find_position(ym_float_row row, __m512 x, bool tail)
 
 AVX512 static inline void put_position(__m512 at, int32_t *whole, float *fraction)
 {
-    const float far = 1073741824.0f;
-    at = _mm512_max_ps(at, _mm512_set1_ps(-far)); /* the second where it is no number */
-    at = _mm512_min_ps(at, _mm512_set1_ps(far));
+    at = _mm512_max_ps(
+        at, _mm512_set1_ps(-YM_FLOAT_FAR)); /* the second where it is no number */
+    at = _mm512_min_ps(at, _mm512_set1_ps(YM_FLOAT_FAR));
     const __m512 floored =
         _mm512_roundscale_ps(at, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     _mm512_store_si512(whole, _mm512_cvttps_epi32(floored));

@@ -78,7 +78,7 @@ static void locate(worker *w, int32_t s, int32_t y)
         int32_t block = ym_perspective_block(job->height, job->width);
         cpu_perspective perspective = {m, output->first, y, block};
         output->kernels->locate_perspective(&w->span, &perspective, output->padded);
-    } else if (scene->warp >= YM_WARP_AFFINE_FLOAT) {
+    } else if (ym_warp_is_float(scene->warp)) {
         cpu_floats floats = {m, ym_warp_is_perspective(scene->warp), output->first, y,
                              job->width};
         output->kernels->locate_floats(&w->span, &floats, output->padded);
@@ -101,7 +101,7 @@ void cpu_mosaic_by_spans(cpu_output *output)
             for (int32_t s = 0; s < job->scene_count; s++) {
                 locate(&w, s, y);
                 output->kernels->gather(&w.span, &w.source[s], output->padded);
-                bool floats = job->scene[s].warp >= YM_WARP_AFFINE_FLOAT;
+                bool floats = ym_warp_is_float(job->scene[s].warp);
                 (floats ? output->kernels->blend_floats : output->kernels->blend)(
                     &w.span, &output->planes[s], output->padded);
             }

@@ -1,59 +1,16 @@
 /* SPDX-License-Identifier: MIT
  *
- * image (3, H, W) <- scenes, one thread a pixel: the formulas of math/warp.h and
- * math/hsv.h, so the bytes are those of the other backends. Compiled without fused
- * multiply-add.
+ * image (3, H, W) <- scenes, one thread a pixel: the formulas of math/mosaic.h, so the
+ * bytes are those of the other backends. Compiled without fused multiply-add.
  */
 #include "cuda/launch.cuh"
 #include "cuda/mosaic.h"
-#include "math/hsv.h"
-#include "math/warp.h"
+#include "math/mosaic.h"
 
 namespace
 {
 
 const int THREADS = 256;
-
-__device__ ym_tap find_tap(const ym_mosaic_job &job, const ym_scene &scene, int32_t x,
-                           int32_t y)
-{
-    if (scene.warp == YM_WARP_AFFINE) {
-        return ym_affine_tap(scene.inverse, x, y);
-    }
-    if (scene.warp == YM_WARP_PERSPECTIVE) {
-        const int32_t block = ym_perspective_block(job.height, job.width);
-        return ym_perspective_tap(scene.inverse, x, y, block);
-    }
-    return {x, y, 0, 0};
-}
-
-__device__ void sample_scene(const ym_mosaic_job &job, const ym_scene &scene, int32_t x,
-                             int32_t y, uint8_t (&bgr)[3])
-{
-    const bool floats = scene.warp >= YM_WARP_AFFINE_FLOAT;
-    ym_float_tap float_tap = {};
-    ym_tap tap = {};
-    if (floats) {
-        const bool perspective = ym_warp_is_perspective(scene.warp);
-        float_tap = ym_float_tap_at(scene.inverse, perspective, x, y, job.width);
-        tap.x = float_tap.x;
-        tap.y = float_tap.y;
-    } else {
-        tap = find_tap(job, scene, x, y);
-    }
-    const uint8_t grey[3] = {YM_MOSAIC_FILL, YM_MOSAIC_FILL, YM_MOSAIC_FILL};
-    const uint8_t *corner[4];
-    for (int32_t i = 0; i < 4; i++) {
-        corner[i] = ym_scene_pixel(&scene, tap.x + (i & 1), tap.y + (i >> 1));
-        corner[i] = corner[i] != nullptr ? corner[i] : grey;
-    }
-    for (int32_t c = 0; c < 3; c++) {
-        const int32_t at[4] = {corner[0][c], corner[1][c], corner[2][c], corner[3][c]};
-        bgr[c] = floats ? ym_blend_floats(at[0], at[1], at[2], at[3], float_tap.fx,
-                                          float_tap.fy)
-                        : ym_blend_taps(at[0], at[1], at[2], at[3], tap);
-    }
-}
 
 /* blockIdx.y: which image. */
 __global__ void __launch_bounds__(THREADS) mosaic_kernel(const ym_mosaic_job *jobs)
@@ -64,25 +21,7 @@ __global__ void __launch_bounds__(THREADS) mosaic_kernel(const ym_mosaic_job *jo
     if (i >= plane) {
         return;
     }
-    const int32_t x = (int32_t)(i % job.width), y = (int32_t)(i / job.width);
-    uint8_t bgr[3];
-    sample_scene(job, job.scene[0], x, y, bgr);
-    if (job.scene_count == 2) {
-        uint8_t other[3];
-        sample_scene(job, job.scene[1], x, y, other);
-        for (int32_t c = 0; c < 3; c++) {
-            bgr[c] = ym_mix(bgr[c], other[c], job.ratio);
-        }
-    }
-    if (job.hsv != nullptr) {
-        ym_hsv_jitter(bgr, job.hsv, x >= ym_hsv_tail(job.width));
-    }
-    const int32_t row = job.flip_vertical ? job.height - 1 - y : y;
-    const int32_t column = job.flip_horizontal ? job.width - 1 - x : x;
-    uint8_t *out = job.out + (int64_t)row * job.width + column;
-    for (int32_t c = 0; c < 3; c++) {
-        out[c * plane] = bgr[2 - c];
-    }
+    ym_mosaic_put_pixel(&job, (int32_t)(i % job.width), (int32_t)(i / job.width));
 }
 
 } // namespace

@@ -67,15 +67,14 @@ __global__ void __launch_bounds__(YM_BLOCK, YM_CHUNK_WAVE)
             made.template add<T>(fetch<T, V>(next));
         }
     }
-    float(&sum)[V] = made.sum;
-    float(&squares)[V] = made.squares;
-    cuda_add_rows<V>(all, sum);
-    cuda_add_rows<V>(all, squares);
+    cuda_add_rows<V>(all, made.sum);
+    cuda_add_rows<V>(all, made.squares);
     if (threadIdx.y == 0 && c < channels) {
         const float inverse = 1.0f / (float)(end - first);
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            const float mean = sum[v] * inverse, rest = squares[v] - sum[v] * mean;
+            const float mean = made.sum[v] * inverse;
+            const float rest = made.squares[v] - made.sum[v] * mean;
             /* A NaN must stay one. */
             partial[(int64_t)blockIdx.x * channels + c + v] = {
                 made.origin[v] - base[v] + mean, rest < 0 ? 0 : rest};

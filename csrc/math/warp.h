@@ -25,6 +25,11 @@ YM_MATH bool ym_warp_is_perspective(ym_warp warp)
     return warp == YM_WARP_PERSPECTIVE || warp == YM_WARP_PERSPECTIVE_FLOAT;
 }
 
+YM_MATH bool ym_warp_is_float(ym_warp warp)
+{
+    return warp == YM_WARP_AFFINE_FLOAT || warp == YM_WARP_PERSPECTIVE_FLOAT;
+}
+
 /* The upper left of the four neighbours, and how far beyond it in 1/32. */
 typedef struct ym_tap {
     int32_t x, y;
@@ -142,12 +147,13 @@ YM_MATH float ym_float_position(ym_float_row row, int32_t x, bool tail)
                 : fmaf(row.slope, (float)x, row.of_y + row.offset);
 }
 
+#define YM_FLOAT_FAR 1073741824.0f
+
 /* What no canvas reaches, or is no number, lies far outside of all. */
 YM_MATH float ym_float_in_reach(float position)
 {
-    const float far = 1073741824.0f;
-    const float above = position > -far ? position : -far;
-    return above < far ? above : far;
+    const float above = position > -YM_FLOAT_FAR ? position : -YM_FLOAT_FAR;
+    return above < YM_FLOAT_FAR ? above : YM_FLOAT_FAR;
 }
 
 YM_MATH ym_float_tap ym_float_tap_of(float x, float y)

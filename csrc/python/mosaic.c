@@ -41,9 +41,9 @@ PyDoc_STRVAR(
     "Writes out (3, H, W) uint8 RGB. scenes: one or two tuples (tiles, (height,\n"
     "width), warp, matrix, paste): tiles a tuple of (image (h, w, 3) uint8 BGR,\n"
     "x, y) on a canvas; warp 0 none, 1 affine, 2 perspective, both by OpenCV 4's\n"
-    "integers, 3 and 4 by OpenCV 5's floats; matrix 9 floats, canvas to image; paste "
-    "(height, bytes) uint8 bits or None. ratio: of the\n"
-    "first scene in the blend of two. hsv: (3, 256) uint8 tables or None.");
+    "integers, 3 and 4 by OpenCV 5's floats; matrix 9 floats, canvas to image;\n"
+    "paste (height, bytes) uint8 bits or None. ratio: of the first scene in the\n"
+    "blend of two. hsv: (3, 256) uint8 tables or None.");
 
 static PyObject *mosaic_render(PyObject *module, PyObject *args, PyObject *kwargs)
 {

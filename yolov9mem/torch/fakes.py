@@ -19,11 +19,14 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from .ir import CannotLower
 
-HOOK_DICTS = (
+HOOKS = (  # what a plain call of a module would run
     "_forward_hooks",
     "_forward_pre_hooks",
     "_backward_hooks",
     "_backward_pre_hooks",
+)
+HOOK_DICTS = (
+    *HOOKS,
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
     "_forward_pre_hooks_with_kwargs",

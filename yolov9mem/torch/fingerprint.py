@@ -20,14 +20,8 @@ from torch import nn
 
 from yolov9mem import _core
 
-from .fakes import HOOK_DICTS
+from .fakes import HOOK_DICTS, HOOKS
 
-HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
 SIMPLE = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 INTERNAL = {
