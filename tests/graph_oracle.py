@@ -72,8 +72,13 @@ class Tracer:
         )
         return self.keep(y, value)
 
-    def new_norm(self, channels: int) -> int:
-        gamma, beta = self.param(channels, scale=0.2, shift=1.0), self.param(channels)
+    def new_norm(
+        self, channels: int, gamma: int | None = None, beta: int | None = None
+    ) -> int:
+        """gamma, beta: numbers of parameters that another norm has too."""
+        if gamma is None:
+            gamma = self.param(channels, scale=0.2, shift=1.0)
+        beta = self.param(channels) if beta is None else beta
         self.norms.append(
             {
                 "mean": torch.zeros(channels, dtype=self.dtype),
@@ -193,7 +198,12 @@ class Run:
         p.forward(self.inputs, self.params, self.norms, self.outputs, self.saved, work)
         return self.outputs
 
-    def backward(self, grads: list[np.ndarray | None]) -> None:
+    def backward(
+        self,
+        grads: list[np.ndarray | None],
+        sums: list[np.ndarray | None] | None = None,
+    ) -> None:
+        """sums: by param, what its gradient is added to."""
         p = self.plan
         mask = [g is not None for g in grads]
         wanted = self.request["param_grads"]
@@ -201,6 +211,10 @@ class Run:
             np.full_like(w, np.nan) if want else None
             for w, want in zip(self.params, wanted, strict=True)
         ]
+        sums = sums or [None] * len(self.params)
+        for i, start in enumerate(sums):
+            if start is not None and wanted[i]:
+                self.grad_params[i] = start.copy()
         self.grad_inputs = [
             np.full_like(x, np.nan) if want else None
             for x, want in zip(self.inputs, self.request["input_grads"], strict=True)
@@ -217,6 +231,8 @@ class Run:
                 self.grad_params,
                 self.saved,
                 work,
+                0,
+                bytes(start is not None for start in sums),
             )
         self.reached_params = p.reached_params(mask)
         self.reached_inputs = p.reached_inputs(mask)

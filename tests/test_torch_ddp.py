@@ -104,9 +104,9 @@ def first_all_reduce_comes_early(rank: int) -> None:
     ddp.register_comm_hook(None, hook)
     stock_backward = engine.Call.backward
 
-    def logged(call: engine.Call, segment: int) -> Any:
+    def logged(call: engine.Call, segment: int, nodes: Any) -> Any:
         events.append(segment)
-        return stock_backward(call, segment)
+        return stock_backward(call, segment, nodes)
 
     engine.Call.backward = logged  # type: ignore[method-assign]
     try:

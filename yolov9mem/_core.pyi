@@ -129,6 +129,7 @@ class Plan:
         saved: _Memory | None,
         workspace: _Memory | None,
         stream: int = 0,
+        accumulate: bytes | bytearray | None = None,
         /,
     ) -> None: ...
     def backward_workspace(self, mask: Sequence[bool] | None, /) -> int: ...

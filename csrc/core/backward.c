@@ -113,18 +113,18 @@ static bool wants_norm_params(const ym_backwarder *s, int32_t call)
            (norm->beta >= 0 && p->param_grad[norm->beta]);
 }
 
-static bool reach_norm(ym_backwarder *s, int32_t call)
+/* again: of gamma and beta, each of which another norm may share. */
+static void reach_norm(ym_backwarder *s, int32_t call, bool *again)
 {
     const ym_program *p = s->b.program;
+    if (call < 0) {
+        return;
+    }
     const ym_norm_module *norm = &p->graph->norm[p->norm_call[call].module];
-    bool again = false;
-    if (norm->gamma >= 0 && p->param_grad[norm->gamma]) {
-        again = reach_param(s, norm->gamma);
-    }
-    if (norm->beta >= 0 && p->param_grad[norm->beta]) {
-        again = reach_param(s, norm->beta);
-    }
-    return again;
+    again[0] = norm->gamma >= 0 && p->param_grad[norm->gamma] &&
+               reach_param(s, norm->gamma);
+    again[1] = norm->beta >= 0 && p->param_grad[norm->beta] &&
+               reach_param(s, norm->beta);
 }
 
 /* Where a term's gradient goes: in place of dout if nobody else wants that memory. */
@@ -175,8 +175,7 @@ static void visit_brick(ym_backwarder *s, int32_t i, ym_view dout)
     memcpy(step->out, out, sizeof out);
     memcpy(step->accumulate, accumulate, sizeof accumulate);
     for (int32_t t = 0; t < terms; t++) {
-        int32_t call = brick->u.brick.norm_call[t];
-        step->accumulate_param[t] = wants_norm_params(s, call) && reach_norm(s, call);
+        reach_norm(s, brick->u.brick.norm_call[t], &step->accumulate_param[2 * t]);
     }
     ym_finish_step(&s->b);
     if (same && out[1].block >= 0) {

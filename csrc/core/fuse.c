@@ -14,10 +14,11 @@
 typedef struct fuser {
     ym_program *p;
     const ym_plan_request *request;
-    int32_t *item_of;   /* graph value -> item, while items keep the graph's numbers */
-    int32_t *uses;      /* of a graph value, outputs included */
-    int32_t *norm_uses; /* of a norm module */
-    bool *dead;         /* absorbed, or another name for an earlier item */
+    int32_t *item_of;    /* graph value -> item, while items keep the graph's numbers */
+    int32_t *uses;       /* of a graph value, outputs included */
+    int32_t *norm_uses;  /* of a norm module */
+    int32_t *param_uses; /* of a param, by norms */
+    bool *dead;          /* absorbed, or another name for an earlier item */
     ym_error *error;
 } fuser;
 
@@ -37,8 +38,18 @@ static ym_status set_operands(fuser *f, ym_item *item, const int32_t *list,
     return YM_OK;
 }
 
-/* A brick that the reader of graph value v may absorb. A batch norm module called twice
- * stays where it is: its running statistics move in call order. */
+/* Else its running statistics move in call order, and two terms of one brick would add
+ * to the same gradient at once. */
+static bool is_called_once(const fuser *f, int32_t call)
+{
+    const int32_t module = f->p->norm_call[call].module;
+    const ym_norm_module *norm = &f->p->graph->norm[module];
+    return f->norm_uses[module] <= 1 &&
+           (norm->gamma < 0 || f->param_uses[norm->gamma] <= 1) &&
+           (norm->beta < 0 || f->param_uses[norm->beta] <= 1);
+}
+
+/* A brick that the reader of graph value v may absorb. */
 static ym_item *absorbable(const fuser *f, int32_t v)
 {
     ym_item *item = &f->p->item[f->item_of[v]];
@@ -48,7 +59,7 @@ static ym_item *absorbable(const fuser *f, int32_t v)
     }
     for (int t = 0; t < item->u.brick.term_count; t++) {
         int32_t call = item->u.brick.norm_call[t];
-        if (call >= 0 && f->norm_uses[f->p->norm_call[call].module] > 1) {
+        if (call >= 0 && !is_called_once(f, call)) {
             return NULL;
         }
     }
@@ -258,6 +269,18 @@ static ym_status fuse_node(fuser *f, int32_t v)
     }
 }
 
+static void count_norm_use(fuser *f, int32_t module)
+{
+    const ym_norm_module *norm = &f->p->graph->norm[module];
+    f->norm_uses[module]++;
+    if (norm->gamma >= 0) {
+        f->param_uses[norm->gamma]++;
+    }
+    if (norm->beta >= 0) {
+        f->param_uses[norm->beta]++;
+    }
+}
+
 static void count_uses(fuser *f)
 {
     const ym_graph *g = f->p->graph;
@@ -266,7 +289,7 @@ static void count_uses(fuser *f)
             f->uses[g->node[v].operand[i]]++;
         }
         if (g->node[v].op == YM_OP_BATCH_NORM) {
-            f->norm_uses[g->node[v].u.norm]++;
+            count_norm_use(f, g->node[v].u.norm);
         }
     }
     for (int32_t i = 0; i < g->output_count; i++) {
@@ -322,9 +345,12 @@ ym_status ym_fuse(ym_program *program, const ym_plan_request *request, ym_error 
     f.item_of = calloc(nodes, sizeof *f.item_of);
     f.uses = calloc(nodes, sizeof *f.uses);
     f.norm_uses = calloc((size_t)program->graph->norm_count + 1, sizeof *f.norm_uses);
+    f.param_uses =
+        calloc((size_t)program->graph->param_count + 1, sizeof *f.param_uses);
     f.dead = calloc(nodes, sizeof *f.dead);
     ym_status status = YM_ERR_MEMORY;
-    if (f.item_of != NULL && f.uses != NULL && f.norm_uses != NULL && f.dead != NULL) {
+    if (f.item_of != NULL && f.uses != NULL && f.norm_uses != NULL &&
+        f.param_uses != NULL && f.dead != NULL) {
         status = fuse_all(&f);
     } else {
         ym_fail(error, status, "plan: out of memory");
@@ -332,6 +358,7 @@ ym_status ym_fuse(ym_program *program, const ym_plan_request *request, ym_error 
     free(f.item_of);
     free(f.uses);
     free(f.norm_uses);
+    free(f.param_uses);
     free(f.dead);
     return status;
 }

@@ -42,7 +42,8 @@ typedef struct ym_bindings {
     const ym_norm *norms;    /* by norm module; gamma, beta, dgamma, dbeta ignored */
     const ym_tensor *grad_outputs; /* backward; data NULL: no gradient */
     ym_tensor *grad_inputs;        /* backward; data NULL: not wanted */
-    ym_weight *grad_params;        /* backward; overwritten, not accumulated */
+    ym_weight *grad_params;        /* backward */
+    const bool *accumulate_params; /* by param: added to its gradient; NULL: none */
     void *saved, *workspace;
     size_t saved_bytes, workspace_bytes; /* of the memory given */
 } ym_bindings;

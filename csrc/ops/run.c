@@ -76,6 +76,14 @@ static float *param_gradient(const runner *r, int32_t param)
                : NULL;
 }
 
+/* Whether a gradient is added to what its memory holds: a caller's sum, or what the run
+ * has put there before. */
+static bool accumulates(const runner *r, int32_t param, bool again)
+{
+    return again || (param >= 0 && r->bindings->accumulate_params != NULL &&
+                     r->bindings->accumulate_params[param]);
+}
+
 static const float *offset_or_null(const float *vector, int32_t first)
 {
     return vector != NULL ? vector + first : NULL;
@@ -159,14 +167,39 @@ static ym_status run_statistics(const runner *r, const ym_step *step)
                                                 mean + x.c);
 }
 
+/* The backend adds to both gradients of a norm or to neither: where only one has a sum
+ * to be added to, the other begins with 0. again: of gamma and beta. */
+static ym_status start_norm(const runner *r, const ym_norm *norm, int32_t call,
+                            const bool again[2], bool *accumulate)
+{
+    const ym_norm_call *found = &r->plan->program->norm_call[call];
+    const ym_norm_module *module = &r->plan->graph->norm[found->module];
+    const bool gamma = norm->dgamma != NULL && accumulates(r, module->gamma, again[0]);
+    const bool beta = norm->dbeta != NULL && accumulates(r, module->beta, again[1]);
+    *accumulate = gamma || beta;
+    float *const begun = !*accumulate ? NULL : gamma ? norm->dbeta : norm->dgamma;
+    if (begun == NULL || (gamma && beta)) {
+        return YM_OK;
+    }
+    const int32_t channels = found->channels;
+    ym_tensor zero = {begun, YM_F32, 1, 1, 1, channels, channels};
+    return r->context->backend->fill_zero(r->context, &zero);
+}
+
 static ym_status run_brick_backward(const runner *r, const ym_step *step)
 {
+    const int32_t *norm_call = r->plan->program->item[step->item].u.brick.norm_call;
     ym_brick brick = resolve_brick(r, step);
     ym_tensor dout = resolve(r, step->in[3]);
     ym_term_gradient gradient[2];
     for (int32_t t = 0; t < 2; t++) {
-        gradient[t] = (ym_term_gradient){resolve(r, step->out[t]), step->accumulate[t],
-                                         step->accumulate_param[t]};
+        gradient[t] =
+            (ym_term_gradient){resolve(r, step->out[t]), step->accumulate[t], false};
+        if (t < brick.term_count && brick.term[t].has_norm) {
+            YM_TRY(start_norm(r, &brick.term[t].norm, norm_call[t],
+                              &step->accumulate_param[2 * t],
+                              &gradient[t].accumulate_param));
+        }
     }
     brick.has_residual = false;
     return r->context->backend->brick_backward(r->context, &brick, &dout, gradient);
@@ -175,7 +208,7 @@ static ym_status run_brick_backward(const runner *r, const ym_step *step)
 static ym_status run_conv_weight(const runner *r, const ym_step *step)
 {
     const ym_item *item = &r->plan->program->item[step->item];
-    int32_t weight = item->u.conv.weight;
+    int32_t weight = item->u.conv.weight, bias = item->u.conv.bias;
     ym_tensor x = resolve(r, step->in[0]), dy = resolve(r, step->in[3]);
     ym_weight dw = {0};
     if (r->bindings->grad_params != NULL) {
@@ -189,8 +222,9 @@ static ym_status run_conv_weight(const runner *r, const ym_step *step)
         dw.data = NULL;
     }
     return r->context->backend->conv_backward_weight(
-        r->context, &item->u.conv.shape, &x, &dy, &dw, step->accumulate_param[0],
-        param_gradient(r, item->u.conv.bias), step->accumulate_param[1]);
+        r->context, &item->u.conv.shape, &x, &dy, &dw,
+        accumulates(r, weight, step->accumulate_param[0]), param_gradient(r, bias),
+        accumulates(r, bias, step->accumulate_param[1]));
 }
 
 static ym_status run_forward_step(const runner *r, const ym_step *step)

@@ -14,7 +14,7 @@ typedef struct ym_run_arguments {
     ym_tensor *inputs, *outputs, *grad_outputs, *grad_inputs;
     ym_weight *params, *grad_params;
     ym_norm *norms;
-    bool *mask;
+    bool *mask, *accumulate;
 } ym_run_arguments;
 
 typedef struct ym_value_list {
@@ -31,6 +31,8 @@ int ym_parse_common(ym_run_arguments *a, PyObject *inputs, PyObject *params,
                     PyObject *norms, PyObject *saved, PyObject *workspace);
 int ym_parse_gradients(ym_run_arguments *a, PyObject *grad_outputs,
                        PyObject *grad_inputs, PyObject *grad_params);
+/* accumulate: bytes-like, a byte for each param, or None. */
+int ym_parse_accumulate(ym_run_arguments *a, PyObject *accumulate);
 void ym_release_arguments(ym_run_arguments *a);
 
 #endif

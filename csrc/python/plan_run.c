@@ -101,12 +101,12 @@ static const ym_schedule *backward_schedule(plan_object *self, ym_run_arguments 
 PyObject *ym_plan_backward_method(plan_object *self, PyObject *args)
 {
     PyObject *inputs, *params, *norms, *grad_outputs, *grad_inputs, *grad_params,
-        *saved, *workspace;
+        *saved, *workspace, *accumulate = NULL;
     int segment;
     unsigned long long stream = 0;
-    if (!PyArg_ParseTuple(args, "iOOOOOOOO|K:backward", &segment, &inputs, &params,
+    if (!PyArg_ParseTuple(args, "iOOOOOOOO|KO:backward", &segment, &inputs, &params,
                           &norms, &grad_outputs, &grad_inputs, &grad_params, &saved,
-                          &workspace, &stream)) {
+                          &workspace, &stream, &accumulate)) {
         return NULL;
     }
     if (segment < 0 || segment >= self->plan->segment_count) {
@@ -117,7 +117,8 @@ PyObject *ym_plan_backward_method(plan_object *self, PyObject *args)
     PyObject *result = NULL;
     const ym_schedule *schedule = NULL;
     if (ym_parse_common(&a, inputs, params, norms, saved, workspace) == 0 &&
-        ym_parse_gradients(&a, grad_outputs, grad_inputs, grad_params) == 0) {
+        ym_parse_gradients(&a, grad_outputs, grad_inputs, grad_params) == 0 &&
+        ym_parse_accumulate(&a, accumulate) == 0) {
         schedule = backward_schedule(self, &a);
     }
     if (schedule != NULL && require_places(self, &a, schedule, segment) == 0) {

@@ -194,8 +194,9 @@ static PyMethodDef plan_methods[] = {
      "Runs forward; fills outputs and saved. stream: a CUDA stream's handle."},
     {"backward", (PyCFunction)ym_plan_backward_method, METH_VARARGS,
      "backward(segment, inputs, params, norms, grad_outputs, grad_inputs, grad_params, "
-     "saved, workspace, stream=0)\n--\n\n"
-     "Runs one segment of backward, the highest first."},
+     "saved, workspace, stream=0, accumulate=None)\n--\n\n"
+     "Runs one segment of backward, the highest first. accumulate: a byte for each "
+     "param, not 0: its gradient is added to what is there."},
     {"backward_workspace", (PyCFunction)ym_plan_backward_workspace_method, METH_O,
      "backward_workspace(mask)\n--\n\nBytes for that set of outputs with gradients."},
     {"reached_params", (PyCFunction)ym_plan_reached_params_method, METH_O,

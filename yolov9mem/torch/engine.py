@@ -24,6 +24,7 @@ from torch import Tensor
 from . import devices
 from .arenas import give_workspace, take_workspace, unfilled
 from .binding import Binding, NormState, address, channels_last
+from .gradients import TakenGrads
 from .lower import Mask, TorchPlan
 
 
@@ -47,6 +48,8 @@ class Call:
         self._alive: list[Any] = []
         self._grad_params: list[Any] = []
         self._grad_addresses: list[Any] = []  # of these
+        self._sums = bytearray()  # by param: its gradient is added to what is there
+        self._taken = TakenGrads()
         self._grad_inputs: list[Tensor | None] = []
 
     def forward(self) -> list[Tensor]:
@@ -111,6 +114,7 @@ class Call:
         self._workspace = take_workspace(self._mask.workspace_bytes, program.device)
         self._grad_params = [None] * len(params)
         self._grad_addresses = [None] * len(params)
+        self._sums = bytearray(len(params))
         self._alive = [inputs, params, given]
         self._arguments = [
             [address(x) for x in inputs],
@@ -120,11 +124,22 @@ class Call:
             [None if g is None else address(g) for g in self._grad_inputs],
         ]
 
-    def backward(self, segment: int) -> list[Tensor | None]:
-        """Runs a segment; gradients of the parameters that leave with it."""
+    def backward(self, segment: int, nodes: list[Any]) -> list[Tensor | None]:
+        """Runs a segment; gradients of the parameters that leave with it, which go to
+        the autograd ``nodes``."""
+        try:
+            self._run(segment, nodes)
+        except BaseException:
+            self._taken.put_back()
+            raise
+        self._taken.hand_over()
+        return [self._leave(i) for i in self.plan.leaving[segment]]
+
+    def _run(self, segment: int, nodes: list[Any]) -> None:
         plan, mask = self.plan, self._mask
         assert mask is not None and self._workspace is not None
         plan.use_settings()
+        self._take_sums(segment, nodes)
         self._make_places(mask.touched[segment])
         inputs, params, norms, grad_outputs, grad_inputs = self._arguments
         device = plan.program.device
@@ -140,20 +155,31 @@ class Call:
                 _arena(self.saved),
                 _arena(self._workspace),
                 devices.stream(device),
+                self._sums,
             )
-        return [self._leave(i) for i in plan.leaving[segment]]
+
+    def _take_sums(self, segment: int, nodes: list[Any]) -> None:
+        """Gradients that only this segment writes are added to what is in ``.grad``."""
+        assert self._mask is not None
+        whole = self._mask.whole[segment]
+        sums = self._taken.take([nodes[place] for place, _ in whole])
+        for (_, i), grad in zip(whole, sums):
+            self._set_place(i, grad)
+            self._sums[i] = 1
 
     def _make_places(self, touched: list[int]) -> None:
         """For the gradients of those params that have none yet, laid out as these are."""
         _, params, _ = self._alive  # fp32, as gradients are
-        _, addresses, *_ = self._arguments
-        grads, places = self._grad_params, self._grad_addresses
         with unfilled():
             for i in touched:
-                if grads[i] is None:
-                    grads[i] = grad = torch.empty_like(params[i])
-                    _, kind, shape, _, device = addresses[i]
-                    places[i] = (grad.data_ptr(), kind, shape, grad.stride(), device)
+                if self._grad_params[i] is None:
+                    self._set_place(i, torch.empty_like(params[i]))
+
+    def _set_place(self, i: int, grad: Tensor) -> None:
+        _, addresses, *_ = self._arguments
+        _, kind, shape, _, device = addresses[i]
+        self._grad_params[i] = grad
+        self._grad_addresses[i] = (grad.data_ptr(), kind, shape, grad.stride(), device)
 
     def _leave(self, i: int) -> Tensor | None:
         """The gradient of param ``i``, complete and no longer ours."""
@@ -225,7 +251,9 @@ class Yolov9memSegment(torch.autograd.Function):
                     "kept is freed by the first backward (retain_graph is not supported)"
                 )
             call.begin_backward(ctx.saved_tensors, grads)
-        leaving = call.backward(segment)
+        nodes = [node for node, _ in ctx.next_functions]
+        count = len(call.plan.leaving[segment])
+        leaving = call.backward(segment, nodes[len(nodes) - count :])
         token = [] if segment == call.first else [_token(call)]
         inputs = []
         if segment == 0:

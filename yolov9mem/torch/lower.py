@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -259,6 +260,19 @@ class Mask:
         for segment in range(plan.segments):
             touched = core.touched_params(segment, given)
             self.touched.append([i for i, t in enumerate(touched) if t])
+        self.whole = self._written_once(plan.leaving)
+
+    def _written_once(self, leaving: list[list[int]]) -> list[list[tuple[int, int]]]:
+        """By segment: (place in ``leaving``, param) of those that it alone writes."""
+        times = Counter(i for touched in self.touched for i in touched)
+        return [
+            [
+                (place, i)
+                for place, i in enumerate(left)
+                if times[i] == 1 and i in touched and self.reached_params[i]
+            ]
+            for left, touched in zip(leaving, map(set, self.touched))
+        ]
 
 
 def _numel(shape: tuple[int, ...]) -> int:

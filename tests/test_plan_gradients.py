@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""Parameter gradients that are added to sums, and parameters that several norms share.
+
+What is compared with what: `_core.Plan` on the CPU, the reference and the emulated CUDA
+backend (float32) with a sum and stock torch's gradient in float64.
+"""
+
+from __future__ import annotations
+
+import random
+
+import cuda_emulation as ce
+import numpy as np
+import pytest
+import torch
+from graph_oracle import Run, Tracer, nhwc
+from test_plan import random_case
+
+BACKENDS = ["cpu", "ref", "cuda"]
+LIMIT = 3e-4  # of the largest gradient, as in test_plan.py
+
+
+def backend_of(name: str) -> object:
+    return ce.capsule() if name == "cuda" else name
+
+
+def exact_gradients(t: Tracer, grads: list[torch.Tensor]) -> list[torch.Tensor | None]:
+    """Of the params, float64."""
+    made = [t.values[v] for v in t.outputs]
+    return list(
+        torch.autograd.grad(made, t.params, grads, allow_unused=True)  # type: ignore[arg-type]
+    )
+
+
+def draw_gradients(t: Tracer) -> list[torch.Tensor]:
+    return [torch.randn_like(t.values[v]) for v in t.outputs]
+
+
+def fresh_norms(t: Tracer) -> list[dict]:
+    return [
+        {**n, "mean": torch.zeros_like(n["mean"]), "var": torch.ones_like(n["var"])}
+        for n in t.norms
+    ]
+
+
+def check_params(
+    run: Run,
+    exact: list[torch.Tensor | None],
+    sums: list[np.ndarray | None],
+) -> None:
+    """Each gradient is the sum (or 0) and stock's gradient."""
+    scale = max(float(g.abs().max()) for g in exact if g is not None)
+    for i, (truth, start) in enumerate(zip(exact, sums, strict=True)):
+        if truth is None:
+            assert not run.reached_params[i]
+            continue
+        wanted = truth.numpy() + (0.0 if start is None else start.astype(np.float64))
+        wrong = np.abs(run.grad_params[i] - wanted).max()
+        assert wrong < LIMIT * max(scale, float(np.abs(wanted).max())), i
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("seed", range(6))
+def test_gradients_are_added_to_the_sums_that_there_are(
+    seed: int, backend: str
+) -> None:
+    """Of any of the params: of gamma alone, of a weight without its bias, of none."""
+    t, before = random_case(300 + seed)
+    grads = draw_gradients(t)
+    exact = exact_gradients(t, grads)
+    chance = random.Random(seed)
+    sums = [
+        np.random.default_rng(i).normal(0, 10, tuple(p.shape)).astype(np.float32)
+        if chance.random() < 0.5
+        else None
+        for i, p in enumerate(t.params)
+    ]
+    run = Run(t, before, keep="conv", segments=3, backend=backend_of(backend))
+    run.forward()
+    run.backward([nhwc(g) for g in grads], sums)
+    check_params(run, exact, sums)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shared", ["gamma", "beta", "both"])
+@pytest.mark.parametrize(
+    "in_one_brick", [True, False], ids=["side by side", "in a row"]
+)
+def test_norms_may_share_a_parameter(
+    in_one_brick: bool, shared: str, backend: str
+) -> None:
+    """Both norms add to its gradient, also where they could be one brick's terms."""
+    t = Tracer(7)
+    x = t.conv(t.input(2, 3, 6, 5), 8, 3, padding=1)
+    first = t.new_norm(8)
+    of_first = {k: t.norms[first][k] for k in ("gamma", "beta")}
+    tied = of_first if shared == "both" else {shared: of_first[shared]}
+    second = t.new_norm(8, **tied)
+    y = t.batch_norm(t.conv(x, 8, 3, padding=1), first)
+    if in_one_brick:
+        y = t.act(t.add(y, t.batch_norm(t.conv(x, 8), second)))
+    else:
+        y = t.act(t.batch_norm(t.conv(t.act(y), 8), second))
+    t.output(y)
+    grads = draw_gradients(t)
+    exact = exact_gradients(t, grads)
+    run = Run(t, fresh_norms(t), backend=backend_of(backend))
+    run.forward()
+    run.backward([nhwc(g) for g in grads])
+    check_params(run, exact, [None] * len(exact))
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "error", "text"),
+    [
+        (b"\1", ValueError, r"accumulate: has 1 bytes, must have 3"),
+        ([True], TypeError, "bytes-like"),
+    ],
+)
+def test_what_accumulate_must_be(accumulate, error, text) -> None:
+    t = Tracer(1)
+    t.output(t.brick(t.input(1, 2, 4, 4), 4))
+    run = Run(t, fresh_norms(t))
+    run.forward()
+    gradient = [np.ones_like(run.outputs[0])]
+    places = [np.zeros_like(p) for p in run.params]
+    with pytest.raises(error, match=text):
+        run.plan.backward(
+            *(0, run.inputs, run.params, run.norms, gradient),
+            *([np.zeros_like(run.inputs[0])], places, run.saved, None, 0, accumulate),
+        )
