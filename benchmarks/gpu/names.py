@@ -4,4 +4,5 @@
 EAGER, LAST = "torch eager", "torch channels_last"
 PER_LAYER, COMPILED = "torch.utils.checkpoint", "torch.compile channels_last"
 CONV, MIN = "yolov9mem conv", "yolov9mem min"
-WAYS = (EAGER, LAST, PER_LAYER, COMPILED, CONV, MIN)
+GRAPHS = "yolov9mem conv, CUDA graphs"
+WAYS = (EAGER, LAST, PER_LAYER, COMPILED, CONV, GRAPHS, MIN)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.gpu.names import COMPILED, CONV, EAGER, MIN, WAYS
+from benchmarks.gpu.names import COMPILED, CONV, EAGER, GRAPHS, MIN, WAYS
 
 Row = dict[str, Any]
 GB = 1e9
 # At batch 16 and above: part of stock's peak allocated, times its images a second.
-STEP = {CONV: (0.40, 1.5), MIN: (0.20, 1.0)}
-LARGEST_DEVICE_GB = {CONV: 12.0, MIN: 7.0}  # batch 64
+STEP = {CONV: (0.40, 1.5), GRAPHS: (0.40, 1.5), MIN: (0.20, 1.0)}
+LARGEST_DEVICE_GB = {CONV: 12.0, GRAPHS: 12.0, MIN: 7.0}  # batch 64
 SAME_BITS = ("outputs", "weights", "state")
 LEAST_BATCH, FULL_BATCH = 16, 64
 MOST_RESERVED = 1.15  # of allocated
@@ -171,7 +171,7 @@ def step_checks(row: Row, request: Row, compiled: Row | None) -> list[tuple[str,
     if is_of_the_table(request) and batch == FULL_BATCH:
         most = LARGEST_DEVICE_GB[way]
         checks.append((f"{most:.0f} GB", row["device_gb"] <= most))
-    if way == CONV and not request["deterministic"]:
+    if way in (CONV, GRAPHS) and not request["deterministic"]:
         if compiled is None:
             checks.append(("no torch.compile row", False))
         else:

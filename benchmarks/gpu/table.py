@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.gpu.names import COMPILED, CONV, EAGER, LAST, MIN, PER_LAYER
+from benchmarks.gpu.names import COMPILED, CONV, EAGER, GRAPHS, LAST, MIN, PER_LAYER
 from benchmarks.gpu.session import Session, Task, asking
 
 BATCHES = (16, 64, 32, 8)
@@ -48,8 +48,11 @@ def free(way: str) -> dict[str, Any]:
 
 
 def wanted(quick: bool) -> list[dict[str, Any]]:
-    """The rest of what the targets are about, and has to wait for COMPILING."""
-    return [] if quick else [free(CONV), free(COMPILED)]
+    """The rest of what the targets are about, which the GPU command does when it has
+    waited for COMPILING."""
+    if quick:
+        return []
+    return [free(CONV), free(GRAPHS), configuration(GRAPHS, 16), free(COMPILED)]
 
 
 def configurations(quick: bool) -> list[dict[str, Any]]:

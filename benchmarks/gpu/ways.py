@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.gpu.names import COMPILED, CONV, EAGER, LAST, MIN, PER_LAYER
+from benchmarks.gpu.names import COMPILED, CONV, EAGER, GRAPHS, LAST, MIN, PER_LAYER
 from benchmarks.step import checkpointed_by_torch, in_channels_last
 
 
@@ -19,14 +19,17 @@ def compiled(model: nn.Module) -> nn.Module:
     return torch.compile(in_channels_last(model))
 
 
-def checkpointed(model: nn.Module, keep: str, backend: Any) -> nn.Module:
+def checkpointed(
+    model: nn.Module, keep: str, backend: Any, **options: Any
+) -> nn.Module:
     """By yolov9mem; `backend` None: what the tensors' device asks for."""
     from yolov9mem.torch import checkpoint
 
     chosen = inspect.signature(checkpoint).parameters["backend"].default
     if backend is None and chosen == "cpu" and next(model.parameters()).is_cuda:
         backend = "cuda"
-    return checkpoint(model, keep=keep, **({"backend": backend} if backend else {}))
+    options |= {"backend": backend} if backend else {}
+    return checkpoint(model, keep=keep, **options)
 
 
 def prepare(way: str, model: nn.Module, backend: Any = None) -> nn.Module:
@@ -41,6 +44,7 @@ def prepare(way: str, model: nn.Module, backend: Any = None) -> nn.Module:
         PER_LAYER: checkpointed_by_torch,
         COMPILED: compiled,
         CONV: partial(checkpointed, keep="conv", backend=backend),
+        GRAPHS: partial(checkpointed, keep="conv", backend=backend, cuda_graphs=True),
         MIN: partial(checkpointed, keep="min", backend=backend),
     }
     if way not in ways:
@@ -49,7 +53,7 @@ def prepare(way: str, model: nn.Module, backend: Any = None) -> nn.Module:
 
 
 def is_ours(way: str) -> bool:
-    return way in (CONV, MIN)
+    return way in (CONV, GRAPHS, MIN)
 
 
 def plan_bytes(model: nn.Module) -> dict[str, int]:
@@ -72,4 +76,5 @@ def plan_bytes(model: nn.Module) -> dict[str, int]:
         "peak": row.peak_bytes,
         "images_converted": row.inputs_converted,
         "gradients_converted": row.gradients_converted,
+        "graphs_repeated": row.graphs_repeated,
     }

@@ -13,10 +13,11 @@
 #ifndef YM_CORE_BACKEND_H
 #define YM_CORE_BACKEND_H
 
+#include "core/replay.h"
 #include "core/status.h"
 #include "core/tensor.h"
 
-#define YM_BACKEND_API_VERSION 2
+#define YM_BACKEND_API_VERSION 3
 
 typedef struct ym_context {
     const struct ym_backend *backend;
@@ -168,6 +169,9 @@ typedef struct ym_backend {
     ym_status (*copy)(ym_context *context, const ym_tensor *x, ym_tensor *y,
                       bool accumulate);
     ym_status (*fill_zero)(ym_context *context, ym_tensor *y);
+
+    /* (optional) NULL: no memory. */
+    ym_replayer *(*make_replayer)(void);
 
     ym_status (*mosaic)(ym_context *context, const struct ym_mosaic_job *job);
     ym_status (*sgd_norm)(ym_context *context, struct ym_sgd_job *job);

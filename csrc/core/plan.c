@@ -147,6 +147,12 @@ ym_status ym_plan_create(const ym_graph *graph, const ym_plan_request *request,
     plan->backend = request->backend;
     plan->device = request->device;
     ym_status status = build(plan, request, error);
+    if (status == YM_OK && request->replays && plan->backend->make_replayer != NULL) {
+        plan->replayer = plan->backend->make_replayer();
+        if (plan->replayer == NULL) {
+            status = ym_fail(error, YM_ERR_MEMORY, "plan: out of memory");
+        }
+    }
     if (status != YM_OK) {
         ym_plan_free(plan);
         return status;
@@ -164,6 +170,9 @@ void ym_plan_free(ym_plan *plan)
         ym_schedule *next = s->next;
         ym_schedule_free(s);
         s = next;
+    }
+    if (plan->replayer != NULL) {
+        plan->replayer->free(plan->replayer);
     }
     ym_forward_free(&plan->forward);
     ym_program_free(plan->program);

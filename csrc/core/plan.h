@@ -28,6 +28,7 @@ typedef struct ym_plan_request {
     ym_keep keep;
     size_t budget_bytes;
     int32_t segment_count; /* into how many parts backward is cut, at least 1 */
+    bool replays;          /* record work and repeat it, on a backend that can */
 } ym_plan_request;
 
 typedef struct ym_plan ym_plan;
@@ -64,5 +65,9 @@ const ym_schedule *ym_plan_forward_schedule(const ym_plan *plan);
  * segment_count - 1). */
 ym_status ym_plan_run(const ym_plan *plan, const ym_schedule *schedule, int32_t segment,
                       ym_context *context, const ym_bindings *bindings);
+/* The same, repeated from a record where the plan has one of such bindings. */
+ym_status ym_plan_replay(const ym_plan *plan, const ym_schedule *schedule,
+                         int32_t segment, ym_context *context,
+                         const ym_bindings *bindings);
 
 #endif

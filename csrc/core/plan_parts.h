@@ -17,6 +17,7 @@ struct ym_plan {
     int32_t segment_count;
     int32_t *param_segment; /* -1: no gradient wanted */
     ym_schedule *backward;  /* list; the first is for all outputs */
+    ym_replayer *replayer;  /* NULL: work is queued every time */
 };
 
 /* Flags the params whose gradients are written in one segment of a backward schedule.

@@ -7,6 +7,7 @@
 
 #include "cuda/conv_cudnn.h"
 #include "cuda/mosaic.h"
+#include "cuda/replay.h"
 #include "cuda/sgd.h"
 #include "cuda/weight.h"
 
@@ -22,8 +23,8 @@
     .avg_pool_backward = cuda_avg_pool_backward,                                      \
     .upsample_forward = cuda_upsample_forward,                                        \
     .upsample_backward = cuda_upsample_backward, .copy = cuda_copy,                   \
-    .fill_zero = cuda_fill_zero, .mosaic = cuda_mosaic, .sgd_norm = cuda_sgd_norm,    \
-    .sgd_step = cuda_sgd_step
+    .fill_zero = cuda_fill_zero, .make_replayer = cuda_make_replayer,                 \
+    .mosaic = cuda_mosaic, .sgd_norm = cuda_sgd_norm, .sgd_step = cuda_sgd_step
 
 const ym_backend *ym_cuda_backend(void)
 {

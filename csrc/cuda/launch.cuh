@@ -12,9 +12,9 @@
 #include "cuda/cuda.h"
 
 #ifdef YM_EMULATION
-#define YM_LAUNCH(kernel, grid, block, context, ...) \
-    ((void)(context),                                \
-     ym_emulation_launch(#kernel, grid, block, [&] { kernel(__VA_ARGS__); }))
+#define YM_LAUNCH(kernel, grid, block, context, ...)                           \
+    ym_emulation_launch(#kernel, grid, block, (cudaStream_t)(context)->stream, \
+                        std::bind(kernel, __VA_ARGS__))
 #else
 #define YM_LAUNCH(kernel, grid, block, context, ...) \
     kernel<<<grid, block, 0, (cudaStream_t)(context)->stream>>>(__VA_ARGS__)

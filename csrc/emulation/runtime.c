@@ -74,8 +74,7 @@ cudaError_t cudaSetDevice(int device)
 
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream)
 {
-    (void)stream;
-    if (driver == cudaSuccess) {
+    if (driver == cudaSuccess && !ym_emulation_record_fill(stream, to, value, bytes)) {
         memset(to, value, bytes);
     }
     return cudaGetLastError();
@@ -84,11 +83,10 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stre
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
                             enum cudaMemcpyKind kind, cudaStream_t stream)
 {
-    (void)stream;
     if (kind == cudaMemcpyHostToDevice) {
         ym_emulation_add(YM_EMULATION_UPLOADS);
     }
-    if (driver == cudaSuccess) {
+    if (driver == cudaSuccess && !ym_emulation_record_copy(stream, to, from, bytes)) {
         memcpy(to, from, bytes);
     }
     return cudaGetLastError();
@@ -114,9 +112,8 @@ cudaError_t cudaDeviceSynchronize(void)
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream,
                                   enum cudaStreamCaptureStatus *status)
 {
-    (void)stream;
-    *status = is_capturing ? cudaStreamCaptureStatusActive
-                           : cudaStreamCaptureStatusNone;
+    const bool captures = is_capturing || ym_emulation_records(stream);
+    *status = captures ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
     return driver;
 }
 
@@ -153,6 +150,11 @@ void ym_emulation_reset_counts(void)
 void ym_emulation_add(int what)
 {
     counts[what]++;
+}
+
+void ym_emulation_subtract(int what)
+{
+    counts[what]--;
 }
 
 void ym_emulation_watch(const char *text)

@@ -183,10 +183,9 @@ unsigned long long ym_emulation_shuffle(unsigned long long bits, int from)
     return found;
 }
 
-void ym_emulation_launch(const char *name, dim3 grid, dim3 block,
-                         const std::function<void()> &kernel)
+static void run_kernel(const char *name, dim3 grid, dim3 block,
+                       const std::function<void()> &kernel)
 {
-    ym_emulation_note_launch(name);
     here.name = name;
     here.kernel = &kernel;
     here.count = (int)(block.x * block.y * block.z);
@@ -205,6 +204,16 @@ void ym_emulation_launch(const char *name, dim3 grid, dim3 block,
                         (unsigned)(number / grid.x % grid.y),
                         (unsigned)(number / grid.x / grid.y));
         run_block();
+    }
+}
+
+void ym_emulation_launch(const char *name, dim3 grid, dim3 block, cudaStream_t stream,
+                         const std::function<void()> &kernel)
+{
+    const auto work = [=] { run_kernel(name, grid, block, kernel); };
+    if (!ym_emulation_record(stream, work)) {
+        ym_emulation_note_launch(name);
+        work();
     }
 }
 

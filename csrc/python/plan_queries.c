@@ -65,6 +65,19 @@ static PyObject *get_segments(plan_object *self, void *closure)
     return PyLong_FromLong(self->plan->segment_count);
 }
 
+static PyObject *get_replays(plan_object *self, void *closure)
+{
+    (void)closure;
+    const ym_replayer *r = self->plan->replayer;
+    if (r == NULL) {
+        Py_RETURN_NONE;
+    }
+    return Py_BuildValue(
+        "LLN", (long long)__atomic_load_n(&r->recorded, __ATOMIC_RELAXED),
+        (long long)__atomic_load_n(&r->repeated, __ATOMIC_RELAXED),
+        PyBool_FromLong(__atomic_load_n(&r->gave_up, __ATOMIC_RELAXED)));
+}
+
 static PyObject *get_output_shapes(plan_object *self, void *closure)
 {
     (void)closure;
@@ -182,6 +195,10 @@ PyGetSetDef ym_plan_getset[] = {
     {"rerun_flops", (getter)get_rerun_flops, NULL,
      "Floating point operations of those convolutions.", NULL},
     {"segments", (getter)get_segments, NULL, "Parts of backward.", NULL},
+    {"replays", (getter)get_replays, NULL,
+     "(graphs recorded, times one was repeated, whether recording failed and was given "
+     "up), or None.",
+     NULL},
     {"output_shapes", (getter)get_output_shapes, NULL, "(N, H, W, C) of each output.",
      NULL},
     {NULL, NULL, NULL, NULL, NULL},

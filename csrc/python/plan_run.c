@@ -12,7 +12,7 @@ static PyObject *run(ym_run_arguments *a, const ym_schedule *schedule, int32_t s
                           .device = a->plan->device};
     ym_status status;
     Py_BEGIN_ALLOW_THREADS
-        status = ym_plan_run(a->plan, schedule, segment, &context, &a->bindings);
+        status = ym_plan_replay(a->plan, schedule, segment, &context, &a->bindings);
     Py_END_ALLOW_THREADS
     if (status != YM_OK) {
         return ym_raise(status, &context.error);

@@ -105,7 +105,7 @@ typedef struct plan_arguments {
     PyObject *backend; /* NULL: the CPU's */
     const char *dtype, *keep;
     unsigned long long budget;
-    int segments;
+    int segments, replays;
 } plan_arguments;
 
 /* Fills the request; its arrays are freed by the caller on every path. */
@@ -115,6 +115,7 @@ static int parse_request(const plan_arguments *a, const ym_graph *g,
 {
     request->budget_bytes = (size_t)a->budget;
     request->segment_count = a->segments;
+    request->replays = a->replays != 0;
     if (parse_dtype(a->dtype, &request->dtype) < 0 ||
         parse_keep(a->keep, &request->keep) < 0 ||
         ym_parse_backend(a->backend, request) < 0 ||
@@ -141,11 +142,12 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords
 {
     static char *names[] = {"graph",    "input_sizes", "dtype",       "keep",
                             "budget",   "backend",     "input_grads", "param_grads",
-                            "segments", NULL};
+                            "segments", "replays",     NULL};
     plan_arguments a = {.dtype = "float32", .keep = "conv", .segments = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$ssKOOOi", names, &a.graph,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$ssKOOOip", names, &a.graph,
                                      &a.sizes, &a.dtype, &a.keep, &a.budget, &a.backend,
-                                     &a.input_grads, &a.param_grads, &a.segments)) {
+                                     &a.input_grads, &a.param_grads, &a.segments,
+                                     &a.replays)) {
         return NULL;
     }
     ym_graph *graph = ym_graph_of(a.graph);
@@ -217,7 +219,7 @@ static PyMethodDef plan_methods[] = {
 static PyType_Slot plan_slots[] = {
     {Py_tp_doc,
      "Plan(graph, input_sizes, *, dtype, keep, budget, backend, input_grads, "
-     "param_grads, segments)\n--\n\n"
+     "param_grads, segments, replays)\n--\n\n"
      "How a graph is run for one set of sizes: see csrc/core/plan.h."},
     {Py_tp_new, plan_new},
     {Py_tp_dealloc, plan_dealloc},

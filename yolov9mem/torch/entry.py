@@ -72,11 +72,13 @@ class Entry:
         strict: bool,
         segments: int | None = None,
         backend: str = "auto",
+        cuda_graphs: bool = False,
     ) -> None:
         self.cls = type(module)
         self.ref = weakref.ref(module)
         self.keep, self.strict = keep, strict
         self.segments, self.backend = segments, backend
+        self.cuda_graphs = cuda_graphs
         self.lowered: OrderedDict[Any, Lowered | CannotLower] = OrderedDict()
         self.counts: Counter[str] = Counter()  # for the report
         self.reasons: Counter[str] = Counter()  # why the stock forward ran
@@ -262,7 +264,9 @@ class Entry:
                 or registry.runner_of(child) is not None
             ):
                 continue
-            entry = Entry(child, self.keep, False, self.segments, self.backend)
+            entry = Entry(
+                child, self.keep, False, self.segments, self.backend, self.cuda_graphs
+            )
             entry.path = f"{self.path}.{path}" if self.path else path
             registry.register(child, entry)
 
@@ -344,7 +348,8 @@ class Entry:
                         "which does not allow it: make it before the capture"
                     )
                 plan = TorchPlan(
-                    graph.program, self.keep, *wanted, self.segments, self.backend
+                    *(graph.program, self.keep, *wanted, self.segments),
+                    *(self.backend, self.cuda_graphs),
                 )
                 graph.plans[key] = plan
                 self.counts["plans"] += 1

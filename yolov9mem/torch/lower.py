@@ -190,6 +190,7 @@ class TorchPlan:
         params: tuple[bool, ...],
         segments: int | None,
         backend: str,
+        cuda_graphs: bool = False,
     ) -> None:
         """``inputs`` and ``params`` say whose gradients are wanted."""
         wanted = sum(
@@ -213,6 +214,7 @@ class TorchPlan:
                 input_grads=list(inputs),
                 param_grads=list(params),
                 segments=segments,
+                replays=cuda_graphs,
             )
         self.segments: int = self.core.segments
         self.saved_bytes: int = self.core.saved_bytes

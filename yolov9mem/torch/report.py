@@ -33,6 +33,7 @@ class Row:
     plans: int = 0
     inputs_converted: int = 0  # tensors brought to packed channels-last in the dtype
     gradients_converted: int = 0
+    graphs_repeated: int = 0  # CUDA graphs launched by the plans of the latest forward
     reasons: tuple[str, ...] = ()
 
 
@@ -142,6 +143,12 @@ def _row(path: str, entry: Entry) -> Row:
     detail = f"keep={entry.keep}"
     if len(planned) > 1:
         detail += f", {len(planned)} graphs"
+    replays = [plan.core.replays for _, plan in planned]
+    repeated = sum(found[1] for found in replays if found)
+    if any(replays):
+        detail += f", CUDA graphs repeated {repeated} times"
+    if any(found and found[2] for found in replays):
+        detail += ", given up since one could not be recorded"
     if reasons:
         detail += "; sometimes stock: " + "; ".join(reasons)
     held = peak = stock = 0
@@ -165,6 +172,7 @@ def _row(path: str, entry: Entry) -> Row:
         plans=counts["plans"],
         inputs_converted=counts["inputs converted"],
         gradients_converted=counts["gradients converted"],
+        graphs_repeated=repeated,
         reasons=reasons,
     )
 

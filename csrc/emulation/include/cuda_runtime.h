@@ -32,8 +32,10 @@ struct dim3 {
 
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-void ym_emulation_launch(const char *name, dim3 grid, dim3 block,
+void ym_emulation_launch(const char *name, dim3 grid, dim3 block, cudaStream_t stream,
                          const std::function<void()> &kernel);
+/* Where the stream is one that records: notes the work for its graph. */
+bool ym_emulation_record(cudaStream_t stream, const std::function<void()> &work);
 
 void __syncthreads();
 

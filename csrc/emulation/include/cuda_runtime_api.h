@@ -29,6 +29,10 @@ struct cudaDeviceProp {
 };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
+typedef struct CUgraph_st *cudaGraph_t;
+typedef struct CUgraphExec_st *cudaGraphExec_t;
+enum { cudaStreamNonBlocking = 1 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed = 2 };
 enum cudaStreamCaptureStatus {
     cudaStreamCaptureStatusNone = 0,
     cudaStreamCaptureStatusActive = 1,
@@ -49,6 +53,16 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaDeviceSynchronize(void);
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream,
                                   enum cudaStreamCaptureStatus *status);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *made, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream,
+                                   enum cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *made);
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *made, cudaGraph_t graph,
+                                          unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
 
 /* For tests: what the next calls pretend. */
 void ym_emulation_fail_next(cudaError_t error);
@@ -63,11 +77,18 @@ enum {
     YM_EMULATION_WAITS,
     YM_EMULATION_UPLOADS,
     YM_EMULATION_WATCHED, /* launches of what ym_emulation_watch was told */
+    YM_EMULATION_GRAPHS,  /* made and not destroyed */
     YM_EMULATION_COUNTS
 };
 long ym_emulation_count(int what);
+/* Where the stream is one that records: notes the call for its graph. */
+int ym_emulation_records(cudaStream_t stream);
+int ym_emulation_record_fill(cudaStream_t stream, void *to, int value, size_t bytes);
+int ym_emulation_record_copy(cudaStream_t stream, void *to, const void *from,
+                             size_t bytes);
 void ym_emulation_reset_counts(void);
 void ym_emulation_add(int what);
+void ym_emulation_subtract(int what);
 /* Which device was current when the last kernel was launched. */
 int ym_emulation_launch_device(void);
 void ym_emulation_note_launch(const char *kernel);

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A launch costs the host some 4 us, a detector's step some 3000 of them. What was
+ * queued for a key once is captured when the key comes again, on a stream of our own,
+ * and from then on launched as one graph. torch's allocator gives a loop the same few
+ * addresses in turn, so a part keeps several. Whatever goes wrong with a graph, the
+ * work can still be queued: then there are no more graphs for this plan.
+ */
+#include "cuda/replay.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda/cudnn_cache.h"
+
+#define KEYS_OF_A_PART 4
+
+typedef struct memory {
+    struct memory *next;
+    const void *part;
+    int32_t segment;
+    bool tf32; /* as cuDNN was allowed */
+    uint64_t *word;
+    size_t words;
+    uint64_t used;         /* when last */
+    cudaGraphExec_t graph; /* NULL: the key has come once */
+} memory;
+
+typedef struct replayer {
+    ym_replayer base;
+    pthread_mutex_t lock;
+    memory *first;
+    uint64_t clock;
+} replayer;
+
+static bool is_of_part(const memory *m, const ym_replay_key *key)
+{
+    return m->part == key->part && m->segment == key->segment;
+}
+
+static memory *find(const replayer *r, const ym_replay_key *key, bool tf32)
+{
+    for (memory *m = r->first; m != NULL; m = m->next) {
+        if (is_of_part(m, key) && m->tf32 == tf32 && m->words == key->words &&
+            memcmp(m->word, key->word, key->words * sizeof *key->word) == 0) {
+            return m;
+        }
+    }
+    return NULL;
+}
+
+static void forget(memory *m)
+{
+    if (m->graph != NULL) {
+        cudaGraphExecDestroy(m->graph); /* after its last launch has ended */
+    }
+    free(m->word);
+    free(m);
+}
+
+/* The key that was not used for longest goes, where the part has too many. */
+static void make_room(replayer *r, const ym_replay_key *key)
+{
+    memory **oldest = NULL;
+    int32_t count = 0;
+    for (memory **at = &r->first; *at != NULL; at = &(*at)->next) {
+        if (is_of_part(*at, key)) {
+            count++;
+            oldest = oldest == NULL || (*at)->used < (*oldest)->used ? at : oldest;
+        }
+    }
+    if (count >= KEYS_OF_A_PART) {
+        memory *gone = *oldest;
+        *oldest = gone->next;
+        forget(gone);
+    }
+}
+
+/* Without memory for it the key is not remembered, and nothing is lost. */
+static void remember(replayer *r, const ym_replay_key *key, bool tf32)
+{
+    make_room(r, key);
+    memory *m = calloc(1, sizeof *m);
+    uint64_t *word = malloc(key->words * sizeof *word);
+    if (m == NULL || word == NULL) {
+        free(m);
+        free(word);
+        return;
+    }
+    memcpy(word, key->word, key->words * sizeof *word);
+    *m = (memory){.next = r->first,
+                  .part = key->part,
+                  .segment = key->segment,
+                  .tf32 = tf32,
+                  .word = word,
+                  .words = key->words,
+                  .used = ++r->clock};
+    r->first = m;
+}
+
+/* Queues the work on a stream that records it. */
+static cudaError_t capture(ym_context *context, ym_queue_work queue, const void *what,
+                           cudaGraph_t *graph)
+{
+    cudaStream_t own;
+    cudaError_t result = cudaStreamCreateWithFlags(&own, cudaStreamNonBlocking);
+    if (result != cudaSuccess) {
+        return result;
+    }
+    /* Relaxed: other threads may allocate meanwhile, and cuDNN may load a kernel. */
+    result = cudaStreamBeginCapture(own, cudaStreamCaptureModeRelaxed);
+    if (result == cudaSuccess) {
+        void *const stream = context->stream;
+        context->stream = own;
+        const ym_status status = queue(context, what);
+        context->stream = stream;
+        result = cudaStreamEndCapture(own, graph);
+        if (status != YM_OK && result == cudaSuccess) {
+            result = cudaErrorStreamCaptureUnsupported;
+        }
+    }
+    cudaStreamDestroy(own);
+    return result;
+}
+
+/* Leaves m->graph NULL if it can't be made. */
+static void make_graph(memory *m, ym_context *context, ym_queue_work queue,
+                       const void *what)
+{
+    cudaGraph_t graph = NULL;
+    cudaError_t result = capture(context, queue, what, &graph);
+    if (result == cudaSuccess) {
+        result = cudaGraphInstantiateWithFlags(&m->graph, graph, 0);
+    }
+    if (graph != NULL) {
+        cudaGraphDestroy(graph);
+    }
+    if (result != cudaSuccess) {
+        m->graph = NULL;
+        cudaGetLastError(); /* so that the next call starts clean */
+    }
+}
+
+/* Whether the work is on the stream now. The replayer is locked. */
+static bool repeat(replayer *r, ym_context *context, const ym_replay_key *key,
+                   ym_queue_work queue, const void *what)
+{
+    if (r->base.gave_up) {
+        return false;
+    }
+    const bool tf32 = cudnn_tf32_allowed();
+    memory *m = find(r, key, tf32);
+    if (m == NULL) {
+        remember(r, key, tf32);
+        return false;
+    }
+    m->used = ++r->clock;
+    if (m->graph == NULL) {
+        make_graph(m, context, queue, what);
+        r->base.recorded += m->graph != NULL;
+    }
+    if (m->graph == NULL ||
+        cudaGraphLaunch(m->graph, (cudaStream_t)context->stream) != cudaSuccess) {
+        cudaGetLastError();
+        r->base.gave_up = true;
+        return false;
+    }
+    r->base.repeated++;
+    return true;
+}
+
+/* A caller who records the stream gets the work itself. */
+static bool is_being_captured(const ym_context *context)
+{
+    enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    return cudaStreamIsCapturing((cudaStream_t)context->stream, &status) !=
+               cudaSuccess ||
+           status != cudaStreamCaptureStatusNone;
+}
+
+static ym_status run(ym_replayer *self, ym_context *context, const ym_replay_key *key,
+                     ym_queue_work queue, const void *what)
+{
+    replayer *r = (replayer *)self;
+    bool done = false;
+    const int previous = cuda_enter_device(context);
+    if (!is_being_captured(context)) {
+        pthread_mutex_lock(&r->lock);
+        done = repeat(r, context, key, queue, what);
+        pthread_mutex_unlock(&r->lock);
+    }
+    cuda_leave_device(previous);
+    return done ? YM_OK : queue(context, what);
+}
+
+static void free_replayer(ym_replayer *self)
+{
+    replayer *r = (replayer *)self;
+    while (r->first != NULL) {
+        memory *gone = r->first;
+        r->first = gone->next;
+        forget(gone);
+    }
+    pthread_mutex_destroy(&r->lock);
+    free(r);
+}
+
+ym_replayer *cuda_make_replayer(void)
+{
+    replayer *r = calloc(1, sizeof *r);
+    if (r == NULL) {
+        return NULL;
+    }
+    r->base.run = run;
+    r->base.free = free_replayer;
+    pthread_mutex_init(&r->lock, NULL);
+    return &r->base;
+}

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: MIT
+"""Runs that are repeated as CUDA graphs: the bits of runs whose work is queued each time.
+
+The core on the emulated CUDA backend, where a stream records its calls and a graph is a
+list of them; and the torch adapter there and on a GPU.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import cuda_emulation as ce
+import numpy as np
+import pytest
+import torch
+from emulated_gpu import LAUNCHES, emulated_gpu
+from graph_oracle import Run, arena
+from models_for_tests import Net, assert_close, backward, image
+from test_cuda_plan import small_elan
+from test_cuda_torch import BACKENDS
+
+import yolov9mem.torch as ym
+from yolov9mem.torch import registry
+
+GRAPHS = 4
+SEGMENTS = 2
+
+
+class FixedRun(Run):
+    """A run whose arrays stay where they are."""
+
+    def __init__(self, **request) -> None:
+        tracer, before = small_elan()
+        super().__init__(
+            tracer, before, backend=ce.capsule(), segments=SEGMENTS, **request
+        )
+        p = self.plan
+        self.move()
+        self.outputs = [np.zeros(s, np.float32) for s in p.output_shapes]
+        self.grads = [np.zeros_like(y) for y in self.outputs]
+        self.grad_params = [np.zeros_like(w) for w in self.params]
+        self.grad_inputs = [np.zeros_like(x) for x in self.inputs]
+        self.work = arena(max(p.forward_workspace_bytes, p.backward_workspace_bytes))
+
+    def move(self) -> None:
+        """What is kept lies elsewhere from now on."""
+        self.saved = arena(self.plan.saved_bytes)
+
+    def step(self, seed: int, accumulate: bytes | None = None) -> list[np.ndarray]:
+        """With other numbers in the same arrays; all that it wrote, copied."""
+        random = np.random.default_rng(seed)
+        for array in (*self.inputs, *self.grads):
+            array[...] = random.standard_normal(array.shape, np.float32)
+        args = (self.inputs, self.params, self.norms)
+        self.plan.forward(*args, self.outputs, self.saved, self.work)
+        for segment in reversed(range(SEGMENTS)):
+            self.plan.backward(
+                *(segment, *args, self.grads, self.grad_inputs, self.grad_params),
+                *(self.saved, self.work, 0, accumulate),
+            )
+        running = [array for pair in self.running for array in pair]
+        made = (*self.outputs, *self.grad_inputs, *self.grad_params, *running)
+        return [array.copy() for array in made]
+
+
+@pytest.fixture
+def runs():
+    """One that repeats and one that does not."""
+    lib = ce.library()
+    before = lib.ym_emulation_count(GRAPHS)
+    made = [FixedRun(replays=True), FixedRun()]
+    yield made
+    made.clear()
+    assert lib.ym_emulation_count(GRAPHS) == before  # all went with the plan
+
+
+def assert_same_bits(runs: list[FixedRun], seed: int, **options) -> None:
+    for a, b in zip(*(run.step(seed, **options) for run in runs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+PARTS = 1 + SEGMENTS
+
+
+def test_a_run_is_recorded_the_second_time_and_repeated(runs) -> None:
+    assert runs[1].plan.replays is None
+    for seed, expected in enumerate([(0, 0), (PARTS, PARTS), (PARTS, 2 * PARTS)]):
+        assert_same_bits(runs, seed)
+        assert runs[0].plan.replays == (*expected, False)
+
+
+def test_a_repeated_part_is_one_launch(runs) -> None:
+    lib = ce.library()
+    for seed in range(3):
+        before = lib.ym_emulation_count(LAUNCHES)
+        runs[0].step(seed)
+    assert lib.ym_emulation_count(LAUNCHES) - before == PARTS
+
+
+def test_memory_that_alternates_is_known_each_time(runs) -> None:
+    """As torch's allocator gives it in a loop that still holds the last outputs."""
+    places = [runs[0].saved, arena(runs[0].plan.saved_bytes)]
+    for seed in range(6):
+        runs[0].saved = places[seed % 2]
+        assert_same_bits(runs, seed)
+    assert runs[0].plan.replays == (2 * PARTS, 4 * PARTS, False)
+
+
+def test_only_a_few_keys_are_remembered(runs) -> None:
+    lib = ce.library()
+    before = lib.ym_emulation_count(GRAPHS)
+    held = []
+    for seed in range(6):
+        runs[0].move()
+        held.append(runs[0].saved)  # or the next one would be given its memory
+        runs[0].step(seed)
+        runs[0].step(seed)
+    assert lib.ym_emulation_count(GRAPHS) - before == 4 * PARTS
+    assert runs[0].plan.replays == (6 * PARTS, 6 * PARTS, False)
+
+
+def test_another_momentum_is_another_run(runs) -> None:
+    for seed in range(3):
+        assert_same_bits(runs, seed)
+    for run in runs:
+        run.norms = [(m, v, eps, 0.5, a, b) for m, v, eps, _, a, b in run.norms]
+    assert_same_bits(runs, 3)
+    assert_same_bits(runs, 4)
+
+
+def test_adding_to_gradients_is_another_run(runs) -> None:
+    some = bytes(i % 2 for i in range(len(runs[0].params)))
+    for seed, accumulate in enumerate([None, None, some, some, None, some]):
+        assert_same_bits(runs, seed, accumulate=accumulate)
+    # In the third step forward alone was known.
+    assert runs[0].plan.replays == (1 + 2 * SEGMENTS, 4 * PARTS + 1, False)
+
+
+def test_a_caller_who_captures_gets_the_launches(runs) -> None:
+    lib = ce.library()
+    for seed in range(2):
+        runs[0].step(seed)
+    lib.ym_emulation_capture(1)
+    try:
+        before = lib.ym_emulation_count(LAUNCHES)
+        runs[0].step(2)
+        assert lib.ym_emulation_count(LAUNCHES) - before > 5 * PARTS
+    finally:
+        lib.ym_emulation_capture(0)
+    assert runs[0].plan.replays == (PARTS, PARTS, False)
+
+
+def test_a_failure_while_recording_loses_nothing(runs) -> None:
+    assert_same_bits(runs, 0)
+    ce.library().ym_emulation_fail_next(2)  # the first call of the recording
+    assert_same_bits(runs, 1)
+    assert runs[0].plan.replays == (0, 0, True)
+    assert_same_bits(runs, 2)
+    assert runs[0].plan.replays == (0, 0, True)
+
+
+def test_a_graph_that_fails_to_start_loses_nothing(runs) -> None:
+    for seed in range(2):
+        assert_same_bits(runs, seed)
+    ce.library().ym_emulation_fail_next(2)
+    assert_same_bits(runs, 2)
+    assert runs[0].plan.replays == (PARTS, PARTS, True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("keep", ["conv", "min"])
+def test_a_module_trains_as_without(keep: str, backend: str) -> None:
+    """Over steps of two sizes: the same bits, whatever was repeated."""
+    torch.manual_seed(0)
+    device = "cpu" if backend == "emulated" else "cuda"
+    wanted = "cuda" if backend == "emulated" else backend
+    plain = Net().to(device)
+    graphs = copy.deepcopy(plain)
+    ym.checkpoint(plain, keep, segments=2, backend=wanted)
+    ym.checkpoint(graphs, keep, segments=2, backend=wanted, cuda_graphs=True)
+
+    def train(module: torch.nn.Module) -> None:
+        for step in range(6):
+            backward(module(image(size=16 + 8 * (step % 2)).to(device)), seed=step)
+            with torch.no_grad():
+                for parameter in module.parameters():
+                    parameter -= 0.01 * parameter.grad
+
+    def both() -> None:
+        for module in (plain, graphs):
+            train(module)
+
+    if backend == "emulated":
+        with emulated_gpu():
+            both()
+    else:
+        both()
+    for a, b in zip(plain.state_dict().values(), graphs.state_dict().values()):
+        assert torch.equal(a, b)
+    assert_close(
+        [p.grad for p in graphs.parameters()], [p.grad for p in plain.parameters()]
+    )
+    if device == "cuda":  # whose allocator gives the same memory again
+        plans = [
+            p
+            for low in registry.runner_of(graphs).lowered.values()
+            for g in low.graphs
+            for p in g.plans.values()
+        ]
+        assert sum(plan.core.replays[1] for plan in plans) > 0
+        assert not any(plan.core.replays[2] for plan in plans)
