@@ -3,11 +3,13 @@
 
 The plan's peak is `saved` and workspace. Beside it a step holds what PyTorch owns and any
 trainer has: the outputs and the parameters' gradients, whose bytes are exact too. The
-gradients of the outputs and the image are there before the step begins.
+gradients of the outputs and the image are there before the step begins, and those of the
+parameters before a later micro-batch: backward adds to them.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from typing import Any
@@ -34,8 +36,13 @@ def tensors(value: Any) -> list[torch.Tensor]:
     return [leaf for part in value for leaf in tensors(part)]
 
 
-def measure(name: str, batch: int, size: int, keep: str) -> dict[str, float]:
-    """Bytes planned, owned by PyTorch, and measured in this process."""
+def measure(
+    name: str, batch: int, size: int, keep: str, later: bool
+) -> dict[str, float]:
+    """Bytes planned, owned by PyTorch, and measured in this process.
+
+    later: of a micro-batch whose gradients are added to those of others.
+    """
     from yolov9mem.torch import checkpoint, report
     from yolov9mem.torch.arenas import drop_workspace
 
@@ -55,14 +62,15 @@ def measure(name: str, batch: int, size: int, keep: str) -> dict[str, float]:
 
     def clear() -> None:
         outputs.clear()
-        model.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=not later)
         drop_workspace()
 
     for _ in range(2):
         step()
         clear()
     measured = memory.peak_of(step)
-    gradients = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
+    made = [] if later else list(model.parameters())
+    gradients = sum(p.numel() * 4 for p in made if p.requires_grad)
     (row,) = report(model).rows
     input_bytes = image.numel() * 4  # counted by the report, there before the step
     return {
@@ -76,15 +84,16 @@ def rows(quick: bool) -> list[dict[str, Any]]:
     """quick: yolov9-t, 2 images of 320 px instead of yolov9-s, 4 of 640 px."""
     name, batch, size = ("yolov9-t", 2, 320) if quick else ("yolov9-s", 4, 640)
     made = []
-    for keep in ("conv", "min"):
+    for keep, later in itertools.product(("conv", "min"), (False, True)):
+        what = {"name": name, "batch": batch, "size": size, "keep": keep}
         found = memory.in_fresh_process(
-            "benchmarks.bench_peak",
-            {"name": name, "batch": batch, "size": size, "keep": keep},
+            "benchmarks.bench_peak", what | {"later": later}
         )
         predicted = found["plan_bytes"] + found["torch_bytes"]
         made.append(
             {
-                "case": f"{name}, batch {batch}, {size} px, fp32",
+                "case": f"{name}, batch {batch}, {size} px, fp32"
+                + (", a later micro-batch" if later else ""),
                 "implementation": f"yolov9mem {keep}",
                 "plan_mb": found["plan_bytes"] / 1e6,
                 "torch_mb": found["torch_bytes"] / 1e6,

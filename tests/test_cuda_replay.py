@@ -79,6 +79,14 @@ def assert_same_bits(runs: list[FixedRun], seed: int, **options) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def assert_same_bits_of_now(runs: list[FixedRun], seed: int) -> None:
+    """After runs of the first alone: from its running statistics."""
+    for mine, other in zip(runs[0].running, runs[1].running, strict=True):
+        for a, b in zip(mine, other, strict=True):
+            b[...] = a
+    assert_same_bits(runs, seed)
+
+
 PARTS = 1 + SEGMENTS
 
 
@@ -117,6 +125,20 @@ def test_only_a_few_keys_are_remembered(runs) -> None:
         runs[0].step(seed)
     assert lib.ym_emulation_count(GRAPHS) - before == 4 * PARTS
     assert runs[0].plan.replays == (6 * PARTS, 6 * PARTS, False)
+
+
+def test_recording_stops_where_nothing_comes_back(runs) -> None:
+    """Each key comes twice: a record each, and one repeat of it."""
+    held = []
+    for seed in range(26):
+        runs[0].move()
+        held.append(runs[0].saved)
+        runs[0].step(seed)
+        runs[0].step(seed)
+    recorded, repeated, gave_up = runs[0].plan.replays
+    assert recorded == repeated == 64 + repeated // 8
+    assert not gave_up
+    assert_same_bits_of_now(runs, 26)
 
 
 def test_another_momentum_is_another_run(runs) -> None:

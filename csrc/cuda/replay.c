@@ -15,6 +15,9 @@
 #include "cuda/cudnn_cache.h"
 
 #define KEYS_OF_A_PART 4
+/* To record costs more than to launch: where addresses hardly come back, it ends. */
+#define RECORDS_ON_TRUST 64
+#define REPEATS_OF_A_RECORD 8
 
 typedef struct memory {
     struct memory *next;
@@ -142,6 +145,11 @@ static void make_graph(memory *m, ym_context *context, ym_queue_work queue,
     }
 }
 
+static bool pays(const ym_replayer *base)
+{
+    return base->recorded < RECORDS_ON_TRUST + base->repeated / REPEATS_OF_A_RECORD;
+}
+
 /* Whether the work is on the stream now. The replayer is locked. */
 static bool repeat(replayer *r, ym_context *context, const ym_replay_key *key,
                    ym_queue_work queue, const void *what)
@@ -157,6 +165,9 @@ static bool repeat(replayer *r, ym_context *context, const ym_replay_key *key,
     }
     m->used = ++r->clock;
     if (m->graph == NULL) {
+        if (!pays(&r->base)) {
+            return false;
+        }
         make_graph(m, context, queue, what);
         r->base.recorded += m->graph != NULL;
     }
