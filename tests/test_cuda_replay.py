@@ -202,7 +202,7 @@ def test_a_module_trains_as_without(keep: str, backend: str) -> None:
     ym.checkpoint(graphs, keep, segments=2, backend=wanted, cuda_graphs=True)
 
     def train(module: torch.nn.Module) -> None:
-        for step in range(6):
+        for step in range(10):
             backward(module(image(size=16 + 8 * (step % 2)).to(device)), seed=step)
             with torch.no_grad():
                 for parameter in module.parameters():

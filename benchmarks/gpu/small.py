@@ -46,17 +46,21 @@ def network() -> nn.Module:
     return Net().train()
 
 
-def train(device: str, backend: Any, dtype: torch.dtype, keep: str) -> None:
-    """A forward and a backward."""
+def train(
+    device: str, backend: Any, dtype: torch.dtype, keep: str, graphs: bool = False
+) -> None:
+    """Two micro-batches: a forward and a backward each; with CUDA graphs four."""
     from yolov9mem.torch import checkpoint
 
     torch.manual_seed(0)
-    model = checkpoint(network().to(device), keep=keep, backend=backend)
+    model = network().to(device)
+    checkpoint(model, keep=keep, backend=backend, cuda_graphs=graphs)
     x = torch.randn(2, 3, 26, 34, device=device)
     mixed = dtype is not torch.float32
-    with torch.autocast(torch.device(device).type, dtype, enabled=mixed):
-        y = model(x)
-    y.float().square().mean().backward()
+    for _ in range(4 if graphs else 2):
+        with torch.autocast(torch.device(device).type, dtype, enabled=mixed):
+            y = model(x)
+        y.float().square().mean().backward()
     for name, p in model.named_parameters():
         if p.grad is None or not torch.isfinite(p.grad).all():
             raise RuntimeError(f"{name}: its gradient is missing or not finite")
@@ -109,6 +113,7 @@ def cases(device: str, backend: Any) -> dict[str, Callable[[], None]]:
     made["sgd"] = partial(optimize, device, True)
     made["sgd, overflow"] = partial(optimize, device, False)
     if device == "cuda":
+        made["CUDA graphs"] = partial(train, device, backend, *kinds[0], graphs=True)
         made["mosaic"] = partial(augment, device)
     return made
 
