@@ -6,21 +6,22 @@
 
 #include <immintrin.h>
 
-#define AVX2 TARGET("avx2,fma")
+#define ISA TARGET("avx2,fma")
+#define LANES 8
 
-AVX2 static void locate_affine(cpu_span *span, const cpu_affine *affine, int32_t count)
+ISA static void locate_affine(cpu_span *span, const cpu_affine *affine, int32_t count)
 {
     loop_locate_affine(span, affine, count);
 }
 
-AVX2 static void locate_perspective(cpu_span *span, const cpu_perspective *perspective,
-                                    int32_t count)
+ISA static void locate_perspective(cpu_span *span, const cpu_perspective *perspective,
+                                   int32_t count)
 {
     loop_locate_perspective(span, perspective, count);
 }
 
 /* Pixels first, first + 1 in the low half and first + 4, first + 5 in the high half. */
-AVX2 static inline __m256i load_pairs(const uint64_t *pairs)
+ISA static inline __m256i load_pairs(const uint64_t *pairs)
 {
     __m256i low =
         _mm256_castsi128_si256(_mm_load_si128((const __m128i *)(const void *)pairs));
@@ -29,7 +30,7 @@ AVX2 static inline __m256i load_pairs(const uint64_t *pairs)
 }
 
 /* Rows of two pixels in each half, blended over x: b g r - as 16 bits each. */
-AVX2 static inline __m256i blend_x(const uint64_t *pairs, __m256i weights)
+ISA static inline __m256i blend_x(const uint64_t *pairs, __m256i weights)
 {
     const __m256i interleave = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 3, 1, 4, 2, 5, 6, 7, 8, 11, 9, 12, 10, 13, 14, 15));
@@ -38,15 +39,15 @@ AVX2 static inline __m256i blend_x(const uint64_t *pairs, __m256i weights)
 }
 
 /* 16-bit upper and lower values, alternating, blended over y. */
-AVX2 static inline __m256i blend_y(__m256i both, __m256i weights)
+ISA static inline __m256i blend_y(__m256i both, __m256i weights)
 {
     __m256i sum = _mm256_madd_epi16(both, weights);
     return _mm256_srli_epi32(_mm256_add_epi32(sum, _mm256_set1_epi32(512)), 10);
 }
 
 /* Four pixels: first, first + 1, first + 4, first + 5. */
-AVX2 static inline __m256i blend_four(const cpu_span *span, int32_t first,
-                                      __m256i weight_x, __m256i weight_y, __m256i lanes)
+ISA static inline __m256i blend_four(const cpu_span *span, int32_t first,
+                                     __m256i weight_x, __m256i weight_y, __m256i lanes)
 {
     __m256i upper = blend_x(&span->upper[first], weight_x);
     __m256i lower = blend_x(&span->lower[first], weight_x);
@@ -59,7 +60,7 @@ AVX2 static inline __m256i blend_four(const cpu_span *span, int32_t first,
 }
 
 /* Eight pixels of four bytes, four to a half, as planes. */
-AVX2 static inline void store_pixels(cpu_planes *planes, int32_t i, __m256i pixels)
+ISA static inline void store_pixels(cpu_planes *planes, int32_t i, __m256i pixels)
 {
     const __m256i planar = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
@@ -72,7 +73,7 @@ AVX2 static inline void store_pixels(cpu_planes *planes, int32_t i, __m256i pixe
     _mm_storel_epi64((__m128i *)&planes->r[i], _mm256_extracti128_si256(bytes, 1));
 }
 
-AVX2 static void blend(const cpu_span *span, cpu_planes *planes, int32_t count)
+ISA static void blend(const cpu_span *span, cpu_planes *planes, int32_t count)
 {
     const __m256i spread0 = _mm256_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3,
                                              2, 3, 8, 9, 8, 9, 8, 9, 8, 9, 10, 11, 10,
@@ -92,62 +93,49 @@ AVX2 static void blend(const cpu_span *span, cpu_planes *planes, int32_t count)
     }
 }
 
-/* As ym_float_position, ym_float_in_reach and ym_float_tap_of, which no compiler makes
- * vectors of: a comparison may trap. */
-AVX2 static inline __m256 find_position(ym_float_row row, __m256 x, bool tail)
+typedef float vector __attribute__((vector_size(4 * LANES), may_alias));
+
+ISA static inline vector fused(vector a, vector b, vector c)
 {
-    const __m256 slope = _mm256_set1_ps(row.slope);
-    return tail ? _mm256_add_ps(_mm256_fmadd_ps(slope, x, _mm256_set1_ps(row.of_y)),
-                                _mm256_set1_ps(row.offset))
-                : _mm256_fmadd_ps(slope, x, _mm256_set1_ps(row.of_y + row.offset));
+    return _mm256_fmadd_ps(a, b, c);
 }
 
-AVX2 static inline void put_position(__m256 at, int32_t *whole, float *fraction)
+ISA static inline vector larger(vector a, vector b)
 {
-    at = _mm256_max_ps(
-        at, _mm256_set1_ps(-YM_FLOAT_FAR)); /* the second where it is no number */
-    at = _mm256_min_ps(at, _mm256_set1_ps(YM_FLOAT_FAR));
-    const __m256 floored = _mm256_floor_ps(at);
-    _mm256_store_si256((__m256i *)whole, _mm256_cvttps_epi32(floored));
-    _mm256_store_ps(fraction, _mm256_sub_ps(at, floored));
+    return _mm256_max_ps(a, b);
 }
 
-AVX2 static void locate_floats(cpu_span *span, const cpu_floats *floats, int32_t count)
+ISA static inline vector smaller(vector a, vector b)
 {
-    const ym_float_row row_x = ym_float_row_at(floats->inverse, floats->y);
-    const ym_float_row row_y = ym_float_row_at(floats->inverse + 3, floats->y);
-    const ym_float_row row_w = ym_float_row_at(floats->inverse + 6, floats->y);
-    const int32_t tail = ym_float_tail(floats->width) - floats->x;
-    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    for (int32_t i = 0; i < count; i += 8) {
-        const __m256 column = _mm256_cvtepi32_ps(
-            _mm256_add_epi32(_mm256_set1_epi32(floats->x + i), lanes));
-        __m256 x = find_position(row_x, column, i >= tail);
-        __m256 y = find_position(row_y, column, i >= tail);
-        if (floats->perspective) {
-            const __m256 w = find_position(row_w, column, i >= tail);
-            x = _mm256_div_ps(x, w);
-            y = _mm256_div_ps(y, w);
-        }
-        put_position(x, &span->x[i], &span->fx[i]);
-        put_position(y, &span->y[i], &span->fy[i]);
-    }
+    return _mm256_min_ps(a, b);
 }
 
-AVX2 static void blend_floats(const cpu_span *span, cpu_planes *planes, int32_t count)
+ISA static inline vector rounded_down(vector a)
+{
+    return _mm256_floor_ps(a);
+}
+
+ISA static inline void put_whole(int32_t *to, vector a)
+{
+    _mm256_store_si256((__m256i *)to, _mm256_cvttps_epi32(a));
+}
+
+#include "cpu/mosaic_float_lanes.h"
+
+ISA static void blend_floats(const cpu_span *span, cpu_planes *planes, int32_t count)
 {
     loop_blend_floats(span, planes, count);
 }
 
-AVX2 static void weigh_rows(const uint8_t *upper, const uint8_t *lower, int32_t weight,
-                            int32_t count, uint16_t *out)
+ISA static void weigh_rows(const uint8_t *upper, const uint8_t *lower, int32_t weight,
+                           int32_t count, uint16_t *out)
 {
     loop_weigh_rows(upper, lower, weight, count, out);
 }
 
 /* Pixels first and first + 4 of a row of sums: b g r - as 32 bits each. */
-AVX2 static inline __m256i sample_two(const uint16_t *sums, const int32_t *offset,
-                                      __m256i weight, int32_t first)
+ISA static inline __m256i sample_two(const uint16_t *sums, const int32_t *offset,
+                                     __m256i weight, int32_t first)
 {
     const __m256i interleave = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11, 12, 13, 14, 15));
@@ -163,8 +151,8 @@ AVX2 static inline __m256i sample_two(const uint16_t *sums, const int32_t *offse
     return _mm256_srli_epi32(_mm256_add_epi32(sum, _mm256_set1_epi32(512)), 10);
 }
 
-AVX2 static void sample(const uint16_t *sums, const int32_t *offset,
-                        const uint32_t *weight, cpu_planes *planes, int32_t count)
+ISA static void sample(const uint16_t *sums, const int32_t *offset,
+                       const uint32_t *weight, cpu_planes *planes, int32_t count)
 {
     for (int32_t i = 0; i < count; i += 8) {
         __m256i weights = _mm256_loadu_si256((const __m256i *)(weight + i));
@@ -176,15 +164,15 @@ AVX2 static void sample(const uint16_t *sums, const int32_t *offset,
     }
 }
 
-AVX2 static void mix(cpu_planes *planes, const cpu_planes *other, double ratio,
-                     int32_t count)
+ISA static void mix(cpu_planes *planes, const cpu_planes *other, double ratio,
+                    int32_t count)
 {
     loop_mix(planes->b, other->b, ratio, count);
     loop_mix(planes->g, other->g, ratio, count);
     loop_mix(planes->r, other->r, ratio, count);
 }
 
-AVX2 static void reverse(uint8_t *out, const uint8_t *plane, int32_t count)
+ISA static void reverse(uint8_t *out, const uint8_t *plane, int32_t count)
 {
     const __m256i mirror = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));

@@ -6,10 +6,10 @@
 
 #include <immintrin.h>
 
-#define AVX512 TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")
+#define ISA TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")
+#define LANES 16
 
-AVX512 static void locate_affine(cpu_span *span, const cpu_affine *affine,
-                                 int32_t count)
+ISA static void locate_affine(cpu_span *span, const cpu_affine *affine, int32_t count)
 {
     const __m512i low = _mm512_set1_epi32(31), whole = _mm512_set1_epi32(32);
     const __m512i row_x = _mm512_set1_epi32(affine->row_x);
@@ -31,14 +31,14 @@ AVX512 static void locate_affine(cpu_span *span, const cpu_affine *affine,
     }
 }
 
-AVX512 static void locate_perspective(cpu_span *span,
-                                      const cpu_perspective *perspective, int32_t count)
+ISA static void locate_perspective(cpu_span *span, const cpu_perspective *perspective,
+                                   int32_t count)
 {
     loop_locate_perspective(span, perspective, count);
 }
 
 /* Two pixels in each quarter, blended over x: b g r - as 16 bits each. */
-AVX512 static inline __m512i blend_x(__m512i pairs, __m512i weights)
+ISA static inline __m512i blend_x(__m512i pairs, __m512i weights)
 {
     const __m512i interleave = _mm512_broadcast_i32x4(
         _mm_setr_epi8(0, 3, 1, 4, 2, 5, 6, 7, 8, 11, 9, 12, 10, 13, 14, 15));
@@ -46,15 +46,15 @@ AVX512 static inline __m512i blend_x(__m512i pairs, __m512i weights)
 }
 
 /* 16-bit upper and lower values, alternating, blended over y. */
-AVX512 static inline __m512i blend_y(__m512i both, __m512i weights)
+ISA static inline __m512i blend_y(__m512i both, __m512i weights)
 {
     __m512i sum = _mm512_madd_epi16(both, weights);
     return _mm512_srli_epi32(_mm512_add_epi32(sum, _mm512_set1_epi32(512)), 10);
 }
 
 /* `lane` is the first of two pixels in each quarter: of every four pixels, 0 or 2. */
-AVX512 static inline __m512i blend_half(__m512i upper, __m512i lower, __m512i weight_x,
-                                        __m512i weight_y, int32_t lane)
+ISA static inline __m512i blend_half(__m512i upper, __m512i lower, __m512i weight_x,
+                                     __m512i weight_y, int32_t lane)
 {
     const __m512i quarter =
         _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12);
@@ -75,7 +75,7 @@ AVX512 static inline __m512i blend_half(__m512i upper, __m512i lower, __m512i we
 }
 
 /* Sixteen pixels of four bytes, four to a quarter, as planes. */
-AVX512 static inline void store_planes(cpu_planes *planes, int32_t i, __m512i pixels)
+ISA static inline void store_planes(cpu_planes *planes, int32_t i, __m512i pixels)
 {
     const __m512i planar = _mm512_broadcast_i32x4(
         _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
@@ -88,7 +88,7 @@ AVX512 static inline void store_planes(cpu_planes *planes, int32_t i, __m512i pi
     _mm_store_si128((__m128i *)&planes->r[i], _mm512_extracti32x4_epi32(bytes, 2));
 }
 
-AVX512 static void blend(const cpu_span *span, cpu_planes *planes, int32_t count)
+ISA static void blend(const cpu_span *span, cpu_planes *planes, int32_t count)
 {
     for (int32_t i = 0; i < count; i += 16) {
         __m512i upper0 = _mm512_load_si512(&span->upper[i]);
@@ -108,70 +108,54 @@ AVX512 static void blend(const cpu_span *span, cpu_planes *planes, int32_t count
     }
 }
 
-/* As ym_float_position, ym_float_in_reach and ym_float_tap_of, which no compiler makes
- * vectors of: a comparison may trap. */
-AVX512 static inline __m512 find_position(ym_float_row row, __m512 x, bool tail)
+typedef float vector __attribute__((vector_size(4 * LANES), may_alias));
+
+ISA static inline vector fused(vector a, vector b, vector c)
 {
-    const __m512 slope = _mm512_set1_ps(row.slope);
-    return tail ? _mm512_add_ps(_mm512_fmadd_ps(slope, x, _mm512_set1_ps(row.of_y)),
-                                _mm512_set1_ps(row.offset))
-                : _mm512_fmadd_ps(slope, x, _mm512_set1_ps(row.of_y + row.offset));
+    return _mm512_fmadd_ps(a, b, c);
 }
 
-AVX512 static inline void put_position(__m512 at, int32_t *whole, float *fraction)
+ISA static inline vector larger(vector a, vector b)
 {
-    at = _mm512_max_ps(
-        at, _mm512_set1_ps(-YM_FLOAT_FAR)); /* the second where it is no number */
-    at = _mm512_min_ps(at, _mm512_set1_ps(YM_FLOAT_FAR));
-    const __m512 floored =
-        _mm512_roundscale_ps(at, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    _mm512_store_si512(whole, _mm512_cvttps_epi32(floored));
-    _mm512_store_ps(fraction, _mm512_sub_ps(at, floored));
+    return _mm512_max_ps(a, b);
 }
 
-AVX512 static void locate_floats(cpu_span *span, const cpu_floats *floats,
-                                 int32_t count)
+ISA static inline vector smaller(vector a, vector b)
 {
-    const ym_float_row row_x = ym_float_row_at(floats->inverse, floats->y);
-    const ym_float_row row_y = ym_float_row_at(floats->inverse + 3, floats->y);
-    const ym_float_row row_w = ym_float_row_at(floats->inverse + 6, floats->y);
-    const int32_t tail = ym_float_tail(floats->width) - floats->x;
-    const __m512i lanes =
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    for (int32_t i = 0; i < count; i += 16) {
-        const __m512 column = _mm512_cvtepi32_ps(
-            _mm512_add_epi32(_mm512_set1_epi32(floats->x + i), lanes));
-        __m512 x = find_position(row_x, column, i >= tail);
-        __m512 y = find_position(row_y, column, i >= tail);
-        if (floats->perspective) {
-            const __m512 w = find_position(row_w, column, i >= tail);
-            x = _mm512_div_ps(x, w);
-            y = _mm512_div_ps(y, w);
-        }
-        put_position(x, &span->x[i], &span->fx[i]);
-        put_position(y, &span->y[i], &span->fy[i]);
-    }
+    return _mm512_min_ps(a, b);
 }
 
-AVX512 static void blend_floats(const cpu_span *span, cpu_planes *planes, int32_t count)
+ISA static inline vector rounded_down(vector a)
+{
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+}
+
+ISA static inline void put_whole(int32_t *to, vector a)
+{
+    _mm512_store_si512(to, _mm512_cvttps_epi32(a));
+}
+
+#include "cpu/mosaic_float_lanes.h"
+
+ISA static void blend_floats(const cpu_span *span, cpu_planes *planes, int32_t count)
 {
     loop_blend_floats(span, planes, count);
 }
 
-AVX512 static void weigh_rows(const uint8_t *upper, const uint8_t *lower,
-                              int32_t weight, int32_t count, uint16_t *out)
+ISA static void weigh_rows(const uint8_t *upper, const uint8_t *lower, int32_t weight,
+                           int32_t count, uint16_t *out)
 {
     loop_weigh_rows(upper, lower, weight, count, out);
 }
 
-AVX512 static inline __m128i load_sums(const uint16_t *sums, int32_t offset)
+ISA static inline __m128i load_sums(const uint16_t *sums, int32_t offset)
 {
     return _mm_loadu_si128((const __m128i *)(const void *)(sums + offset));
 }
 
 /* Pixels first, first + 4, ... of a row of sums: b g r - as 32 bits each. */
-AVX512 static inline __m512i sample_four(const uint16_t *sums, const int32_t *offset,
-                                         __m512i weight, int32_t first)
+ISA static inline __m512i sample_four(const uint16_t *sums, const int32_t *offset,
+                                      __m512i weight, int32_t first)
 {
     const __m512i interleave = _mm512_broadcast_i32x4(
         _mm_setr_epi8(0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11, 12, 13, 14, 15));
@@ -187,8 +171,8 @@ AVX512 static inline __m512i sample_four(const uint16_t *sums, const int32_t *of
     return _mm512_srli_epi32(_mm512_add_epi32(sum, _mm512_set1_epi32(512)), 10);
 }
 
-AVX512 static void sample(const uint16_t *sums, const int32_t *offset,
-                          const uint32_t *weight, cpu_planes *planes, int32_t count)
+ISA static void sample(const uint16_t *sums, const int32_t *offset,
+                       const uint32_t *weight, cpu_planes *planes, int32_t count)
 {
     for (int32_t i = 0; i < count; i += 16) {
         __m512i weights = _mm512_loadu_si512(weight + i);
@@ -200,39 +184,39 @@ AVX512 static void sample(const uint16_t *sums, const int32_t *offset,
     }
 }
 
-AVX512 static void mix(cpu_planes *planes, const cpu_planes *other, double ratio,
-                       int32_t count)
+ISA static void mix(cpu_planes *planes, const cpu_planes *other, double ratio,
+                    int32_t count)
 {
     loop_mix(planes->b, other->b, ratio, count);
     loop_mix(planes->g, other->g, ratio, count);
     loop_mix(planes->r, other->r, ratio, count);
 }
 
-AVX512 static inline __m512i load_bytes(const uint8_t *plane)
+ISA static inline __m512i load_bytes(const uint8_t *plane)
 {
     return _mm512_cvtepu8_epi32(_mm_load_si128((const __m128i *)plane));
 }
 
-AVX512 static inline void store_bytes(uint8_t *plane, __m512i value)
+ISA static inline void store_bytes(uint8_t *plane, __m512i value)
 {
     _mm_store_si128((__m128i *)plane, _mm512_cvtepi32_epi8(value));
 }
 
 /* round(numerator / denominator); anything where that is 0, for it is multiplied by 0.
  */
-AVX512 static inline __m512i reciprocal(float numerator, __m512i denominator)
+ISA static inline __m512i reciprocal(float numerator, __m512i denominator)
 {
     return _mm512_cvtps_epi32(
         _mm512_div_ps(_mm512_set1_ps(numerator), _mm512_cvtepi32_ps(denominator)));
 }
 
-AVX512 static inline __m512i scale_down(__m512i value, __m512i factor)
+ISA static inline __m512i scale_down(__m512i value, __m512i factor)
 {
     __m512i product = _mm512_mullo_epi32(value, factor);
     return _mm512_srai_epi32(_mm512_add_epi32(product, _mm512_set1_epi32(2048)), 12);
 }
 
-AVX512 static void to_hsv(cpu_planes *planes, int32_t count)
+ISA static void to_hsv(cpu_planes *planes, int32_t count)
 {
     for (int32_t i = 0; i < count; i += 16) {
         __m512i b = load_bytes(&planes->b[i]);
@@ -256,7 +240,7 @@ AVX512 static void to_hsv(cpu_planes *planes, int32_t count)
     }
 }
 
-AVX512 static void look_up(uint8_t *plane, const uint8_t *lut, int32_t count)
+ISA static void look_up(uint8_t *plane, const uint8_t *lut, int32_t count)
 {
     __m512i table[4];
     for (int32_t k = 0; k < 4; k++) {
@@ -271,15 +255,15 @@ AVX512 static void look_up(uint8_t *plane, const uint8_t *lut, int32_t count)
     }
 }
 
-AVX512 static inline __m512 load_scaled(const uint8_t *plane, float scale)
+ISA static inline __m512 load_scaled(const uint8_t *plane, float scale)
 {
     return _mm512_mul_ps(_mm512_cvtepi32_ps(load_bytes(plane)), _mm512_set1_ps(scale));
 }
 
 /* Bits 0 .. 5 of `top`: in which sectors of the hue the colour is v; of `mid`: in which
  * it is the one in between; it is the lowest elsewhere. */
-AVX512 static inline void store_colour(uint8_t *plane, __m512i bit, uint8_t top,
-                                       uint8_t mid, const __m512 value[3])
+ISA static inline void store_colour(uint8_t *plane, __m512i bit, uint8_t top,
+                                    uint8_t mid, const __m512 value[3])
 {
     __mmask16 is_top = _mm512_test_epi32_mask(bit, _mm512_set1_epi32(top));
     __mmask16 is_mid = _mm512_test_epi32_mask(bit, _mm512_set1_epi32(mid));
@@ -289,7 +273,7 @@ AVX512 static inline void store_colour(uint8_t *plane, __m512i bit, uint8_t top,
                 _mm512_cvttps_epi32(_mm512_mul_ps(colour, _mm512_set1_ps(255.0f))));
 }
 
-AVX512 static void to_bgr(cpu_planes *planes, int32_t count)
+ISA static void to_bgr(cpu_planes *planes, int32_t count)
 {
     const __m512 one = _mm512_set1_ps(1.0f);
     const __m512i unit = _mm512_set1_epi32(1);
@@ -311,7 +295,7 @@ AVX512 static void to_bgr(cpu_planes *planes, int32_t count)
     }
 }
 
-AVX512 static void jitter(cpu_planes *planes, const uint8_t *lut, int32_t count)
+ISA static void jitter(cpu_planes *planes, const uint8_t *lut, int32_t count)
 {
     to_hsv(planes, count);
     look_up(planes->b, lut, count);
@@ -320,7 +304,7 @@ AVX512 static void jitter(cpu_planes *planes, const uint8_t *lut, int32_t count)
     to_bgr(planes, count);
 }
 
-AVX512 static void reverse(uint8_t *out, const uint8_t *plane, int32_t count)
+ISA static void reverse(uint8_t *out, const uint8_t *plane, int32_t count)
 {
     const __m256i mirror = _mm256_setr_epi8(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21,
                                             20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10,
