@@ -140,9 +140,18 @@ def hook_of_the_node(param: Tensor, seen: list[Tensor]) -> None:
     param.kept = node  # DDP and others keep it alive
 
 
+def hook_of_several(param: Tensor, seen: list[Tensor]) -> None:
+    torch.autograd.graph.register_multi_grad_hook(
+        [param], lambda grads: seen.extend(grad.clone() for grad in grads)
+    )
+
+
 @pytest.mark.parametrize(
     "add_hook",
-    [hook_of_the_tensor, hook_that_changes, hook_after, hook_of_the_node],
+    [
+        *(hook_of_the_tensor, hook_that_changes, hook_after),
+        *(hook_of_the_node, hook_of_several),
+    ],
 )
 def test_hooks_see_what_they_see_in_stock(
     add_hook: Callable[[Tensor, list[Tensor]], None],
@@ -168,6 +177,24 @@ def test_a_gradient_that_is_held_elsewhere_goes_on_to_be_the_sum() -> None:
         backward(module(image()))
     assert_close(*held)
     assert all(a is b for a, b in zip(held[0], grads(ours)))
+
+
+def test_gradients_in_one_flat_buffer_stay_there(given: list[int]) -> None:
+    """Views of it, at any multiple of four bytes."""
+    ours, stock = pair(segments=2)
+    flats = []
+    for module in (ours, stock):
+        params = list(module.parameters())
+        flat = torch.zeros(1 + sum(p.numel() for p in params))
+        at = 1
+        for p in params:
+            p.grad = flat[at : at + p.numel()].view(p.shape)
+            at += p.numel()
+        flats.append(flat)
+        for _ in range(2):
+            backward(module(image()))
+    assert_close(*flats)
+    assert sum(given) == 2 * len(params)
 
 
 @pytest.mark.filterwarnings("ignore:grad and param do not obey")  # stock's, of ours too

@@ -59,8 +59,7 @@ typedef struct ym_step {
     ym_view in[4]; /* x; a brick's terms and residual in 0..2; dout in 3 */
     ym_view out[2];
     bool accumulate[2];       /* out += */
-    bool accumulate_param[4]; /* weight, bias; of a brick gamma 0, beta 0, gamma 1, ...
-                               */
+    bool accumulate_param[4]; /* weight, bias; or gamma, beta of each term */
     bool rebuilds;            /* a value that forward had already */
     int32_t term;             /* STATISTICS: which term */
     int32_t first_channel; /* BRICK: of the item, when only some channels are rebuilt */

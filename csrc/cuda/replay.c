@@ -185,9 +185,11 @@ static bool repeat(replayer *r, ym_context *context, const ym_replay_key *key,
 static bool is_being_captured(const ym_context *context)
 {
     enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    return cudaStreamIsCapturing((cudaStream_t)context->stream, &status) !=
-               cudaSuccess ||
-           status != cudaStreamCaptureStatusNone;
+    if (cudaStreamIsCapturing((cudaStream_t)context->stream, &status) != cudaSuccess) {
+        cudaGetLastError(); /* the legacy stream while another is recorded */
+        return true;
+    }
+    return status != cudaStreamCaptureStatusNone;
 }
 
 static ym_status run(ym_replayer *self, ym_context *context, const ym_replay_key *key,

@@ -4,8 +4,10 @@
 A gradient of ours that autograd's AccumulateGrad adds to ``.grad`` takes memory for both
 and, on a GPU, a launch for each of a thousand parameters. So a segment takes the sum out
 of ``.grad``, its kernels add to it, and it is handed to autograd as the gradient:
-AccumulateGrad finds no ``.grad`` and moves it back without a kernel. Streams, hooks that
-run after it, and DDP see what they would have seen.
+AccumulateGrad finds no ``.grad`` and moves it back without a kernel. Streams are kept in
+order and hooks see what they would have seen, but for one that runs before the
+AccumulateGrad node itself (``node.register_prehook``, which nothing tells of): it sees the
+sum.
 """
 
 from __future__ import annotations
