@@ -8,6 +8,7 @@ torch.autograd.grad returned, with the same module in stock PyTorch.
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -260,6 +261,33 @@ def test_a_module_called_twice_before_backward() -> None:
         first, second = module(image()), module(image().flip(3))
         backward([*leaves(first), *leaves(second)])
     assert_close(grads(ours), grads(stock))
+
+
+def test_threads_that_train_the_same_module(given: list[int]) -> None:
+    """Each adds its gradients; none takes a sum that another may be adding to."""
+    ours, stock = pair(segments=2)
+    count = 4
+    given.clear()
+    together = threading.Barrier(count)
+
+    def work() -> None:
+        outs = [ours(image()) for _ in range(3)]
+        for out in outs:
+            together.wait()
+            backward(out)
+            together.wait()  # their graphs are alive till all have ended
+
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for _ in range(3 * count):
+        backward(stock(image()))
+    assert_close(grads(ours), grads(stock), 1e-3)
+    assert given[-2:] == [0, 0]
+    backward(ours(image()))
+    assert sum(given[-2:]) == len(grads(ours))
 
 
 def test_a_backward_that_fails_leaves_what_was_there(

@@ -115,6 +115,7 @@ class Call:
         self._grad_params = [None] * len(params)
         self._grad_addresses = [None] * len(params)
         self._sums = bytearray(len(params))
+        self._taken.begin()
         self._alive = [inputs, params, given]
         self._arguments = [
             [address(x) for x in inputs],

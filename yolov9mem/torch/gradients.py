@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from operator import attrgetter
 from sys import getrefcount
+from threading import Lock, get_ident
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -45,24 +47,39 @@ def _of_a_parameter_alone() -> set[int]:
 
 
 _ALONE = _of_a_parameter_alone()
+_lock = Lock()
+_begun: WeakSet[TakenGrads] = WeakSet()  # of backwards whose graph is alive
 
 
 class TakenGrads:
-    """Sums taken out of ``.grad`` until they are handed to autograd."""
+    """Sums that one backward has taken out of ``.grad``, until autograd has them."""
 
     def __init__(self) -> None:
+        self._thread = 0
         self._parameters: list[Tensor] = []
         self.grads: list[Tensor] = []
+
+    def begin(self) -> None:
+        """Backward begins, in this thread."""
+        with _lock:
+            self._thread = get_ident()
+            _begun.add(self)
 
     def take(self, nodes: list[Any]) -> list[Tensor]:
         """What is in ``.grad`` of the parameters that the autograd ``nodes`` fill.
 
         Nothing where one has none, or where somebody would notice: a hook on a parameter
-        wants the gradient alone, a ``.grad`` is held elsewhere or laid out otherwise, or
-        autograd will not put the gradients there (torch.autograd.grad).
+        wants the gradient alone, a ``.grad`` is held elsewhere or laid out otherwise,
+        autograd will not put the gradients there (torch.autograd.grad), or another
+        thread's AccumulateGrad may be at work on them.
         """
         if set(map(type, nodes)) != {_ACCUMULATE} or _goes_the_stock_way():
             return []
+        with _lock:  # the other threads have begun or do so afterwards
+            alone = all(other._thread == self._thread for other in _begun)
+            return self._take(nodes) if alone else []
+
+    def _take(self, nodes: list[Any]) -> list[Tensor]:
         parameters = list(map(_parameter, nodes))
         grads = list(map(_grad, parameters))
         if not _can_be_added_to(grads, parameters) or not _are_filled_by(nodes):
