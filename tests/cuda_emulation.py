@@ -150,7 +150,7 @@ class Brick(C.Structure):
 
 class TermGradient(C.Structure):
     _fields_ = [("dvalue", Tensor), ("accumulate", C.c_bool)]
-    _fields_ += [("accumulate_param", C.c_bool)]
+    _fields_ += [(f"accumulate_{name}", C.c_bool) for name in ("gamma", "beta")]
 
 
 class Pool(C.Structure):

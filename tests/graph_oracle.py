@@ -148,6 +148,13 @@ class Tracer:
         y = self.graph.upsample(x, scale=(float(scale), float(scale)))
         return self.keep(y, F.interpolate(self.values[x], scale_factor=scale))
 
+    def fresh_norms(self) -> list[dict]:
+        """The norms before their first call."""
+        return [
+            {**n, "mean": torch.zeros_like(n["mean"]), "var": torch.ones_like(n["var"])}
+            for n in self.norms
+        ]
+
     def output(self, x: int) -> None:
         self.graph.output(x)
         self.outputs.append(x)

@@ -175,7 +175,8 @@ class BrickCase:
             made.append(value)
             targets[t].dvalue = value.tensor()
             targets[t].accumulate = accumulate and not (in_place and t == 0)
-            targets[t].accumulate_param = accumulate
+            targets[t].accumulate_gamma = accumulate
+            targets[t].accumulate_beta = accumulate
         scratch = ce.scratch_bytes("cuda_brick", p(dout.tensor()))
         name = f"{backend}_brick_backward"
         ce.call(name, p(brick), p(dout.tensor()), targets, scratch=scratch)

@@ -77,11 +77,7 @@ def random_case(seed: int) -> tuple[Tracer, list[dict]]:
         pool.append(elan(t, pool[-1], 3))
     for x in {pool[-1], *rng.sample(pool[1:] or pool, k=min(2, len(pool) - 1))}:
         t.output(x)
-    before = [
-        {**n, "mean": torch.zeros_like(n["mean"]), "var": torch.ones_like(n["var"])}
-        for n in t.norms
-    ]
-    return t, before
+    return t, t.fresh_norms()
 
 
 def float32_error(t: Tracer) -> float:

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from graph_oracle import Run, Tracer, nhwc
-from test_plan import random_case
+from test_cuda_plan import draw_gradients
+from test_plan import float32_error, random_case
 
 BACKENDS = ["cpu", "ref", "cuda"]
-LIMIT = 3e-4  # of the largest gradient, as in test_plan.py
 
 
 def backend_of(name: str) -> object:
@@ -30,17 +30,6 @@ def exact_gradients(t: Tracer, grads: list[torch.Tensor]) -> list[torch.Tensor |
     return list(
         torch.autograd.grad(made, t.params, grads, allow_unused=True)  # type: ignore[arg-type]
     )
-
-
-def draw_gradients(t: Tracer) -> list[torch.Tensor]:
-    return [torch.randn_like(t.values[v]) for v in t.outputs]
-
-
-def fresh_norms(t: Tracer) -> list[dict]:
-    return [
-        {**n, "mean": torch.zeros_like(n["mean"]), "var": torch.ones_like(n["var"])}
-        for n in t.norms
-    ]
 
 
 def check_params(
@@ -56,7 +45,8 @@ def check_params(
             continue
         wanted = truth.numpy() + (0.0 if start is None else start.astype(np.float64))
         wrong = np.abs(run.grad_params[i] - wanted).max()
-        assert wrong < LIMIT * max(scale, float(np.abs(wanted).max())), i
+        limit = float32_error(run.tracer) * max(scale, float(np.abs(wanted).max()))
+        assert wrong < limit, i
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -66,7 +56,7 @@ def test_gradients_are_added_to_the_sums_that_there_are(
 ) -> None:
     """Of any of the params: of gamma alone, of a weight without its bias, of none."""
     t, before = random_case(300 + seed)
-    grads = draw_gradients(t)
+    grads = draw_gradients(t, seed)
     exact = exact_gradients(t, grads)
     chance = random.Random(seed)
     sums = [
@@ -102,9 +92,9 @@ def test_norms_may_share_a_parameter(
     else:
         y = t.act(t.batch_norm(t.conv(t.act(y), 8), second))
     t.output(y)
-    grads = draw_gradients(t)
+    grads = draw_gradients(t, 0)
     exact = exact_gradients(t, grads)
-    run = Run(t, fresh_norms(t), backend=backend_of(backend))
+    run = Run(t, t.fresh_norms(), backend=backend_of(backend))
     run.forward()
     run.backward([nhwc(g) for g in grads])
     check_params(run, exact, [None] * len(exact))
@@ -120,7 +110,7 @@ def test_norms_may_share_a_parameter(
 def test_what_accumulate_must_be(accumulate, error, text) -> None:
     t = Tracer(1)
     t.output(t.brick(t.input(1, 2, 4, 4), 4))
-    run = Run(t, fresh_norms(t))
+    run = Run(t, t.fresh_norms())
     run.forward()
     gradient = [np.ones_like(run.outputs[0])]
     places = [np.zeros_like(p) for p in run.params]

@@ -30,11 +30,6 @@ import yolov9mem.torch as ym
 from yolov9mem.torch import engine
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def pair(**options: Any) -> tuple[nn.Module, nn.Module]:
     """A module in the core, the same in stock PyTorch, one backward done."""
     stock = Net()

@@ -79,8 +79,8 @@ typedef struct ym_brick {
  * memory of the incoming gradient (in place). */
 typedef struct ym_term_gradient {
     ym_tensor dvalue;
-    bool accumulate;       /* dvalue += instead of = */
-    bool accumulate_param; /* dgamma, dbeta += instead of = */
+    bool accumulate;                        /* dvalue += instead of = */
+    bool accumulate_gamma, accumulate_beta; /* dgamma, dbeta += instead of = */
 } ym_term_gradient;
 
 typedef struct ym_pool {

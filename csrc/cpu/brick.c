@@ -186,10 +186,11 @@ static void finish_sums(const run *r)
     for (int32_t t = 0; t < r->brick->term_count; t++) {
         const ym_term *term = &r->brick->term[t];
         const double *product = r->sums + (int64_t)(1 + t) * channels;
-        const bool accumulate = r->gradient[t].accumulate_param;
+        const ym_term_gradient *to = &r->gradient[t];
         for (int32_t c = 0; term->has_norm && c < channels; c++) {
-            put_param(term->norm.dbeta, c, r->sums[c], accumulate);
-            put_param(term->norm.dgamma, c, product[c] * term->rstd[c], accumulate);
+            put_param(term->norm.dbeta, c, r->sums[c], to->accumulate_beta);
+            put_param(term->norm.dgamma, c, product[c] * term->rstd[c],
+                      to->accumulate_gamma);
         }
     }
 }

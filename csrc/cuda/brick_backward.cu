@@ -81,7 +81,7 @@ struct sums_output {
     float *mean[3]; /* the sum over M, for the second pass; times rstd^2 but for 0 */
     const float *rstd[3]; /* NULL: 1 */
     float *gradient[4]; /* dbeta of each term, dgamma of each term; NULL: not wanted */
-    bool accumulate[2]; /* of each term */
+    bool accumulate[4]; /* to each gradient */
 };
 
 template <int WHICH>
@@ -95,10 +95,11 @@ __device__ __forceinline__ void put_sum(const sums_output &out, double sum,
 #pragma unroll
     for (int t = 0; t < 2; t++) {
         if (WHICH == 0 || WHICH == 1 + t) {
-            float *to = out.gradient[WHICH == 0 ? t : 2 + t];
+            const int i = WHICH == 0 ? t : 2 + t;
+            float *to = out.gradient[i];
             if (to != nullptr) {
                 const float value = (float)(sum * rstd);
-                to[c] = out.accumulate[t] ? to[c] + value : value;
+                to[c] = out.accumulate[i] ? to[c] + value : value;
             }
         }
     }
@@ -309,7 +310,8 @@ ym_status cuda_brick_backward(ym_context *context, const ym_brick *brick,
         call.wide = call.wide && cuda_is_wide(term->value) && cuda_is_wide(dvalue);
         sums.gradient[t] = term->has_norm ? term->norm.dbeta : nullptr;
         sums.gradient[2 + t] = term->has_norm ? term->norm.dgamma : nullptr;
-        sums.accumulate[t] = gradient[t].accumulate_param;
+        sums.accumulate[t] = gradient[t].accumulate_beta;
+        sums.accumulate[2 + t] = gradient[t].accumulate_gamma;
         sums.rstd[1 + t] = term->has_norm ? term->rstd : nullptr;
         out.data[t] = dvalue.data;
         out.pitch[t] = dvalue.pitch;

@@ -22,13 +22,18 @@ static ym_status queue_run(ym_context *context, const void *what)
                        call->bindings);
 }
 
+/* Counts the words; writes them where there is memory for them. */
 typedef struct key_writer {
-    uint64_t *next;
+    uint64_t *word;
+    size_t count;
 } key_writer;
 
 static void put(key_writer *to, uint64_t word)
 {
-    *to->next++ = word;
+    if (to->word != NULL) {
+        to->word[to->count] = word;
+    }
+    to->count++;
 }
 
 static void put_pointer(key_writer *to, const void *pointer)
@@ -44,8 +49,6 @@ static void put_tensors(key_writer *to, const ym_tensor *list, int32_t count)
     }
 }
 
-#define WEIGHT_WORDS 5
-
 static void put_weights(key_writer *to, const ym_weight *list, int32_t count)
 {
     for (int32_t i = 0; i < count; i++) {
@@ -58,8 +61,6 @@ static void put_weights(key_writer *to, const ym_weight *list, int32_t count)
     }
 }
 
-#define NORM_WORDS 4
-
 static void put_norms(key_writer *to, const ym_norm *list, int32_t count)
 {
     for (int32_t i = 0; i < count; i++) {
@@ -71,13 +72,6 @@ static void put_norms(key_writer *to, const ym_norm *list, int32_t count)
         put(to, (uint64_t)eps << 32 | momentum);
         put(to, (uint64_t)list[i].batch_statistics << 1 | list[i].update_running);
     }
-}
-
-static size_t words_of(const ym_graph *g)
-{
-    const size_t arenas = 4, values = 2 * (size_t)(g->input_count + g->output_count);
-    return arenas + values + (size_t)g->param_count * (2 * WEIGHT_WORDS + 1) +
-           (size_t)g->norm_count * NORM_WORDS;
 }
 
 static void put_bindings(key_writer *to, const ym_graph *g, const ym_bindings *b)
@@ -102,14 +96,18 @@ ym_status ym_plan_replay(const ym_plan *plan, const ym_schedule *schedule,
                          int32_t segment, ym_context *context,
                          const ym_bindings *bindings)
 {
-    const size_t words = words_of(plan->graph);
-    uint64_t *const word = plan->replayer != NULL ? malloc(words * sizeof *word) : NULL;
+    if (plan->replayer == NULL) {
+        return ym_plan_run(plan, schedule, segment, context, bindings);
+    }
+    key_writer writer = {0};
+    put_bindings(&writer, plan->graph, bindings);
+    uint64_t *const word = malloc(writer.count * sizeof *word);
     if (word == NULL) {
         return ym_plan_run(plan, schedule, segment, context, bindings);
     }
-    key_writer writer = {word};
+    writer = (key_writer){.word = word};
     put_bindings(&writer, plan->graph, bindings);
-    const ym_replay_key key = {schedule, segment, word, words};
+    const ym_replay_key key = {schedule, segment, word, writer.count};
     const run_call call = {plan, schedule, segment, bindings};
     const ym_status status =
         plan->replayer->run(plan->replayer, context, &key, queue_run, &call);

@@ -89,12 +89,17 @@ static const float *offset_or_null(const float *vector, int32_t first)
     return vector != NULL ? vector + first : NULL;
 }
 
+static const ym_norm_module *norm_module(const runner *r, int32_t call)
+{
+    const ym_program *p = r->plan->program;
+    return &p->graph->norm[p->norm_call[call].module];
+}
+
 /* A batch norm call as the backend wants it, from channel `first` on. */
 static ym_norm resolve_norm(const runner *r, int32_t call, int32_t first)
 {
-    const ym_program *p = r->plan->program;
-    const ym_norm_module *module = &p->graph->norm[p->norm_call[call].module];
-    ym_norm norm = r->bindings->norms[p->norm_call[call].module];
+    const ym_norm_module *module = norm_module(r, call);
+    ym_norm norm = r->bindings->norms[r->plan->program->norm_call[call].module];
     norm.gamma = offset_or_null(param_data(r, module->gamma), first);
     norm.beta = offset_or_null(param_data(r, module->beta), first);
     norm.dgamma = param_gradient(r, module->gamma);
@@ -167,25 +172,6 @@ static ym_status run_statistics(const runner *r, const ym_step *step)
                                                 mean + x.c);
 }
 
-/* The backend adds to both gradients of a norm or to neither: where only one has a sum
- * to be added to, the other begins with 0. again: of gamma and beta. */
-static ym_status start_norm(const runner *r, const ym_norm *norm, int32_t call,
-                            const bool again[2], bool *accumulate)
-{
-    const ym_norm_call *found = &r->plan->program->norm_call[call];
-    const ym_norm_module *module = &r->plan->graph->norm[found->module];
-    const bool gamma = norm->dgamma != NULL && accumulates(r, module->gamma, again[0]);
-    const bool beta = norm->dbeta != NULL && accumulates(r, module->beta, again[1]);
-    *accumulate = gamma || beta;
-    float *const begun = !*accumulate ? NULL : gamma ? norm->dbeta : norm->dgamma;
-    if (begun == NULL || (gamma && beta)) {
-        return YM_OK;
-    }
-    const int32_t channels = found->channels;
-    ym_tensor zero = {begun, YM_F32, 1, 1, 1, channels, channels};
-    return r->context->backend->fill_zero(r->context, &zero);
-}
-
 static ym_status run_brick_backward(const runner *r, const ym_step *step)
 {
     const int32_t *norm_call = r->plan->program->item[step->item].u.brick.norm_call;
@@ -193,12 +179,13 @@ static ym_status run_brick_backward(const runner *r, const ym_step *step)
     ym_tensor dout = resolve(r, step->in[3]);
     ym_term_gradient gradient[2];
     for (int32_t t = 0; t < 2; t++) {
-        gradient[t] =
-            (ym_term_gradient){resolve(r, step->out[t]), step->accumulate[t], false};
+        gradient[t] = (ym_term_gradient){.dvalue = resolve(r, step->out[t]),
+                                         .accumulate = step->accumulate[t]};
         if (t < brick.term_count && brick.term[t].has_norm) {
-            YM_TRY(start_norm(r, &brick.term[t].norm, norm_call[t],
-                              &step->accumulate_param[2 * t],
-                              &gradient[t].accumulate_param));
+            const ym_norm_module *module = norm_module(r, norm_call[t]);
+            const bool *again = &step->accumulate_param[2 * t];
+            gradient[t].accumulate_gamma = accumulates(r, module->gamma, again[0]);
+            gradient[t].accumulate_beta = accumulates(r, module->beta, again[1]);
         }
     }
     brick.has_residual = false;

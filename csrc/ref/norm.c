@@ -160,9 +160,9 @@ static void brick_backward_channel(const ym_brick *brick, const ym_tensor *dout,
             product += dz * term_normal(term, p, c);
         }
         put_param(term->norm.dbeta == NULL ? NULL : term->norm.dbeta + c, sum,
-                  gradient[t].accumulate_param);
+                  gradient[t].accumulate_beta);
         put_param(term->norm.dgamma == NULL ? NULL : term->norm.dgamma + c, product,
-                  gradient[t].accumulate_param);
+                  gradient[t].accumulate_gamma);
         mean[t][0] = sum / (double)pixels;
         mean[t][1] = product / (double)pixels;
     }

@@ -7,18 +7,15 @@ from itertools import compress
 from operator import attrgetter
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from yolov9mem.torch._averages import AveragePairs
 from yolov9mem.torch._gpu_step import DeviceTable
-from yolov9mem.torch._layout import PLAIN, matches
+from yolov9mem.torch._layout import are_as_parameters
 from yolov9mem.torch._step_table import StepTable
 
 _grad = attrgetter("grad")
 _dtype = attrgetter("dtype")
-_layout = attrgetter("layout")
-_device = attrgetter("device")
 
 
 class TableCache:
@@ -50,7 +47,7 @@ class TableCache:
         if (
             self._table is not None
             and signature == self._signature
-            and _are_as_parameters(grads, stepped)
+            and are_as_parameters(grads, stepped)
         ):
             return self._table.with_gradients(param_groups, grads)
         table = StepTable(param_groups, state, pairs or (), self._memory)
@@ -85,21 +82,3 @@ def _signature(
         list(map(_dtype, tensors)),
         list(map(Tensor.is_contiguous, tensors)),
     ]
-
-
-def _are_as_parameters(grads: list[Tensor], params: list[Tensor]) -> bool:
-    """Has every gradient the layout of its parameter?"""
-    if (
-        not set(map(type, grads)) <= set(PLAIN)
-        or not set(map(_layout, grads)) <= {torch.strided}
-        or not set(map(_dtype, grads)) <= {torch.float32}
-        or list(map(_device, grads)) != list(map(_device, params))
-        or list(map(Tensor.numel, grads)) != list(map(Tensor.numel, params))
-    ):
-        return False
-    contiguous = zip(
-        map(Tensor.is_contiguous, grads), map(Tensor.is_contiguous, params), strict=True
-    )
-    return all(
-        (g and p) or matches(grads[i], params[i]) for i, (g, p) in enumerate(contiguous)
-    )

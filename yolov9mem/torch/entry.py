@@ -348,8 +348,12 @@ class Entry:
                         "which does not allow it: make it before the capture"
                     )
                 plan = TorchPlan(
-                    *(graph.program, self.keep, *wanted, self.segments),
-                    *(self.backend, self.cuda_graphs),
+                    graph.program,
+                    self.keep,
+                    *wanted,
+                    segments=self.segments,
+                    backend=self.backend,
+                    cuda_graphs=self.cuda_graphs,
                 )
                 graph.plans[key] = plan
                 self.counts["plans"] += 1

@@ -22,13 +22,12 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+from ._layout import PLAIN, are_as_parameters
+
 _ACCUMULATE = torch._C._functions.AccumulateGrad
-_PARAMETERS = {nn.Parameter, Tensor}
 _parameter = attrgetter("variable")
 _grad = attrgetter("grad")
 _dtype = attrgetter("dtype")
-_layout = attrgetter("layout")
-_device = attrgetter("device")
 _hooks = attrgetter("_backward_hooks")
 _requires_grad = attrgetter("requires_grad")
 _will_execute = getattr(torch._C, "_will_engine_execute_node", None)
@@ -87,7 +86,7 @@ class TakenGrads:
         for parameter in parameters:
             parameter.grad = None
         self._parameters, self.grads = parameters, grads
-        return list(grads)
+        return grads
 
     def hand_over(self) -> None:
         """Autograd has them next."""
@@ -104,15 +103,12 @@ class TakenGrads:
 
 def _can_be_added_to(grads: list[Any], parameters: list[Tensor]) -> bool:
     """Has each parameter a gradient as the kernels write it, which nobody else holds?"""
-    # A thousand of each: looking at them in bulk takes half the time.
     return (
-        set(map(type, grads)) == {Tensor}
-        and set(map(type, parameters)) <= _PARAMETERS
+        are_as_parameters(grads, parameters)
+        and set(map(type, grads)) == {Tensor}
+        and set(map(type, parameters)) <= set(PLAIN)
+        and set(map(_dtype, parameters)) == {torch.float32}
         and _holders(grads) == _ALONE
-        and set(map(_dtype, grads)) | set(map(_dtype, parameters)) == {torch.float32}
-        and set(map(_layout, grads)) == {torch.strided}
-        and list(map(Tensor.stride, grads)) == list(map(Tensor.stride, parameters))
-        and list(map(_device, grads)) == list(map(_device, parameters))
         and not any(map(_requires_grad, grads))
         and not any(map(Tensor.is_neg, grads))
         and not any(map(_hooks, parameters))
