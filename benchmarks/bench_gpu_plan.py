@@ -95,11 +95,11 @@ def loss_bytes(model: nn.Module, size: int) -> float:
 
 
 def cuda_table() -> Any:
-    """The CUDA backend's table with cuDNN's rules, emulated."""
+    """The CUDA backend's table, emulated."""
     _tests()
     import cuda_emulation
 
-    return cuda_emulation.capsule("ym_emulation_packed_backend")
+    return cuda_emulation.capsule("ym_cuda_backend")
 
 
 def plan(model: nn.Module, batch: int, size: int, keep: str, backend: Any) -> Any:

@@ -23,6 +23,7 @@ from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import numpy as np
 
@@ -181,13 +182,28 @@ def library() -> C.CDLL:
     for name in ("cuda_plain_conv", "cuda_mosaic", "cuda_sgd_table"):
         symbol = "bytes" if name.endswith("table") else "scratch_bytes"
         getattr(lib, f"{name}_{symbol}").restype = C.c_size_t
-    for name in (
-        "ym_cuda_backend",
-        "ym_cuda_plain_backend",
-        "ym_emulation_packed_backend",
-    ):
+    for name in ("ym_cuda_backend", "ym_cuda_plain_backend"):
         getattr(lib, name).restype = C.c_void_p
     return lib
+
+
+@functools.cache
+def open_cudnn() -> None:
+    """Makes the emulated cuDNN the one of this process, whatever the environment says;
+    the tables of "cuda" need one.
+
+    Raises:
+        Failed: another was opened before.
+    """
+    lib, path, error = library(), str(build()), C.create_string_buffer(512)
+    opened = C.POINTER(C.c_size_t)()  # its version, then its path
+    with mock.patch.dict(os.environ, {"YOLOV9MEM_CUDNN": path}):
+        status = lib.cudnn_open(None, C.byref(opened), error)
+    if status:
+        raise Failed(error.value.decode())
+    found = C.string_at(C.addressof(opened.contents) + C.sizeof(C.c_size_t)).decode()
+    if not os.path.samefile(found, path):
+        raise Failed(f"cuDNN is {found} in this process")
 
 
 @functools.cache
@@ -206,17 +222,11 @@ CAPSULE_NAME = b"yolov9mem.backend"  # Python keeps the pointer
 
 def capsule(table: str = "ym_cuda_plain_backend") -> object:
     """That table as `_core.Plan(backend=...)` takes it; memory is the host's."""
+    if table == "ym_cuda_backend":
+        open_cudnn()
     make = C.pythonapi.PyCapsule_New
     make.restype, make.argtypes = C.py_object, [C.c_void_p, C.c_char_p, C.c_void_p]
     return make(getattr(library(), table)(), CAPSULE_NAME, None)
-
-
-def with_table(made: object, table: str) -> object:
-    """The capsule `made`, of a device, with another table in it."""
-    put = C.pythonapi.PyCapsule_SetPointer
-    put.argtypes = [C.py_object, C.c_void_p]
-    assert put(made, getattr(library(), table)()) == 0
-    return made
 
 
 def address(array: np.ndarray | None) -> int | None:

@@ -50,7 +50,7 @@ CUBLASLT_CALLS = (
 class Problem(C.Structure):
     _fields_ = [("pass_", C.c_int32), ("dtype", C.c_int32), ("conv", ce.Conv)]
     _fields_ += [(name, C.c_int32) for name in ("n", "h", "w", "oh", "ow")]
-    _fields_ += [("accumulate", C.c_int32), ("tf32", C.c_int32)]
+    _fields_ += [(name, C.c_int32) for name in ("accumulate", "tf32", "search")]
 
 
 class Plan(C.Structure):
@@ -61,6 +61,7 @@ class Plan(C.Structure):
         ("tensor_core", C.c_bool),
         ("compiles", C.c_bool),
         ("found", C.c_bool),
+        ("tried", C.c_bool),
     ]
 
 

@@ -2,8 +2,7 @@
 """Host memory that stands for a GPU: the torch adapter takes its CUDA path on the CPU.
 
 Within `emulated_gpu()` every CPU tensor counts as one of GPU 0 and yolov9mem._cuda is
-csrc/python_cuda over csrc/emulation, kernels included. There is no cuDNN, so "cuda" is
-"cuda:plain" behind cuDNN's rules: convolutions take packed tensors and packed weights.
+csrc/python_cuda over csrc/emulation, kernels and cuDNN included.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import cuda_emulation as ce
@@ -53,18 +51,9 @@ class Gpu:
 @contextmanager
 def emulated_gpu(*, cudnn: bool = False) -> Iterator[Gpu]:
     """cudnn: leave the choice of cuDNN to the test's YOLOV9MEM_CUDNN."""
-    real = ce.extension()
-    extension = SimpleNamespace(
-        **{name: getattr(real, name) for name in dir(real) if name[0] != "_"}
-    )
-
-    def backend(text: str) -> object:
-        if cudnn or text.endswith(":plain"):
-            return real.backend(text)
-        made = real.backend(f"{text}:plain")
-        return ce.with_table(made, "ym_emulation_packed_backend")
-
-    extension.backend = backend
+    extension = ce.extension()
+    if not cudnn:
+        ce.open_cudnn()
     gpu = Gpu(extension)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "kind", lambda device: "cuda")

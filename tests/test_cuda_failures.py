@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What may go wrong on a GPU machine: an exception that names the call and says what to
-do, after which the next step works. The GPU is emulated, cuDNN is a fake built here."""
+do, after which the next step works. The GPU and cuDNN are emulated."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import textwrap
 import warnings
 from pathlib import Path
 
+import cuda_emulation as ce
 import pytest
 import torch
 from emulated_gpu import WAITS, autocast, gpu  # noqa: F401
@@ -48,13 +49,8 @@ PREPARED = """
 
 
 @pytest.fixture(scope="module")
-def fake_cudnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("cudnn") / "libcudnn.so.9"
-    include = TESTS.parent / "csrc"
-    source = include / "emulation/cudnn/fake.c"
-    flags = ["-shared", "-fPIC", "-Wall", "-Werror", f"-I{include}"]
-    subprocess.run(["gcc", *flags, str(source), "-o", str(made)], check=True)
-    return made
+def fake_cudnn() -> Path:
+    return ce.build()
 
 
 def run(script: str, **environment: str) -> list[str]:

@@ -68,6 +68,26 @@ def test_a_module_moved_after_checkpoint(dtype, layout, monkeypatch) -> None:
     assert ym.report(ours).rows[0].calls == 1
 
 
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_engines_of_cudnn_are_tried(dtype, monkeypatch) -> None:
+    """The first step runs several for each convolution; later ones have its bits."""
+    torch.manual_seed(0)
+    module = ym.checkpoint(Elan(64, 64, 32).train().cuda())
+    x = torch.randn(4, 64, 40, 40, device="cuda").requires_grad_()
+
+    def bits() -> list[torch.Tensor]:
+        x.grad = None
+        module.zero_grad()
+        return [t.detach().clone() for t in step(module, x, dtype)]
+
+    recommended = bits()
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    first = bits()
+    for a, b, old in zip(first, bits(), recommended, strict=True):
+        assert torch.equal(a, b)
+        assert (a - old).norm() <= 1e-2 * old.norm()
+
+
 def test_a_step_never_waits(no_waiting) -> None:
     """Model, optimizer with scaler, clip and average: after the first steps no call of a
     whole training step waits for the GPU."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Whole plans on the emulated CUDA backend against float64 autograd.
 
-"plain" takes tensors of any pitch; "packed" has the rules of the cuDNN table, so the
-planner packs what a convolution reads or writes.
+"plain" takes tensors of any pitch; with cuDNN the planner packs what a convolution reads
+or writes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from graph_oracle import Run, Tracer
 from test_plan import check, elan, random_case
 
-TABLES = {"plain": "ym_cuda_plain_backend", "packed": "ym_emulation_packed_backend"}
+TABLES = {"plain": "ym_cuda_plain_backend", "cudnn": "ym_cuda_backend"}
 
 
 def draw_gradients(t: Tracer, seed: int) -> list[torch.Tensor]:

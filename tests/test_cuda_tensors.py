@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Plans on torch's tensors in float32, float16 and bfloat16, against float64 autograd.
 
-"emulated" and "packed" run everywhere; "cuda" (cuDNN) and "plain" run where there is a
+Those that are emulated run everywhere; "cuda" (cuDNN) and "plain" run where there is a
 GPU, by the same code: memory from torch's allocator, its current stream, arrays as tuples.
 """
 
@@ -30,7 +30,7 @@ def why_no_gpu() -> str | None:
 
 EMULATED = {
     "emulated": "ym_cuda_plain_backend",
-    "packed": "ym_emulation_packed_backend",  # the rules of cuDNN's table
+    "emulated cuDNN": "ym_cuda_backend",
 }
 BACKENDS = [
     *EMULATED,
@@ -51,9 +51,9 @@ def exact_float32(monkeypatch: pytest.MonkeyPatch):
     from yolov9mem import _cuda
 
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    _cuda.allow_tf32(False)
+    _cuda.use_cudnn(False, False)
     yield
-    _cuda.allow_tf32(True)
+    _cuda.use_cudnn(True, False)
 
 
 class TensorRun:

@@ -72,7 +72,7 @@ def aligned(count: int) -> int:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
 def test_the_plan_counts_them_to_the_byte(dtype: torch.dtype, keep: str) -> None:
     t = traced(3, dtype)
-    plan = TensorRun(t, "packed", dtype, keep).plan
+    plan = TensorRun(t, "emulated cuDNN", dtype, keep).plan
     expected = sum(aligned(2 * p.numel()) for p in t.params if p.ndim == 4)
     assert plan.weight_bytes == expected > 0
     kept = sum(r["bytes"] for r in plan.table() if r["state"] == "kept")
@@ -81,7 +81,7 @@ def test_the_plan_counts_them_to_the_byte(dtype: torch.dtype, keep: str) -> None
     assert plan.peak_bytes == plan.saved_bytes + plan.workspace_bytes
     assert f"weights in 16 bits {readable_bytes(expected):>14}" in plan_table(plan)
     for other in (
-        TensorRun(t, "packed", torch.float32, keep).plan,
+        TensorRun(t, "emulated cuDNN", torch.float32, keep).plan,
         TensorRun(t, "emulated", dtype, keep).plan,
     ):
         assert other.weight_bytes == 0, "it takes the float32 weights as they are"
@@ -93,7 +93,7 @@ def test_a_weight_of_two_convolutions_is_packed_once() -> None:
     y = t.graph.conv(x, 0, padding=(1, 1))
     value = torch.nn.functional.conv2d(t.values[x], t.params[0], padding=1)
     t.output(t.keep(y, value))
-    run = TensorRun(t, "packed", torch.float16, "conv")
+    run = TensorRun(t, "emulated cuDNN", torch.float16, "conv")
     assert run.plan.weight_bytes == 2 * 8 * 8 * 9
     made = run.run(draw_gradients(t, 1))
     assert all(torch.isfinite(x.float()).all() for x in made)
@@ -104,8 +104,8 @@ def test_backward_sees_the_weights_that_forward_saw(keep: str) -> None:
     """Also where it runs a convolution again."""
     t = traced(3, torch.float16)
     grads = draw_gradients(t, 1)
-    truth = TensorRun(t, "packed", torch.float16, keep).run(grads)
-    run = TensorRun(t, "packed", torch.float16, keep)
+    truth = TensorRun(t, "emulated cuDNN", torch.float16, keep).run(grads)
+    run = TensorRun(t, "emulated cuDNN", torch.float16, keep)
     made = run.forward()
     for p in run.params:
         if p.ndim == 4:

@@ -6,7 +6,7 @@
  */
 #include "cuda/conv_cudnn.h"
 
-#include "cuda/cudnn_cache.h"
+#include "cuda/cudnn_search.h"
 #include "cuda/weight.h"
 
 #include <stdio.h>
@@ -24,9 +24,10 @@ static size_t weight_bytes(const ym_conv *conv, ym_dtype dtype)
 }
 
 /* Arenas are aligned to 64 bytes; engines that load by descriptor want more. */
-static size_t scratch_bytes(size_t weight, const cudnn_plan *plan)
+static size_t scratch_bytes(size_t weight, const cudnn_problem *problem,
+                            const cudnn_plan *plan)
 {
-    return 256 + aligned(weight) + (size_t)plan->workspace_bytes;
+    return 256 + aligned(weight) + (size_t)cudnn_room(problem, plan);
 }
 
 /* Where a call's weight (or its gradient) and cuDNN's workspace are. */
@@ -36,10 +37,11 @@ typedef struct places {
 
 /* packed: the weight, or NULL: it is in scratch, which must be what was planned. */
 static ym_status find_places(ym_context *context, const ym_conv *conv, ym_dtype dtype,
-                             const cudnn_plan *plan, void *packed, places *found)
+                             const cudnn_loan *loan, void *packed, places *found)
 {
     const size_t weight = packed == NULL ? weight_bytes(conv, dtype) : 0;
-    YM_TRY(cuda_require_scratch(context, "convolution", scratch_bytes(weight, plan)));
+    YM_TRY(cuda_require_scratch(context, "convolution",
+                                scratch_bytes(weight, loan->problem, loan->plan)));
     char *scratch = (char *)aligned((size_t)context->scratch);
     found->weight = packed == NULL ? scratch : packed;
     found->workspace = scratch + aligned(weight);
@@ -60,7 +62,9 @@ static cudnn_problem problem_of(ym_conv_pass pass, const ym_conv *conv,
     made.oh = y->h;
     made.ow = y->w;
     made.accumulate = accumulate;
-    made.tf32 = y->dtype == YM_F32 && cudnn_tf32_allowed();
+    const cudnn_settings settings = cudnn_used();
+    made.tf32 = y->dtype == YM_F32 && settings.tf32;
+    made.search = settings.search;
     return made;
 }
 
@@ -78,7 +82,7 @@ static size_t bytes_of(ym_conv_pass pass, const ym_conv *conv, const ym_tensor *
         return cuda_plain_conv_scratch_bytes(pass, conv, x, y);
     }
     const bool is_packed = pass != YM_CONV_BACKWARD_WEIGHT && y->dtype != YM_F32;
-    return scratch_bytes(is_packed ? 0 : weight_bytes(conv, y->dtype), &plan);
+    return scratch_bytes(is_packed ? 0 : weight_bytes(conv, y->dtype), &problem, &plan);
 }
 
 static bool has_engine(ym_conv_pass pass, const ym_conv *conv, const ym_tensor *x,
@@ -110,17 +114,19 @@ size_t cudnn_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv,
                                            : bytes;
 }
 
-static ym_status execute(ym_context *context, const cudnn_loan *loan, const places *at,
-                         void *x, void *y)
+/* What a convolution runs on. */
+typedef struct operands {
+    const places *at;
+    void *x, *y;
+} operands;
+
+static ym_status run_plan(ym_context *context, const cudnn_loan *loan,
+                          const cudnn_plan *plan, const void *what)
 {
     const cudnn_library *l = loan->library;
+    const operands *on = what;
     const int64_t id[3] = {CUDNN_ID_X, CUDNN_ID_W, CUDNN_ID_Y};
-    void *data[3] = {x, at->weight, y};
-    YM_CHECK(
-        &context->error, ((uintptr_t)x | (uintptr_t)y) % 16 == 0, YM_ERR_ARGUMENT,
-        "cuda: convolution: a tensor's memory starts at %p or %p, must be aligned to "
-        "16 bytes",
-        x, y);
+    void *data[3] = {on->x, on->at->weight, on->y};
     cudnn_descriptor pack = NULL;
     int status = l->create_descriptor(CUDNN_VARIANT_PACK_KIND, &pack);
     if (status == 0) {
@@ -133,7 +139,7 @@ static ym_status execute(ym_context *context, const cudnn_loan *loan, const plac
     }
     if (status == 0) {
         status = l->set_attribute(pack, CUDNN_VARIANT_PACK_WORKSPACE,
-                                  CUDNN_TYPE_VOID_PTR, 1, &at->workspace);
+                                  CUDNN_TYPE_VOID_PTR, 1, &on->at->workspace);
     }
     if (status == 0) {
         status = l->finalize(pack);
@@ -142,7 +148,7 @@ static ym_status execute(ym_context *context, const cudnn_loan *loan, const plac
         status = l->set_stream(loan->handle, context->stream);
     }
     if (status == 0) {
-        status = l->execute(loan->handle, loan->plan.descriptor, pack);
+        status = l->execute(loan->handle, plan->descriptor, pack);
     }
     if (pack != NULL) {
         l->destroy_descriptor(pack);
@@ -150,9 +156,22 @@ static ym_status execute(ym_context *context, const cudnn_loan *loan, const plac
     char call[64] = "";
     if (status != 0) {
         snprintf(call, sizeof call, "cudnnBackendExecute (convolution, engine %d)",
-                 (int)loan->plan.engine);
+                 (int)plan->engine);
     }
     return cudnn_check(l, status, call, &context->error);
+}
+
+static ym_status execute(ym_context *context, const cudnn_loan *loan, const places *at,
+                         void *x, void *y)
+{
+    YM_CHECK(
+        &context->error, ((uintptr_t)x | (uintptr_t)y) % 16 == 0, YM_ERR_ARGUMENT,
+        "cuda: convolution: a tensor's memory starts at %p or %p, must be aligned to "
+        "16 bytes",
+        x, y);
+    const operands on = {at, x, y};
+    cudnn_search(context, loan, run_plan, &on);
+    return run_plan(context, loan, loan->plan, &on);
 }
 
 static ym_status borrow(ym_context *context, ym_conv_pass pass, const ym_conv *conv,
@@ -167,7 +186,7 @@ static ym_status borrow(ym_context *context, ym_conv_pass pass, const ym_conv *c
 static ym_status is_plain(ym_context *context, const cudnn_loan *loan,
                           const ym_tensor *y, bool *plain)
 {
-    *plain = loan->plan.descriptor == NULL;
+    *plain = loan->plan->descriptor == NULL;
     YM_CHECK(&context->error, !*plain || y->dtype != YM_BF16, YM_ERR_UNSUPPORTED,
              "cuda: convolution: cuDNN has no bfloat16 on this GPU (compute capability "
              "below 8.0): use float16");
@@ -177,9 +196,9 @@ static ym_status is_plain(ym_context *context, const cudnn_loan *loan,
 /* As find_places; a weight that is not packed yet is packed there. */
 static ym_status place_weight(ym_context *context, const ym_conv *conv,
                               const ym_weight *w, ym_dtype dtype,
-                              const cudnn_plan *plan, places *found)
+                              const cudnn_loan *loan, places *found)
 {
-    YM_TRY(find_places(context, conv, dtype, plan, w->packed, found));
+    YM_TRY(find_places(context, conv, dtype, loan, w->packed, found));
     if (w->packed != NULL) {
         return YM_OK;
     }
@@ -198,7 +217,7 @@ static ym_status forward(ym_context *context, const cudnn_loan *loan,
         return cuda_plain_conv_forward(context, conv, x, w, bias, y);
     }
     places at;
-    YM_TRY(place_weight(context, conv, w, y->dtype, &loan->plan, &at));
+    YM_TRY(place_weight(context, conv, w, y->dtype, loan, &at));
     YM_TRY(execute(context, loan, &at, x->data, y->data));
     return bias != NULL ? cuda_add_bias(context, bias, y) : YM_OK;
 }
@@ -213,7 +232,7 @@ static ym_status backward_data(ym_context *context, const cudnn_loan *loan,
         return cuda_plain_conv_backward_data(context, conv, dy, w, dx, accumulate);
     }
     places at;
-    YM_TRY(place_weight(context, conv, w, dy->dtype, &loan->plan, &at));
+    YM_TRY(place_weight(context, conv, w, dy->dtype, loan, &at));
     return execute(context, loan, &at, dx->data, dy->data);
 }
 
@@ -230,7 +249,7 @@ static ym_status backward_weight(ym_context *context, const cudnn_loan *loan,
     }
     if (dw->data != NULL) {
         places at;
-        YM_TRY(find_places(context, conv, dy->dtype, &loan->plan, NULL, &at));
+        YM_TRY(find_places(context, conv, dy->dtype, loan, NULL, &at));
         YM_TRY(execute(context, loan, &at, x->data, dy->data));
         YM_TRY(cuda_unpack_weight(context, at.weight, dy->dtype, dw, accumulate_dw));
     }

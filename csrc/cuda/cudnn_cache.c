@@ -29,16 +29,17 @@ typedef struct store {
 static store *stores[YM_CUDNN_DEVICES];
 static pthread_mutex_t locks[YM_CUDNN_DEVICES] = {
     [0 ... YM_CUDNN_DEVICES - 1] = PTHREAD_MUTEX_INITIALIZER};
-static atomic_bool tf32 = true;
+static atomic_bool tf32 = true, search = false;
 
-void cudnn_allow_tf32(bool allowed)
+void cudnn_use(cudnn_settings settings)
 {
-    atomic_store(&tf32, allowed);
+    atomic_store(&tf32, settings.tf32);
+    atomic_store(&search, settings.search);
 }
 
-bool cudnn_tf32_allowed(void)
+cudnn_settings cudnn_used(void)
 {
-    return atomic_load(&tf32);
+    return (cudnn_settings){atomic_load(&tf32), atomic_load(&search)};
 }
 
 static uint32_t hash_of(const cudnn_problem *problem)
@@ -159,7 +160,8 @@ static ym_status borrow(ym_context *context, const cudnn_problem *problem,
         return status;
     }
     loan->handle = stores[loan->device]->handle;
-    loan->plan = e->plan;
+    loan->problem = &e->problem;
+    loan->plan = &e->plan;
     return YM_OK;
 }
 
@@ -181,7 +183,7 @@ bool cudnn_ask(const cudnn_problem *problem, cudnn_plan *plan)
     if (borrow(NULL, problem, &loan, &silent) != YM_OK) {
         return false;
     }
-    *plan = loan.plan;
+    *plan = *loan.plan;
     cudnn_give_back(&loan);
     return plan->descriptor != NULL;
 }

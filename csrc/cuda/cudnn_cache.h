@@ -19,7 +19,8 @@
 typedef struct cudnn_loan {
     const cudnn_library *library;
     cudnn_handle handle;
-    cudnn_plan plan; /* without descriptor: no engine does it */
+    const cudnn_problem *problem;
+    cudnn_plan *plan; /* without descriptor: no engine does it */
     int device;
 } cudnn_loan;
 
@@ -33,8 +34,13 @@ void cudnn_give_back(const cudnn_loan *loan);
  * cuDNN or the GPU is missing or no engine does it. */
 bool cudnn_ask(const cudnn_problem *problem, cudnn_plan *plan);
 
-/* Whether float32 convolutions may round to TF32; as in torch they may, until told. */
-void cudnn_allow_tf32(bool allowed);
-bool cudnn_tf32_allowed(void);
+/* What torch says of cuDNN. Problems carry it, so each has its own plans. */
+typedef struct cudnn_settings {
+    bool tf32;   /* float32 convolutions may round to TF32; true until told */
+    bool search; /* engines are tried, see cudnn_search.h; false until told */
+} cudnn_settings;
+
+void cudnn_use(cudnn_settings settings);
+cudnn_settings cudnn_used(void);
 
 #endif

@@ -334,18 +334,37 @@ static ym_status search_list(workbench *b, const cudnn_problem *p, int mode,
     return YM_OK;
 }
 
+static ym_status describe(workbench *b, const cudnn_problem *p)
+{
+    YM_TRY(make_tensors(b, p));
+    YM_TRY(make_convolution(b, &p->conv));
+    return make_graph(b, p);
+}
+
 static ym_status search(workbench *b, const cudnn_problem *p, cudnn_plan *plan)
 {
     static const int modes[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK};
-    YM_TRY(make_tensors(b, p));
-    YM_TRY(make_convolution(b, &p->conv));
-    YM_TRY(make_graph(b, p));
+    YM_TRY(describe(b, p));
     for (int compiles = 0; compiles < 2; compiles++) {
         for (int i = 0; i < 2 && plan->descriptor == NULL; i++) {
             YM_TRY(search_list(b, p, modes[i], compiles != 0, plan));
         }
     }
     return YM_OK;
+}
+
+static void clear(workbench *b)
+{
+    for (int i = 0; i < CONFIGS; i++) {
+        destroy(b->library, &b->config[i]);
+    }
+    destroy(b->library, &b->heuristics);
+    destroy(b->library, &b->graph);
+    destroy(b->library, &b->operation);
+    destroy(b->library, &b->convolution);
+    for (int i = 0; i < 3; i++) {
+        destroy(b->library, &b->tensor[i]);
+    }
 }
 
 ym_status cudnn_make_plan(const cudnn_target *target, const cudnn_problem *problem,
@@ -357,16 +376,34 @@ ym_status cudnn_make_plan(const cudnn_target *target, const cudnn_problem *probl
     if (status == YM_OK && plan->descriptor == NULL && b.failure != 0) {
         status = cudnn_check(b.library, b.failure, "search for an engine", error);
     }
-    for (int i = 0; i < CONFIGS; i++) {
-        destroy(b.library, &b.config[i]);
+    clear(&b);
+    return status;
+}
+
+ym_status cudnn_list_plans(const cudnn_target *target, const cudnn_problem *problem,
+                           int64_t room, cudnn_plan plans[YM_CUDNN_TRIES],
+                           int32_t *count, ym_error *error)
+{
+    workbench b = {.target = target, .library = target->library, .error = error};
+    int64_t listed = 0;
+    *count = 0;
+    ym_status status = describe(&b, problem);
+    if (status == YM_OK) {
+        status = list_configs(&b, CUDNN_HEUR_MODE_A, YM_CUDNN_TRIES, &listed);
     }
-    destroy(b.library, &b.heuristics);
-    destroy(b.library, &b.graph);
-    destroy(b.library, &b.operation);
-    destroy(b.library, &b.convolution);
-    for (int i = 0; i < 3; i++) {
-        destroy(b.library, &b.tensor[i]);
+    for (int64_t i = 0; i < listed; i++) {
+        cudnn_plan plan = {0};
+        if (!inspect(&b, problem, b.config[i], &plan) || plan.compiles ||
+            !try_config(&b, b.config[i], &plan)) {
+            continue;
+        }
+        if (plan.workspace_bytes <= room) {
+            plans[(*count)++] = plan;
+        } else {
+            destroy(b.library, &plan.descriptor);
+        }
     }
+    clear(&b);
     return status;
 }
 

@@ -13,6 +13,7 @@
 #include "cuda/cudnn_library.h"
 
 #define YM_CUDNN_WORKSPACE_CAP ((int64_t)32 << 20)
+#define YM_CUDNN_TRIES 10 /* of a search, as torch.backends.cudnn.benchmark_limit */
 
 /* The numbers that tensors go by in a graph. */
 enum { CUDNN_ID_X = 1, CUDNN_ID_W = 2, CUDNN_ID_Y = 3 };
@@ -26,6 +27,7 @@ typedef struct cudnn_problem {
     int32_t n, h, w, oh, ow;
     int32_t accumulate; /* dx +=, by beta */
     int32_t tf32;       /* float32 may be rounded to TF32 */
+    int32_t search;     /* when it is first run, engines are tried */
 } cudnn_problem;
 
 /* For whom: a handle of the device at hand, or the description of an absent one. */
@@ -40,11 +42,18 @@ typedef struct cudnn_plan {
     int64_t workspace_bytes;
     int64_t engine; /* its number in cuDNN */
     bool tensor_core, compiles, found;
+    bool tried; /* what there is was tried, and this is the fastest */
 } cudnn_plan;
 
 /* Without an engine, *plan has no descriptor and that is no error. */
 ym_status cudnn_make_plan(const cudnn_target *target, const cudnn_problem *problem,
                           cudnn_plan *plan, ym_error *error);
+
+/* What a search tries, the heuristics' best first: those of their first YM_CUDNN_TRIES
+ * that may be used and need at most `room` bytes. The plans are the caller's. */
+ym_status cudnn_list_plans(const cudnn_target *target, const cudnn_problem *problem,
+                           int64_t room, cudnn_plan plans[YM_CUDNN_TRIES],
+                           int32_t *count, ym_error *error);
 
 /* For tests on a machine without a GPU: the plan on the device that `json` describes,
  * by CUDNN_DEVICEPROP_JSON. *plan has no descriptor afterwards, but says whether one

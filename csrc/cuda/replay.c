@@ -23,7 +23,7 @@ typedef struct memory {
     struct memory *next;
     const void *part;
     int32_t segment;
-    bool tf32; /* as cuDNN was allowed */
+    cudnn_settings settings;
     uint64_t *word;
     size_t words;
     uint64_t used;         /* when last */
@@ -42,10 +42,13 @@ static bool is_of_part(const memory *m, const ym_replay_key *key)
     return m->part == key->part && m->segment == key->segment;
 }
 
-static memory *find(const replayer *r, const ym_replay_key *key, bool tf32)
+static memory *find(const replayer *r, const ym_replay_key *key,
+                    cudnn_settings settings)
 {
     for (memory *m = r->first; m != NULL; m = m->next) {
-        if (is_of_part(m, key) && m->tf32 == tf32 && m->words == key->words &&
+        if (is_of_part(m, key) && m->words == key->words &&
+            m->settings.tf32 == settings.tf32 &&
+            m->settings.search == settings.search &&
             memcmp(m->word, key->word, key->words * sizeof *key->word) == 0) {
             return m;
         }
@@ -81,7 +84,7 @@ static void make_room(replayer *r, const ym_replay_key *key)
 }
 
 /* Without memory for it the key is not remembered, and nothing is lost. */
-static void remember(replayer *r, const ym_replay_key *key, bool tf32)
+static void remember(replayer *r, const ym_replay_key *key, cudnn_settings settings)
 {
     make_room(r, key);
     memory *m = calloc(1, sizeof *m);
@@ -95,7 +98,7 @@ static void remember(replayer *r, const ym_replay_key *key, bool tf32)
     *m = (memory){.next = r->first,
                   .part = key->part,
                   .segment = key->segment,
-                  .tf32 = tf32,
+                  .settings = settings,
                   .word = word,
                   .words = key->words,
                   .used = ++r->clock};
@@ -157,10 +160,10 @@ static bool repeat(replayer *r, ym_context *context, const ym_replay_key *key,
     if (r->base.gave_up) {
         return false;
     }
-    const bool tf32 = cudnn_tf32_allowed();
-    memory *m = find(r, key, tf32);
+    const cudnn_settings settings = cudnn_used();
+    memory *m = find(r, key, settings);
     if (m == NULL) {
-        remember(r, key, tf32);
+        remember(r, key, settings);
         return false;
     }
     m->used = ++r->clock;

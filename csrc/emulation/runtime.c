@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MOST_DEVICES 4
@@ -18,6 +19,11 @@ static int launch_device = -1;
 static long counts[YM_EMULATION_COUNTS];
 static char watched[64] = "no kernel";
 static _Thread_local int current = 0;
+static double now = 0; /* milliseconds */
+
+struct CUevent_st {
+    double time;
+};
 
 const char *cudaGetErrorName(cudaError_t error)
 {
@@ -107,6 +113,43 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 cudaError_t cudaDeviceSynchronize(void)
 {
     return wait();
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t *made)
+{
+    *made = calloc(1, sizeof **made);
+    return cudaGetLastError();
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    free(event);
+    return driver;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+{
+    (void)stream;
+    event->time = now;
+    return cudaGetLastError();
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
+{
+    (void)event;
+    return wait();
+}
+
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t begin,
+                                 cudaEvent_t end)
+{
+    *milliseconds = (float)(end->time - begin->time);
+    return cudaGetLastError();
+}
+
+void ym_emulation_advance(double milliseconds)
+{
+    now += milliseconds;
 }
 
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream,

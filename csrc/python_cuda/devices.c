@@ -179,20 +179,20 @@ static ym_status choose_table(bool plain, const ym_backend **table, ym_error *er
     return status;
 }
 
-PyDoc_STRVAR(allow_tf32_doc,
-             "allow_tf32($module, allowed, /)\n--\n\n"
-             "Whether float32 convolutions may round to TF32, as\n"
-             "torch.backends.cudnn.allow_tf32 says; for plans made from "
-             "now on.");
+PyDoc_STRVAR(use_cudnn_doc,
+             "use_cudnn($module, tf32, search, /)\n--\n\n"
+             "Whether float32 convolutions may round to TF32, and whether engines are\n"
+             "tried and the fastest kept, as torch.backends.cudnn.allow_tf32 and\n"
+             "benchmark say. A plan needs the same settings to be made and to run.");
 
-static PyObject *allow_tf32(PyObject *module, PyObject *allowed)
+static PyObject *use_cudnn(PyObject *module, PyObject *arguments)
 {
     (void)module;
-    int flag = PyObject_IsTrue(allowed);
-    if (flag < 0) {
+    int tf32, search;
+    if (!PyArg_ParseTuple(arguments, "pp:use_cudnn", &tf32, &search)) {
         return NULL;
     }
-    cudnn_allow_tf32(flag != 0);
+    cudnn_use((cudnn_settings){tf32 != 0, search != 0});
     Py_RETURN_NONE;
 }
 
@@ -238,6 +238,6 @@ PyMethodDef ym_cuda_device_methods[] = {
     {"build_info", build_info, METH_NOARGS, build_info_doc},
     {"cudnn", cudnn, METH_VARARGS, cudnn_doc},
     {"backend", backend, METH_O, backend_doc},
-    {"allow_tf32", allow_tf32, METH_O, allow_tf32_doc},
+    {"use_cudnn", use_cudnn, METH_VARARGS, use_cudnn_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -82,12 +82,23 @@ def why_not_built() -> str | None:
     )
 
 
-def allows_tf32() -> bool:
-    """May float32 convolutions round to TF32? As torch's settings say."""
+class CudnnSettings(NamedTuple):
+    """What torch says of cuDNN's convolutions.
+
+    tf32: float32 may be rounded to TF32. search: engines are tried, and the fastest kept.
+    """
+
+    tf32: bool
+    search: bool
+
+
+def cudnn_settings() -> CudnnSettings:
+    cudnn = torch.backends.cudnn
     try:
-        return bool(torch.backends.cudnn.allow_tf32)
+        tf32 = bool(cudnn.allow_tf32)
     except RuntimeError:  # the newer fp32_precision settings were used
-        return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")
+        tf32 = bool(cudnn.conv.fp32_precision == "tf32")
+    return CudnnSettings(tf32, bool(cudnn.benchmark))
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

@@ -286,10 +286,11 @@ class Entry:
             else:
                 parts.append((type(leaf), repr(leaf)))
         device = devices.of(leaves)
-        tf32 = devices.kind(device) == "cuda" and devices.allows_tf32()
+        on_cuda = devices.kind(device) == "cuda"
+        cudnn = devices.cudnn_settings() if on_cuda else None
         autocast = devices.autocast_dtype(device)
         whole = str(spec) if len(leaves) > 1 else spec
-        return (tuple(parts), whole, autocast, tf32)
+        return (tuple(parts), whole, autocast, cudnn)
 
     def _remember(self, key: Any, made: Lowered | CannotLower) -> None:
         with self._lock:

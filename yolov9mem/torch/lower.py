@@ -55,7 +55,7 @@ class Program:
             raise CannotLower("forward", "", reason)
         self.device = device or (read[0] if read else torch.device("cpu"))
         self.on_cuda = devices.kind(self.device) == "cuda"
-        self.tf32 = self.on_cuda and devices.allows_tf32()
+        self.cudnn = devices.cudnn_settings()
         self.dtype = compute_dtype(part, self.device)
         self.outputs = [
             (part.nodes[value].shape, part.nodes[value].dtype) for value in part.outputs
@@ -238,7 +238,7 @@ class TorchPlan:
     def use_settings(self) -> None:
         """Before the core is asked for sizes or runs: cuDNN's, as they were recorded."""
         if str(self.backend).startswith("cuda"):
-            devices.extension().allow_tf32(self.program.tf32)
+            devices.extension().use_cudnn(*self.program.cudnn)
 
     def mask(self, given: tuple[bool, ...]) -> Mask:
         """What backward does when only some outputs have gradients."""

@@ -29,6 +29,7 @@ struct cudaDeviceProp {
 };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
+typedef struct CUevent_st *cudaEvent_t;
 typedef struct CUgraph_st *cudaGraph_t;
 typedef struct CUgraphExec_st *cudaGraphExec_t;
 enum { cudaStreamNonBlocking = 1 };
@@ -51,6 +52,12 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
                             enum cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaDeviceSynchronize(void);
+cudaError_t cudaEventCreate(cudaEvent_t *made);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t begin,
+                                 cudaEvent_t end);
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream,
                                   enum cudaStreamCaptureStatus *status);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *made, unsigned flags);
@@ -89,6 +96,8 @@ int ym_emulation_record_copy(cudaStream_t stream, void *to, const void *from,
 void ym_emulation_reset_counts(void);
 void ym_emulation_add(int what);
 void ym_emulation_subtract(int what);
+/* The clock that events read stands still but for this. */
+void ym_emulation_advance(double milliseconds);
 /* Which device was current when the last kernel was launched. */
 int ym_emulation_launch_device(void);
 void ym_emulation_note_launch(const char *kernel);
