@@ -176,9 +176,36 @@ def test_a_failure_while_recording_loses_nothing(runs) -> None:
     assert_same_bits(runs, 0)
     ce.library().ym_emulation_fail_next(2)  # the first call of the recording
     assert_same_bits(runs, 1)
-    assert runs[0].plan.replays == (0, 0, True)
+    assert runs[0].plan.replays == (SEGMENTS, SEGMENTS, False)
     assert_same_bits(runs, 2)
-    assert runs[0].plan.replays == (0, 0, True)
+    assert runs[0].plan.replays == (PARTS, 2 * SEGMENTS + 1, False)
+
+
+def test_after_three_failures_in_a_row_there_is_no_fourth(runs) -> None:
+    run = runs[0]
+    arguments = (run.inputs, run.params, run.norms, run.outputs, run.saved, run.work)
+    for _ in range(4):
+        assert run.plan.replays == (0, 0, False)
+        run.plan.forward(*arguments)
+        ce.library().ym_emulation_fail_next(2)
+    ce.library().ym_emulation_fail_next(0)
+    assert run.plan.replays == (0, 0, True)
+    run.plan.forward(*arguments)
+    assert_same_bits_of_now(runs, 0)
+
+
+def test_all_plans_together_have_so_many_graphs(runs) -> None:
+    """Those longest unused go, and their plans can do without."""
+    lib = ce.library()
+    others = [FixedRun(replays=True) for _ in range(45)]
+    for run in (runs[0], *others):
+        for seed in range(2):
+            run.step(seed)
+    assert lib.ym_emulation_count(GRAPHS) == 128 < PARTS * len(others)
+    runs[1].step(0)
+    assert_same_bits_of_now(runs, 1)
+    assert runs[0].plan.replays == (2 * PARTS, 2 * PARTS, False)
+    assert lib.ym_emulation_count(GRAPHS) == 128
 
 
 def test_a_graph_that_fails_to_start_loses_nothing(runs) -> None:

@@ -3,8 +3,10 @@
  * A launch costs the host some 4 us, a detector's step some 3000 of them. What was
  * queued for a key once is captured when the key comes again, on a stream of our own,
  * and from then on launched as one graph. torch's allocator gives a loop the same few
- * addresses in turn, so a part keeps several. Whatever goes wrong with a graph, the
- * work can still be queued: then there are no more graphs for this plan.
+ * addresses in turn, so a part keeps several; but graphs take memory of the driver's,
+ * so all plans together have so many, and those longest unused go. Whatever goes wrong
+ * with a graph, the work can still be queued: then there are no more graphs for this
+ * plan.
  */
 #include "cuda/replay.h"
 
@@ -15,9 +17,13 @@
 #include "cuda/cudnn_cache.h"
 
 #define KEYS_OF_A_PART 4
+#define GRAPHS_OF_ALL 128
+#define DEVICES 64
 /* To record costs more than to launch: where addresses hardly come back, it ends. */
 #define RECORDS_ON_TRUST 64
 #define REPEATS_OF_A_RECORD 8
+/* Another thread that waits for the whole device meanwhile ends a recording. */
+#define FAILURES_IN_A_ROW 3
 
 typedef struct memory {
     struct memory *next;
@@ -32,10 +38,18 @@ typedef struct memory {
 
 typedef struct replayer {
     ym_replayer base;
-    pthread_mutex_t lock;
+    struct replayer *next; /* of all there are */
     memory *first;
-    uint64_t clock;
+    int32_t failures; /* to record, in a row */
 } replayer;
+
+/* What follows belongs to the thread that has the lock. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static replayer *replayers;
+static int32_t graphs; /* alive */
+static uint64_t clock_now;
+/* Where work is recorded; never destroyed, as cuDNN's handle may still name it. */
+static cudaStream_t own_streams[DEVICES];
 
 static bool is_of_part(const memory *m, const ym_replay_key *key)
 {
@@ -56,11 +70,18 @@ static memory *find(const replayer *r, const ym_replay_key *key,
     return NULL;
 }
 
-static void forget(memory *m)
+static void drop_graph(memory *m)
 {
     if (m->graph != NULL) {
         cudaGraphExecDestroy(m->graph); /* after its last launch has ended */
+        m->graph = NULL;
+        graphs--;
     }
+}
+
+static void forget(memory *m)
+{
+    drop_graph(m);
     free(m->word);
     free(m);
 }
@@ -83,6 +104,23 @@ static void make_room(replayer *r, const ym_replay_key *key)
     }
 }
 
+/* The graph of any plan that was not used for longest goes, where there are too many.
+ */
+static void make_room_for_a_graph(void)
+{
+    memory *oldest = NULL;
+    for (replayer *r = replayers; graphs >= GRAPHS_OF_ALL && r != NULL; r = r->next) {
+        for (memory *m = r->first; m != NULL; m = m->next) {
+            if (m->graph != NULL && (oldest == NULL || m->used < oldest->used)) {
+                oldest = m;
+            }
+        }
+    }
+    if (oldest != NULL) {
+        drop_graph(oldest);
+    }
+}
+
 /* Without memory for it the key is not remembered, and nothing is lost. */
 static void remember(replayer *r, const ym_replay_key *key, cudnn_settings settings)
 {
@@ -101,8 +139,22 @@ static void remember(replayer *r, const ym_replay_key *key, cudnn_settings setti
                   .settings = settings,
                   .word = word,
                   .words = key->words,
-                  .used = ++r->clock};
+                  .used = ++clock_now};
     r->first = m;
+}
+
+static cudaError_t own_stream(const ym_context *context, cudaStream_t *stream)
+{
+    const int device = context->device < 0 ? 0 : context->device;
+    if (device >= DEVICES) {
+        return cudaErrorInvalidDevice;
+    }
+    cudaError_t result = cudaSuccess;
+    if (own_streams[device] == NULL) {
+        result = cudaStreamCreateWithFlags(&own_streams[device], cudaStreamNonBlocking);
+    }
+    *stream = own_streams[device];
+    return result;
 }
 
 /* Queues the work on a stream that records it. */
@@ -110,24 +162,20 @@ static cudaError_t capture(ym_context *context, ym_queue_work queue, const void 
                            cudaGraph_t *graph)
 {
     cudaStream_t own;
-    cudaError_t result = cudaStreamCreateWithFlags(&own, cudaStreamNonBlocking);
+    cudaError_t result = own_stream(context, &own);
+    if (result == cudaSuccess) {
+        result = cudaStreamBeginCapture(own, cudaStreamCaptureModeRelaxed);
+    }
     if (result != cudaSuccess) {
         return result;
     }
-    /* Relaxed: other threads may allocate meanwhile, and cuDNN may load a kernel. */
-    result = cudaStreamBeginCapture(own, cudaStreamCaptureModeRelaxed);
-    if (result == cudaSuccess) {
-        void *const stream = context->stream;
-        context->stream = own;
-        const ym_status status = queue(context, what);
-        context->stream = stream;
-        result = cudaStreamEndCapture(own, graph);
-        if (status != YM_OK && result == cudaSuccess) {
-            result = cudaErrorStreamCaptureUnsupported;
-        }
-    }
-    cudaStreamDestroy(own);
-    return result;
+    void *const stream = context->stream;
+    context->stream = own;
+    const ym_status status = queue(context, what);
+    context->stream = stream;
+    result = cudaStreamEndCapture(own, graph);
+    const bool lost = status != YM_OK && result == cudaSuccess;
+    return lost ? cudaErrorStreamCaptureUnsupported : result;
 }
 
 /* Leaves m->graph NULL if it can't be made. */
@@ -146,6 +194,7 @@ static void make_graph(memory *m, ym_context *context, ym_queue_work queue,
         m->graph = NULL;
         cudaGetLastError(); /* so that the next call starts clean */
     }
+    graphs += m->graph != NULL;
 }
 
 static bool pays(const ym_replayer *base)
@@ -153,7 +202,23 @@ static bool pays(const ym_replayer *base)
     return base->recorded < RECORDS_ON_TRUST + base->repeated / REPEATS_OF_A_RECORD;
 }
 
-/* Whether the work is on the stream now. The replayer is locked. */
+/* Whether m has a graph now. */
+static bool record(replayer *r, memory *m, ym_context *context, ym_queue_work queue,
+                   const void *what)
+{
+    if (!pays(&r->base)) {
+        return false;
+    }
+    make_room_for_a_graph();
+    make_graph(m, context, queue, what);
+    const bool made = m->graph != NULL;
+    r->failures = made ? 0 : r->failures + 1;
+    r->base.gave_up = r->failures >= FAILURES_IN_A_ROW;
+    r->base.recorded += made;
+    return made;
+}
+
+/* Whether the work is on the stream now. */
 static bool repeat(replayer *r, ym_context *context, const ym_replay_key *key,
                    ym_queue_work queue, const void *what)
 {
@@ -166,16 +231,11 @@ static bool repeat(replayer *r, ym_context *context, const ym_replay_key *key,
         remember(r, key, settings);
         return false;
     }
-    m->used = ++r->clock;
-    if (m->graph == NULL) {
-        if (!pays(&r->base)) {
-            return false;
-        }
-        make_graph(m, context, queue, what);
-        r->base.recorded += m->graph != NULL;
+    m->used = ++clock_now;
+    if (m->graph == NULL && !record(r, m, context, queue, what)) {
+        return false;
     }
-    if (m->graph == NULL ||
-        cudaGraphLaunch(m->graph, (cudaStream_t)context->stream) != cudaSuccess) {
+    if (cudaGraphLaunch(m->graph, (cudaStream_t)context->stream) != cudaSuccess) {
         cudaGetLastError();
         r->base.gave_up = true;
         return false;
@@ -202,9 +262,13 @@ static ym_status run(ym_replayer *self, ym_context *context, const ym_replay_key
     bool done = false;
     const int previous = cuda_enter_device(context);
     if (!is_being_captured(context)) {
-        pthread_mutex_lock(&r->lock);
+        /* Making a graph allocates: that must not end the captures of other threads. */
+        enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+        cudaThreadExchangeStreamCaptureMode(&mode);
+        pthread_mutex_lock(&lock);
         done = repeat(r, context, key, queue, what);
-        pthread_mutex_unlock(&r->lock);
+        pthread_mutex_unlock(&lock);
+        cudaThreadExchangeStreamCaptureMode(&mode);
     }
     cuda_leave_device(previous);
     return done ? YM_OK : queue(context, what);
@@ -213,12 +277,18 @@ static ym_status run(ym_replayer *self, ym_context *context, const ym_replay_key
 static void free_replayer(ym_replayer *self)
 {
     replayer *r = (replayer *)self;
+    pthread_mutex_lock(&lock);
     while (r->first != NULL) {
         memory *gone = r->first;
         r->first = gone->next;
         forget(gone);
     }
-    pthread_mutex_destroy(&r->lock);
+    replayer **at = &replayers;
+    while (*at != r) {
+        at = &(*at)->next;
+    }
+    *at = r->next;
+    pthread_mutex_unlock(&lock);
     free(r);
 }
 
@@ -230,6 +300,9 @@ ym_replayer *cuda_make_replayer(void)
     }
     r->base.run = run;
     r->base.free = free_replayer;
-    pthread_mutex_init(&r->lock, NULL);
+    pthread_mutex_lock(&lock);
+    r->next = replayers;
+    replayers = r;
+    pthread_mutex_unlock(&lock);
     return &r->base;
 }
