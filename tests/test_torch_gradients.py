@@ -8,6 +8,7 @@ torch.autograd.grad returned, with the same module in stock PyTorch.
 from __future__ import annotations
 
 import copy
+import gc
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,7 @@ from models_for_tests import (
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
-from yolov9mem.torch import engine
+from yolov9mem.torch import devices, engine, gradients
 
 
 def pair(**options: Any) -> tuple[nn.Module, nn.Module]:
@@ -45,6 +46,17 @@ def grads(module: nn.Module) -> list[Tensor]:
 
 def places(module: nn.Module) -> list[int]:
     return [grad.data_ptr() for grad in grads(module)]
+
+
+def in_one_buffer(module: nn.Module) -> list[Tensor]:
+    """A buffer that all gradients are zeroed views of, from its second element on."""
+    params = list(module.parameters())
+    flat = torch.zeros(1 + sum(p.numel() for p in params))
+    at = 1
+    for p in params:
+        p.grad = flat[at : at + p.numel()].view(p.shape)
+        at += p.numel()
+    return [flat]
 
 
 @pytest.fixture
@@ -180,17 +192,11 @@ def test_gradients_in_one_flat_buffer_stay_there(given: list[int]) -> None:
     ours, stock = pair(segments=2)
     flats = []
     for module in (ours, stock):
-        params = list(module.parameters())
-        flat = torch.zeros(1 + sum(p.numel() for p in params))
-        at = 1
-        for p in params:
-            p.grad = flat[at : at + p.numel()].view(p.shape)
-            at += p.numel()
-        flats.append(flat)
+        flats.append(in_one_buffer(module))
         for _ in range(2):
             backward(module(image()))
     assert_close(*flats)
-    assert sum(given) == 2 * len(params)
+    assert sum(given) == 2 * len(grads(ours))
 
 
 @pytest.mark.filterwarnings("ignore:grad and param do not obey")  # stock's, of ours too
@@ -242,19 +248,54 @@ def test_anomaly_mode_looks_at_each_gradient(given: list[int]) -> None:
     assert sum(given) == 0
 
 
-def test_a_parameter_used_outside_of_the_graph_too() -> None:
-    ours, stock = pair()
-    for module in (ours, stock):
-        loss = sum(leaf.square().sum() for leaf in leaves(module(image())))
-        (loss + 5 * module.stem.conv.weight.square().sum()).backward()
-    assert_close(grads(ours), grads(stock))
+def with_a_term_of_weights(module: nn.Module) -> None:
+    loss = sum(leaf.square().sum() for leaf in leaves(module(image())))
+    (loss + 5 * module.stem.conv.weight.square().sum()).backward()
 
 
-def test_a_module_called_twice_before_backward() -> None:
+def called_twice(module: nn.Module) -> None:
+    first, second = module(image()), module(image().flip(3))
+    backward([*leaves(first), *leaves(second)])
+
+
+@pytest.mark.parametrize("step", [with_a_term_of_weights, called_twice])
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_second_gradient_in_the_same_backward(
+    step: Callable[[nn.Module], None], flat: bool, given: list[int]
+) -> None:
+    """Autograd adds it to ours in new memory; afterwards the sum is where it was."""
     ours, stock = pair(segments=2)
-    for module in (ours, stock):
-        first, second = module(image()), module(image().flip(3))
-        backward([*leaves(first), *leaves(second)])
+    buffers = [in_one_buffer(module) for module in (ours, stock)] if flat else []
+    before = places(ours)
+    for _ in range(2):
+        for module in (ours, stock):
+            step(module)
+        assert places(ours) == before
+    assert sum(given) > 0
+    assert_close(grads(ours), grads(stock))
+    if flat:
+        assert_close(*buffers)
+
+
+def test_memory_of_gradients_is_let_go_after_backward() -> None:
+    """What remembers their places holds nothing when backward is over."""
+    ours, _ = pair()
+    called_twice(ours)
+    held = [x for x in gc.get_objects() if type(x) is gradients._Places]
+    assert held == []
+
+
+def test_a_stream_of_its_own_goes_the_stock_way(
+    given: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AccumulateGrad may be at work on another; afterwards nobody knows."""
+    monkeypatch.setattr(gradients, "_streams", {})
+    ours, stock = pair()
+    for stream in (0, 7, 0):
+        monkeypatch.setattr(devices, "stream", lambda device, here=stream: here)
+        for module in (ours, stock):
+            backward(module(image()))
+    assert [bool(count) for count in given] == [False, True, False, False]
     assert_close(grads(ours), grads(stock))
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 from torch.optim.sgd import sgd as stock_sgd
 
 from yolov9mem import _core
@@ -20,6 +19,7 @@ from yolov9mem.torch import devices
 from yolov9mem.torch._averages import move_average
 from yolov9mem.torch._gpu_step import DeviceTable, Scaling
 from yolov9mem.torch._layout import is_flat, matches
+from yolov9mem.torch._versions import count_up
 
 KEEP, ZERO, WRITE = 0, 1, 2
 
@@ -335,7 +335,7 @@ class StepTable:
     def _tell_autograd(self, update: bool, averaged: bool) -> None:
         """Counts up the versions of what C has written."""
         written = self._grads + (self._stepped if update else [])
-        increment_version(written + (self._averaged if averaged else []))
+        count_up(written + (self._averaged if averaged else []))
 
     def _give_birth(self) -> list[tuple[Tensor, Tensor]]:
         """Buffers for the parameters that have none, the same ones when asked again."""

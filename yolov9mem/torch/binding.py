@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import devices
+from ._versions import count_up
 from .ir import NormCall, Recording, Ref
 from .lower import Program
 
@@ -203,7 +204,7 @@ class NormState:
         for plain, buffer in self._back:
             buffer.detach().copy_(plain)
         if self.moved:
-            torch.autograd.graph.increment_version(self.moved)
+            count_up(self.moved)
 
 
 class Binding:

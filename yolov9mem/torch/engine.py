@@ -115,7 +115,7 @@ class Call:
         self._grad_params = [None] * len(params)
         self._grad_addresses = [None] * len(params)
         self._sums = bytearray(len(params))
-        self._taken.begin()
+        self._taken.begin(program.device)
         self._alive = [inputs, params, given]
         self._arguments = [
             [address(x) for x in inputs],

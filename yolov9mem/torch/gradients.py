@@ -4,15 +4,20 @@
 A gradient of ours that autograd's AccumulateGrad adds to ``.grad`` takes memory for both
 and, on a GPU, a launch for each of a thousand parameters. So a segment takes the sum out
 of ``.grad``, its kernels add to it, and it is handed to autograd as the gradient:
-AccumulateGrad finds no ``.grad`` and moves it back without a kernel. Streams are kept in
-order and hooks see what they would have seen, but for one that runs before the
-AccumulateGrad node itself (``node.register_prehook``, which nothing tells of): it sees the
-sum.
+AccumulateGrad finds no ``.grad`` and moves it back without a kernel. Hooks see what they
+would have seen, but for one that runs before the AccumulateGrad node itself
+(``node.register_prehook``, which nothing tells of): it sees the sum.
+
+Where a parameter gets a second gradient in the same backward (its module was called twice,
+the loss has a term of weights), autograd adds that to ours in new memory. After such a
+backward the sum is brought back to where it was: flat buffers and captured graphs know it
+by its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from operator import attrgetter
 from sys import getrefcount
 from threading import Lock, get_ident
@@ -22,7 +27,9 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+from . import devices
 from ._layout import PLAIN, are_as_parameters
+from ._versions import count_up
 
 _ACCUMULATE = torch._C._functions.AccumulateGrad
 _parameter = attrgetter("variable")
@@ -48,6 +55,9 @@ def _of_a_parameter_alone() -> set[int]:
 _ALONE = _of_a_parameter_alone()
 _lock = Lock()
 _begun: WeakSet[TakenGrads] = WeakSet()  # of backwards whose graph is alive
+# The stream of all backwards so far, by device; None: there were several. AccumulateGrad
+# adds on the stream of an earlier forward, and nothing orders ours behind that.
+_streams: dict[int, int | None] = {}
 
 
 class TakenGrads:
@@ -55,27 +65,34 @@ class TakenGrads:
 
     def __init__(self) -> None:
         self._thread = 0
+        self._device = -1
         self._parameters: list[Tensor] = []
         self.grads: list[Tensor] = []
+        self._places: list[_Places] | None = None
 
-    def begin(self) -> None:
-        """Backward begins, in this thread."""
+    def begin(self, device: torch.device) -> None:
+        """Backward begins, in this thread, on the device's current stream."""
+        self._places = None
+        stream = devices.stream(device)
         with _lock:
-            self._thread = get_ident()
+            self._thread, self._device = get_ident(), devices.index(device)
             _begun.add(self)
+            if _streams.setdefault(self._device, stream) != stream:
+                _streams[self._device] = None
 
     def take(self, nodes: list[Any]) -> list[Tensor]:
         """What is in ``.grad`` of the parameters that the autograd ``nodes`` fill.
 
         Nothing where one has none, or where somebody would notice: a hook on a parameter
         wants the gradient alone, a ``.grad`` is held elsewhere or laid out otherwise,
-        autograd will not put the gradients there (torch.autograd.grad), or another
-        thread's AccumulateGrad may be at work on them.
+        autograd will not put the gradients there (torch.autograd.grad), or an
+        AccumulateGrad of another thread or stream may be at work on them.
         """
         if set(map(type, nodes)) != {_ACCUMULATE} or _goes_the_stock_way():
             return []
         with _lock:  # the other threads have begun or do so afterwards
             alone = all(other._thread == self._thread for other in _begun)
+            alone = alone and _streams[self._device] is not None
             return self._take(nodes) if alone else []
 
     def _take(self, nodes: list[Any]) -> list[Tensor]:
@@ -91,7 +108,11 @@ class TakenGrads:
     def hand_over(self) -> None:
         """Autograd has them next."""
         if self.grads:
-            torch.autograd.graph.increment_version(self.grads)
+            count_up(self.grads)
+            if self._places is None:
+                self._places = []
+                _after_backward(partial(_bring_back, self._places))
+            self._places.append(_Places(self._parameters, self.grads))
         self._parameters, self.grads = [], []
 
     def put_back(self) -> None:
@@ -99,6 +120,44 @@ class TakenGrads:
         for parameter, grad in zip(self._parameters, self.grads):
             parameter.grad = grad
         self._parameters, self.grads = [], []
+
+
+class _Places:
+    """Where sums are, as memory: to hold a gradient itself would make autograd copy it."""
+
+    def __init__(self, parameters: list[Tensor], grads: list[Tensor]) -> None:
+        self._parameters = parameters
+        self._addresses = list(map(Tensor.data_ptr, grads))
+        self._memory = list(map(Tensor.untyped_storage, grads))
+
+    def bring_back(self) -> None:
+        """Moves gradients that are elsewhere."""
+        grads = list(map(_grad, self._parameters))
+        for i, grad in enumerate(grads):
+            if grad is not None and grad.data_ptr() != self._addresses[i]:
+                self._bring_back(i, self._parameters[i], grad)
+
+    def _bring_back(self, i: int, parameter: Tensor, grad: Tensor) -> None:
+        by_a_hook = parameter._post_accumulate_grad_hooks
+        if by_a_hook or not are_as_parameters([grad], [parameter]):
+            return
+        memory = self._memory[i]
+        offset = (self._addresses[i] - memory.data_ptr()) // parameter.element_size()
+        with torch.no_grad():
+            place = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+            place.set_(memory, offset, parameter.shape, parameter.stride())
+            parameter.grad = place.copy_(grad)
+
+
+def _bring_back(places: list[_Places]) -> None:
+    for some in places:
+        some.bring_back()
+    places.clear()
+
+
+def _after_backward(call: Callable[[], None]) -> None:
+    """When all gradients of the backward that is running are in ``.grad``."""
+    torch.autograd.Variable._execution_engine.queue_callback(call)
 
 
 def _can_be_added_to(grads: list[Any], parameters: list[Tensor]) -> bool:
