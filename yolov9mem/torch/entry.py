@@ -289,8 +289,7 @@ class Entry:
         on_cuda = devices.kind(device) == "cuda"
         cudnn = devices.cudnn_settings() if on_cuda else None
         autocast = devices.autocast_dtype(device)
-        whole = str(spec) if len(leaves) > 1 else spec
-        return (tuple(parts), whole, autocast, cudnn)
+        return (tuple(parts), str(spec), autocast, cudnn)
 
     def _remember(self, key: Any, made: Lowered | CannotLower) -> None:
         with self._lock:
