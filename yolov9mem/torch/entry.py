@@ -19,6 +19,7 @@ from yolov9mem._keep import Keep
 
 from . import conditions, devices, engine, registry
 from .arenas import drop_workspace, make_room
+from .arguments import describe
 from .binding import Binding, Outside, Stale
 from .fakes import FakeCopy, places_of
 from .fingerprint import Fingerprint
@@ -88,6 +89,7 @@ class Entry:
         self._lock = threading.RLock()
         self._fingerprint: Fingerprint | None = None
         self._fakes: FakeCopy | None = None
+        self._looked_at: set[int] = set()  # ids of objects in attributes
         self._defaults: conditions.Defaults | None = None
         self._descended = False
         self._changes = 0
@@ -220,7 +222,7 @@ class Entry:
             changed, hooked = known.compare(origin) if known is not None else ("", None)
             if changed is not None:
                 self.forget()
-                self._fingerprint = Fingerprint(origin)
+                self._fingerprint = Fingerprint(origin, self._looked_at)
                 hooked = self._fingerprint.compare(origin)[1]
         return None if hooked is None else f"{hooked} has a hook"
 
@@ -279,17 +281,11 @@ class Entry:
             self.lowered.clear()
 
     def _key(self, leaves: list[Any], spec: Any) -> Any:
-        parts: list[Any] = []
-        for leaf in leaves:
-            if isinstance(leaf, Tensor):
-                parts.append((leaf.shape, leaf.dtype, leaf.get_device()))
-            else:
-                parts.append((type(leaf), repr(leaf)))
         device = devices.of(leaves)
         on_cuda = devices.kind(device) == "cuda"
         cudnn = devices.cudnn_settings() if on_cuda else None
         autocast = devices.autocast_dtype(device)
-        return (tuple(parts), str(spec), autocast, cudnn)
+        return (tuple(map(describe, leaves)), str(spec), autocast, cudnn)
 
     def _remember(self, key: Any, made: Lowered | CannotLower) -> None:
         with self._lock:
@@ -305,8 +301,7 @@ class Entry:
             found = self.lowered.get(key)
             if found is None:
                 try:
-                    fakes = self._fake_copy(origin)
-                    recording = record(fakes, leaves, spec, self.strict)
+                    recording = self._record(origin, leaves, spec)
                     programs = lower(recording, origin, devices.of(leaves))
                     found = Lowered(recording, programs, origin)
                     if self.keep.rule == "budget" and len(programs) > 1:
@@ -323,6 +318,17 @@ class Entry:
         if isinstance(found, CannotLower):
             raise found.again()
         return found
+
+    def _record(self, origin: nn.Module, leaves: list[Any], spec: Any) -> Recording:
+        """From now on, what forward has looked at in objects counts as well."""
+        fakes = self._fake_copy(origin)
+        try:
+            return record(fakes, leaves, spec, self.strict)
+        finally:
+            new = fakes.looked_at() - self._looked_at
+            if new:
+                self._looked_at |= new
+                self._fingerprint = Fingerprint(origin, self._looked_at)
 
     def _fake_copy(self, origin: nn.Module) -> FakeCopy:
         """Made anew when the module has moved to another kind of device."""

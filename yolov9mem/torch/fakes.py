@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from .frozen import objects_in
 from .ir import CannotLower
+from .spies import Spies
 
 HOOKS = (  # what a plain call of a module would run
     "_forward_hooks",
@@ -114,6 +116,7 @@ class FakeCopy:
             kind = type(error).__name__
             reason = f"the module cannot be deep-copied ({kind}: {error})"
             raise CannotLower("deepcopy", "", reason) from error
+        self._listen({id(made): original for original, made in memo.items()})
         copies = [value for value in memo.values() if isinstance(value, Tensor)]
         self._fakes += [tensor for tensor in copies if id(tensor) not in known]
         self.hidden = {id(tensor) for tensor in copies} - known
@@ -124,6 +127,18 @@ class FakeCopy:
                 if module.momentum is None:  # would ask for the value of a fake
                     module.momentum = 0.5
                     self.cumulative.add(id(module))
+
+    def _listen(self, original_of: dict[int, int]) -> None:
+        """To the copies of objects in attributes; what is no copy is somebody else's."""
+        values = [v for part in self.module.modules() for v in vars(part).values()]
+        copies = [x for x in objects_in(values) if original_of.get(id(x)) != id(x)]
+        copies = [x for x in copies if id(x) in original_of]
+        self.objects = {id(x): original_of[id(x)] for x in copies}
+        self._spies = Spies(copies)
+
+    def looked_at(self) -> set[int]:
+        """Ids of the original's objects that the copy's forwards have looked at."""
+        return {self.objects[copy] for copy in self._spies.touched()}
 
     def fake(self, tensor: Tensor) -> FakeTensor:
         """A fake like ``tensor``: same sizes, strides, dtype, device, requires_grad."""

@@ -2,27 +2,27 @@
 """Has a module changed since it was recorded?
 
 The tree, the classes, instance-level ``forward`` and every plain attribute (training flags,
-strides, eps, ...) are compared; tensors are compared by where they are, not by content. The
-check is made at every training forward, so it must be cheap: C makes it, and Python says
-what is another where something is. Only weak references to modules are kept.
+strides, eps, ...) are compared, and what is in objects that forward has looked at; tensors
+are compared by where they are, not by content. The check is made at every training
+forward, so it must be cheap: C makes it, and Python says what is another where something
+is. Only weak references to modules are kept.
 """
 
 from __future__ import annotations
 
-import copy
 import struct
 import weakref
+from collections.abc import Container
 from operator import itemgetter
 from typing import Any
 
-import torch
 from torch import nn
 
 from yolov9mem import _core
 
 from .fakes import HOOK_DICTS, HOOKS
+from .frozen import Freezer
 
-SIMPLE = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 INTERNAL = {
     *HOOK_DICTS,
@@ -38,52 +38,6 @@ INTERNAL = {
 }
 
 
-class _Same:
-    """Equal to one object only; holds no reference to it."""
-
-    __slots__ = ("_key",)
-
-    def __init__(self, value: Any) -> None:
-        self._key = id(value)
-
-    def __eq__(self, other: Any) -> bool:
-        return id(other) == self._key
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class _SameItems(_Same):
-    """Equal to one list or dict only, as long as it has the same items."""
-
-    __slots__ = ("_items",)
-
-    def __init__(self, value: Any) -> None:
-        super().__init__(value)
-        self._items = _item_identities(value)
-
-    def __eq__(self, other: Any) -> bool:
-        return super().__eq__(other) and _item_identities(other) == self._items
-
-    __hash__ = None
-
-
-def _item_identities(value: Any) -> list[int]:
-    return list(map(id, value.values() if isinstance(value, dict) else value))
-
-
-def _is_simple(value: Any, depth: int = 6) -> bool:
-    if isinstance(value, (list, tuple, dict)) and depth > 0:
-        items = [*value, *value.values()] if isinstance(value, dict) else value
-        return all(_is_simple(item, depth - 1) for item in items)
-    return isinstance(value, SIMPLE)
-
-
-def _freeze(value: Any) -> Any:
-    if _is_simple(value):
-        return copy.deepcopy(value) if isinstance(value, (list, tuple, dict)) else value
-    return (_SameItems if isinstance(value, (list, dict)) else _Same)(value)
-
-
 def _identities(members: dict[str, Any]) -> list[int]:
     return list(map(id, members.values()))
 
@@ -93,7 +47,7 @@ class _ModuleState:
 
     __slots__ = ("get", "kind", "module", "named", "names", "path", "size", "values")
 
-    def __init__(self, module: nn.Module, path: str) -> None:
+    def __init__(self, module: nn.Module, path: str, freezer: Freezer) -> None:
         attributes = module.__dict__
         names = [name for name in attributes if name not in INTERNAL]
         names += ["training"] * (2 - len(names))  # itemgetter of two or more: a tuple
@@ -102,7 +56,7 @@ class _ModuleState:
         self.size = len(attributes)
         self.names = tuple(names)
         self.get = itemgetter(*names)
-        self.values = tuple(_freeze(attributes[name]) for name in names)
+        self.values = tuple(freezer.freeze(attributes[name]) for name in names)
         self.named = [
             (kind, _identities(attributes[kind]))
             for kind in ("_modules", "_parameters", "_buffers")
@@ -120,10 +74,16 @@ class _ModuleState:
 
 
 class Fingerprint:
-    """The state of a module and all below it that a recording depends on."""
+    """The state of a module and all below it that a recording depends on.
 
-    def __init__(self, module: nn.Module) -> None:
-        self._states = [_ModuleState(m, path) for path, m in module.named_modules()]
+    watched: ids of objects in attributes whose content counts.
+    """
+
+    def __init__(self, module: nn.Module, watched: Container[int] = ()) -> None:
+        freezer = Freezer(watched)
+        self._states = [
+            _ModuleState(m, path, freezer) for path, m in module.named_modules()
+        ]
         self._packed = tuple(state.packed() for state in self._states)
 
     def difference(self, module: nn.Module) -> str | None:

@@ -168,7 +168,7 @@ class Recorder(TorchFunctionMode):
         fakes = [self._input(i, leaf) for i, leaf in enumerate(leaves)]
         self._inputs = {id(fake) for fake in fakes}
         hooks = self._track_modules()
-        before = Fingerprint(self.fakes.module)
+        before = Fingerprint(self.fakes.module, self.fakes.objects)
         try:
             with self.fakes.mode, self:
                 fake_args, fake_kwargs = torch.utils._pytree.tree_unflatten(fakes, spec)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: MIT
+"""What tells one call's arguments from another's: what a recording takes as fixed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable
+from enum import Enum
+from pathlib import PurePath
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .frozen import MOST_BYTES
+from .ir import CannotLower
+
+PRINTED = (  # their repr says all
+    *(type(None), bool, int, float, complex, str, bytes, range, slice, Enum, PurePath),
+    *(torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format),
+)
+KEPT = (type, FunctionType, BuiltinFunctionType)  # equal to themselves only
+
+
+def describe(leaf: Any) -> Hashable:
+    """Of a tensor the shape, dtype and device; of all else the value.
+
+    Raises:
+        CannotLower: nobody knows what is in it.
+    """
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.dtype, leaf.get_device()
+    if isinstance(leaf, PRINTED):
+        return type(leaf), repr(leaf)
+    if isinstance(leaf, KEPT):
+        return leaf
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(leaf, (numpy.generic, numpy.ndarray)):
+        if not leaf.dtype.hasobject and leaf.nbytes <= MOST_BYTES:
+            return leaf.dtype.str, leaf.shape, leaf.tobytes()
+        what = f"a NumPy array of {leaf.nbytes} bytes"
+    else:
+        what = f"an argument of type {type(leaf).__name__}"
+    raise CannotLower("argument", "", f"{what} is not understood: pass tensors")
