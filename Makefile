@@ -16,7 +16,7 @@ SANITIZED := build/sanitize
 SANITIZE_TESTS := tests/test_blocks.py tests/test_leaks.py tests/test_plan.py \
     tests/test_plan_memory.py tests/test_sgd.py $(wildcard tests/test_mosaic*.py)
 
-.PHONY: help build demo test lint format sanitize cuda cudnn opencv5 bench clean
+.PHONY: help build demo test lint format sanitize cuda cudnn opencv5 oldest bench clean
 
 help:
 	@echo "make demo      train on drawn shapes with and without yolov9mem"
@@ -27,6 +27,7 @@ help:
 	@echo "make cuda      compile the CUDA part for every architecture, test that it loads"
 	@echo "make cudnn     install cuDNN (0.5 GB) for the tests of its plans; needs no GPU"
 	@echo "make opencv5   the mosaic's tests with OpenCV 5, which warps in float"
+	@echo "make oldest    all tests with the oldest PyTorch, which takes 5 GB of disk"
 	@echo "make bench     measure, write a record and the tables of README.md"
 	@echo "make clean     remove what was built, .venv included"
 
@@ -90,6 +91,15 @@ build/opencv5/.installed: $(VENV)/.packages
 opencv5: build build/opencv5/.installed
 	PYTHONPATH=$(CURDIR)/build/opencv5 $(BIN)/pytest $(wildcard tests/test_mosaic*.py) \
 	    tests/test_launch_pictures.py tests/test_example_swap.py
+
+build/oldest/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet "setuptools>=77" "numpy>=2,<2.3" "torch==2.4.1"
+	$(@D)/bin/pip install --quiet --no-build-isolation -e ".[test]"
+	@touch $@
+
+oldest: build/oldest/.installed
+	build/oldest/bin/python -m pytest
 
 bench: build
 	$(BIN)/python -m benchmarks cpu

@@ -48,17 +48,22 @@ def checkpoint(
             backward as a CUDA graph, which is recorded when all tensors lie where they
             lay in a call before. It spares the host some 3000 launches a step, where a
             batch is too small to keep the GPU busy, and takes memory that PyTorch does
-            not count. Same bits. Tested in the CPU emulation; not yet run on a GPU.
+            not count. While it records, another thread that waits for the whole device
+            (torch.cuda.synchronize) gets an error. Same bits. Tested in the CPU emulation;
+            not yet run on a GPU.
 
     Returns the same object. Calling it again changes ``keep``. Raises TypeError for what is
     no module or a wrapper of one, ValueError for a bad ``keep``, ``segments`` or
     ``backend``.
 
-    The module is recorded lazily, at its next training forward. In eval mode, without
+    The module is recorded lazily, at its next training forward, and again where its
+    attributes, the objects in them that forward reads, or the arguments are others. Global
+    variables and attributes of classes are taken as they were. In eval mode, without
     gradients and under tracing the stock forward runs. Outputs are channels_last tensors.
     The module may be moved between devices at any time. On a GPU a training forward raises
     BackendError where there is no driver, or one too old, or no cuDNN 9; in a build without
-    CUDA the stock forward runs and a StockForwardWarning says so once.
+    CUDA the stock forward runs and a StockForwardWarning says so once. cuDNN's settings
+    are PyTorch's: torch.backends.cudnn.allow_tf32, and benchmark, which may cost 32 MiB.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(
