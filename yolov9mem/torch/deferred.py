@@ -126,9 +126,12 @@ def _install() -> None:
     for module in (torch.nn.utils, clip_grad):
         _patch(module, "clip_grad_norm_", _clip_grad_norm)
         _patch(module, "clip_grad_value_", _applied_first(clip_grad.clip_grad_value_))
-    # Caught here too: a script that imported clip_grad_norm_ by name before us.
-    if hasattr(clip_grad, "_get_total_norm"):
-        _patch(clip_grad, "_get_total_norm", _applied_first(clip_grad._get_total_norm))
+    # What clip_grad_norm_ calls first (before PyTorch 2.6 the latter): caught here too is a
+    # script that imported it by name before us.
+    for name in ("_get_total_norm", "_group_tensors_by_device_and_dtype"):
+        if hasattr(clip_grad, name):
+            _patch(clip_grad, name, _applied_first(getattr(clip_grad, name)))
+            break
 
 
 def _patch(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
