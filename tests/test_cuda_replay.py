@@ -20,7 +20,7 @@ from test_cuda_plan import small_elan
 from test_cuda_torch import BACKENDS
 
 import yolov9mem.torch as ym
-from yolov9mem.torch import registry
+from yolov9mem.torch import engine, registry
 
 GRAPHS = 4
 SEGMENTS = 2
@@ -156,6 +156,35 @@ def test_adding_to_gradients_is_another_run(runs) -> None:
         assert_same_bits(runs, seed, accumulate=accumulate)
     # In the third step forward alone was known.
     assert runs[0].plan.replays == (1 + 2 * SEGMENTS, 4 * PARTS + 1, False)
+
+
+def test_gradients_from_other_memory_concern_the_part_that_reads_them(runs) -> None:
+    """As a loss leaves them, whose temporaries are never the same."""
+    held = []
+    for seed in range(4):
+        held.append(runs[0].grads)
+        runs[0].grads = [np.zeros_like(dy) for dy in held[-1]]
+        assert_same_bits(runs, seed)
+    others = PARTS - 1
+    assert runs[0].plan.replays == (others, 3 * others, False)
+
+
+def test_the_workspace_stays_from_forward_to_backward(monkeypatch) -> None:
+    """What the loss allocates in between would move it."""
+    taken = []
+    take = engine.take_workspace
+
+    def noted(size: int, device: torch.device) -> torch.Tensor:
+        taken.append(size)
+        return take(size, device)
+
+    monkeypatch.setattr(engine, "take_workspace", noted)
+    with emulated_gpu():
+        for graphs, times in ((False, 2), (True, 1)):
+            module = ym.checkpoint(Net(), segments=2, cuda_graphs=graphs)
+            taken.clear()
+            backward(module(image()))
+            assert len(taken) == times
 
 
 def test_a_caller_who_captures_gets_the_launches(runs) -> None:

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * A run as a replayer takes it: its bindings as a key.
+ * A run as a replayer takes it: what its steps find in the bindings as a key.
  */
 #include "core/replay.h"
 
@@ -41,55 +41,116 @@ static void put_pointer(key_writer *to, const void *pointer)
     put(to, (uint64_t)(uintptr_t)pointer);
 }
 
-/* Their sizes are the plan's. */
-static void put_tensors(key_writer *to, const ym_tensor *list, int32_t count)
+static void put_weight(key_writer *to, const ym_weight *w)
 {
-    for (int32_t i = 0; i < count; i++) {
-        put_pointer(to, list != NULL ? list[i].data : NULL);
+    put_pointer(to, w->data);
+    put(to, (uint64_t)w->stride_k);
+    put(to, (uint64_t)w->stride_c);
+    put(to, (uint64_t)w->stride_r);
+    put(to, (uint64_t)w->stride_s);
+}
+
+static void put_param(key_writer *to, const run_call *call, int32_t param)
+{
+    const ym_bindings *b = call->bindings;
+    if (param < 0) {
+        return;
+    }
+    put_weight(to, &b->params[param]);
+    if (b->grad_params != NULL) {
+        put_weight(to, &b->grad_params[param]);
+        put(to, b->accumulate_params != NULL && b->accumulate_params[param]);
     }
 }
 
-static void put_weights(key_writer *to, const ym_weight *list, int32_t count)
+static void put_norm(key_writer *to, const run_call *call, int32_t norm_call)
 {
-    for (int32_t i = 0; i < count; i++) {
-        const ym_weight none = {0}, *w = list != NULL ? &list[i] : &none;
-        put_pointer(to, w->data);
-        put(to, (uint64_t)w->stride_k);
-        put(to, (uint64_t)w->stride_c);
-        put(to, (uint64_t)w->stride_r);
-        put(to, (uint64_t)w->stride_s);
+    const int32_t module = call->plan->program->norm_call[norm_call].module;
+    const ym_norm *norm = &call->bindings->norms[module];
+    uint32_t eps, momentum;
+    memcpy(&eps, &norm->eps, sizeof eps);
+    memcpy(&momentum, &norm->momentum, sizeof momentum);
+    put_pointer(to, norm->running_mean);
+    put_pointer(to, norm->running_var);
+    put(to, (uint64_t)eps << 32 | momentum);
+    put(to, (uint64_t)norm->batch_statistics << 1 | norm->update_running);
+    put_param(to, call, call->plan->graph->norm[module].gamma);
+    put_param(to, call, call->plan->graph->norm[module].beta);
+}
+
+/* Sizes are the plan's, and so are places in the arenas. */
+static void put_view(key_writer *to, const run_call *call, ym_view view)
+{
+    const ym_bindings *b = call->bindings;
+    const ym_block *block = view.block < 0 ? NULL : &call->schedule->block[view.block];
+    const ym_tensor *list = NULL;
+    if (block != NULL) {
+        list = block->place == YM_PLACE_INPUT         ? b->inputs
+               : block->place == YM_PLACE_OUTPUT      ? b->outputs
+               : block->place == YM_PLACE_GRAD_OUTPUT ? b->grad_outputs
+               : block->place == YM_PLACE_GRAD_INPUT  ? b->grad_inputs
+                                                      : NULL;
+    }
+    if (list != NULL) {
+        put_pointer(to, list[block->index].data);
     }
 }
 
-static void put_norms(key_writer *to, const ym_norm *list, int32_t count)
+static void put_packed_weights(key_writer *to, const run_call *call)
 {
-    for (int32_t i = 0; i < count; i++) {
-        uint32_t eps, momentum;
-        memcpy(&eps, &list[i].eps, sizeof eps);
-        memcpy(&momentum, &list[i].momentum, sizeof momentum);
-        put_pointer(to, list[i].running_mean);
-        put_pointer(to, list[i].running_var);
-        put(to, (uint64_t)eps << 32 | momentum);
-        put(to, (uint64_t)list[i].batch_statistics << 1 | list[i].update_running);
+    for (int32_t i = 0; i < call->plan->graph->param_count; i++) {
+        if (call->plan->forward.weight_block[i] >= 0) {
+            put_weight(to, &call->bindings->params[i]);
+        }
     }
 }
 
-static void put_bindings(key_writer *to, const ym_graph *g, const ym_bindings *b)
+static void put_step(key_writer *to, const run_call *call, const ym_step *step)
 {
-    put_pointer(to, b->saved);
-    put(to, b->saved_bytes);
-    put_pointer(to, b->workspace);
-    put(to, b->workspace_bytes);
-    put_tensors(to, b->inputs, g->input_count);
-    put_tensors(to, b->outputs, g->output_count);
-    put_tensors(to, b->grad_outputs, g->output_count);
-    put_tensors(to, b->grad_inputs, g->input_count);
-    put_weights(to, b->params, g->param_count);
-    put_weights(to, b->grad_params, g->param_count);
-    for (int32_t i = 0; i < g->param_count; i++) {
-        put(to, b->accumulate_params != NULL && b->accumulate_params[i]);
+    const ym_item *item = &call->plan->program->item[step->item];
+    for (int i = 0; i < 4; i++) {
+        put_view(to, call, step->in[i]);
     }
-    put_norms(to, b->norms, g->norm_count);
+    for (int i = 0; i < 2; i++) {
+        put_view(to, call, step->out[i]);
+    }
+    switch (step->kind) {
+    case YM_STEP_PACK_WEIGHTS:
+        put_packed_weights(to, call);
+        break;
+    case YM_STEP_CONV:
+    case YM_STEP_CONV_WEIGHT:
+    case YM_STEP_CONV_DATA:
+        put_param(to, call, item->u.conv.weight);
+        put_param(to, call, item->u.conv.bias);
+        break;
+    case YM_STEP_STATISTICS:
+    case YM_STEP_BRICK:
+    case YM_STEP_BRICK_BACKWARD:
+        for (int32_t t = 0; t < item->u.brick.term_count; t++) {
+            if (item->u.brick.norm_call[t] >= 0) {
+                put_norm(to, call, item->u.brick.norm_call[t]);
+            }
+        }
+        break;
+    default:
+        break;
+    }
+}
+
+/* Only what the segment's steps read and write: the loss leaves the network's gradients
+ * in other memory each time, and one segment alone reads those. */
+static void put_run(key_writer *to, const run_call *call)
+{
+    int32_t begin, end;
+    ym_segment_steps(call->schedule, call->segment, &begin, &end);
+    put_pointer(to, call->bindings->saved);
+    put(to, call->bindings->saved_bytes);
+    put_pointer(to, call->bindings->workspace);
+    put(to, call->bindings->workspace_bytes);
+    for (int32_t i = begin; i < end; i++) {
+        put_step(to, call, &call->schedule->step[i]);
+    }
 }
 
 ym_status ym_plan_replay(const ym_plan *plan, const ym_schedule *schedule,
@@ -99,16 +160,16 @@ ym_status ym_plan_replay(const ym_plan *plan, const ym_schedule *schedule,
     if (plan->replayer == NULL) {
         return ym_plan_run(plan, schedule, segment, context, bindings);
     }
+    const run_call call = {plan, schedule, segment, bindings};
     key_writer writer = {0};
-    put_bindings(&writer, plan->graph, bindings);
+    put_run(&writer, &call);
     uint64_t *const word = malloc(writer.count * sizeof *word);
     if (word == NULL) {
         return ym_plan_run(plan, schedule, segment, context, bindings);
     }
     writer = (key_writer){.word = word};
-    put_bindings(&writer, plan->graph, bindings);
+    put_run(&writer, &call);
     const ym_replay_key key = {schedule, segment, word, writer.count};
-    const run_call call = {plan, schedule, segment, bindings};
     const ym_status status =
         plan->replayer->run(plan->replayer, context, &key, queue_run, &call);
     free(word);

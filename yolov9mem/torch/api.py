@@ -47,10 +47,11 @@ def checkpoint(
         cuda_graphs: on a GPU, repeat the launches of a forward and of each part of
             backward as a CUDA graph, which is recorded when all tensors lie where they
             lay in a call before. It spares the host some 3000 launches a step, where a
-            batch is too small to keep the GPU busy, and takes memory that PyTorch does
-            not count. While it records, another thread that waits for the whole device
-            (torch.cuda.synchronize) gets an error. Same bits. Tested in the CPU emulation;
-            not yet run on a GPU.
+            batch is too small to keep the GPU busy. It keeps the workspace from forward to
+            backward, so that memory comes back in the same place, and takes memory that
+            PyTorch does not count. While it records, another thread that waits for the
+            whole device (torch.cuda.synchronize) gets an error. Same bits. Tested in the
+            CPU emulation; not yet run on a GPU.
 
     Returns the same object. Calling it again changes ``keep``. Raises TypeError for what is
     no module or a wrapper of one, ValueError for a bad ``keep``, ``segments`` or

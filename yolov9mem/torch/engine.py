@@ -44,6 +44,7 @@ class Call:
         self.consumed = False
         self._mask: Mask | None = None
         self._workspace: Tensor | None = None
+        self._converted: list[Tensor] = []  # inputs as the core reads them
         self._arguments: list[Any] = []  # of Plan.backward after the segment
         self._alive: list[Any] = []
         self._grad_params: list[Any] = []
@@ -71,7 +72,9 @@ class Call:
             saved = torch.empty(
                 plan.saved_bytes, dtype=torch.uint8, device=program.device
             )
-        workspace = take_workspace(plan.forward_workspace_bytes, program.device)
+        workspace = self._workspace = take_workspace(
+            plan.forward_workspace_bytes, program.device
+        )
         try:
             with devices.current(program.device):
                 plan.core.forward(
@@ -84,7 +87,10 @@ class Call:
                     devices.stream(program.device),
                 )
         finally:
-            give_workspace(workspace)
+            if not plan.repeats:
+                self._give_workspace()
+        if plan.repeats:
+            self._converted = inputs
         self.norms.finish()
         self.saved = saved
         return [y.to(dtype) for y, (_, dtype) in zip(outputs, program.outputs)]
@@ -96,7 +102,7 @@ class Call:
         self.consumed = True
         count = len(program.input_sizes)
         self.inputs, self.params = list(saved[:count]), list(saved[count:])
-        inputs = self._packed(self.inputs, "inputs converted")
+        inputs = self._converted or self._packed(self.inputs, "inputs converted")
         params, addresses = self.binding.addresses.of(self.params)
         given = self._packed(
             [grad for grad in grads if grad is not None], "gradients converted"
@@ -111,7 +117,7 @@ class Call:
                 else None
                 for x, reached in zip(inputs, self._mask.reached_inputs)
             ]
-        self._workspace = take_workspace(self._mask.workspace_bytes, program.device)
+        self._have_workspace(self._mask.workspace_bytes, program.device)
         self._grad_params = [None] * len(params)
         self._grad_addresses = [None] * len(params)
         self._sums = bytearray(len(params))
@@ -201,12 +207,21 @@ class Call:
 
     def free(self) -> None:
         """Lets go of everything; backward is over."""
-        if self._workspace is not None:
-            give_workspace(self._workspace)
-        self.saved = self._workspace = self.norms = self._mask = None
-        self._arguments, self._alive = [], []
+        self._give_workspace()
+        self.saved = self.norms = self._mask = None
+        self._arguments, self._alive, self._converted = [], [], []
         self._grad_params, self._grad_addresses, self._grad_inputs = [], [], []
         self.inputs, self.params = [], []
+
+    def _have_workspace(self, size: int, device: torch.device) -> None:
+        if self._workspace is None or self._workspace.numel() < size:
+            self._workspace = None
+            self._workspace = take_workspace(size, device)
+
+    def _give_workspace(self) -> None:
+        if self._workspace is not None:
+            give_workspace(self._workspace)
+        self._workspace = None
 
     def _packed(self, tensors: list[Tensor], what: str) -> list[Tensor]:
         made = []

@@ -216,6 +216,9 @@ class TorchPlan:
                 segments=segments,
                 replays=cuda_graphs,
             )
+        # The launches of a part are repeated where all that it works on lies in the same
+        # place; what the allocator gives during the loss does not.
+        self.repeats = self.core.replays is not None
         self.segments: int = self.core.segments
         self.saved_bytes: int = self.core.saved_bytes
         self.forward_workspace_bytes: int = self.core.forward_workspace_bytes
