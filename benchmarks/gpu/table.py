@@ -57,7 +57,8 @@ def wanted(quick: bool) -> list[dict[str, Any]]:
 
 def configurations(quick: bool) -> list[dict[str, Any]]:
     """All, the most wanted first: those of core and of wanted, the rest of the table as the
-    official script's settings make it, dense images, torch's own segments.
+    official script's settings make it, dense images, torch's own segments, graphs of
+    many sizes.
 
     quick: yolov9-t, one batch of 2 images of 64 px, as a rehearsal.
     """
@@ -77,7 +78,9 @@ def configurations(quick: bool) -> list[dict[str, Any]]:
         configuration(way, 16, multi_scale=True, fixed_segments=True)
         for way in (CONV, MIN)
     ]
-    rest = [*table, *dense, *fixed, *(free(way) for way in (MIN, LAST, EAGER))]
+    graphs = configuration(GRAPHS, 16, multi_scale=True)  # what they take of the device
+    rest = [*table, *dense, *fixed, graphs]
+    rest += [free(way) for way in (MIN, LAST, EAGER)]
     first = [*core(quick), *wanted(quick)]
     return [*first, *(request for request in rest if request not in first)]
 
