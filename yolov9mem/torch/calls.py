@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .ir import CannotLower
+from .sharing import check_in_place, note_views
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 FULL = slice(None)
@@ -98,7 +99,7 @@ def _add(rec: Any, func: Any, input: Any, other: Any, *, alpha: Any = 1) -> Any:
     if a is None or b is None or alpha != 1 or rec.shape(a) != rec.shape(b):
         return None
     if in_place:
-        rec.check_in_place(input, "add_")
+        check_in_place(rec, input, "add_")
     dtype = input.dtype if in_place else torch.promote_types(input.dtype, other.dtype)
     made = rec.add_node("add", (a, b), (), rec.shape(a), dtype)
     out = input if in_place else rec.fakes.empty(rec.shape(a), dtype, input.device)
@@ -139,7 +140,7 @@ def _slices(rec: Any, x: int, results: Any) -> Any:
     for part in results:
         _slice(rec, x, first, part)
         first += part.shape[1]
-    rec.note_views(list(results))
+    note_views(rec, list(results))
     return results
 
 
@@ -170,7 +171,7 @@ def _narrow(
     if x is None or dim not in (1, -3) or not isinstance(start, int):
         return None
     part = func(input, dim, start, length)
-    rec.note_views([part])
+    note_views(rec, [part])
     return _slice(rec, x, start + (input.shape[1] if start < 0 else 0), part)
 
 
@@ -188,7 +189,7 @@ def _getitem(rec: Any, func: Any, input: Tensor, index: Any) -> Any:
     part = func(input, index)
     if step != 1 or part.shape[1] == 0:
         return None
-    rec.note_views([part])
+    note_views(rec, [part])
     return _slice(rec, x, first, part)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from . import devices
 from .calls import FLOATS, handles, identity, name_of, operand
 from .ir import CannotLower, NormCall
+from .sharing import check_in_place
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -148,7 +149,7 @@ def _batch_norm(
 def _activation(rec: Any, x: Tensor, kind: str, slope: float, in_place: bool) -> Any:
     value = operand(rec, x, kind)
     if in_place:
-        rec.check_in_place(x, kind)
+        check_in_place(rec, x, kind)
     shape = rec.shape(value)
     attributes = (kind, slope)
     made = rec.add_node("activation", (value,), attributes, shape, x.dtype, in_place)

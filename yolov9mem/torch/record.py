@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from . import calls, calls_layers, devices
+from . import calls, calls_layers, devices, sharing
 from .fakes import VALUE_ERRORS, FakeCopy
 from .fingerprint import Fingerprint
 from .ir import (
@@ -36,9 +36,9 @@ from .parts import divide
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 SIDE_EFFECTS = {
     "register_hook", "retain_grad", "requires_grad_", "backward", "set_", "__set__",
+    "detach_",
 }  # fmt: skip
 STRIDED = {"as_strided", "as_strided_", "as_strided_scatter"}
-DATA = Tensor.data.__get__
 
 
 class Recorder(TorchFunctionMode):
@@ -135,31 +135,6 @@ class Recorder(TorchFunctionMode):
             self.recording.norms.append(call)
         return index
 
-    def check_in_place(self, tensor: Tensor, name: str) -> None:
-        """In-place calls rebind a value; what others may see is refused."""
-        known = self.parameter_path(tensor)
-        ref = self.ref.get(id(tensor))
-        if known is not None:
-            raise CannotLower(name, self.path, f"it changes {known} in place")
-        if ref is not None and id(tensor) in self._inputs:
-            raise CannotLower(name, self.path, "it changes an input in place")
-        if tensor._is_view() or id(tensor) in self.has_views:
-            raise CannotLower(name, self.path, "it changes a view in place")
-
-    def _check_change(self, tensor: Tensor, name: str) -> None:
-        """As check_in_place, for a call that changes the memory of the node's output."""
-        self.check_in_place(tensor, name)
-        if self.value(tensor) in self.copied:
-            raise CannotLower(name, self.path, "it changes a copy or what was copied")
-        self.stacks.pop(id(tensor), None)
-
-    def note_views(self, results: list[Tensor]) -> None:
-        """Remembers the bases of views, so that in-place calls on them are refused."""
-        for tensor in results:
-            if tensor._is_view() and tensor._base is not None:
-                self._alive.append(tensor._base)
-                self.has_views.add(id(tensor._base))
-
     # The run.
 
     def run(self, leaves: list[Any], spec: Any) -> Recording:
@@ -252,12 +227,10 @@ class Recorder(TorchFunctionMode):
             for leaf, tensor in enumerate(tree_flatten(result)[0])
             if isinstance(tensor, Tensor) and id(tensor) not in known
         }
-        self.note_views(list(made.values()))
-        if func == DATA:  # shares memory without being a view
-            self.has_views.update(map(id, made.values()))
+        sharing.note_views(self, list(made.values()), leaves)
         for place, tensor in enumerate(leaves):
             if any(tensor is other for other in changed):
-                self._check_change(tensor, name)
+                sharing.check_change(self, tensor, name)
                 made["argument", place] = tensor
         if name in SIDE_EFFECTS:
             raise CannotLower(name, self.path, "it has an effect beyond its result")
