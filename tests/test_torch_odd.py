@@ -89,7 +89,7 @@ REFUSED = {
     "no_grad": (without_gradient, "gradients are disabled"),
     "clone": (after(torch.clone), "copy"),
     "plus zero": (after(lambda x: x + 0), "copy"),
-    "no dropout": (after(lambda x: F.dropout(x, 0.0)), "copy"),
+    "stack of one": (after(lambda x: torch.stack((x,)).sum(0)), "copy"),
     "contiguous": (after(lambda x: x.contiguous()), "view"),
     "python's random": (lambda x: x * random.random(), "generator"),
     "numpy's random": (lambda x: x * float(np.random.rand()), "generator"),
@@ -110,6 +110,7 @@ REPLAYED = {
     "view of bits": lambda x: (x.view(torch.int32).sum() * 0, x),
     "autocast off": without_autocast,
     "autocast on": with_autocast,
+    "no dropout": after(lambda x: F.dropout(x, 0.0)),
     "torch.max_pool2d": lambda x: torch.max_pool2d(x, 2),
 }
 

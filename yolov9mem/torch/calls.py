@@ -59,28 +59,39 @@ def _dropout(
     training: bool = True,
     inplace: bool = False,
 ) -> Any:
-    return identity(rec, input) if p == 0 or not training else None
+    return input if p == 0 or not training else None  # no copy, as in torch
 
 
-def identity(rec: Any, input: Tensor) -> Any:
+def identity(
+    rec: Any, input: Tensor, call: Callable[..., Any] = torch.clone, **options: Any
+) -> Any:
+    """A copy of a value; ``call`` makes it where it must have memory of its own."""
     value = rec.value(input)
     if value is None:
         return None
-    shape = rec.shape(value)
-    rec.copied.add(value)
-    return rec.bind(rec.fakes.empty(shape, input.dtype, input.device), value)
+    made = rec.fakes.empty(rec.shape(value), input.dtype, input.device)
+    return rec.bind_copy(made, value, input, call, (input,), options)
 
 
 @handles("clone")
 def _clone(rec: Any, func: Any, input: Tensor, **format: Any) -> Any:
-    return identity(rec, input)
+    return identity(rec, input, func, **format)
 
 
 @handles("contiguous")
 def _contiguous(rec: Any, func: Any, input: Tensor, **format: Any) -> Any:
-    made = identity(rec, input)
-    if made is not None:  # the same memory or a copy, as the strides happen to be
-        rec.has_views.update((id(input), id(made)))
+    """The same memory or a copy, as the strides of the input happen to be."""
+    value = rec.value(input)
+    if value is None:
+        return None
+    made = input
+    if rec.recording.nodes[value].op == "input":
+        made = identity(rec, input, func, **format)
+    elif (
+        format.get("memory_format", torch.contiguous_format) != torch.contiguous_format
+    ):
+        made = identity(rec, input, **format)
+    rec.has_views.update((id(input), id(made)))
     return made
 
 
@@ -199,7 +210,7 @@ def _stack(rec: Any, func: Any, tensors: Any, dim: int = 0, **more: Any) -> Any:
     if None in values or dim not in (0, -5) or more:
         return None
     out = rec._stock_call(func, "stack", (tensors, dim), {})
-    rec.stacks[id(out)] = values
+    rec.stacks[id(out)] = values, tensors[0]
     return out
 
 
@@ -207,13 +218,13 @@ def _stack(rec: Any, func: Any, tensors: Any, dim: int = 0, **more: Any) -> Any:
 def _sum(
     rec: Any, func: Any, input: Any, dim: Any = None, keepdim: bool = False, **more: Any
 ) -> Any:
-    values = rec.stacks.get(id(input))
+    values, first = rec.stacks.get(id(input), (None, None))
     if values is None or dim not in (0, -5, (0,), [0]) or keepdim or more:
         return None
     if len({rec.shape(value) for value in values}) != 1:
         return None
     out = func(input, dim=0)
     if len(values) == 1:
-        return rec.bind(out, values[0])
+        return rec.bind_copy(out, values[0], first, func, (input, 0), {})
     shape = rec.shape(values[0])
     return rec.bind(out, rec.add_node("add", values, (), shape, out.dtype))

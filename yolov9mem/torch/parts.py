@@ -41,7 +41,7 @@ def _map_refs(function: Callable[[Any], Any], tree: Any) -> Any:
     return tree_map(function, tree, is_leaf=lambda leaf: isinstance(leaf, Ref))
 
 
-def _replace_refs(done: Recording, function: Callable[[Any], Any]) -> None:
+def replace_refs(done: Recording, function: Callable[[Any], Any]) -> None:
     """Everywhere but in nodes; ``function`` gets leaves that are no Ref, too."""
     for call in done.calls:
         call.args = _map_refs(function, call.args)
@@ -66,7 +66,7 @@ def _name_sources(done: Recording) -> None:
             return node.attributes[0] if node.op == "input" else leaf
         return leaf
 
-    _replace_refs(done, named)
+    replace_refs(done, named)
 
 
 def _sources(done: Recording) -> dict[int, Ref]:
@@ -98,7 +98,7 @@ def _drop_unneeded(done: Recording) -> None:
         return leaf
 
     done.calls = [done.calls[old] for old in sorted(needed)]
-    _replace_refs(done, moved)
+    replace_refs(done, moved)
     for number, node in enumerate(done.nodes):
         if node.op == "input":
             done.nodes[number] = node._replace(attributes=(moved(node.attributes[0]),))

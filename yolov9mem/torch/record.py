@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from . import calls, calls_layers, devices, sharing
+from .copies import Copies
 from .fakes import VALUE_ERRORS, FakeCopy
 from .fingerprint import Fingerprint
 from .ir import (
@@ -49,12 +50,14 @@ class Recorder(TorchFunctionMode):
         self.fakes, self.strict = fakes, strict
         self.recording = Recording()
         self.ref: dict[int, Ref] = {}  # by id of a fake
-        self.stacks: dict[int, tuple[int, ...]] = {}  # results of torch.stack
+        # Results of torch.stack: the values, and the first one's tensor.
+        self.stacks: dict[int, tuple[tuple[int, ...], Tensor]] = {}
         self.has_views: set[int] = set()
-        self.copied: set[int] = set()  # values with several tensors, equal so far
+        self.copies = Copies()
         self.modules: list[tuple[str, nn.Module]] = []
         self.norm_calls: dict[str, int] = {}
         self._alive: list[Any] = []  # keeps the ids valid
+        self._handed_out: list[Tensor] = []  # what the caller has afterwards
         self._norm_index: dict[NormCall, int] = {}
         self._carrying: list[bool] = []  # by stock call: may a gradient flow?
 
@@ -112,6 +115,21 @@ class Recorder(TorchFunctionMode):
         self.ref[id(tensor)] = Ref("value", value)
         return tensor
 
+    def bind_copy(
+        self,
+        made: Tensor,
+        value: int,
+        original: Tensor,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Tensor:
+        """``made`` is a copy of ``original``, which was ``value``."""
+        name = calls.name_of(call)
+        self._write_call(call, name, args, kwargs, {("result", 0): made})
+        self.copies.add(value, original, made, self.ref[id(made)])
+        return self.bind(made, value)
+
     def add_node(
         self,
         op: str,
@@ -142,6 +160,7 @@ class Recorder(TorchFunctionMode):
         self._device = devices.of(leaves)
         fakes = [self._input(i, leaf) for i, leaf in enumerate(leaves)]
         self._inputs = {id(fake) for fake in fakes}
+        self._handed_out = [fake for fake in fakes if isinstance(fake, Tensor)]
         hooks = self._track_modules()
         before = Fingerprint(self.fakes.module, self.fakes.objects)
         try:
@@ -300,7 +319,7 @@ class Recorder(TorchFunctionMode):
     def _ref_of(self, tensor: Tensor, name: str) -> Ref:
         ref = self.ref.get(id(tensor))
         if ref is not None:
-            return ref
+            return self.copies.ref(tensor, ref)
         path = self.parameter_path(tensor)
         if path is not None:
             if isinstance(tensor, nn.Parameter) and tensor.ndim > 1:
@@ -330,6 +349,7 @@ class Recorder(TorchFunctionMode):
                         )
                         raise CannotLower("setitem", "", reason)
                     ref = self._ref_of(item, "setitem")
+                    self._handed_out.append(item)
                     self.recording.writes.append(Write(path, key, ref))
             if out is container:
                 self.recording.out_path = path
@@ -339,12 +359,14 @@ class Recorder(TorchFunctionMode):
         leaves, done.out_spec = tree_flatten(out)
         for leaf in leaves:
             if isinstance(leaf, Tensor):
+                self._handed_out.append(leaf)
                 leaf = self._ref_of(leaf, "return")
             elif not isinstance(leaf, PLAIN):
                 reason = f"a result of type {type(leaf).__name__} is not understood"
                 raise CannotLower("return", "", reason)
             done.out_leaves.append(leaf)
         done.bumps = dict(done.bumps)
+        self.copies.drop_needless(done, self._handed_out)
         divide(done)
 
 

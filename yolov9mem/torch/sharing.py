@@ -52,6 +52,6 @@ def check_in_place(rec: Any, tensor: Tensor, name: str) -> None:
 def check_change(rec: Any, tensor: Tensor, name: str) -> None:
     """As check_in_place, for a call that changes the memory of the node's output."""
     check_in_place(rec, tensor, name)
-    if rec.value(tensor) in rec.copied:
+    if rec.value(tensor) in rec.copies:
         raise CannotLower(name, rec.path, "it changes a copy or what was copied")
     rec.stacks.pop(id(tensor), None)
