@@ -26,17 +26,44 @@ def _autocast(kind: str, dtype: torch.dtype | None) -> Iterator[None]:
         yield
 
 
+def _view(tensor: Tensor, *shape: Any, **named: Any) -> Tensor:
+    given = (*shape, *named.values())
+    if any(isinstance(value, torch.dtype) for value in given):
+        return tensor.contiguous().view(*shape, **named)
+    return tensor.reshape(*shape, **{_RESHAPES.get(k, k): v for k, v in named.items()})
+
+
+def _view_as(tensor: Tensor, other: Tensor) -> Tensor:
+    return tensor.reshape(other.shape)
+
+
+def _view_as_complex(input: Tensor) -> Tensor:
+    return torch.view_as_complex(input.contiguous())
+
+
+_RESHAPES = {"size": "shape"}  # the names of view's arguments, and of reshape's
+# Values are channels_last, which many views cannot be.
+_VIEWS: dict[str, Callable[..., Any]] = {
+    "view": _view,
+    "_unsafe_view": _view,
+    "view_as": _view_as,
+    "view_as_complex": _view_as_complex,
+}
+
+
 def _function(call: StockCall) -> Callable[..., Any]:
-    """What replays the call: values are channels_last, which many views cannot be."""
-    if call.name != "view":
-        return call.function
-    given = (*call.args, *call.kwargs.values())
-    of_bits = any(isinstance(value, torch.dtype) for value in given)
-    return _view_of_bits if of_bits else torch.Tensor.reshape
+    """What replays the call."""
+    name, _, _ = call.name.partition(".")  # of torch.ops.aten: the overload follows
+    return _VIEWS.get(name, call.function)
 
 
-def _view_of_bits(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.contiguous().view(dtype)
+def _say_where(error: Exception, call: StockCall) -> None:
+    """An error of a replay does not come from the module's own line."""
+    where = f"yolov9mem replayed {call.name} of {call.path or 'the module itself'}"
+    if hasattr(error, "add_note"):
+        error.add_note(where)
+    else:  # Python 3.10
+        error.args = (f"{error}\n{where}",)
 
 
 class Replay:
@@ -108,6 +135,13 @@ class Replay:
     def _replay(self, after: int) -> None:
         """The next stock calls, as far as they follow that many parts."""
         calls = self._recording.calls
+        try:
+            self._replay_calls(calls, after)
+        except Exception as error:
+            _say_where(error, calls[self._call])
+            raise
+
+    def _replay_calls(self, calls: list[StockCall], after: int) -> None:
         while self._call < len(calls) and calls[self._call].after == after:
             call = calls[self._call]
             given = [self._resolve(ref) for ref in call.refs]
