@@ -70,7 +70,23 @@ def identity(
     if value is None:
         return None
     made = rec.fakes.empty(rec.shape(value), input.dtype, input.device)
-    return rec.bind_copy(made, value, input, call, (input,), options)
+    return _bind_copy(rec, value, input, made, call, (input,), options)
+
+
+def _bind_copy(
+    rec: Any,
+    value: int,
+    original: Tensor,
+    made: Tensor,
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+) -> Tensor:
+    """``made`` is a copy of ``original``, which was ``value``."""
+    rec._write_call(call, name_of(call), args, options, {("result", 0): made})
+    rec.copies.add(value, original, made, rec.ref[id(made)])
+    bound: Tensor = rec.bind(made, value)
+    return bound
 
 
 @handles("clone")
@@ -225,6 +241,6 @@ def _sum(
         return None
     out = func(input, dim=0)
     if len(values) == 1:
-        return rec.bind_copy(out, values[0], first, func, (input, 0), {})
+        return _bind_copy(rec, values[0], first, out, func, (input, 0), {})
     shape = rec.shape(values[0])
     return rec.bind(out, rec.add_node("add", values, (), shape, out.dtype))

@@ -134,11 +134,16 @@ class FakeCopy:
         copies = [x for x in objects_in(values) if original_of.get(id(x)) != id(x)]
         copies = [x for x in copies if id(x) in original_of]
         self.objects = {id(x): original_of[id(x)] for x in copies}
-        self._spies = Spies(copies)
+        self._spies, self._looked_at = Spies(copies), set[int]()
 
     def looked_at(self) -> set[int]:
         """Ids of the original's objects that the copy's forwards have looked at."""
-        return {self.objects[copy] for copy in self._spies.touched()}
+        return self._looked_at | {self.objects[id] for id in self._spies.touched()}
+
+    def discard(self) -> None:
+        """After a recording that failed: forward may have changed the copy."""
+        self._looked_at = self.looked_at()
+        self.module, self._spies = nn.Module(), Spies(())
 
     def fake(self, tensor: Tensor) -> FakeTensor:
         """A fake like ``tensor``: same sizes, strides, dtype, device, requires_grad."""

@@ -32,6 +32,7 @@ from .ir import (
     items_of,
 )
 from .isolation import random_states, undisturbed
+from .kept import Watch
 from .parts import divide
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
@@ -45,7 +46,8 @@ STRIDED = {"as_strided", "as_strided_", "as_strided_scatter"}
 class Recorder(TorchFunctionMode):
     """What is known about the tensors of one forward."""
 
-    def __init__(self, fakes: FakeCopy, strict: bool) -> None:
+    def __init__(self, fakes: FakeCopy, strict: bool, alive: list[Any]) -> None:
+        """``alive`` gets the fakes that the forward sees."""
         super().__init__()
         self.fakes, self.strict = fakes, strict
         self.recording = Recording()
@@ -56,7 +58,7 @@ class Recorder(TorchFunctionMode):
         self.copies = Copies()
         self.modules: list[tuple[str, nn.Module]] = []
         self.norm_calls: dict[str, int] = {}
-        self._alive: list[Any] = []  # keeps the ids valid
+        self._alive = alive  # keeps the ids valid
         self._handed_out: list[Tensor] = []  # what the caller has afterwards
         self._norm_index: dict[NormCall, int] = {}
         self._carrying: list[bool] = []  # by stock call: may a gradient flow?
@@ -114,21 +116,6 @@ class Recorder(TorchFunctionMode):
         self._alive.append(tensor)
         self.ref[id(tensor)] = Ref("value", value)
         return tensor
-
-    def bind_copy(
-        self,
-        made: Tensor,
-        value: int,
-        original: Tensor,
-        call: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Tensor:
-        """``made`` is a copy of ``original``, which was ``value``."""
-        name = calls.name_of(call)
-        self._write_call(call, name, args, kwargs, {("result", 0): made})
-        self.copies.add(value, original, made, self.ref[id(made)])
-        return self.bind(made, value)
 
     def add_node(
         self,
@@ -376,17 +363,33 @@ def record(fakes: FakeCopy, leaves: list[Any], spec: Any, strict: bool) -> Recor
     ``leaves`` and ``spec`` are ``(args, kwargs)`` flattened. Raises CannotLower for what
     cannot be lowered (strict) or replayed, and whatever the module's own forward raises.
     """
-    with undisturbed():
-        recorder, before = Recorder(fakes, strict), random_states()
-        try:
-            made = recorder.run(leaves, spec)
-            if random_states() != before:
-                reason = "forward draws from the generator of Python or NumPy"
-                raise CannotLower("random", "", reason)
-            return made
-        except CannotLower:
-            raise
-        except VALUE_ERRORS as error:
-            call = type(error).__name__
-            reason = "forward depends on the values of tensors, not only on sizes"
-            raise CannotLower(call, recorder.path, reason) from error
+    with undisturbed(), Watch() as watch:
+        made = _record(Recorder(fakes, strict, watch.fakes), leaves, spec)
+        if isinstance(made, CannotLower):
+            fakes.discard()
+        held = watch.take_back()
+    if held and not isinstance(made, CannotLower):
+        reason = f"it keeps tensors outside of the module, in {held}"
+        made = CannotLower("forward", "", reason)
+    if isinstance(made, CannotLower):
+        raise made
+    return made
+
+
+def _record(
+    recorder: Recorder, leaves: list[Any], spec: Any
+) -> Recording | CannotLower:
+    """The recording, or why there is none, without the frames that would hold fakes."""
+    before = random_states()
+    try:
+        made = recorder.run(leaves, spec)
+    except CannotLower as failure:
+        return failure.again()
+    except VALUE_ERRORS as error:
+        call = type(error).__name__
+        reason = "forward depends on the values of tensors, not only on sizes"
+        return CannotLower(call, recorder.path, reason)
+    if random_states() != before:
+        reason = "forward draws from the generator of Python or NumPy"
+        return CannotLower("random", "", reason)
+    return made
