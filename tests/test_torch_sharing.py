@@ -187,3 +187,22 @@ def test_a_copy_without_gradient_is_refused() -> None:
 
     with pytest.raises(ym.CannotLower, match="clone .*gradients are disabled"):
         ym.checkpoint(Frozen())(image())
+
+
+def test_results_without_storage() -> None:
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.brick = Brick(3, 6)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            y = self.brick(x)
+            sparse = y.to_sparse()
+            return sparse.to_dense(), y.clone(), sparse
+
+    stock = Sparse()
+    ours = ym.checkpoint(copy.deepcopy(stock))
+    made, expected = ours(image()), stock(image())
+    assert_close(made[:2], expected[:2])
+    assert_close(made[2].to_dense(), expected[2].to_dense())
+    assert ran_in_core(ours) == 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .ir import CannotLower
@@ -18,9 +17,10 @@ from .ir import CannotLower
 
 def memory_of(tensor: Tensor) -> int:
     """The same number for tensors that share memory, as long as they are alive."""
-    if tensor.layout is not torch.strided:
+    try:
+        return tensor.untyped_storage()._cdata
+    except RuntimeError:  # sparse tensors and those of vmap have none of their own
         return id(tensor)
-    return tensor.untyped_storage()._cdata
 
 
 def note_views(rec: Any, results: list[Tensor], given: Iterable[Tensor] = ()) -> None:
