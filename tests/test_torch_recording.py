@@ -56,6 +56,9 @@ LOWERED = {
     "max pool, ceil": lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True),
     "average pool": lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
     "upsample": lambda x: F.interpolate(x, scale_factor=2.0, mode="nearest"),
+    "half the size": lambda x: F.interpolate(
+        x, scale_factor=0.5, recompute_scale_factor=True
+    ),
     "upsample to a size": lambda x: F.interpolate(x, size=(37, 53), mode="nearest"),
     "no dropout": lambda x: F.dropout(x, 0.0),
     "contiguous": lambda x: x.contiguous(),
@@ -104,6 +107,23 @@ def test_refused_calls_are_named_and_stay_stock(name: str) -> None:
     assert found[""].state == "swapped" and "2 graphs" in found[""].detail
     assert found["1"].state == "stock"
     assert name in found["1"].detail
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5, (2.0, 1.5), 1.03])
+def test_a_scale_that_is_not_whole_is_one_refused_call(scale: object) -> None:
+    """1.03: the size stays, but some pixels are those before."""
+
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.interpolate(x, scale_factor=scale)
+
+    stock = nn.Sequential(Brick(3, 8, 3), Scaled(), Brick(8, 4, 3))
+    with pytest.raises(ym.CannotLower, match=r"interpolate in 1: its scale is .*whole"):
+        ym.checkpoint(copy.deepcopy(stock))(image(size=32))
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    assert_same_training(ours, stock, image(size=32))
+    found = {row.path: row for row in ym.report(ours).rows}
+    assert found[""].state == "swapped" and found["1"].state == "stock"
 
 
 def test_in_place_on_a_view_is_refused() -> None:

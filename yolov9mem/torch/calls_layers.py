@@ -16,6 +16,8 @@ from .calls import FLOATS, handles, identity, name_of, operand
 from .ir import CannotLower, NormCall
 from .sharing import check_in_place
 
+WHOLE_SCALES = range(1, 1025)  # of an upsampling: what the core takes
+
 
 def _pair(value: Any) -> tuple[int, int]:
     if isinstance(value, (tuple, list)):
@@ -239,6 +241,13 @@ def _avg_pool2d(
     return _pool(rec, "avg_pool", input, attributes, out)
 
 
+def _scales(factor: Any) -> tuple[float, float] | None:
+    if factor is None:
+        return None
+    pair = factor if isinstance(factor, (tuple, list)) else (factor, factor)
+    return float(pair[0]), float(pair[-1])
+
+
 @handles("interpolate")
 def _interpolate(
     rec: Any,
@@ -255,14 +264,14 @@ def _interpolate(
         if rec.value(input) is None:
             return None
         raise CannotLower("interpolate", rec.path, f"mode {mode!r} is not done")
+    scale = None if recompute_scale_factor else _scales(scale_factor)
+    if scale is not None and not all(s in WHOLE_SCALES for s in scale):
+        if rec.value(input) is None:
+            return None
+        reason = f"its scale is {scale}, not whole numbers from 1 to {WHOLE_SCALES[-1]}"
+        raise CannotLower("interpolate", rec.path, reason)
     operand(rec, input, "interpolate")
     out = func(input, size, scale_factor, mode, None, recompute_scale_factor)
     if out.shape == input.shape:
         return identity(rec, input)
-    scale = None
-    if scale_factor is not None and not recompute_scale_factor:
-        scale = scale_factor
-        if not isinstance(scale, (tuple, list)):
-            scale = (scale, scale)
-        scale = (float(scale[0]), float(scale[1]))
     return _pool(rec, "upsample", input, (scale, tuple(out.shape[2:])), out)
