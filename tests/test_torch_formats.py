@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -117,3 +118,55 @@ def test_strided_inputs_and_gradients() -> None:
         out = module(wide[:, ::2, 1:, ::2])
         out.backward(torch.ones(2, 4, 15, 20)[..., ::2])
     assert_close(list(grads(ours).values()), list(grads(stock).values()), 1e-3)
+
+
+class Counting(nn.Module):
+    """Runs stock, as its forward changes it; its children are swapped."""
+
+    def __init__(self, end: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        bricks = (Brick(3, 8, 3), nn.MaxPool2d(2), Brick(8, 8, 3))
+        self.features, self.end, self.calls = nn.Sequential(*bricks), end, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.end(self.features(x))
+
+
+def doubled_in_rows(x: Tensor) -> Tensor:
+    """The rows are a view of what is contiguous, and else a copy."""
+    x.reshape(2, -1).mul_(2)
+    return x
+
+
+@pytest.mark.parametrize("end", [lambda x: x.view(2, -1), doubled_in_rows])
+def test_a_stock_parent_finds_its_children_s_results_contiguous(
+    end: Callable[[Tensor], Tensor],
+) -> None:
+    ours, stock = pair(lambda: Counting(end), strict=False)
+    for _ in range(2):
+        assert_same_training(ours, stock, image())
+    assert ran_in_core(ours) == 2
+
+
+@pytest.mark.parametrize("weights", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda x: x,
+        lambda x: x.transpose(2, 3),
+        lambda x: x.to(memory_format=torch.channels_last),
+        lambda x: x.to(memory_format=torch.channels_last)[..., ::2],
+    ],
+)
+def test_children_of_a_stock_parent_lay_out_as_stock_does(
+    layout: Callable[[Tensor], Tensor], weights: torch.memory_format
+) -> None:
+    def make() -> nn.Module:
+        return Counting(lambda x: x).to(memory_format=weights)
+
+    ours, stock = pair(make, strict=False)
+    made, expected = ours(layout(image())), stock(layout(image()))
+    assert made.stride() == expected.stride()
+    assert_close(made, expected)
+    assert ran_in_core(ours) == 1

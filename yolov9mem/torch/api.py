@@ -60,7 +60,8 @@ def checkpoint(
     The module is recorded lazily, at its next training forward, and again where its
     attributes, the objects in them that forward reads, or the arguments are others. Global
     variables and attributes of classes are taken as they were. In eval mode, without
-    gradients and under tracing the stock forward runs. Outputs are channels_last tensors.
+    gradients and under tracing the stock forward runs. Outputs are channels_last tensors;
+    those of children, where the module itself runs stock, are laid out as in stock PyTorch.
     The module may be moved between devices at any time. On a GPU a training forward raises
     BackendError where there is no driver, or one too old, or no cuDNN 9; in a build without
     CUDA the stock forward runs and a StockForwardWarning says so once. cuDNN's settings

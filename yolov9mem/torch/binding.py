@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import weakref
-from itertools import compress, repeat
+from itertools import chain, compress, repeat
 from operator import is_
 from typing import Any
 
@@ -97,6 +97,21 @@ def channels_last(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
             return view, False
     made = torch.empty(view.shape, dtype=dtype, device=view.device)
     return made.copy_(view), True
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    four = tensor.ndim == 4
+    return four and tensor.stride(1) == 1 and not tensor.is_contiguous()
+
+
+def laid_out_as_stock(
+    outputs: list[Tensor], inputs: list[Tensor], params: list[Tensor]
+) -> list[Tensor]:
+    """Outputs of a graph in the layout that eager PyTorch gives them: channels_last only
+    where an input or the weight of a convolution is."""
+    if any(map(_is_channels_last, chain(inputs, params))):
+        return outputs
+    return [output.contiguous() for output in outputs]
 
 
 def find(root: nn.Module, path: str) -> tuple[nn.Module, str]:

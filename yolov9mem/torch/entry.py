@@ -20,7 +20,7 @@ from yolov9mem._keep import Keep
 from . import conditions, devices, engine, registry
 from .arenas import drop_workspace, make_room
 from .arguments import describe
-from .binding import Binding, Outside, Stale
+from .binding import Binding, Outside, Stale, laid_out_as_stock
 from .fakes import FakeCopy, places_of
 from .fingerprint import Fingerprint
 from .ir import CannotLower, NothingToRun, Recording
@@ -86,6 +86,7 @@ class Entry:
         self.failure: CannotLower | None = None  # the latest
         self.latest: Lowered | None = None
         self.path = ""  # below the module that was given to checkpoint()
+        self.below_stock = False  # the forward that calls it is the parent's stock one
         self._lock = threading.RLock()
         self._fingerprint: Fingerprint | None = None
         self._fakes: FakeCopy | None = None
@@ -179,17 +180,17 @@ class Entry:
                 device = graph.program.device
                 make_room(device, plan.saved_bytes, plan.core.peak_bytes)
             graph.last = plan
-            replay.add(
-                number,
-                engine.run(
-                    plan,
-                    bindings[number],
-                    inputs,
-                    params[number],
-                    self.name,
-                    self.counts,
-                ),
+            outputs = engine.run(
+                plan,
+                bindings[number],
+                inputs,
+                params[number],
+                self.name,
+                self.counts,
             )
+            if self.below_stock:  # which may view them, or count on a copy of them
+                outputs = laid_out_as_stock(outputs, inputs, params[number])
+            replay.add(number, outputs)
         outside.count_batches()
         self.counts["calls"] += 1
         return replay.result()
@@ -270,6 +271,7 @@ class Entry:
                 child, self.keep, False, self.segments, self.backend, self.cuda_graphs
             )
             entry.path = f"{self.path}.{path}" if self.path else path
+            entry.below_stock = True
             registry.register(child, entry)
 
     # Recordings and plans
