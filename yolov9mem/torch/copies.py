@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from .ir import Recording, Ref
-from .parts import replace_refs
+from .refs import replace_refs
 from .sharing import memory_of
 
 

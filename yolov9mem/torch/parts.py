@@ -4,57 +4,68 @@
 A part is one graph: values that need no stock call that needs the part itself. Part k
 runs, then the stock calls that follow it, in the order of the module, then part k + 1. A
 module that can be lowered as a whole is one part, with only a tail of stock calls.
+
+A part computes in one dtype. Beside convolutions in 16 bits, autocast leaves what comes
+from a float32 image in float32: such values are a part of their own, unless only those
+convolutions read them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from torch.utils._pytree import tree_map
+import torch
 
 from .ir import CannotLower, Node, NothingToRun, Part, Recording, Ref
+from .leave import can_be_left, leave_to_stock
+from .refs import renumber_calls, replace_refs, results
 
+HALVES = (torch.bfloat16, torch.float16)
+# What rounding before them changes no more than rounding after them.
+ROUNDED_BEFORE = ("slice", "concat", "max_pool", "avg_pool", "upsample")
 LEAST_CONVOLUTIONS = 3  # in a part, on average: smaller graphs save nothing
 MOST_PARTS_OF_ANY_SIZE = 2
 
 
-def divide(done: Recording) -> None:
+def divide(done: Recording, strict: bool) -> None:
     """Drops the stock calls that no result needs and fills in ``done.parts``.
 
-    Raises NothingToRun where no value is handed out, CannotLower where the parts would be
-    too small or a stock call changes what a part reads.
+    A part that would save nothing is left to stock PyTorch, unless it is the only one of a
+    strict recording. Raises NothingToRun where no value is handed out, CannotLower where
+    the parts would be too small or a stock call changes what a part reads.
     """
-    _name_sources(done)
-    _drop_unneeded(done)
-    stages = _number_stages(done)
+    stages = _ordered(done)
+    while poor := _saves_nothing(done, stages, strict):
+        leave_to_stock(done, poor)
+        stages = _ordered(done)
     done.parts = [_part(done, stages, k + 1) for k in range(max(stages, default=0))]
     _hand_out(done, stages)
     if not any(part.outputs for part in done.parts):
-        raise NothingToRun("forward", "", "it computes no activation")
+        raise NothingToRun("forward", "", "it computes nothing to save memory for")
     _check_sizes(done)
     _check_changes(done)
     _note_last_uses(done)
 
 
-def _map_refs(function: Callable[[Any], Any], tree: Any) -> Any:
-    return tree_map(function, tree, is_leaf=lambda leaf: isinstance(leaf, Ref))
+def _ordered(done: Recording) -> list[int]:
+    """By node, the part that computes it; only stock calls that are needed are left."""
+    _name_sources(done)
+    _drop_unneeded(done)
+    return _number_stages(done)
 
 
-def replace_refs(done: Recording, function: Callable[[Any], Any]) -> None:
-    """Everywhere but in nodes; ``function`` gets leaves that are no Ref, too."""
-    for call in done.calls:
-        call.args = _map_refs(function, call.args)
-        call.kwargs = _map_refs(function, call.kwargs)
-        call.refs = tuple(function(ref) for ref in call.refs)
-    done.out_leaves = [function(leaf) for leaf in done.out_leaves]
-    done.writes = [write._replace(ref=function(write.ref)) for write in done.writes]
-
-
-def _results(done: Recording) -> list[Ref]:
-    """What the module hands out."""
-    leaves = [leaf for leaf in done.out_leaves if isinstance(leaf, Ref)]
-    return leaves + [write.ref for write in done.writes]
+def _saves_nothing(done: Recording, stages: list[int], strict: bool) -> list[int]:
+    """The nodes of parts that save nothing: they have no convolution and no batch norm, so
+    a graph would hold its inputs and eager PyTorch what the next one holds anyway."""
+    count = max(stages, default=0)
+    if strict and count <= 1:
+        return []
+    rich = {
+        stage
+        for node, stage in zip(done.nodes, stages)
+        if node.op in ("conv", "norm") or not (node.op == "input" or can_be_left(node))
+    }
+    return [n for n, stage in enumerate(stages) if stage and stage not in rich]
 
 
 def _name_sources(done: Recording) -> None:
@@ -82,7 +93,7 @@ def _sources(done: Recording) -> dict[int, Ref]:
 def _drop_unneeded(done: Recording) -> None:
     """Drops stock calls that no result needs and renumbers the others."""
     needed: set[int] = set()
-    wanted = [*_results(done), *_sources(done).values()]
+    wanted = [*results(done), *_sources(done).values()]
     pending = [ref.key[0] for ref in wanted if ref.kind == "stock"]
     while pending:
         number = pending.pop()
@@ -90,18 +101,30 @@ def _drop_unneeded(done: Recording) -> None:
             needed.add(number)
             refs = done.calls[number].refs
             pending += [ref.key[0] for ref in refs if ref.kind == "stock"]
-    place = {old: new for new, old in enumerate(sorted(needed))}
-
-    def moved(leaf: Any) -> Any:
-        if isinstance(leaf, Ref) and leaf.kind == "stock" and leaf.key[0] in place:
-            return Ref("stock", (place[leaf.key[0]], leaf.key[1]))
-        return leaf
-
     done.calls = [done.calls[old] for old in sorted(needed)]
-    replace_refs(done, moved)
-    for number, node in enumerate(done.nodes):
-        if node.op == "input":
-            done.nodes[number] = node._replace(attributes=(moved(node.attributes[0]),))
+    renumber_calls(done, {old: new for new, old in enumerate(sorted(needed))})
+
+
+def _widths(done: Recording) -> list[bool | None]:
+    """By node: must its graph compute in 16 bits (False), in float32 (True), or is either
+    right (None)? All are None where no convolution is in 16 bits."""
+    nodes = done.nodes
+    wide: list[bool | None] = [None] * len(nodes)
+    if not any(node.op == "conv" and node.dtype in HALVES for node in nodes):
+        return wide
+    refs = [ref for call in done.calls for ref in call.refs] + results(done)
+    exact = {ref.key for ref in refs if ref.kind == "value"}  # may not be rounded
+    for number in reversed(range(len(nodes))):
+        node = nodes[number]
+        if node.op == "conv" and node.dtype in HALVES:
+            wide[number] = False
+            continue  # it rounds what it reads
+        if node.op in ROUNDED_BEFORE and number not in exact:
+            continue
+        exact.update(node.operands)
+        if node.op not in ("input", "conv") and node.dtype is torch.float32:
+            wide[number] = True
+    return wide
 
 
 class _Stages:
@@ -110,9 +133,13 @@ class _Stages:
     def __init__(self, done: Recording) -> None:
         self.done = done
         self.read = _sources(done)
+        self._wide = _widths(done)
+        self._is_wide: dict[int, bool] = {}  # by stage
         self.node: list[int] = []  # the stage: 1, 2, ...
         self.call: list[int] = []  # the stage that it follows, 0: none
-        self._norm: dict[str, int] = {}  # stage of the latest call, by running mean
+        self._norm: dict[
+            str | None, int
+        ] = {}  # stage of the latest call, by running mean
 
     def run(self) -> None:
         for number, node in enumerate(self.done.nodes):
@@ -140,10 +167,15 @@ class _Stages:
             from_call = ref is not None and ref.kind == "stock"
             return self.call[ref.key[0]] + 1 if ref and from_call else 1
         stage = max((self.node[value] for value in node.operands), default=1)
+        mean = None
         if node.op == "norm":  # running statistics move in the order of the calls
             mean = self.done.norms[node.attributes[0]].mean
-            if mean is not None:
-                stage = self._norm[mean] = max(stage, self._norm.get(mean, 1))
+            stage = max(stage, self._norm.get(mean, 1))
+        wide = self._wide[number]
+        while wide is not None and self._is_wide.setdefault(stage, wide) is not wide:
+            stage += 1
+        if mean is not None:
+            self._norm[mean] = stage
         return stage
 
 
@@ -193,7 +225,7 @@ def _part(done: Recording, stages: list[int], stage: int) -> Part:
 
 def _hand_out(done: Recording, stages: list[int]) -> None:
     """Lists the values that leave each part: of one that nobody reads, its last."""
-    refs = [ref for call in done.calls for ref in call.refs] + _results(done)
+    refs = [ref for call in done.calls for ref in call.refs] + results(done)
     refs += [ref for part in done.parts for ref in part.sources]
     places = [{v: i for i, v in enumerate(part.values)} for part in done.parts]
     for part in done.parts:
@@ -214,9 +246,17 @@ def _check_sizes(done: Recording) -> None:
     count = len(done.parts)
     convolutions = sum(node.op == "conv" for node in done.nodes)
     if count > MOST_PARTS_OF_ANY_SIZE and convolutions < LEAST_CONVOLUTIONS * count:
-        name, path = done.calls[0].cause
+        name, path = _first_division(done)
         reason = f"it and others divide {convolutions} convolutions into {count} graphs"
         raise CannotLower(name, path, reason)
+
+
+def _first_division(done: Recording) -> tuple[str, str]:
+    """The name and path of what ends the first part."""
+    if done.calls:
+        return done.calls[0].cause
+    node = next(node for node in done.parts[1].nodes if node.op != "input")
+    return node.op, node.path
 
 
 def _check_changes(done: Recording) -> None:
@@ -239,7 +279,7 @@ def _note_last_uses(done: Recording) -> None:
         for ref in call.refs:
             if ref.kind in ("value", "stock"):
                 last[ref] = max(last.get(ref, 0), after)
-    for ref in _results(done):
+    for ref in results(done):
         last.pop(ref, None)
     for ref, number in last.items():
         done.parts[number].done_with.append(ref)

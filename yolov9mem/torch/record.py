@@ -354,7 +354,7 @@ class Recorder(TorchFunctionMode):
             done.out_leaves.append(leaf)
         done.bumps = dict(done.bumps)
         self.copies.drop_needless(done, self._handed_out)
-        divide(done)
+        divide(done, self.strict)
 
 
 def record(fakes: FakeCopy, leaves: list[Any], spec: Any, strict: bool) -> Recording:

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""Under autocast only convolutions are in 16 bits: what is float32 in stock PyTorch, such
+as an image that is added to the result, is as exact as there."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from models_for_tests import Elan, leaves, ran_in_core
+from torch import Tensor, nn
+
+import yolov9mem.torch as ym
+
+
+class Features(nn.Module):
+    """Features of an image, small beside it, and what is made of both."""
+
+    def __init__(self, end: Callable[[nn.Module, Tensor], object]) -> None:
+        super().__init__()
+        self.norm, self.elan = nn.BatchNorm2d(3), Elan(3, 8, 8)
+        self.last, self.end = nn.Conv2d(8, 3, 1), end
+        with torch.no_grad():
+            self.last.weight.mul_(0.05), self.last.bias.mul_(0.05)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.last(self.elan(x))
+
+    def forward(self, x: Tensor) -> object:
+        return self.end(self, x)
+
+
+def in_place(net: Features, x: Tensor) -> Tensor:
+    y = net.features(x)
+    y += x
+    return y
+
+
+def pooled(net: Features, x: Tensor) -> list[Tensor]:
+    small = F.avg_pool2d(x, 2)
+    return [small, F.max_pool2d(x, 2), x[:, 1:], net.features(small)]
+
+
+def twice(net: Features, x: Tensor) -> Tensor:
+    x = x + net.features(x)
+    return x + net.features(F.relu(x))
+
+
+def as_one(net: Features, x: Tensor) -> Tensor:
+    both = torch.cat((x, net.features(x)), 1)
+    return net.features(F.max_pool2d(both, 3, 1, 1)[:, 2:5])
+
+
+# The function, and how many graphs a strict recording is.
+ENDS = {
+    "image added": (lambda net, x: x + net.features(x), 1),
+    "image added in place": (in_place, 1),
+    "image handed out": (pooled, 1),
+    "norm of the image": (lambda net, x: [net.norm(x), net.features(net.norm(x))], 2),
+    "norm of the sum": (lambda net, x: net.norm(x + net.features(x)), 2),
+    "float32 in between": (twice, 2),
+    "rounded by the next convolution": (as_one, 1),
+}
+
+
+def errors(module: nn.Module, exact: nn.Module) -> list[tuple[float, torch.dtype]]:
+    """Of each output, the image's gradient and the running statistics of its norm."""
+    made = []
+    for net in (module, exact):
+        dtype = next(net.parameters()).dtype
+        x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+        x = (x + 1).to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=net is module):
+            out = leaves(net(x))
+        sum(y.to(dtype).square().sum() for y in out).backward()
+        made.append([*out, x.grad, net.norm.running_mean, net.norm.running_var])
+    return [
+        (float((a.double() - b).norm() / b.norm().clamp(min=1e-30)), a.dtype)
+        for a, b in zip(*[[x.detach() for x in part] for part in made], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("name", ENDS)
+def test_float32_values_are_as_exact_as_stock_s(name: str, strict: bool) -> None:
+    torch.manual_seed(0)
+    end, graphs = ENDS[name]
+    stock = Features(end)
+    exact = copy.deepcopy(stock).double()
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=strict)
+    made, expected = (errors(net, copy.deepcopy(exact)) for net in (ours, stock))
+    assert [dtype for _, dtype in made] == [dtype for _, dtype in expected]
+    for (a, _), (b, _) in zip(made, expected, strict=True):
+        assert a <= 2 * b + 1e-7
+    assert ran_in_core(ours) == 1
+    detail = ym.report(ours).rows[0].detail
+    assert ("graphs" in detail) == (graphs > 1)
+    assert graphs == 1 or f"{graphs} graphs" in detail
+
+
+def test_float32_alone_stays_one_graph() -> None:
+    stock = Features(ENDS["norm of the sum"][0])
+    ours = ym.checkpoint(stock)
+    ours(torch.rand(2, 3, 32, 32))
+    (row,) = ym.report(ours).rows
+    assert row.detail == "keep=conv"
+
+
+def test_a_division_by_dtypes_is_refused_by_name() -> None:
+    """Each norm of float32 is a graph, and so is each convolution between."""
+
+    class Stream(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(3))
+            self.convs = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for norm, conv in zip(self.norms, self.convs):
+                x = x + conv(norm(x))
+            return x
+
+    ours, words = ym.checkpoint(Stream()), "divide 3 convolutions into 6 graphs"
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(ym.CannotLower, match=words),
+    ):
+        ours(torch.rand(2, 3, 8, 8))

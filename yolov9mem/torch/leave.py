@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""Nodes that no graph is worth making for become the stock calls that they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .ir import CannotLower, Node, Recording, Ref, StockCall
+from .refs import renumber_calls
+
+ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
+    "silu": F.silu,
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+}
+
+
+def _activation(x: Tensor, kind: str, slope: float) -> Tensor:
+    settings = {"negative_slope": slope} if kind == "leaky_relu" else {}
+    return ACTIVATIONS[kind](x, **settings)
+
+
+def _add(*terms: Tensor) -> Tensor:
+    return torch.add(*terms) if len(terms) == 2 else torch.stack(terms).sum(0)
+
+
+def _concat(*members: Tensor) -> Tensor:
+    return torch.cat(members, 1)
+
+
+def _slice(x: Tensor, first: int, count: int) -> Tensor:
+    return x.narrow(1, first, count)
+
+
+def _max_pool(x: Tensor, kernel: Any, stride: Any, padding: Any, ceil: bool) -> Tensor:
+    return F.max_pool2d(x, kernel, stride, padding, ceil_mode=ceil)
+
+
+def _upsample(x: Tensor, scale: Any, size: Any) -> Tensor:
+    if scale is None:
+        return F.interpolate(x, size=size)
+    return F.interpolate(x, scale_factor=scale)
+
+
+CALLS: dict[str, Callable[..., Tensor]] = {  # take the operands, then the attributes
+    "activation": _activation,
+    "add": _add,
+    "concat": _concat,
+    "slice": _slice,
+    "max_pool": _max_pool,
+    "avg_pool": F.avg_pool2d,
+    "upsample": _upsample,
+}
+
+
+def can_be_left(node: Node) -> bool:
+    """Is there a stock call that does the same?"""
+    if node.op == "activation":
+        return node.attributes[0] in ACTIVATIONS
+    return node.op in CALLS
+
+
+def _stock_call(number: int, node: Node) -> StockCall:
+    name = node.attributes[0] if node.op == "activation" else node.op
+
+    def call(*given: Any) -> Tensor:
+        return CALLS[node.op](*given).to(node.dtype)  # as an addition in place does
+
+    refs = tuple(Ref("value", value) for value in node.operands)
+    made = StockCall(
+        call, (*refs, *node.attributes), {}, name, node.path, (name, node.path), None
+    )
+    made.refs, made.made, made.nodes_before = refs, (("result", 0),), number
+    return made
+
+
+def leave_to_stock(done: Recording, numbers: list[int]) -> None:
+    """The nodes become stock calls, in the order of the module, and their values inputs,
+    which are the results of these."""
+    for number in numbers:
+        node = done.nodes[number]
+        call = _stock_call(number, node)
+        place = sum(other.nodes_before <= number for other in done.calls)
+        renumber_calls(
+            done, {old: old + (old >= place) for old in range(len(done.calls))}
+        )
+        done.calls.insert(place, call)
+        source = Ref("stock", (place, 0))
+        done.nodes[number] = Node("input", (), (source,), node.shape, node.dtype, "")
+        reason = "a graph without a convolution or batch norm saves nothing"
+        failure = CannotLower(call.name, call.path, reason)
+        done.left.setdefault(str(failure), failure)
