@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -150,7 +151,8 @@ class Twice(nn.Module):
         self.bn = nn.BatchNorm2d(8)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.first(x).sigmoid()) + self.bn(self.second(x))
+        first = F.silu(self.bn(self.first(x).sigmoid()))
+        return first + F.silu(self.bn(self.second(x)))
 
 
 def test_running_statistics_move_in_the_order_of_the_calls() -> None:
@@ -242,6 +244,42 @@ def test_what_nobody_reads_any_more_is_let_go_within_forward() -> None:
     assert isinstance(entry, Entry) and entry.latest is not None
     recording = entry.latest.recording
     assert [len(part.done_with) for part in recording.parts] == [1, 2, 1]
+
+
+LEFT: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": lambda x: F.silu(x.sin()),
+    "relu": lambda x: F.relu(x.sin(), inplace=True),
+    "leaky_relu": lambda x: F.leaky_relu(x.sin(), 0.2),
+    "add": lambda x: x + x.sin(),
+    "add in place": lambda x: x.sin().add_(x),
+    "add of three": lambda x: torch.stack((x, x.sin(), x.cos())).sum(0),
+    "cat, slice": lambda x: torch.cat((x, x.sin()), 1)[:, 4:12],
+    "max_pool2d": lambda x: F.max_pool2d(x.sin(), 2, 2, 1, ceil_mode=True),
+    "avg_pool2d": lambda x: F.avg_pool2d(x.sin(), 3, 2, 1, count_include_pad=False),
+    "interpolate": lambda x: F.interpolate(x.sin(), scale_factor=2),
+    "interpolate to a size": lambda x: F.interpolate(x.sin(), size=(19, 21)),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_a_part_without_a_convolution_is_left_to_stock(name: str) -> None:
+    class Between(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = Elan(3, 8, 4), Elan(8, 8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(LEFT[name](self.first(x)).exp())
+
+    ours, stock = pair(Between())
+    for _ in range(2):
+        assert_same_training(ours, stock, image())
+    row, left = ym.report(ours).rows
+    assert row.calls == 2 and row.detail == "keep=min, 2 graphs"
+    for op in name.partition(" ")[0].split(","):
+        assert (
+            f"{op} in the module itself: a graph without a convolution" in left.detail
+        )
 
 
 @pytest.mark.parametrize("strict", [True, False])

@@ -38,7 +38,8 @@ def checkpoint(
         strict: raise CannotLower, naming the call and the path, when a part of the module
             can't be lowered; False leaves that part in stock PyTorch (see report()). The
             module is then several graphs with stock calls before, between and after
-            them; where those would be too small, its children are swapped instead.
+            them; where those would be too small, or hold no less than stock PyTorch, its
+            children are swapped instead.
         segments: into how many autograd nodes backward is cut; None: by parameter bytes.
         backend: "auto" runs where the arguments are: on a GPU with cuDNN, else on the
             CPU. "cpu", "ref" (the slow and plain reference) and "cuda" run there only,

@@ -20,11 +20,13 @@ from yolov9mem._keep import Keep
 from . import conditions, devices, engine, registry
 from .arenas import drop_workspace, make_room
 from .arguments import describe
-from .binding import Binding, Outside, Stale, laid_out_as_stock
+from .binding import Stale, laid_out_as_stock
 from .fakes import FakeCopy, places_of
 from .fingerprint import Fingerprint
+from .held import held_bytes, size_text
 from .ir import CannotLower, NothingToRun, Recording
-from .lower import Program, TorchPlan, lower
+from .lower import TorchPlan, lower
+from .lowered import Graph, Lowered
 from .record import record
 from .results import Replay
 
@@ -35,32 +37,6 @@ MOST_CHANGES = 3  # recordings of a module whose forward changes it
 
 class StockForwardWarning(UserWarning):
     """A checkpointed module ran in stock PyTorch; said once for each reason."""
-
-
-class Graph:
-    """A program with its tensors and plans."""
-
-    def __init__(self, program: Program, module: nn.Module) -> None:
-        self.program = program
-        self.binding = Binding(program, module)
-        self.plans: dict[Any, TorchPlan] = {}
-        self.last: TorchPlan | None = None
-
-
-class Lowered:
-    """A recording and its graphs, for one signature of the arguments."""
-
-    def __init__(
-        self, recording: Recording, programs: list[Program], module: nn.Module
-    ) -> None:
-        self.recording = recording
-        self.graphs = [Graph(program, module) for program in programs]
-        self.outside = Outside(recording, module)
-
-    def bound(self, module: nn.Module) -> tuple[list[Binding], Outside]:
-        """To the tensors of a replica, by graph and outside of the graphs."""
-        bindings = [Binding(graph.program, module) for graph in self.graphs]
-        return bindings, Outside(self.recording, module)
 
 
 class Entry:
@@ -138,6 +114,8 @@ class Entry:
         except CannotLower as failure:
             self._refuse(origin, failure)
             return stock(module, *args, **kwargs)
+        except BackendError:
+            raise
         except FORWARD_ERRORS as error:
             out = stock(
                 module, *args, **kwargs
@@ -175,7 +153,11 @@ class Entry:
         replay = Replay(recording, outside, (args, kwargs), leaves)
         for number, graph in enumerate(lowered.graphs):
             inputs = replay.inputs(recording.parts[number])
-            plan = self._plan(graph, inputs, params[number])
+            plan = self._plan(
+                graph,
+                tuple(x.requires_grad for x in inputs),
+                tuple(p.requires_grad for p in params[number]),
+            )
             if resized or plan is not graph.last:
                 device = graph.program.device
                 make_room(device, plan.saved_bytes, plan.core.peak_bytes)
@@ -308,6 +290,8 @@ class Entry:
                     found = Lowered(recording, programs, origin)
                     if self.keep.rule == "budget" and len(programs) > 1:
                         raise CannotLower("forward", "", "it is more than one graph")
+                    if not self.strict and self.keep.rule != "budget":
+                        self._check_use(found, leaves)
                     self.counts["recordings"] += 1
                 except CannotLower as failure:
                     self._fakes = None  # forward may have changed the copy
@@ -332,6 +316,15 @@ class Entry:
                 self._looked_at |= new
                 self._fingerprint = Fingerprint(origin, self._looked_at)
 
+    def _check_use(self, made: Lowered, leaves: list[Any]) -> None:
+        """Raises CannotLower where stock PyTorch would hold no more than our plans."""
+        graphs = zip(made.graphs, made.learning(leaves))
+        held = held_bytes(self._plan(graph, *learning) for graph, learning in graphs)
+        if held.ours - held.weights >= held.stock:
+            sizes = size_text(held.ours), size_text(held.stock)
+            reason = "{} would be held, in stock PyTorch {}".format(*sizes)
+            raise CannotLower("forward", "", reason)
+
     def _fake_copy(self, origin: nn.Module) -> FakeCopy:
         """Made anew when the module has moved to another kind of device."""
         known = self._fakes
@@ -340,14 +333,11 @@ class Entry:
         return known
 
     def _plan(
-        self, graph: Graph, inputs: list[Tensor], params: list[Tensor]
+        self, graph: Graph, inputs: tuple[bool, ...], params: tuple[bool, ...]
     ) -> TorchPlan:
-        wanted = (
-            tuple(x.requires_grad for x in inputs),
-            tuple(p.requires_grad for p in params),
-        )
+        """``inputs`` and ``params`` say whose gradients are wanted."""
         with self._lock:
-            key = (*wanted, self.keep)
+            key = (inputs, params, self.keep)
             plan = graph.plans.get(key)
             if plan is None:
                 if devices.is_capturing(graph.program.device):
@@ -358,7 +348,8 @@ class Entry:
                 plan = TorchPlan(
                     graph.program,
                     self.keep,
-                    *wanted,
+                    inputs,
+                    params,
                     segments=self.segments,
                     backend=self.backend,
                     cuda_graphs=self.cuda_graphs,

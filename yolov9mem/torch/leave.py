@@ -56,6 +56,12 @@ CALLS: dict[str, Callable[..., Tensor]] = {  # take the operands, then the attri
     "avg_pool": F.avg_pool2d,
     "upsample": _upsample,
 }
+NAMES = {  # as a user knows them, where a node has another
+    "concat": "cat",
+    "max_pool": "max_pool2d",
+    "avg_pool": "avg_pool2d",
+    "upsample": "interpolate",
+}
 
 
 def can_be_left(node: Node) -> bool:
@@ -66,7 +72,8 @@ def can_be_left(node: Node) -> bool:
 
 
 def _stock_call(number: int, node: Node) -> StockCall:
-    name = node.attributes[0] if node.op == "activation" else node.op
+    name = NAMES.get(node.op, node.op)
+    name = node.attributes[0] if name == "activation" else name
 
     def call(*given: Any) -> Tensor:
         return CALLS[node.op](*given).to(node.dtype)  # as an addition in place does

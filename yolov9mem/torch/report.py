@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import nn
 
 from . import registry
 from .arenas import kept_bytes
-from .entry import Entry, Graph
+from .entry import Entry
 from .fakes import join
-from .ir import Node, Ref
-from .lower import Program, TorchPlan, flows
+from .held import held_bytes, size_text
+from .lower import TorchPlan
+from .lowered import Graph
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Report:
         lines = [head]
         for row in self.rows:
             figures = (row.held_bytes, row.workspace_bytes, row.peak_bytes)
-            size = [_size(n) if row.state == "swapped" else "" for n in figures]
-            stock = _size(row.stock_bytes) if row.stock_bytes else ""
+            size = [size_text(n) if row.state == "swapped" else "" for n in figures]
+            stock = size_text(row.stock_bytes) if row.stock_bytes else ""
             name = f"{row.path} {row.kind}".strip()
             lines.append((name, row.state, *size, stock, row.detail))  # type: ignore[arg-type]
         width = [max(len(line[k]) for line in lines) for k in range(6)]
@@ -64,7 +64,7 @@ class Report:
             text.append("  ".join([*cells, line[6]]).rstrip())
         if self.kept_workspace_bytes:
             text.append(
-                f"kept between calls: {_size(self.kept_workspace_bytes)} workspace"
+                f"kept between calls: {size_text(self.kept_workspace_bytes)} workspace"
             )
         return "\n".join(text)
 
@@ -76,19 +76,12 @@ class Report:
         for value in self.tables[path]:
             shape = "x".join(str(size) for size in value["shape"])
             lines.append((str(value["name"]), str(value["op"]), shape,
-                          _size(int(value["bytes"])), str(value["state"])))  # type: ignore[call-overload]  # fmt: skip
+                          size_text(int(value["bytes"])), str(value["state"])))  # type: ignore[call-overload]  # fmt: skip
         width = [max(len(line[k]) for line in lines) for k in range(5)]
         return "\n".join(
             "  ".join(cell.ljust(w) for cell, w in zip(line, width)).rstrip()
             for line in lines
         )
-
-
-def _size(count: int) -> str:
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"
 
 
 def report(module: nn.Module) -> Report:
@@ -151,83 +144,21 @@ def _row(path: str, entry: Entry) -> Row:
         detail += ", given up since one could not be recorded"
     if reasons:
         detail += "; sometimes stock: " + "; ".join(reasons)
-    held = peak = stock = 0
-    seen: set[Ref] = set()
-    for graph, plan in planned:  # all before it are held while one runs
-        held += _input_bytes(graph.program, seen)
-        peak = max(peak, held + plan.core.peak_bytes)
-        held += plan.saved_bytes
-        stock += stock_bytes(graph.program, plan)
+    held = held_bytes(plan for _, plan in planned)
     return Row(
         path,
         kind,
         "swapped",
         detail,
         calls=counts["calls"],
-        held_bytes=held,
+        held_bytes=held.ours,
         workspace_bytes=max(plan.core.workspace_bytes for _, plan in planned),
-        peak_bytes=peak,
-        stock_bytes=stock,
+        peak_bytes=held.peak,
+        stock_bytes=held.stock,
         recordings=counts["recordings"],
         plans=counts["plans"],
         inputs_converted=counts["inputs converted"],
         gradients_converted=counts["gradients converted"],
         graphs_repeated=repeated,
         reasons=reasons,
-    )
-
-
-def _input_bytes(program: Program, seen: set[Ref]) -> int:
-    """Of the inputs that are not among ``seen``, where they are noted."""
-    inputs = [node for node in program.part.nodes if node.op == "input"]
-    new = [(ref, x) for ref, x in zip(program.part.sources, inputs) if ref not in seen]
-    seen.update(ref for ref, _ in new)
-    return sum(_bytes(node) for _, node in new)
-
-
-def _bytes(node: Node, dtype: torch.dtype | None = None) -> int:
-    n, c, h, w = node.shape
-    return n * c * h * w * (dtype or node.dtype).itemsize
-
-
-def stock_bytes(program: Program, plan: TorchPlan) -> int:
-    """What eager autograd keeps for this graph from forward to backward.
-
-    Counted by storage: a convolution keeps its input (a channel slice keeps its whole
-    parent), batch norm its input and 2 C floats, an activation its input (in place: a copy
-    of it), max pooling its input and int64 indices. Parameters are not counted.
-    """
-    nodes = program.part.nodes
-    wanted = {p for p, grad in zip(program.params, plan.param_grads) if grad}
-    flowing = flows(program, plan.input_grads, plan.param_grads)
-    kept: dict[object, int] = {}
-
-    def keep(value: int, dtype: torch.dtype | None = None) -> None:
-        if dtype not in (None, nodes[value].dtype):
-            kept[value, dtype] = _bytes(nodes[value], dtype)  # autocast's copy
-            return
-        while nodes[value].op == "slice":
-            value = nodes[value].operands[0]
-        kept[value] = _bytes(nodes[value])
-
-    for number, node in enumerate(nodes):
-        if not flowing[number]:
-            continue
-        if node.op == "conv" and node.attributes[0] in wanted:
-            keep(node.operands[0], node.dtype)
-        elif node.op == "norm":
-            keep(node.operands[0])
-            kept["statistics", number] = 2 * 4 * node.shape[1]
-        elif node.op == "activation":
-            keep(number if _keeps_result(node) else node.operands[0])
-        elif node.op in ("max_pool", "avg_pool"):
-            keep(node.operands[0])
-            if node.op == "max_pool":
-                kept["indices", number] = _bytes(node, torch.int64)
-    return sum(kept.values())
-
-
-def _keeps_result(node: Node) -> bool:
-    return node.attributes[0] == "relu" or (
-        node.attributes[0] == "leaky_relu" and node.in_place
     )

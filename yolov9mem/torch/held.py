@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""The bytes between forward and backward: what plans hold, and what stock PyTorch would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+
+from .ir import Node, Ref
+from .lower import Program, TorchPlan, flows
+
+
+class Held(NamedTuple):
+    """Of one module."""
+
+    ours: int  # inputs included
+    weights: int  # of these: in 16 bits, as autocast's cache holds them
+    peak: int
+    stock: int
+
+
+def held_bytes(plans: Iterable[TorchPlan]) -> Held:
+    """Of the plans of a module's graphs, in their order."""
+    held = weights = peak = stock = 0
+    seen: set[Ref] = set()
+    for plan in plans:  # all before it are held while one runs
+        held += _input_bytes(plan.program, seen)
+        peak = max(peak, held + plan.core.peak_bytes)
+        held += plan.saved_bytes
+        weights += plan.core.weight_bytes
+        stock += stock_bytes(plan.program, plan)
+    return Held(held, weights, peak, stock)
+
+
+def size_text(count: int) -> str:
+    """As a user reads it."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
+
+
+def _input_bytes(program: Program, seen: set[Ref]) -> int:
+    """Of the inputs that are not among ``seen``, where they are noted."""
+    inputs = [node for node in program.part.nodes if node.op == "input"]
+    new = [(ref, x) for ref, x in zip(program.part.sources, inputs) if ref not in seen]
+    seen.update(ref for ref, _ in new)
+    return sum(_bytes(node) for _, node in new)
+
+
+def _bytes(node: Node, dtype: torch.dtype | None = None) -> int:
+    n, c, h, w = node.shape
+    return n * c * h * w * (dtype or node.dtype).itemsize
+
+
+def stock_bytes(program: Program, plan: TorchPlan) -> int:
+    """What eager autograd keeps for this graph from forward to backward.
+
+    Counted by storage: a convolution keeps its input (a channel slice keeps its whole
+    parent), batch norm its input and 2 C floats, an activation its input (in place: a copy
+    of it), max pooling its input and int64 indices. Parameters are not counted.
+    """
+    nodes = program.part.nodes
+    wanted = {p for p, grad in zip(program.params, plan.param_grads) if grad}
+    flowing = flows(program, plan.input_grads, plan.param_grads)
+    kept: dict[object, int] = {}
+
+    def keep(value: int, dtype: torch.dtype | None = None) -> None:
+        if dtype not in (None, nodes[value].dtype):
+            kept[value, dtype] = _bytes(nodes[value], dtype)  # autocast's copy
+            return
+        while nodes[value].op == "slice":
+            value = nodes[value].operands[0]
+        kept[value] = _bytes(nodes[value])
+
+    for number, node in enumerate(nodes):
+        if not flowing[number]:
+            continue
+        if node.op == "conv" and node.attributes[0] in wanted:
+            keep(node.operands[0], node.dtype)
+        elif node.op == "norm":
+            keep(node.operands[0])
+            kept["statistics", number] = 2 * 4 * node.shape[1]
+        elif node.op == "activation":
+            keep(number if _keeps_result(node) else node.operands[0])
+        elif node.op in ("max_pool", "avg_pool"):
+            keep(node.operands[0])
+            if node.op == "max_pool":
+                kept["indices", number] = _bytes(node, torch.int64)
+    return sum(kept.values())
+
+
+def _keeps_result(node: Node) -> bool:
+    return node.attributes[0] == "relu" or (
+        node.attributes[0] == "leaky_relu" and node.in_place
+    )
