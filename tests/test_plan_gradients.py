@@ -100,6 +100,28 @@ def test_norms_may_share_a_parameter(
     check_params(run, exact, [None] * len(exact))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("keep", ["all", "conv", "min"])
+@pytest.mark.parametrize("kind", ["relu", "leaky_relu"])
+def test_rectifiers_without_a_norm(kind: str, keep: str, backend: str) -> None:
+    """Backward reads the kept result: whole, in a concat, by slices; or it is no more than
+    an output, or others read what the rectifier read."""
+    t = Tracer(3)
+    first = t.conv(t.input(2, 3, 6, 5), 8, 3, padding=1)
+    a = t.act(t.act(first, kind), kind)
+    b = t.act(t.conv(a, 8, 3, padding=1), kind)
+    c = t.conv(t.concat(a, b, t.batch_norm(first)), 8)
+    d = t.act(c, kind)
+    t.output(t.conv(t.add(t.max_pool(t.slice(d, 2, 4), 3, 1, 1), t.slice(b, 0, 4)), 4))
+    t.output(t.act(t.conv(d, 6), kind))
+    grads = draw_gradients(t, 0)
+    exact = exact_gradients(t, grads)
+    run = Run(t, t.fresh_norms(), keep=keep, segments=3, backend=backend_of(backend))
+    run.forward()
+    run.backward([nhwc(g) for g in grads])
+    check_params(run, exact, [None] * len(exact))
+
+
 @pytest.mark.parametrize(
     ("accumulate", "error", "text"),
     [

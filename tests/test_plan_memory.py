@@ -46,6 +46,20 @@ def test_all_rebuilds_nothing() -> None:
     assert all(row["rebuilds"] == 0 for row in plan(t, keep="all").table())
 
 
+@pytest.mark.parametrize("kind", ["relu", "leaky_relu", "silu"])
+def test_a_rectifier_is_kept_once(kind: str) -> None:
+    """Eager keeps its result, which tells the sign; what silu read is kept beside it."""
+    t = Tracer(0)
+    x = t.input(2, 8, 9, 7)
+    for _ in range(3):
+        x = t.act(t.conv(x, 8, 3, padding=1), kind)
+    t.output(t.conv(x, 4))
+    rows = plan(t, keep="all").table()
+    kept = [row["op"] for row in rows if row["state"] == "kept"]
+    assert len(kept) == (6 if kind == "silu" else 3)
+    assert all(row["rebuilds"] == 0 for row in rows)
+
+
 def test_min_runs_no_convolution_more_than_twice() -> None:
     t, _ = tower()
     rows = plan(t, keep="min").table()

@@ -142,6 +142,15 @@ static ym_view term_target(ym_backwarder *s, int32_t term, ym_view dout,
     return ym_gradient_target(s, term, accumulate);
 }
 
+/* What backward reads for term t: the kept result, where that tells as much. */
+static ym_view read_term(ym_backwarder *s, int32_t i, int32_t t)
+{
+    bool kept = s->value[i].view.block >= 0 && s->value[i].lasting;
+    return kept && ym_result_tells(s->b.program, i)
+               ? ym_read_value(s, i)
+               : ym_read_value(s, s->b.program->item[i].operand[t]);
+}
+
 static void visit_brick(ym_backwarder *s, int32_t i, ym_view dout)
 {
     const ym_item *brick = &s->b.program->item[i];
@@ -155,7 +164,7 @@ static void visit_brick(ym_backwarder *s, int32_t i, ym_view dout)
         any = any || needs_grad(s, brick->operand[t]) ||
               wants_norm_params(s, brick->u.brick.norm_call[t]);
         if (ym_backward_reads(s->b.program, i, t)) {
-            in[t] = ym_read_value(s, brick->operand[t]);
+            in[t] = read_term(s, i, t);
         }
     }
     bool dout_taken = visit_residual(s, brick, dout);

@@ -29,16 +29,27 @@ static void keep_all_of(const ym_program *p, int32_t item, bool *keep)
     keep[item] = p->item[item].kind != YM_ITEM_INPUT;
 }
 
-void ym_keep_all(const ym_program *p, const int32_t *conv_count, bool *keep)
+/* Flags what the backward of the items reads: of those whose result may tell it, from
+ * the last to the first, since one may be kept for the next; or of all others. */
+static void keep_all_reads(const ym_program *p, bool result_tells, bool *keep)
 {
-    memset(keep, 0, (size_t)p->item_count * sizeof *keep);
-    for (int32_t i = 0; i < p->item_count; i++) {
+    for (int32_t i = p->item_count - 1; i >= 0; i--) {
+        if (ym_result_tells(p, i) != result_tells || (result_tells && keep[i])) {
+            continue;
+        }
         for (int32_t k = 0; k < p->item[i].operand_count; k++) {
             if (ym_backward_reads(p, i, k)) {
                 keep_all_of(p, p->item[i].operand[k], keep);
             }
         }
     }
+}
+
+void ym_keep_all(const ym_program *p, const int32_t *conv_count, bool *keep)
+{
+    memset(keep, 0, (size_t)p->item_count * sizeof *keep);
+    keep_all_reads(p, false, keep);
+    keep_all_reads(p, true, keep);
     /* The members of a kept concat lie in it already. */
     for (int32_t i = 0; i < p->item_count; i++) {
         const ym_item *item = &p->item[i];

@@ -171,6 +171,17 @@ bool ym_backward_reads(const ym_program *p, int32_t i, int32_t operand)
     }
 }
 
+bool ym_result_tells(const ym_program *p, int32_t i)
+{
+    const ym_item *item = &p->item[i];
+    if (item->kind != YM_ITEM_BRICK || item->operand_count > 1 ||
+        item->u.brick.norm_call[0] >= 0) {
+        return false;
+    }
+    return item->u.brick.activation == YM_RELU ||
+           (item->u.brick.activation == YM_LEAKY_RELU && item->u.brick.slope > 0);
+}
+
 static bool *copy_flags(const bool *flags, int32_t count)
 {
     bool *copy = calloc((size_t)count + 1, sizeof *copy);

@@ -84,6 +84,10 @@ size_t ym_item_bytes(const ym_program *program, int32_t item);
 /* Does item's backward read its operand number i? */
 bool ym_backward_reads(const ym_program *program, int32_t item, int32_t i);
 
+/* Does item's result tell its backward what its operand would? A rectifier alone asks
+ * for the sign, and a result has that of its operand. */
+bool ym_result_tells(const ym_program *program, int32_t item);
+
 const char *ym_item_kind_name(ym_item_kind kind);
 
 #endif
