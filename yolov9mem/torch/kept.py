@@ -141,8 +141,10 @@ class _Holders:
                 self._empty(item)
 
     def _owner(self, number: int) -> Any:
-        """Whose namespace this dict is, or None."""
+        """Whose namespace this is, or None."""
         namespace = self._known[number]
+        if not isinstance(namespace, dict):
+            return None
         for owner in map(self._known.get, self._of.get(number, [])):
             if isinstance(owner, type) or getattr(owner, "__dict__", None) is namespace:
                 return owner
