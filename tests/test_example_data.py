@@ -10,17 +10,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import yaml
 
 from yolov9 import augment
 from yolov9.dataset import DetectionDataset, collate, make_loader
 from yolov9.labels import (
     DataError,
-    label_path,
+    Records,
     list_images,
     parse_labels,
     read_data_yaml,
-    read_image,
     read_records,
     report_problems,
 )
@@ -147,58 +145,6 @@ def test_class_out_of_range_is_named(tmp_path: Path) -> None:
         read_records(images, 3, "train", quiet=True)
 
 
-def test_data_yaml(tmp_path: Path) -> None:
-    write_set(tmp_path / "set", {"a.jpg": None})
-    description = tmp_path / "data.yaml"
-
-    def write(**content: object) -> None:
-        description.write_text(yaml.safe_dump(content))
-
-    write(path="set", train="images", val=["images"], names={0: "x", 1: "y"})
-    data = read_data_yaml(description)
-    assert data["nc"] == 2
-    assert data["names"] == {0: "x", 1: "y"}
-    assert data["train"] == data["val"] == [str(tmp_path / "set/images")]
-    write(path="set", train="images", val="nowhere", names=["x"])
-    with pytest.raises(DataError, match="'nowhere', not found"):
-        read_data_yaml(description)
-    write(path="set", train="images", names=["x"])
-    with pytest.raises(DataError, match="no 'val'"):
-        read_data_yaml(description)
-    write(train="set", val="set", names=["x"], nc=3)
-    with pytest.raises(DataError, match="nc is 3 but there are 1 names"):
-        read_data_yaml(description)
-    with pytest.raises(DataError, match="does not exist"):
-        read_data_yaml(tmp_path / "none.yaml")
-    good = {"train": "set", "val": "set", "names": ["x"]}
-    for change, words in (
-        ({"names": 5}, "names is 5"),
-        ({"names": "cat"}, "names is 'cat'"),
-        ({"names": {0: "a", "b": "c"}}, "names must be numbered 0 to 1"),
-        ({"train": 5}, "train or val is 5"),
-        ({"val": {"a": "b"}}, "train or val is {'a': 'b'}"),
-        ({"path": 7}, "path is 7"),
-        ({"train": "data.yaml/x"}, "not found"),
-    ):
-        write(**good | change)
-        with pytest.raises(DataError, match=words):
-            read_data_yaml(description)
-
-
-def test_image_lists(tmp_path: Path) -> None:
-    write_set(tmp_path, {"a.jpg": None, "b.jpg": None})
-    (tmp_path / "list.txt").write_text("./images/b.jpg\n\nimages/a.jpg\n")
-    images = list_images([str(tmp_path / "list.txt")])
-    assert [Path(i).name for i in images] == ["a.jpg", "b.jpg"]
-    assert label_path(images[0]) == tmp_path / "labels/a.txt"
-    with pytest.raises(DataError, match="no images found"):
-        list_images([str(tmp_path / "labels")])
-    (tmp_path / "list.zip").write_bytes(b"PK\xff\xfe\x00")
-    with pytest.raises(DataError, match=r"list\.zip is no list of images"):
-        list_images([str(tmp_path / "list.zip")])
-    assert read_image(images[0]).shape == (30, 40, 3)
-
-
 def shapes(tmp_path: Path, **options: object) -> DetectionDataset:
     """Eight pictures of bright squares on black, as a training set."""
     images, labels = tmp_path / "images", tmp_path / "labels"
@@ -310,6 +256,9 @@ def test_min_items_single_class_and_empty(tmp_path: Path) -> None:
     records.items = [r for r in records.items if not len(r.labels)]
     with pytest.raises(DataError, match="nothing to train on"):
         DetectionDataset(records, **common)
+    unreadable = Records(problems=["x.jpg: truncated JPEG", "y.jpg: truncated JPEG"])
+    with pytest.raises(DataError, match=r"none of 2 images .*first: x\.jpg: truncated"):
+        DetectionDataset(unreadable, **common)
 
 
 def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ class DetectionDataset(Dataset):
         sample: Callable | None = None,
     ) -> None:
         items = [r for r in records.items if len(r.labels) >= min_items]
+        if not records.items:
+            raise DataError(_why_none(records))
         if not items:
             raise DataError(f"no image is left with {min_items} or more objects")
         if augment and not any(len(r.labels) for r in items):
@@ -151,6 +153,11 @@ class DetectionDataset(Dataset):
         """--image-weights: draws an epoch's images by the weight of their objects."""
         weights = [class_weights[x[:, 0].astype(int)].sum() + 1e-9 for x in self.labels]
         self.indices = random.choices(range(self.n), weights=weights, k=self.n)
+
+
+def _why_none(records: Records) -> str:
+    found = f"none of {len(records.problems)} images can be used"
+    return "; the first: ".join([found, *records.problems[:1]])
 
 
 def collate(batch: list[Sample]) -> tuple:

@@ -8,8 +8,10 @@ used are skipped, counted and named.
 
 import hashlib
 import os
+import re
 import zipfile
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +22,11 @@ import yaml
 from tqdm import tqdm
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 SHOWN_PROBLEMS = 10
+JPEG_END = b"\xff\xd9"
+# A marker with a length: no stuffed or fill byte, no restart, start or TEM marker.
+JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
 
 
 class DataError(Exception):
@@ -52,7 +57,8 @@ def read_data_yaml(path: str | Path) -> dict:
     """data.yaml with `train` and `val` as lists of paths, `names` a dict, `nc`.
 
     Relative paths count from the yaml's `path`, itself relative to the yaml's folder
-    or to the working folder. Raises DataError naming what is missing.
+    or to the working folder. `nc` is the number of names, whatever the yaml says.
+    Raises DataError naming what is missing.
     """
     path = Path(path)
     if not path.is_file():
@@ -72,10 +78,12 @@ def read_data_yaml(path: str | Path) -> dict:
         raise DataError(f"{path}: names is {names!r}, must be a list or a mapping")
     if set(names) != set(range(len(names))):
         raise DataError(f"{path}: names must be numbered 0 to {len(names) - 1}")
-    if "nc" in data and data["nc"] != len(names):
-        raise DataError(f"{path}: nc is {data['nc']} but there are {len(names)} names")
+    if data.get("nc") not in (None, len(names), str(len(names))):
+        # As in the field: a class that has no name is found in the label files.
+        print(f"WARNING {path}: nc is {data['nc']!r}, but names has {len(names)}")
     for key in ("train", "val"):
-        data[key] = [_resolve(path, data, p) for p in np.atleast_1d(data[key]).tolist()]
+        entries = data[key] if isinstance(data[key], list) else [data[key]]
+        data[key] = [_resolve(path, data, entry) for entry in entries]
     data.update(names={i: str(names[i]) for i in range(len(names))}, nc=len(names))
     return data
 
@@ -85,8 +93,10 @@ def _resolve(description: Path, data: dict, entry: str) -> str:
     for key, value in (("path", root), ("train or val", entry)):
         if not isinstance(value, str):
             raise DataError(f"{description}: {key} is {value!r}, must be text")
-    tried = [(description.parent / root / entry).resolve()]
-    tried.append((Path.cwd() / root / entry).resolve())
+    # Exports with ../train, relative to a folder below the yaml, work with `path` too.
+    entries = dict.fromkeys((entry, entry.removeprefix("../")))
+    bases = description.parent, Path.cwd()
+    tried = [(base / root / e).resolve() for e in entries for base in bases]
     for candidate in tried:
         if candidate.exists():
             return str(candidate)
@@ -95,11 +105,14 @@ def _resolve(description: Path, data: dict, entry: str) -> str:
 
 
 def list_images(sources: list[str]) -> list[str]:
-    """Sorted image paths of folders (searched deeply) and of text lists."""
+    """Sorted image paths of folders (searched deeply) and of text lists.
+
+    What is hidden in a folder, its name beginning with a dot, is no image of the set.
+    """
     files: list[str] = []
     for source in map(Path, sources):
         if source.is_dir():
-            files += [str(p) for p in source.rglob("*") if p.is_file()]
+            files += _files_below(str(source))
         elif source.is_file():
             try:
                 lines = source.read_text().splitlines()
@@ -116,6 +129,26 @@ def list_images(sources: list[str]) -> list[str]:
     return images
 
 
+def _files_below(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Files in a folder and, through links too, in those within; none that is hidden.
+
+    above: where the folders around it really are.
+    """
+    place = os.path.realpath(folder)
+    if place in above:  # a link back: it would never end
+        return
+    try:
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    except OSError:  # such as lost+found, which is root's
+        return
+    for name in names:
+        path = os.path.join(folder, name)
+        if os.path.isdir(path):
+            yield from _files_below(path, (*above, place))
+        elif os.path.isfile(path):
+            yield path
+
+
 def label_path(image: str) -> Path:
     """Label file of an image: the last folder `images` becomes `labels`."""
     parts = list(Path(image).parts)
@@ -128,19 +161,31 @@ def label_path(image: str) -> Path:
 
 def read_image(path: str) -> np.ndarray:
     """BGR uint8 (H, W, 3). Raises ValueError for a file that is not a whole image."""
-    data = np.fromfile(path, dtype=np.uint8)
-    head, tail = data[:4].tobytes(), data[-1024:].tobytes()
-    if head[:2] == b"\xff\xd8" and b"\xff\xd9" not in tail:
+    data = Path(path).read_bytes()
+    if data.startswith(b"\xff\xd8") and not _jpeg_ends(data):
         raise ValueError("truncated JPEG")
-    if head == b"\x89PNG" and b"IEND" not in tail:
+    if data.startswith(b"\x89PNG") and b"IEND" not in data:
         raise ValueError("truncated PNG")
+    pixels = np.frombuffer(data, np.uint8)
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+        image = cv2.imdecode(pixels, cv2.IMREAD_COLOR) if data else None
     except cv2.error as error:  # such as more pixels than OpenCV allows
         raise ValueError(f"OpenCV can't read it: {error.err}") from error
     if image is None:
         raise ValueError("not an image that OpenCV can read")
     return image
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Has the picture an end marker? Previews before it and trailers have their own."""
+    if data.endswith(JPEG_END):
+        return True
+    at = 2
+    while found := JPEG_MARKER.search(data, at):
+        if found[0] == JPEG_END:
+            return True
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return False
 
 
 def parse_labels(text: str) -> tuple[np.ndarray, list[np.ndarray]]:
