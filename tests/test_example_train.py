@@ -231,26 +231,6 @@ def test_field_command_lines_parse() -> None:
     assert hyp["mixup"] == 0.0
 
 
-@pytest.mark.parametrize(("text", "words"), [("a: 1", "missing lr0"), ("a: [", "YAML")])
-def test_bad_hyper_parameters(text: str, words: str, tmp_path: Path) -> None:
-    (tmp_path / "hyp.yaml").write_text(text)
-    opt = options.parser().parse_args([])
-    with pytest.raises(options.OptionError, match=words):
-        options.read_hyp(str(tmp_path / "hyp.yaml"), opt)
-
-
-def test_numbers_of_hyper_parameters(tmp_path: Path) -> None:
-    hyp = yaml.safe_load((options.HYP_FOLDER / "hyp.short.yaml").read_text())
-    opt = options.parser().parse_args([])
-    text = yaml.safe_dump({k: v for k, v in hyp.items() if k != "lr0"})
-    (tmp_path / "hyp.yaml").write_text(text + "lr0: 1e-2\n")  # text, to YAML
-    assert options.read_hyp(str(tmp_path / "hyp.yaml"), opt)["lr0"] == 0.01
-    for wrong in ("fast", "true", "[1]", ""):
-        (tmp_path / "hyp.yaml").write_text(text + f"lr0: {wrong}\n")
-        with pytest.raises(options.OptionError, match="lr0 is .* must be a number"):
-            options.read_hyp(str(tmp_path / "hyp.yaml"), opt)
-
-
 @pytest.fixture
 def small_set(tmp_path: Path, monkeypatch) -> str:
     monkeypatch.chdir(tmp_path)
@@ -351,10 +331,10 @@ def test_a_loss_that_is_not_finite_stops_with_a_message(
     small_set: str, tmp_path: Path, capsys
 ) -> None:
     hyp = yaml.safe_load((options.HYP_FOLDER / "hyp.short.yaml").read_text())
-    hyp["box"] = float("nan")
+    hyp["box"] = 1e39  # infinite in float32
     Path("bad.yaml").write_text(yaml.safe_dump(hyp))
     assert main([*arguments(small_set), "--hyp", "bad.yaml", "--epochs", "1"]) == 1
-    assert "the loss is nan in epoch 1" in capsys.readouterr().err
+    assert "the loss is inf in epoch 1" in capsys.readouterr().err
 
 
 def test_missing_package_is_a_message(small_set: str, monkeypatch, capsys) -> None:

@@ -33,16 +33,23 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             train(opt)
     except FAILURES as error:
-        print(f"ERROR {error}", file=sys.stderr)
+        print(f"ERROR {_message(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _message(error: Exception) -> str:
+    """A loader's worker sends its error as a traceback that ends with the message."""
+    text = str(error)
+    if "Original Traceback" not in text:
+        return text
+    return text.rpartition(f"{type(error).__name__}: ")[2].strip()
 
 
 def train(opt: argparse.Namespace) -> Path:
     """Runs one training; its folder."""
     if opt.resume:
-        opt, folder = _resumed(opt)
-        hyp = checkpoints.load(opt.weights)["hyp"]
+        opt, hyp, folder = _resumed(opt)
     else:
         options.check(opt)
         hyp = options.read_hyp(opt.hyp, opt)
@@ -61,15 +68,36 @@ def train(opt: argparse.Namespace) -> Path:
     return folder
 
 
-def _resumed(opt: argparse.Namespace) -> tuple[argparse.Namespace, Path]:
-    """The options that the interrupted run was started with, and its folder."""
+def _resumed(opt: argparse.Namespace) -> tuple[argparse.Namespace, dict, Path]:
+    """Options and hyper-parameters of the interrupted run, and its folder."""
     last = checkpoints.newest() if opt.resume is True else Path(opt.resume)
     saved = checkpoints.load(last)
+    for key in ("opt", "hyp"):
+        if not isinstance(saved.get(key), dict):
+            raise checkpoints.CheckpointError(
+                f"--resume {last}: it has no {key!r} entry; start another training "
+                "from it with --weights"
+            )
     folder = last.parent.parent
-    settings = folder / "opt.yaml"
-    content = yaml.safe_load(settings.read_text()) if settings.is_file() else None
-    if not isinstance(content, dict):  # not there, or damaged
-        content = saved["opt"]
-    known = vars(opt) | content
+    # The checkpoint knows them all; the file may have been changed by hand.
+    known = vars(opt) | saved["opt"] | _edited(folder / "opt.yaml", saved["opt"])
     known.update(weights=str(last), resume=True, cfg="", device=opt.device)
-    return argparse.Namespace(**known), folder
+    resumed = argparse.Namespace(**known)
+    options.check(resumed)
+    return resumed, saved["hyp"], folder
+
+
+def _edited(settings: Path, saved: dict) -> dict:
+    """What opt.yaml says; nothing where it or a value in it can't be understood."""
+    try:
+        content = yaml.safe_load(settings.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = None
+    if isinstance(content, dict) and all(
+        key in saved
+        and (None in (value, saved[key]) or isinstance(value, type(saved[key])))
+        for key, value in content.items()
+    ):
+        return content
+    print(f"WARNING {settings} is missing or damaged: the checkpoint's are used")
+    return {}

@@ -139,7 +139,8 @@ def make_optimizer(
         return torch.optim.Adam(groups, lr=lr, betas=(momentum, 0.999))
     if kind == "AdamW":
         return torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999))
-    options = {"lr": lr, "momentum": momentum, "nesterov": True}
+    # Without momentum there is no look-ahead, and PyTorch refuses to be asked for it.
+    options = {"lr": lr, "momentum": momentum, "nesterov": momentum > 0}
     if stock:
         return torch.optim.SGD(groups, **options)
     return swap.sgd(groups, **options, ema=ema, model=model)

@@ -2,6 +2,7 @@
 """Command line: the flags of the field's train_dual.py and ours."""
 
 import argparse
+import math
 from pathlib import Path
 
 import yaml
@@ -34,6 +35,11 @@ REQUIRED_HYP = [
     "mixup",
     "copy_paste",
 ]
+OPTIONAL_HYP = ["warmup_min_iterations"]
+AT_LEAST_0 = {"lr0", "lrf", "weight_decay", "warmup_epochs", "warmup_bias_lr"}
+AT_LEAST_0 |= {"warmup_min_iterations", "box", "cls", "dfl"}
+MOMENTA = {"momentum", "warmup_momentum"}
+PROBABILITIES = {"flipud", "fliplr", "mosaic", "mixup", "copy_paste"}
 
 
 class OptionError(Exception):
@@ -155,8 +161,9 @@ def read_hyp(name: str, opt: argparse.Namespace) -> dict:
     missing = [k for k in REQUIRED_HYP if not isinstance(hyp, dict) or k not in hyp]
     if missing:
         raise OptionError(f"--hyp {path}: missing {', '.join(missing)}")
-    for key in REQUIRED_HYP:
+    for key in [*REQUIRED_HYP, *(k for k in OPTIONAL_HYP if k in hyp)]:
         hyp[key] = _number(hyp[key], f"--hyp {path}: {key}")
+        _check_range(key, hyp[key], f"--hyp {path}: {key} is {hyp[key]}")
     for key in ("mosaic", "mixup"):
         if getattr(opt, key) is not None:
             hyp[key] = getattr(opt, key)
@@ -172,6 +179,17 @@ def _number(value: object, name: str) -> float | int:
     if not isinstance(number, (int, float)) or isinstance(number, bool):
         raise OptionError(f"{name} is {value!r}, must be a number")
     return number
+
+
+def _check_range(key: str, number: float | int, found: str) -> None:
+    if not math.isfinite(number):
+        raise OptionError(f"{found}, must be finite")
+    if key in AT_LEAST_0 and number < 0:
+        raise OptionError(f"{found}, must be at least 0")
+    if key in MOMENTA and not 0 <= number < 1:
+        raise OptionError(f"{found}, must be at least 0 and below 1")
+    if key in PROBABILITIES and not 0 <= number <= 1:
+        raise OptionError(f"{found}, must be from 0 to 1")
 
 
 def schedule_kind(opt: argparse.Namespace) -> str:

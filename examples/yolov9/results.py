@@ -30,13 +30,16 @@ class ResultsFile:
 
     def __init__(self, folder: Path, keep: int = 0) -> None:
         self.path = folder / "results.csv"
-        rows: list[list[str]] = []
-        if keep and self.path.is_file():
-            with open(self.path, newline="") as file:
-                rows = list(csv.reader(file))[1:]
-            rows = [row for row in rows if row and int(row[0]) < keep]
+        rows = self._rows(keep) if keep and self.path.is_file() else []
         with open(self.path, "w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
+
+    def _rows(self, keep: int) -> list[list[str]]:
+        """Rows of the epochs before `keep`, but for damaged ones."""
+        text = self.path.read_text(errors="replace")
+        lines = [line for line in text.splitlines() if "\0" not in line]
+        rows = list(csv.reader(lines))
+        return [row for row in rows if _is_whole(row) and int(row[0]) < keep]
 
     def add(
         self,
@@ -57,6 +60,14 @@ class ResultsFile:
         from .plots import plot_results
 
         plot_results(self.path, self.path.with_suffix(".png"))
+
+
+def _is_whole(row: list[str]) -> bool:
+    try:
+        int(row[0])
+        return len([float(value) for value in row]) == len(COLUMNS)
+    except (ValueError, IndexError):
+        return False
 
 
 def final_table(metrics: Metrics, names: dict, seconds: float, peak: int) -> str:

@@ -105,11 +105,15 @@ class Trainer:
             dist.barrier()
         common = {"hyp": self.hyp, "batch_size": self.batch_size}
         common["single_cls"] = opt.single_cls
+        # Images drawn by weight do not come in the batches that share a shape.
+        rect = opt.rect and not opt.image_weights
+        if opt.rect and not rect and main:
+            print("WARNING --rect: off, as --image-weights draws images one by one")
         self.dataset = DetectionDataset(
             records["train"],
             self.imgsz,
             augment=True,
-            rect=opt.rect,
+            rect=rect,
             min_items=opt.min_items,
             sample=None if opt.stock else swap.training_sample(),
             **common,
@@ -124,7 +128,7 @@ class Trainer:
             self.dataset,
             self.batch_size,
             opt.workers,
-            shuffle=not opt.rect,
+            shuffle=not rect,
             rank=self.processes.rank,
             seed=opt.seed,
         )

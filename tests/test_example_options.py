@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+"""The example's hyper-parameters, flags that meet, resuming, and its messages."""
+
+import csv
+import math
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+import yaml
+from test_example_train import arguments, small_set  # noqa: F401
+
+from yolov9 import checkpoints, options
+from yolov9.main import main
+from yolov9.optim import make_optimizer
+
+
+@pytest.mark.parametrize(("text", "words"), [("a: 1", "missing lr0"), ("a: [", "YAML")])
+def test_bad_hyper_parameters(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "hyp.yaml").write_text(text)
+    opt = options.parser().parse_args([])
+    with pytest.raises(options.OptionError, match=words):
+        options.read_hyp(str(tmp_path / "hyp.yaml"), opt)
+
+
+def test_numbers_of_hyper_parameters(tmp_path: Path) -> None:
+    hyp = yaml.safe_load((options.HYP_FOLDER / "hyp.short.yaml").read_text())
+    opt = options.parser().parse_args([])
+    text = yaml.safe_dump({k: v for k, v in hyp.items() if k != "lr0"})
+    (tmp_path / "hyp.yaml").write_text(text + "lr0: 1e-2\n")  # text, to YAML
+    assert options.read_hyp(str(tmp_path / "hyp.yaml"), opt)["lr0"] == 0.01
+    for wrong in ("fast", "true", "[1]", ""):
+        (tmp_path / "hyp.yaml").write_text(text + f"lr0: {wrong}\n")
+        with pytest.raises(options.OptionError, match="lr0 is .* must be a number"):
+            options.read_hyp(str(tmp_path / "hyp.yaml"), opt)
+
+
+def test_ranges_of_hyper_parameters(tmp_path: Path) -> None:
+    hyp = yaml.safe_load((options.HYP_FOLDER / "hyp.scratch-high.yaml").read_text())
+    opt = options.parser().parse_args([])
+    rules = {
+        "must be finite": dict.fromkeys(("translate", "hsv_h", "lr0"), ".nan")
+        | {
+            "warmup_epochs": ".inf",
+            "degrees": "-.inf",
+            "warmup_min_iterations": ".inf",
+        },
+        "must be at least 0": dict.fromkeys(
+            ("lr0", "lrf", "weight_decay", "warmup_epochs", "warmup_bias_lr", "box"),
+            "-0.1",
+        )
+        | {"warmup_min_iterations": "-1"},
+        "must be at least 0 and below 1": {"momentum": "1", "warmup_momentum": "-0.1"},
+        "must be from 0 to 1": {"copy_paste": "1.5", "mosaic": "-1", "fliplr": "2"},
+        "must be a number": {"warmup_min_iterations": "abc"},
+    }
+    for rule, values in rules.items():
+        for key, value in values.items():
+            others = {k: v for k, v in hyp.items() if k != key}
+            text = yaml.safe_dump(others) + f"{key}: {value}\n"
+            (tmp_path / "hyp.yaml").write_text(text)
+            with pytest.raises(options.OptionError) as caught:
+                options.read_hyp(str(tmp_path / "hyp.yaml"), opt)
+            assert str(caught.value).endswith(rule)
+            assert f"hyp.yaml: {key} is " in str(caught.value)
+    edge = dict.fromkeys(("lr0", "momentum", "warmup_epochs", "copy_paste"), 0)
+    (tmp_path / "hyp.yaml").write_text(yaml.safe_dump(hyp | edge))
+    assert options.read_hyp(str(tmp_path / "hyp.yaml"), opt)["momentum"] == 0
+
+
+@pytest.mark.parametrize("stock", [True, False])
+def test_momentum_of_zero_is_plain_sgd(stock: bool) -> None:
+    hyp = {"lr0": 0.5, "momentum": 0.0, "weight_decay": 0.0}
+    model = torch.nn.Linear(2, 1, bias=False)
+    expected = model.weight.detach() - 0.5
+    optimizer = make_optimizer(model, "SGD", hyp, None, stock)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert torch.equal(model.weight, expected)
+    groups = make_optimizer(model, "SGD", hyp | {"momentum": 0.9}, None, stock)
+    assert all(group["nesterov"] for group in groups.param_groups)
+
+
+def epochs(folder: Path) -> list[str]:
+    with open(folder / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
+    return [row["epoch"] for row in rows]
+
+
+def test_resuming_with_damaged_files(
+    small_set: str,  # noqa: F811
+    monkeypatch,
+    capsys,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "strip", lambda path: None)  # as if interrupted
+        line = arguments(small_set, "--accumulate", "1", "--epochs", "2", "--name", "a")
+        assert main([*line, "--noval"]) == 0
+    stopped, folder = Path("runs/train/a"), Path("runs/train/b")
+    last = folder / "weights/last.pt"
+    saved = checkpoints.load(stopped / "weights/last.pt")
+    saved["opt"]["epochs"] = 3
+    checkpoints.save(saved, stopped / "weights/last.pt")
+    results = (stopped / "results.csv").read_bytes()
+    damaged = (
+        (b"epochs: [1,\n", results[:-30], ["0", "2"]),  # epoch 1 is cut off
+        (b"\xff\xfe", b"epoch\n\0\0\0\n", ["2"]),
+        (b"5: 1\n", results, ["0", "1", "2"]),
+        (b"epochs: three\n", results + b"\xff\nnan,\n", ["0", "1", "2"]),
+    )
+    for settings, rows, kept in damaged:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(stopped, folder)
+        (folder / "opt.yaml").write_bytes(settings)
+        (folder / "results.csv").write_bytes(rows)
+        assert main(["--resume", str(last), "--device", "cpu"]) == 0
+        assert "opt.yaml is missing or damaged" in capsys.readouterr().out
+        assert epochs(folder) == kept
+    for key in ("opt", "hyp"):
+        checkpoints.save({k: v for k, v in saved.items() if k != key}, last)
+        assert main(["--resume", str(last), "--device", "cpu"]) == 1
+        assert f"last.pt: it has no '{key}' entry" in capsys.readouterr().err
+
+
+def test_images_drawn_by_weight_come_in_squares(small_set: str, capsys) -> None:  # noqa: F811
+    for number, path in enumerate(sorted(Path(small_set).parent.rglob("train/*.png"))):
+        picture = cv2.imread(str(path))
+        size = (64, 32) if number % 2 else (32, 64)
+        assert cv2.imwrite(str(path), cv2.resize(picture, size))
+    line = arguments(small_set, "--rect", "--image-weights", "--epochs", "2", "--noval")
+    assert main(line) == 0
+    assert "WARNING --rect: off" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_an_error_in_a_worker_is_one_line(
+    workers: str,
+    small_set: str,  # noqa: F811
+    monkeypatch,
+    capsys,
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+
+    def vanished(path: str) -> None:
+        raise FileNotFoundError(2, "No such file or directory", path)
+
+    monkeypatch.setattr("yolov9.dataset.read_image", vanished)
+    line = arguments(small_set, "--epochs", "1")
+    line[line.index("--workers") + 1] = workers
+    assert main(line) == 1
+    said = [
+        x for x in capsys.readouterr().err.splitlines() if "ERROR" in x or "File" in x
+    ]
+    assert len(said) == 1
+    assert said[0].startswith("ERROR /")
+    assert "[Errno 2] No such file" in said[0]
