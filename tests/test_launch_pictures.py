@@ -113,6 +113,70 @@ def test_what_a_picture_cannot_stand_in_for_is_made_as_it_was() -> None:
     assert same(ours, samples(data))
 
 
+class Official(Other):
+    """The fields of the official data set; every other file has boxes only."""
+
+    load_mosaic = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        chain = self.chain
+        self.img_size, self.hyp, self.n = (
+            SIZE,
+            {**HYP, "mosaic": 1.0, "copy_paste": 0.2},
+            6,
+        )
+        self.mosaic, self.rect, self.albumentations = True, False, None
+        self.mosaic_border, self.indices = [-SIZE // 2, -SIZE // 2], range(6)
+        self.segments = [[] if i % 2 else s for i, s in enumerate(chain.segments)]
+        chain.segments, chain.hyp = self.segments, self.hyp
+
+    def load_image(self, index: int) -> Any:
+        image = self.chain.images[index]
+        return image, image.shape[:2], image.shape[:2]
+
+    def __getitem__(self, index: int) -> Any:
+        image, labels = self.chain.sample(index)
+        numbered = torch.zeros((len(labels), 6))
+        numbered[:, 1:] = torch.from_numpy(labels)
+        return torch.from_numpy(image), numbered, self.im_files[index], None
+
+
+def outcomes(data: Any, way: Any) -> list[Any]:
+    """Samples with the random states after them, or what they raised."""
+    made: list[Any] = []
+    for seed in range(120):
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            made.append([way(data, seed % 6), random.random(), np.random.random()])
+        except Exception as error:
+            made.append(type(error).__name__)
+    return made
+
+
+def test_where_our_mosaic_raises_the_stock_code_goes_on() -> None:
+    if NO_EQUAL_BITS:
+        pytest.skip(NO_EQUAL_BITS)
+    data = Official()
+    stock = outcomes(data, Official.__getitem__)
+    strict = outcomes(data, dataset._strictly_sampled)
+    dataset.swap_class(Official, dataset.sample)
+    ours = outcomes(data, Official.__getitem__)
+    raised = [i for i, sample in enumerate(strict) if isinstance(sample, str)]
+    assert any(isinstance(stock[i], list) for i in raised)
+    assert any(isinstance(sample, list) for sample in strict)
+    for mine, theirs in zip(ours, stock, strict=True):
+        if isinstance(theirs, str):
+            assert mine == theirs
+            continue
+        # Images and draws are the same; the last bits of labels are NumPy's matter.
+        (image, labels, *rest), *draws = mine
+        assert torch.equal(image, theirs[0][0])
+        torch.testing.assert_close(labels, theirs[0][1], rtol=0, atol=1e-6)
+        assert [rest, draws] == [list(theirs[0][2:]), theirs[1:]]
+
+
 def test_one_without_opencv_stays_as_it_is() -> None:
     class Plain(Other):
         def __getitem__(self, index: int) -> dict[str, Any]:
