@@ -126,6 +126,16 @@ BAD = {
     "three images": ({"images": make_tiles(3)}, ValueError, "3 images, must be 4 or 9"),
     "no array": (bad_tile(lambda t: t.tolist()), ValueError, "tile 2 must be an array"),
     "float tile": (bad_tile(lambda t: t.astype(np.float32)), TypeError, "float32"),
+    "uint16 tile": (
+        bad_tile(lambda t: t.astype(np.uint16)),
+        TypeError,
+        "dtype is uint16, must be uint8",
+    ),
+    "partner of another size": (
+        {"partner": mosaic_scene(make_tiles(), image_size=SIZE // 2)},
+        ValueError,
+        f"partner: image_size is {SIZE // 2}, must be {SIZE}",
+    ),
     "grey tile": (bad_tile(lambda t: t[..., 0]), ValueError, "tile 2"),
     "four channels": (
         bad_tile(lambda t: np.concatenate((t, t[..., :1]), 2)),

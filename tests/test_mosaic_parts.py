@@ -153,6 +153,8 @@ def test_read_image(tmp_path):
     np.testing.assert_array_equal(read_image(file), image)
     with pytest.raises(FileNotFoundError, match=r"b\.png"):
         read_image(tmp_path / "b.png")
+    with pytest.raises(FileNotFoundError, match="image .* is no file"):
+        read_image(tmp_path)
     broken = tmp_path / "c.jpg"
     broken.write_bytes(b"\xff\xd8\xff broken")
     with pytest.raises(ValueError, match=r"c\.jpg"):

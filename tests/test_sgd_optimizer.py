@@ -147,6 +147,20 @@ def test_bad_settings(settings, error, text):
         AccumulatingSGD([nn.Parameter(torch.ones(2))], **settings)
 
 
+@pytest.mark.parametrize("name", ["fused", "differentiable"])
+def test_groups_may_not_ask_for_other_steps(name):
+    p, q = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    group = {"params": [p], name: True}
+    with pytest.raises(NotImplementedError, match=f"{name}=True is not supported"):
+        AccumulatingSGD([group], lr=0.1)
+    ours = AccumulatingSGD([{"params": [q], name: False}], lr=0.1)
+    with pytest.raises(NotImplementedError, match=f"{name}=True is not supported"):
+        ours.add_param_group(group)
+    stock = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1, **{name: True})
+    ours.load_state_dict(stock.state_dict())
+    assert not ours.param_groups[0][name]
+
+
 def test_bad_steps():
     p = nn.Parameter(torch.ones(4))
     ours = AccumulatingSGD([p], lr=0.1)

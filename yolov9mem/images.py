@@ -18,7 +18,8 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """
     name = os.fspath(path)
     if not os.path.isfile(name):
-        raise FileNotFoundError(f"image {name} does not exist")
+        what = "is no file" if os.path.exists(name) else "does not exist"
+        raise FileNotFoundError(f"image {name} {what}")
     try:
         import cv2
     except ImportError:

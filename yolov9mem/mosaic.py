@@ -188,8 +188,8 @@ def mosaic(
     or the upper left corner of the window on nine. warp: canvas to image, see
     `draw_warp`; None shows the middle. paste: objects to paste mirrored, indices of the
     labels of all tiles in order, see `draw_paste`. partner: a second scene of
-    `mosaic_scene` for mixup, this one's part being `ratio`. hsv: see `hsv_tables`. out:
-    (3, image_size, image_size) uint8 to write to.
+    `mosaic_scene`, of the same image_size, for mixup, this one's part being `ratio`.
+    hsv: see `hsv_tables`. out: (3, image_size, image_size) uint8 to write to.
 
     Returns the image, (3, image_size, image_size) uint8 RGB, and its labels, (n, 5)
     float32: class and normalised xywh. Beside both no more than 0.3 MB is allocated.
@@ -205,6 +205,11 @@ def mosaic(
         paste=paste,
     )
     image = (image_size, image_size)
+    if partner is not None and partner.canvas.size != scene.canvas.size:
+        raise ValueError(
+            f"partner: image_size is {partner.canvas.size[0] // 2}, must be {image_size}"
+            " as of this mosaic"
+        )
     picture = render(
         scene,
         image,

@@ -75,6 +75,7 @@ static int parse_numpy(PyArrayObject *source, const char *name, ym_array *array)
     if (numpy_dtype(source, name, &array->dtype) < 0) {
         return -1;
     }
+    array->is_uint16 = PyArray_TYPE(source) == NPY_UINT16;
     int64_t item_bytes = (int64_t)ym_dtype_bytes(array->dtype);
     array->data = PyArray_DATA(source);
     array->ndim = PyArray_NDIM(source);
@@ -164,8 +165,9 @@ int ym_parse_optional_array(PyObject *object, const char *name, ym_array *array)
 int ym_require_dtype(const ym_array *array, const char *name, ym_dtype dtype)
 {
     if (array->dtype != dtype) {
-        PyErr_Format(PyExc_TypeError, "%s: dtype is %s, must be %s", name,
-                     ym_dtype_name(array->dtype), ym_dtype_name(dtype));
+        const char *found = array->is_uint16 ? "uint16" : ym_dtype_name(array->dtype);
+        PyErr_Format(PyExc_TypeError, "%s: dtype is %s, must be %s", name, found,
+                     ym_dtype_name(dtype));
         return -1;
     }
     return 0;

@@ -25,6 +25,7 @@ typedef struct ym_array {
     int64_t stride[YM_MAX_DIMENSIONS]; /* elements */
     int32_t device;
     bool writable;
+    bool is_uint16; /* bfloat16 as NumPy without ml_dtypes holds it: for messages */
 } ym_array;
 
 /* Called once from the module's exec slot. Returns -1 with an exception set. */

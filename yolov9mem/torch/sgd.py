@@ -68,8 +68,8 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
 
     Raises:
         ValueError: a value breaks its rule; the text names it.
-        NotImplementedError: differentiable=True or fused=True (other bits than the
-            loop).
+        NotImplementedError: differentiable=True or fused=True, of a group too (other
+            bits than the loop).
 
     The count of micro-batches, like the gradients, is not in `state_dict()`. Copies and
     pickles do not carry `ema`: attach it again with `attach_ema`.
@@ -96,9 +96,7 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        if differentiable or fused:
-            name = "differentiable" if differentiable else "fused"
-            raise NotImplementedError(f"AccumulatingSGD: {name}=True is not supported")
+        _refuse_other_steps({"differentiable": differentiable, "fused": fused})
         for name, value in (
             ("lr", lr),
             ("momentum", momentum),
@@ -124,6 +122,11 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
         self.zero_grads = bool(zero_grads)
         if ema is not None:
             self.attach_ema(ema, model)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if isinstance(param_group, dict):  # else torch says so
+            _refuse_other_steps(param_group)
+        super().add_param_group(param_group)
 
     def _set_defaults(self) -> None:
         self._accumulate = 1
@@ -153,7 +156,8 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
             self._set_defaults()
         super().__setstate__(state)
         for group in self.param_groups:
-            group["fused"] = None  # of a stock optimizer's state: not the loop's bits
+            # Of a stock optimizer's state: not the loop's bits.
+            group.update(fused=None, differentiable=False)
 
     @property
     def accumulate(self) -> int:
@@ -373,6 +377,12 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
         """As torch; also forgets an unscale_ or a clip that still waits for a step."""
         self._drop_deferred()
         super().zero_grad(set_to_none)
+
+
+def _refuse_other_steps(settings: dict[str, Any]) -> None:
+    for name in ("differentiable", "fused"):
+        if settings.get(name):
+            raise NotImplementedError(f"AccumulatingSGD: {name}=True is not supported")
 
 
 def _checked_max_norm(max_norm: float | None) -> float | None:
