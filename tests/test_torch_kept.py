@@ -169,6 +169,19 @@ def in_a_generator(m: nn.Module, y: Tensor) -> Tensor:
     return next(generator())
 
 
+def test_tensors_of_the_module_itself_stay_with_it() -> None:
+    """Also where a view is made of them."""
+
+    def views(m: nn.Module, y: Tensor) -> Tensor:
+        return y * m.table.expand(2, 1, 1, 1)
+
+    stock = Keeps(views)
+    stock.table = torch.full((1,), 2.0)
+    ours = ym.checkpoint(copy.deepcopy(stock))
+    assert_close(ours(image()), stock(image()))
+    assert ran_in_core(ours) == 1
+
+
 @pytest.mark.parametrize("collects", [True, False])
 @pytest.mark.parametrize("keep", [after_an_error, in_a_cycle, in_a_generator])
 def test_what_garbage_holds_is_not_kept(keep: Callable, collects: bool) -> None:

@@ -140,6 +140,10 @@ class FakeCopy:
         """Ids of the original's objects that the copy's forwards have looked at."""
         return self._looked_at | {self.objects[id] for id in self._spies.touched()}
 
+    def own(self) -> set[int]:
+        """Ids of the fakes that stand for the module's tensors."""
+        return set(map(id, self._fakes))
+
     def discard(self) -> None:
         """After a recording that failed: forward may have changed the copy."""
         self._looked_at = self.looked_at()

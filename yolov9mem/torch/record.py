@@ -363,7 +363,7 @@ def record(fakes: FakeCopy, leaves: list[Any], spec: Any, strict: bool) -> Recor
     ``leaves`` and ``spec`` are ``(args, kwargs)`` flattened. Raises CannotLower for what
     cannot be lowered (strict) or replayed, and whatever the module's own forward raises.
     """
-    with undisturbed(), Watch() as watch:
+    with undisturbed(), Watch(fakes.own()) as watch:
         made = _record(Recorder(fakes, strict, watch.fakes), leaves, spec)
         if isinstance(made, CannotLower):
             fakes.discard()
