@@ -31,7 +31,7 @@ CSRC = Path(__file__).resolve().parents[1] / "csrc"
 FOLDERS = ("core", "math", "ops", "ref", "cuda", "python", "python_cuda", "emulation")
 F32, BF16, F16 = 0, 1, 2
 STORED = {F32: np.float32, BF16: np.uint16, F16: np.float16}
-IDENTITY, SILU, RELU, LEAKY_RELU = range(4)
+IDENTITY, SILU, RELU, LEAKY_RELU, HARDTANH, HARDSWISH, MISH = range(7)
 FORWARD, BACKWARD_DATA, BACKWARD_WEIGHT = range(3)
 
 
@@ -138,12 +138,16 @@ class Term(C.Structure):
     _fields_ += [("mean", C.c_void_p), ("rstd", C.c_void_p)]
 
 
+class Activation(C.Structure):
+    _fields_ = [("kind", C.c_int)]
+    _fields_ += [(name, C.c_float) for name in ("slope", "low", "high")]
+
+
 class Brick(C.Structure):
     _fields_ = [
         ("term_count", C.c_int32),
         ("term", Term * 2),
-        ("activation", C.c_int),
-        ("slope", C.c_float),
+        ("activation", Activation),
         ("has_residual", C.c_bool),
         ("residual", Tensor),
     ]

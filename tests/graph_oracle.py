@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from kernel_cases import ACTIVATIONS, HIGH, LOW, SLOPE
 
 from yolov9mem import _core
 
@@ -107,13 +108,8 @@ class Tracer:
         return self.keep(self.graph.batch_norm(x, norm), value)
 
     def act(self, x: int, kind: str = "silu") -> int:
-        run = {
-            "silu": F.silu,
-            "relu": F.relu,
-            "leaky_relu": lambda v: F.leaky_relu(v, 0.1),
-            "identity": lambda v: v * 1.0,
-        }[kind]
-        return self.keep(self.graph.activation(x, kind, slope=0.1), run(self.values[x]))
+        made = self.graph.activation(x, kind, slope=SLOPE, low=LOW, high=HIGH)
+        return self.keep(made, ACTIVATIONS[kind](self.values[x]))
 
     def add(self, *xs: int) -> int:
         total = self.values[xs[0]]

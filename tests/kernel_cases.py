@@ -14,6 +14,16 @@ import torch
 import torch.nn.functional as F
 
 EPS, MOMENTUM = 1e-3, 0.03
+SLOPE, LOW, HIGH = 0.1, -0.75, 1.25
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "identity": lambda v: v * 1.0,
+    "silu": F.silu,
+    "relu": F.relu,
+    "leaky_relu": lambda v: F.leaky_relu(v, SLOPE),
+    "hardtanh": lambda v: F.hardtanh(v, LOW, HIGH),
+    "hardswish": F.hardswish,
+    "mish": F.mish,
+}
 
 
 @dataclass
@@ -72,10 +82,9 @@ class Net:
         return self.call("batch_norm", x, run, number)
 
     def act(self, x: int, kind: str) -> int:
-        runs = {"silu": F.silu, "relu": F.relu, "identity": lambda v: v * 1.0}
-        runs["leaky_relu"] = lambda v: F.leaky_relu(v, 0.1)
-        run = runs[kind]
-        return self.call("activation", x, lambda: run(self.values[x]), kind, slope=0.1)
+        run = lambda: ACTIVATIONS[kind](self.values[x])  # noqa: E731
+        numbers = {"slope": SLOPE, "low": LOW, "high": HIGH}
+        return self.call("activation", x, run, kind, **numbers)
 
     def add(self, *xs: int) -> int:
         return self.call("add", list(xs), lambda: sum(self.values[x] for x in xs))
@@ -196,12 +205,15 @@ CASES = [
     *(
         brick_case(shape, kind)
         for shape in [(2, 3, 5, 7), (1, 64, 20, 20), (2, 700, 3, 3), (1, 5, 90, 80)]
-        for kind in ("silu", "leaky_relu")
+        for kind in ("silu", "leaky_relu", "hardtanh", "hardswish", "mish")
     ),
     brick_case((2, 33, 13, 7), "silu", terms=2, norms=2),
     brick_case((2, 48, 9, 9), "silu", terms=2, norms=2, residual=True),
     brick_case((2, 16, 9, 9), "relu", terms=2, norms=1, residual=True),
     brick_case((2, 16, 9, 9), "silu", terms=2, norms=0),
+    brick_case((2, 13, 9, 9), "hardtanh", terms=2, norms=1),
+    brick_case((2, 48, 9, 9), "hardswish", terms=2, norms=2, residual=True),
+    brick_case((2, 33, 13, 7), "mish", terms=2, norms=2),
     brick_case((2, 17, 9, 9), "identity", norms=1),
     brick_case((2, 600, 3, 5), "silu", frozen=True),
     brick_case((2, 20, 9, 9), "silu", terms=2, norms=2, frozen=True),

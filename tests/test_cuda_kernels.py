@@ -13,6 +13,7 @@ import cuda_emulation as ce
 import numpy as np
 import pytest
 from cuda_emulation import BF16, F16, F32, Brick, Norm, Pool, TermGradient, Value
+from kernel_cases import HIGH, LOW, SLOPE
 
 # One rounding to the stored type, relative to the largest value.
 LIMIT = {F32: 4e-6, BF16: 2**-8, F16: 2**-11}
@@ -132,7 +133,8 @@ class BrickCase:
         ]
 
     def brick(self, exact: bool, gradients: list, residual: bool = True) -> Brick:
-        made = Brick(term_count=len(self.values), activation=self.activation, slope=0.1)
+        activation = ce.Activation(self.activation, SLOPE, LOW, HIGH)
+        made = Brick(term_count=len(self.values), activation=activation)
         self.alive = [
             exact_of(v) if exact else v for v in (*self.values, self.residual)
         ]
@@ -194,6 +196,12 @@ BRICKS = [
     (2, "n-", ce.LEAKY_RELU),
     (2, "--", ce.IDENTITY),
     (2, "rn", ce.IDENTITY),
+    (1, "n", ce.HARDTANH),
+    (2, "nn", ce.HARDTANH),
+    (1, "n", ce.HARDSWISH),
+    (2, "-n", ce.HARDSWISH),
+    (1, "n", ce.MISH),
+    (2, "rn", ce.MISH),
 ]
 
 
@@ -208,6 +216,25 @@ def test_brick(dtype: int, terms: int, norms: str, activation: int, seed: int) -
         truth = case.backward("ref", accumulate, in_place)
         for i, (a, b) in enumerate(zip(made, truth, strict=True)):
             close(a, b, LIMIT[dtype] if i < terms else 1e-5, f"gradient {i}")
+
+
+@DTYPES
+@pytest.mark.parametrize("activation", range(ce.MISH + 1))
+def test_activation_at_corners_and_extremes(dtype: int, activation: int) -> None:
+    case = BrickCase(1, "-", activation, dtype, 1, (1, 2, 8, 3))
+    corners = [0.0, LOW, HIGH, -3.0, 3.0, 200.0, -200.0, 6e4, -6e4, 20.0, -20.0, np.nan]
+    values = ce.random_values(1, case.shape)
+    values.reshape(-1)[:24] = corners * 2
+    gradients = case.dout.numpy()
+    if activation not in (ce.SILU, ce.MISH):  # whose derivatives are never chosen
+        gradients.reshape(-1)[12:24] = np.inf
+    case.values, case.dout = [Value(values, dtype)], Value(gradients, dtype)
+    near = {"rtol": LIMIT[dtype], "atol": LIMIT[dtype]}
+    made, exact = (case.forward(backend) for backend in ("cuda", "ref"))
+    np.testing.assert_allclose(made, exact, **near)
+    known = ~np.isnan(values)
+    made, exact = (case.backward(b, False, False)[0] for b in ("cuda", "ref"))
+    np.testing.assert_allclose(made[known], exact[known], **near)
 
 
 @DTYPES

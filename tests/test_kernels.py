@@ -18,7 +18,18 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from kernel_cases import CASES, EPS, MOMENTUM, Case, Net, brick_case, pool_case
+from kernel_cases import (
+    ACTIVATIONS,
+    CASES,
+    EPS,
+    HIGH,
+    LOW,
+    MOMENTUM,
+    Case,
+    Net,
+    brick_case,
+    pool_case,
+)
 
 from yolov9mem import _core
 
@@ -195,17 +206,60 @@ def test_statistics_survive_a_mean_far_from_zero(backend: str) -> None:
         assert error(mine[i], exact[i]) <= allowed
 
 
+def assert_same_at(
+    places: torch.Tensor,
+    mine: list[torch.Tensor],
+    exact: list[torch.Tensor],
+    **near: float,
+) -> None:
+    """Output and gradient of the first elements, which are `places`. At NaN even torch's
+    vectorized and scalar loops differ in the gradient."""
+    known = ~places.isnan()
+    (y, dx), (exact_y, exact_dx) = (
+        [t.reshape(-1)[: len(places)].double() for t in side[:2]]
+        for side in (mine, exact)
+    )
+    assert torch.allclose(y, exact_y, **near, equal_nan=True)
+    assert torch.allclose(dx[known], exact_dx[known], **near)
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
 @pytest.mark.parametrize("backend", ["ref", "cpu"])
-def test_activation_of_extreme_values(backend: str) -> None:
+def test_activation_of_extreme_values(backend: str, kind: str) -> None:
     """No overflow on the way, NaN stays NaN."""
-    case = brick_case((1, 4, 3, 3), "silu", norms=0)
+    case = brick_case((1, 4, 3, 3), kind, norms=0)
     graph, arrays = draw(case, torch.float32)
-    flat = arrays.inputs[0].view(-1)
-    flat[:7] = torch.tensor([1e30, -1e30, 88.8, -88.8, 200.0, -104.0, float("nan")])
+    places = torch.tensor([1e30, -1e30, 88.8, -88.8, 200.0, -104.0, float("nan")])
+    arrays.inputs[0].view(-1)[:7] = places
     exact = stock(case, arrays, torch.float64)
     mine = ours(case, graph, arrays, backend, torch.float32)
-    for a, b in zip(mine, exact, strict=True):
-        assert torch.allclose(a.double(), b, rtol=1e-5, atol=1e-34, equal_nan=True)
+    assert_same_at(places, mine, exact, rtol=1e-5, atol=1e-34)
+
+
+@pytest.mark.parametrize("kind", ["relu", "leaky_relu", "hardtanh", "hardswish"])
+@pytest.mark.parametrize("backend", ["ref", "cpu"])
+def test_activation_at_its_corners(backend: str, kind: str) -> None:
+    """At and beside each, derivatives are torch's; 0 even where the gradient from above
+    is infinite."""
+    case = brick_case((1, 4, 5, 3), kind, norms=0)
+    graph, arrays = draw(case, torch.float32)
+    corners = torch.tensor([0.0, LOW, HIGH, -3.0, 3.0])
+    beside = [torch.nextafter(corners, torch.tensor(to)) for to in (-9.0, 9.0)]
+    places = torch.cat([corners, *beside]).repeat(2)
+    arrays.inputs[0].view(-1)[:30] = places
+    arrays.grad.view(-1)[15:30] = float("inf")
+    exact = stock(case, arrays, torch.float32)
+    mine = ours(case, graph, arrays, backend, torch.float32)
+    assert_same_at(places, mine, exact, rtol=1e-6, atol=1e-7)
+
+
+def test_bounds_of_an_activation_are_in_order() -> None:
+    graph = _core.Graph()
+    x = graph.input(1)
+    graph.activation(x, "hardtanh", low=0.5, high=0.5)
+    for low, high in ((2.0, 1.0), (0.0, float("nan"))):
+        with pytest.raises(ValueError, match=f"low is {low:g}, must be at most high"):
+            graph.activation(x, "hardtanh", low=low, high=high)
 
 
 def test_child_of_a_fork_has_its_own_threads() -> None:
@@ -227,7 +281,7 @@ def test_other_instruction_sets(isa: str) -> None:
     """The same cases in a process that is told to do with less (elsewhere than on x86-64
     there is only "plain")."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    command += [__file__, "-k", "error_rule or first_maximum or extreme"]
+    command += [__file__, "-k", "error_rule or first_maximum or extreme or corners"]
     environment = {**os.environ, "YOLOV9MEM_ISA": isa}
     done = subprocess.run(
         command,

@@ -14,6 +14,7 @@ import random
 import pytest
 import torch
 from graph_oracle import Run, Tracer, nhwc, relative_error
+from kernel_cases import ACTIVATIONS
 
 KEEPS = ("all", "conv", "min")
 
@@ -37,7 +38,7 @@ def grow(t: Tracer, rng: random.Random, pool: list[int]) -> int:
     if kind == 7:
         return t.upsample(x, scale=2)
     if kind == 8:
-        return t.act(t.batch_norm(x), rng.choice(("relu", "leaky_relu", "silu")))
+        return t.act(t.batch_norm(x), rng.choice(list(ACTIVATIONS)))
     same_pixels = [v for v in pool if t.values[v].shape[2:] == (h, w)]
     if kind == 9:
         return t.concat(x, *rng.choices(same_pixels, k=rng.randrange(1, 4)))

@@ -46,6 +46,10 @@ def functional(name: str):
     return {
         "relu": f.relu,
         "leaky_relu": lambda x: f.leaky_relu(x, 0.1),
+        "hardtanh": lambda x: f.hardtanh(x, 0.125, 0.75),
+        "relu6": f.relu6,
+        "hardswish": f.hardswish,
+        "mish": f.mish,
         "max_pool": lambda x: f.max_pool2d(x, 5, 1, 2),
         "avg_pool": lambda x: f.avg_pool2d(x, 2, 1, 0, False, True),
         "upsample": lambda x: f.interpolate(x, scale_factor=2, mode="nearest"),
@@ -68,7 +72,10 @@ LAYERS = {
     "shared": Shared,
 } | {
     name: (lambda name=name: Op(functional(name)))
-    for name in ("relu", "leaky_relu", "max_pool", "avg_pool", "upsample", "chunk")
+    for name in (
+        *("relu", "leaky_relu", "hardtanh", "relu6", "hardswish", "mish"),
+        *("max_pool", "avg_pool", "upsample", "chunk"),
+    )
 }
 
 

@@ -51,6 +51,15 @@ LOWERED = {
     "method relu": lambda x: x.relu(),
     "leaky relu": lambda x: F.leaky_relu(x, 0.1, inplace=True),
     "silu in place": lambda x: F.silu(x + x, inplace=True),
+    "relu6": lambda x: F.relu6(x),
+    "relu6 in place": lambda x: F.relu6(x + x, inplace=True),
+    "hardtanh": lambda x: F.hardtanh(x, -0.125, 0.75),
+    "hardtanh_": lambda x: F.hardtanh_(x + x),
+    "hardtanh in place": lambda x: F.hardtanh(x + x, 0, max_val=2, inplace=True),
+    "hardswish": lambda x: F.hardswish(x),
+    "hardswish in place": lambda x: F.hardswish(x + x, True),
+    "mish": lambda x: F.mish(x),
+    "mish in place": lambda x: F.mish(x + x, inplace=True),
     "stack and sum": lambda x: torch.stack((x, x, x)).sum(0),
     "max pool": lambda x: F.max_pool2d(x, 3, 2, 1),
     "max pool, ceil": lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True),
@@ -83,6 +92,7 @@ REFUSED = {
     "softmax": lambda x: x.softmax(1),
     "sigmoid": lambda x: x * x.sigmoid(),
     "mul": lambda x: x * 2,
+    "clamp": lambda x: x.clamp(0, 6),  # has a gradient at its bounds, unlike relu6
     "adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, 4),
     "interpolate": lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
     "max_pool2d": lambda x: F.max_pool2d(x, 3, dilation=2),
@@ -124,6 +134,28 @@ def test_a_scale_that_is_not_whole_is_one_refused_call(scale: object) -> None:
     assert_same_training(ours, stock, image(size=32))
     found = {row.path: row for row in ym.report(ours).rows}
     assert found[""].state == "swapped" and found["1"].state == "stock"
+
+
+def test_every_activation_is_part_of_its_brick() -> None:
+    """None costs memory beside the convolution's output."""
+
+    def held_bytes(act: nn.Module) -> int:
+        stock = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), act)
+        ours = ym.checkpoint(copy.deepcopy(stock))
+        assert_same_training(ours, stock, image(size=32))
+        return ym.report(ours).rows[0].held_bytes
+
+    usual = held_bytes(nn.SiLU(inplace=True))
+    for act in (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Mish):
+        for in_place in (False, True):
+            assert held_bytes(act(inplace=in_place)) == usual
+    assert held_bytes(nn.Hardtanh(-0.25, 0.5)) == usual
+
+
+def test_bounds_in_disorder_raise_torchs_own_error() -> None:
+    module = ym.checkpoint(Apply(lambda x: F.hardtanh(x, 1.0, -1.0)))
+    with pytest.raises(ValueError, match="min_val cannot be greater than max_val"):
+        module(image(size=32))
 
 
 def test_in_place_on_a_view_is_refused() -> None:

@@ -17,7 +17,7 @@
 #include "core/status.h"
 #include "core/tensor.h"
 
-#define YM_BACKEND_API_VERSION 3
+#define YM_BACKEND_API_VERSION 4
 
 typedef struct ym_context {
     const struct ym_backend *backend;
@@ -40,11 +40,20 @@ typedef enum ym_conv_pass {
     YM_CONV_BACKWARD_WEIGHT,
 } ym_conv_pass;
 
-typedef enum ym_activation {
+typedef enum ym_activation_kind {
     YM_IDENTITY = 0,
     YM_SILU,
     YM_RELU,
     YM_LEAKY_RELU,
+    YM_HARDTANH, /* ReLU6 is the one from 0 to 6 */
+    YM_HARDSWISH,
+    YM_MISH,
+} ym_activation_kind;
+
+typedef struct ym_activation {
+    ym_activation_kind kind;
+    float slope;     /* of LeakyReLU */
+    float low, high; /* of Hardtanh */
 } ym_activation;
 
 /* What one call of a batch norm reads and moves at run time. */
@@ -70,7 +79,6 @@ typedef struct ym_brick {
     int32_t term_count; /* 1 or 2 */
     ym_term term[2];
     ym_activation activation;
-    float slope; /* of LeakyReLU */
     bool has_residual;
     ym_tensor residual;
 } ym_brick;

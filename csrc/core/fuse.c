@@ -68,7 +68,7 @@ static ym_item *absorbable(const fuser *f, int32_t v)
 
 static bool is_linear(const ym_item *item)
 {
-    return item->u.brick.activation == YM_IDENTITY;
+    return item->u.brick.activation.kind == YM_IDENTITY;
 }
 
 static ym_status fuse_batch_norm(fuser *f, const ym_node *node, ym_item *item)
@@ -97,8 +97,7 @@ static ym_status fuse_activation(fuser *f, const ym_node *node, ym_item *item)
         item->u.brick.norm_call[0] = item->u.brick.norm_call[1] = -1;
         YM_TRY(set_operands(f, item, &x, 1));
     }
-    item->u.brick.activation = node->u.activation.kind;
-    item->u.brick.slope = node->u.activation.slope;
+    item->u.brick.activation = node->u.activation;
     return YM_OK;
 }
 

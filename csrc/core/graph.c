@@ -231,14 +231,16 @@ ym_status ym_graph_batch_norm(ym_graph *g, int32_t x, int32_t norm, const char *
     return YM_OK;
 }
 
-ym_status ym_graph_activation(ym_graph *g, int32_t x, ym_activation kind, float slope,
+ym_status ym_graph_activation(ym_graph *g, int32_t x, ym_activation activation,
                               const char *name, int32_t *made, ym_error *error)
 {
+    YM_CHECK(error, activation.kind != YM_HARDTANH || activation.low <= activation.high,
+             YM_ERR_ARGUMENT, "activation: low is %g, must be at most high, %g",
+             (double)activation.low, (double)activation.high);
     ym_node *node = NULL;
     YM_TRY(append(g, YM_OP_ACTIVATION, &x, 1, name, &node, error));
     node->channels = g->node[x].channels;
-    node->u.activation.kind = kind;
-    node->u.activation.slope = slope;
+    node->u.activation = activation;
     *made = g->node_count - 1;
     return YM_OK;
 }

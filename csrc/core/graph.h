@@ -48,10 +48,7 @@ typedef struct ym_node {
             int32_t weight, bias; /* params; bias -1: none */
         } conv;
         int32_t norm; /* BATCH_NORM: which norm */
-        struct {
-            ym_activation kind;
-            float slope;
-        } activation;
+        ym_activation activation;
         int32_t first_channel; /* SLICE */
         struct {
             ym_pool window;
@@ -102,7 +99,7 @@ ym_status ym_graph_conv(ym_graph *g, int32_t x, const ym_conv *conv, int32_t wei
                         int32_t bias, const char *name, int32_t *made, ym_error *error);
 ym_status ym_graph_batch_norm(ym_graph *g, int32_t x, int32_t norm, const char *name,
                               int32_t *made, ym_error *error);
-ym_status ym_graph_activation(ym_graph *g, int32_t x, ym_activation kind, float slope,
+ym_status ym_graph_activation(ym_graph *g, int32_t x, ym_activation activation,
                               const char *name, int32_t *made, ym_error *error);
 ym_status ym_graph_add(ym_graph *g, const int32_t *x, int32_t count, const char *name,
                        int32_t *made, ym_error *error);

@@ -164,7 +164,7 @@ bool ym_backward_reads(const ym_program *p, int32_t i, int32_t operand)
         return p->item[item->operand[0]].needs_grad;
     case YM_ITEM_BRICK:
         return operand < item->u.brick.term_count &&
-               (item->u.brick.activation != YM_IDENTITY ||
+               (item->u.brick.activation.kind != YM_IDENTITY ||
                 item->u.brick.norm_call[operand] >= 0);
     default:
         return false;

@@ -43,7 +43,6 @@ typedef struct ym_item {
             int32_t term_count;
             int32_t norm_call[2]; /* -1: a plain term */
             ym_activation activation;
-            float slope;
             bool has_residual;
         } brick;
         int32_t first_channel;

@@ -61,7 +61,6 @@ static cpu_brick_row describe(const ym_brick *brick, const coefficients *k)
     return (cpu_brick_row){
         .terms = brick->term_count,
         .activation = brick->activation,
-        .slope = brick->slope,
         .mean = {k->mean[0], k->mean[1]},
         .scale = {k->scale[0], k->scale[1]},
         .shift = k->shift,

@@ -55,7 +55,6 @@ enum { CPU_CHAIN = 64 };
 typedef struct cpu_brick_row {
     int32_t n, terms;
     ym_activation activation;
-    float slope;
     const float *v[2], *mean[2], *scale[2], *shift;
     const float *residual; /* may be NULL; forward only, as out */
     float *out;

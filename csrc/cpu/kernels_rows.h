@@ -4,6 +4,7 @@
  * switched on: plain loops that the compiler makes vectors of. The includer defines
  * MULTIPLY_ADD(a, b, c), LANES, LOAD and STORE.
  */
+#include "math/act.h"
 #include "math/bf16.h"
 
 /* exp(x) to about 1 ulp: 2^n times a polynomial of the remainder (Cephes, expf).
@@ -186,25 +187,7 @@ static void row_add_deviation(int32_t n, const float *restrict v,
 #endif
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-ALWAYS_INLINE float row_activate(ym_activation kind, float slope, float z)
-{
-    return kind == YM_SILU         ? z / (1.0f + row_exp(-z))
-           : kind == YM_RELU       ? (z <= 0.0f ? 0.0f : z)
-           : kind == YM_LEAKY_RELU ? (z > 0.0f ? z : slope * z)
-                                   : z;
-}
-
-ALWAYS_INLINE float row_activate_backward(ym_activation kind, float slope, float z,
-                                          float d)
-{
-    if (kind == YM_SILU) {
-        const float s = 1.0f / (1.0f + row_exp(-z));
-        return d * s * MULTIPLY_ADD(z, 1.0f - s, 1.0f);
-    }
-    return kind == YM_RELU         ? (z <= 0.0f ? 0.0f : d)
-           : kind == YM_LEAKY_RELU ? (z > 0.0f ? d : slope * d)
-                                   : d;
-}
+YM_DEFINE_ACTIVATION(ALWAYS_INLINE, row, float, row_exp, MULTIPLY_ADD)
 
 /* z, with the terms' x_0 and x_1. */
 ALWAYS_INLINE float row_combine(const cpu_brick_row *r, int terms, int32_t i,
@@ -219,27 +202,30 @@ ALWAYS_INLINE float row_combine(const cpu_brick_row *r, int terms, int32_t i,
     return z;
 }
 
-ALWAYS_INLINE void forward_loop(const cpu_brick_row *row, int terms, ym_activation kind,
-                                bool residual)
+ALWAYS_INLINE void forward_loop(const cpu_brick_row *row, int terms,
+                                ym_activation_kind kind, bool residual)
 {
-    const cpu_brick_row r = *row;
+    cpu_brick_row r = *row;
+    r.activation.kind = kind;
     INDEPENDENT
     for (int32_t i = 0; i < r.n; i++) {
         float x[2];
         const float z = row_combine(&r, terms, i, x);
-        const float y = row_activate(kind, r.slope, z);
+        const float y = ym_activate_row(r.activation, z);
         r.out[i] = residual ? y + r.residual[i] : y;
     }
 }
 
-ALWAYS_INLINE void sums_loop(const cpu_brick_row *row, int terms, ym_activation kind)
+ALWAYS_INLINE void sums_loop(const cpu_brick_row *row, int terms,
+                             ym_activation_kind kind)
 {
-    const cpu_brick_row r = *row;
+    cpu_brick_row r = *row;
+    r.activation.kind = kind;
     INDEPENDENT
     for (int32_t i = 0; i < r.n; i++) {
         float x[2];
         const float z = row_combine(&r, terms, i, x);
-        const float dz = row_activate_backward(kind, r.slope, z, r.d[i]);
+        const float dz = ym_activate_backward_row(r.activation, z, r.d[i]);
         r.sum[0][i] += dz;
         r.sum[1][i] = MULTIPLY_ADD(dz, x[0], r.sum[1][i]);
         if (terms > 1) {
@@ -248,14 +234,16 @@ ALWAYS_INLINE void sums_loop(const cpu_brick_row *row, int terms, ym_activation 
     }
 }
 
-ALWAYS_INLINE void values_loop(const cpu_brick_row *row, int terms, ym_activation kind)
+ALWAYS_INLINE void values_loop(const cpu_brick_row *row, int terms,
+                               ym_activation_kind kind)
 {
-    const cpu_brick_row r = *row;
+    cpu_brick_row r = *row;
+    r.activation.kind = kind;
     INDEPENDENT
     for (int32_t i = 0; i < r.n; i++) {
         float x[2];
         const float z = row_combine(&r, terms, i, x);
-        const float dz = row_activate_backward(kind, r.slope, z, r.d[i]);
+        const float dz = ym_activate_backward_row(r.activation, z, r.d[i]);
         const float back = r.back[0][i] * x[0];
         r.dv[0][i] = MULTIPLY_ADD(r.scale[0][i], dz - r.d_mean[0][i], -back);
         if (terms > 1) {
@@ -266,23 +254,20 @@ ALWAYS_INLINE void values_loop(const cpu_brick_row *row, int terms, ym_activatio
 }
 
 /* One loop for each number of terms and activation, so that none has a branch. */
-#define BRICK_CASES(loop, ...)                                       \
-    switch (row->activation) {                                       \
-    case YM_SILU:                                                    \
-        row->terms > 1 ? loop(row, 2, YM_SILU, ##__VA_ARGS__)        \
-                       : loop(row, 1, YM_SILU, ##__VA_ARGS__);       \
-        break;                                                       \
-    case YM_RELU:                                                    \
-        row->terms > 1 ? loop(row, 2, YM_RELU, ##__VA_ARGS__)        \
-                       : loop(row, 1, YM_RELU, ##__VA_ARGS__);       \
-        break;                                                       \
-    case YM_LEAKY_RELU:                                              \
-        row->terms > 1 ? loop(row, 2, YM_LEAKY_RELU, ##__VA_ARGS__)  \
-                       : loop(row, 1, YM_LEAKY_RELU, ##__VA_ARGS__); \
-        break;                                                       \
-    default:                                                         \
-        row->terms > 1 ? loop(row, 2, YM_IDENTITY, ##__VA_ARGS__)    \
-                       : loop(row, 1, YM_IDENTITY, ##__VA_ARGS__);   \
+#define BRICK_CASE(kind, loop, ...)                         \
+    case kind:                                              \
+        row->terms > 1 ? loop(row, 2, kind, ##__VA_ARGS__)  \
+                       : loop(row, 1, kind, ##__VA_ARGS__); \
+        break;
+#define BRICK_CASES(loop, ...)                         \
+    switch (row->activation.kind) {                    \
+        BRICK_CASE(YM_IDENTITY, loop, ##__VA_ARGS__)   \
+        BRICK_CASE(YM_SILU, loop, ##__VA_ARGS__)       \
+        BRICK_CASE(YM_RELU, loop, ##__VA_ARGS__)       \
+        BRICK_CASE(YM_LEAKY_RELU, loop, ##__VA_ARGS__) \
+        BRICK_CASE(YM_HARDTANH, loop, ##__VA_ARGS__)   \
+        BRICK_CASE(YM_HARDSWISH, loop, ##__VA_ARGS__)  \
+        BRICK_CASE(YM_MISH, loop, ##__VA_ARGS__)       \
     }
 
 static void row_brick_forward(const cpu_brick_row *row)

@@ -22,14 +22,12 @@ struct cuda_term {
 struct cuda_brick {
     cuda_term term[2];
     ym_activation activation;
-    float slope;
 };
 
 static inline cuda_brick cuda_brick_of(const ym_brick *brick)
 {
     cuda_brick made = {};
     made.activation = brick->activation;
-    made.slope = brick->slope;
     for (int32_t t = 0; t < brick->term_count; t++) {
         const ym_term *term = &brick->term[t];
         made.term[t].data = term->value.data;
@@ -130,31 +128,50 @@ cuda_before_activation(const cuda_term_channels<T, V> (&term)[TERMS],
 
 /* Stored in 16 bits, the last bits of exponential and quotient do not show, nor do
  * denormals, which cost the GPU's fast functions seven instructions more. */
+template <typename T> __device__ __forceinline__ float cuda_reciprocal(float x)
+{
+#ifdef __CUDA_ARCH__
+    if (sizeof(T) == 2) {
+        float made;
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(made) : "f"(x));
+        return made;
+    }
+#endif
+    return 1.0f / x;
+}
+
 template <typename T> __device__ __forceinline__ float cuda_sigmoid(float z)
 {
 #ifdef __CUDA_ARCH__
     if (sizeof(T) == 2) {
-        float power, s; /* 2^(-z log2 e) */
+        float power; /* 2^(-z log2 e) */
         asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(z * -1.44269504f));
-        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(s) : "f"(1.0f + power));
-        return s;
+        return cuda_reciprocal<T>(1.0f + power);
     }
 #endif
     return 1.0f / (1.0f + expf(-z));
 }
 
+YM_DEFINE_SIGMOIDAL(template <typename T> __device__ __forceinline__, cuda, float,
+                    cuda_reciprocal<T>, fmaf)
+
 template <typename T, int V>
 __device__ __forceinline__ void cuda_activate(const cuda_brick &brick, float (&z)[V])
 {
-    if (brick.activation == YM_SILU) {
+    if (brick.activation.kind == YM_SILU) {
 #pragma unroll
         for (int v = 0; v < V; v++) {
             z[v] *= cuda_sigmoid<T>(z[v]);
         }
-    } else if (brick.activation != YM_IDENTITY) {
+    } else if (brick.activation.kind == YM_MISH) {
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            z[v] = ym_rectify_f32(brick.activation, brick.slope, z[v]);
+            z[v] = ym_mish_cuda<T>(z[v], cuda_sigmoid<T>(z[v]));
+        }
+    } else if (brick.activation.kind != YM_IDENTITY) {
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            z[v] = ym_piecewise_f32(brick.activation, z[v]);
         }
     }
 }
@@ -164,16 +181,20 @@ template <typename T, int V>
 __device__ __forceinline__ void cuda_derive(const cuda_brick &brick,
                                             const float (&z)[V], float (&d)[V])
 {
-    if (brick.activation == YM_SILU) {
+    if (brick.activation.kind == YM_SILU) {
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            const float s = cuda_sigmoid<T>(z[v]);
-            d[v] *= s * fmaf(z[v], 1.0f - s, 1.0f);
+            d[v] = ym_silu_backward_cuda<T>(z[v], cuda_sigmoid<T>(z[v]), d[v]);
         }
-    } else if (brick.activation != YM_IDENTITY) {
+    } else if (brick.activation.kind == YM_MISH) {
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            d[v] *= ym_rectify_derivative_f32(brick.activation, brick.slope, z[v]);
+            d[v] = ym_mish_backward_cuda<T>(z[v], cuda_sigmoid<T>(z[v]), d[v]);
+        }
+    } else if (brick.activation.kind != YM_IDENTITY) {
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            d[v] = ym_piecewise_backward_f32(brick.activation, z[v], d[v]);
         }
     }
 }

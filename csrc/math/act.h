@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: MIT
  *
- * Activations and their derivatives with respect to the pre-activation z, for float and
- * double. NaN passes through, as in torch.
+ * Activations of the pre-activation z and, for backward, d times their derivative, for
+ * float and double. NaN passes through; corners have the derivative that torch gives
+ * them, and where that is 0 the result is 0 whatever d is.
  *
- *     silu(z)  = z * s,  s = 1 / (1 + exp(-z));    silu'(z) = s * (1 + z * (1 - s))
- *     relu(z)  = max(z, 0);    leaky_relu(z) = z > 0 ? z : slope * z
+ *     silu(z)       = z s,  s = 1 / (1 + exp(-z));    silu'(z) = s (1 + z (1 - s))
+ *     relu(z)       = max(z, 0);    leaky_relu(z) = z > 0 ? z : slope z
+ *     hardtanh(z)   = min(max(z, low), high)
+ *     hardswish(z)  = z min(max(z + 3, 0), 6) / 6
+ *     mish(z)       = z tanh(log(1 + exp(z))),  which by w = 1 - s, r = 1 / (1 + w^2)
+ * is z s (1 + w) r;    mish'(z) = s r (1 + w + 4 z w^2 r)
  */
 #ifndef YM_MATH_ACT_H
 #define YM_MATH_ACT_H
@@ -21,55 +26,119 @@
 #endif
 #endif
 
-#define YM_DEFINE_ACTIVATION(suffix, real, exponential)                          \
-    /* ReLU or LeakyReLU. */                                                     \
-    YM_MATH real ym_rectify_##suffix(ym_activation kind, real slope, real z)     \
-    {                                                                            \
-        if (kind == YM_RELU) {                                                   \
-            return z <= (real)0 ? (real)0 : z;                                   \
-        }                                                                        \
-        return z > (real)0 ? z : slope * z;                                      \
-    }                                                                            \
-                                                                                 \
-    YM_MATH real ym_rectify_derivative_##suffix(ym_activation kind, real slope,  \
-                                                real z)                          \
-    {                                                                            \
-        if (kind == YM_RELU) {                                                   \
-            return z <= (real)0 ? (real)0 : (real)1;                             \
-        }                                                                        \
-        return z > (real)0 ? (real)1 : slope;                                    \
-    }                                                                            \
-                                                                                 \
-    YM_MATH real ym_activate_##suffix(ym_activation kind, real slope, real z)    \
-    {                                                                            \
-        switch (kind) {                                                          \
-        case YM_SILU:                                                            \
-            return z / ((real)1 + exponential(-z));                              \
-        case YM_IDENTITY:                                                        \
-            return z;                                                            \
-        default:                                                                 \
-            return ym_rectify_##suffix(kind, slope, z);                          \
-        }                                                                        \
-    }                                                                            \
-                                                                                 \
-    YM_MATH real ym_activate_derivative_##suffix(ym_activation kind, real slope, \
-                                                 real z)                         \
-    {                                                                            \
-        switch (kind) {                                                          \
-        case YM_SILU: {                                                          \
-            real s = (real)1 / ((real)1 + exponential(-z));                      \
-            return s * ((real)1 + z * ((real)1 - s));                            \
-        }                                                                        \
-        case YM_IDENTITY:                                                        \
-            return (real)1;                                                      \
-        default:                                                                 \
-            return ym_rectify_derivative_##suffix(kind, slope, z);               \
-        }                                                                        \
+#define YM_MULTIPLY_ADD(a, b, c) ((a) * (b) + (c))
+#define YM_RECIPROCAL(x) (1 / (x))
+
+/* Those made of pieces, without an exponential. They are written so that compilers make
+ * vectors of them: no piece is a product, nor a factor of 1. */
+#define YM_DEFINE_PIECEWISE(function, suffix, real, multiply_add)                   \
+    function real ym_clamp_##suffix(real z, real low, real high)                    \
+    {                                                                               \
+        z = z < low ? low : z;                                                      \
+        return z > high ? high : z;                                                 \
+    }                                                                               \
+                                                                                    \
+    function real ym_leak_##suffix(real z, real slope, real d)                      \
+    {                                                                               \
+        return (z > 0 ? d : 0) + slope * (z > 0 ? 0 : d);                           \
+    }                                                                               \
+                                                                                    \
+    function real ym_hardswish_##suffix(real z)                                     \
+    {                                                                               \
+        return z * ym_clamp_##suffix(z + 3, 0, 6) * ((real)1 / 6);                  \
+    }                                                                               \
+                                                                                    \
+    function real ym_hardswish_backward_##suffix(real z, real d)                    \
+    {                                                                               \
+        const real most = z > 3 ? 3 : z, more = z < 3 ? (real)0.5 : 0;              \
+        const real slope = multiply_add(most, (real)1 / 3, more); /* 1 from 3 on */ \
+        return slope * (z <= -3 ? 0 : d);                                           \
+    }                                                                               \
+                                                                                    \
+    function real ym_piecewise_##suffix(ym_activation activation, real z)           \
+    {                                                                               \
+        switch (activation.kind) {                                                  \
+        case YM_RELU:                                                               \
+            return z <= 0 ? 0 : z;                                                  \
+        case YM_LEAKY_RELU:                                                         \
+            return ym_leak_##suffix(z, activation.slope, z);                        \
+        case YM_HARDTANH:                                                           \
+            return ym_clamp_##suffix(z, activation.low, activation.high);           \
+        case YM_HARDSWISH:                                                          \
+            return ym_hardswish_##suffix(z);                                        \
+        default:                                                                    \
+            return z;                                                               \
+        }                                                                           \
+    }                                                                               \
+                                                                                    \
+    function real ym_piecewise_backward_##suffix(ym_activation activation, real z,  \
+                                                 real d)                            \
+    {                                                                               \
+        switch (activation.kind) {                                                  \
+        case YM_RELU:                                                               \
+            return z <= 0 ? 0 : d;                                                  \
+        case YM_LEAKY_RELU:                                                         \
+            return ym_leak_##suffix(z, activation.slope, d);                        \
+        case YM_HARDTANH:                                                           \
+            return z <= activation.low || z >= activation.high ? 0 : d;             \
+        case YM_HARDSWISH:                                                          \
+            return ym_hardswish_backward_##suffix(z, d);                            \
+        default:                                                                    \
+            return d;                                                               \
+        }                                                                           \
     }
 
-YM_DEFINE_ACTIVATION(f32, float, expf)
-YM_DEFINE_ACTIVATION(f64, double, exp)
+/* Those made of the sigmoid s. */
+#define YM_DEFINE_SIGMOIDAL(function, suffix, real, reciprocal, multiply_add) \
+    function real ym_silu_backward_##suffix(real z, real s, real d)           \
+    {                                                                         \
+        return d * s * multiply_add(z, 1 - s, 1);                             \
+    }                                                                         \
+                                                                              \
+    function real ym_mish_##suffix(real z, real s)                            \
+    {                                                                         \
+        const real w = 1 - s;                                                 \
+        return z * (s * (1 + w) * reciprocal(multiply_add(w, w, 1)));         \
+    }                                                                         \
+                                                                              \
+    function real ym_mish_backward_##suffix(real z, real s, real d)           \
+    {                                                                         \
+        const real w = 1 - s, r = reciprocal(multiply_add(w, w, 1));          \
+        return d * (s * r * multiply_add(4 * z * w, w * r, 1 + w));           \
+    }
 
-#undef YM_DEFINE_ACTIVATION
+/* ym_activate_<suffix> and ym_activate_backward_<suffix>. A backend with an exponential
+ * of its own, such as one of vectors, defines its own. */
+#define YM_DEFINE_ACTIVATION(function, suffix, real, exponential, multiply_add)   \
+    YM_DEFINE_PIECEWISE(function, suffix, real, multiply_add)                     \
+    YM_DEFINE_SIGMOIDAL(function, suffix, real, YM_RECIPROCAL, multiply_add)      \
+                                                                                  \
+    function real ym_activate_##suffix(ym_activation activation, real z)          \
+    {                                                                             \
+        switch (activation.kind) {                                                \
+        case YM_SILU:                                                             \
+            return z / (1 + exponential(-z));                                     \
+        case YM_MISH:                                                             \
+            return ym_mish_##suffix(z, 1 / (1 + exponential(-z)));                \
+        default:                                                                  \
+            return ym_piecewise_##suffix(activation, z);                          \
+        }                                                                         \
+    }                                                                             \
+                                                                                  \
+    function real ym_activate_backward_##suffix(ym_activation activation, real z, \
+                                                real d)                           \
+    {                                                                             \
+        switch (activation.kind) {                                                \
+        case YM_SILU:                                                             \
+            return ym_silu_backward_##suffix(z, 1 / (1 + exponential(-z)), d);    \
+        case YM_MISH:                                                             \
+            return ym_mish_backward_##suffix(z, 1 / (1 + exponential(-z)), d);    \
+        default:                                                                  \
+            return ym_piecewise_backward_##suffix(activation, z, d);              \
+        }                                                                         \
+    }
+
+YM_DEFINE_ACTIVATION(YM_MATH, f32, float, expf, YM_MULTIPLY_ADD)
+YM_DEFINE_ACTIVATION(YM_MATH, f64, double, exp, YM_MULTIPLY_ADD)
 
 #endif

@@ -119,7 +119,6 @@ static ym_brick resolve_brick(const runner *r, const ym_step *step)
     int32_t first = step->first_channel;
     ym_brick brick = {.term_count = item->u.brick.term_count,
                       .activation = item->u.brick.activation,
-                      .slope = item->u.brick.slope,
                       .has_residual = item->u.brick.has_residual,
                       .residual = resolve(r, step->in[2])};
     for (int32_t t = 0; t < brick.term_count; t++) {

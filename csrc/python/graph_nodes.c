@@ -119,44 +119,46 @@ PyObject *ym_node_batch_norm(PyObject *self, PyObject *args, PyObject *kwargs)
     return ym_graph_made(status, made, &error);
 }
 
-static int read_activation(const char *text, ym_activation *kind)
+static int read_activation(const char *text, ym_activation_kind *kind)
 {
-    static const char *const names[] = {"identity", "silu", "relu", "leaky_relu"};
-    for (int i = YM_IDENTITY; i <= YM_LEAKY_RELU; i++) {
+    static const char *const names[] = {"identity", "silu",      "relu", "leaky_relu",
+                                        "hardtanh", "hardswish", "mish"};
+    for (int i = YM_IDENTITY; i <= YM_MISH; i++) {
         if (strcmp(text, names[i]) == 0) {
-            *kind = (ym_activation)i;
+            *kind = (ym_activation_kind)i;
             return 0;
         }
     }
     PyErr_Format(PyExc_ValueError,
-                 "activation: kind is '%s', must be identity, silu, relu or leaky_relu",
+                 "activation: kind is '%s', must be identity, silu, relu, leaky_relu, "
+                 "hardtanh, hardswish or mish",
                  text);
     return -1;
 }
 
-const char ym_node_activation_doc[] =
-    PyDoc_STR("activation(x, kind, slope=0.01, name='') -> value\n\n"
-              "kind: 'silu', 'relu', 'leaky_relu' (with slope) or 'identity'.");
+const char ym_node_activation_doc[] = PyDoc_STR(
+    "activation(x, kind, slope=0.01, low=-1.0, high=1.0, name='') -> value\n\n"
+    "kind: 'silu', 'relu', 'leaky_relu' (with slope), 'hardtanh' (from low to\n"
+    "high; ReLU6 is the one from 0 to 6), 'hardswish', 'mish' or 'identity'.");
 
 PyObject *ym_node_activation(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"x", "kind", "slope", "name", NULL};
+    static char *names[] = {"x", "kind", "slope", "low", "high", "name", NULL};
     int x;
     const char *text, *name = "";
-    double slope = 0.01;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "is|ds:activation", names, &x, &text,
-                                     &slope, &name)) {
+    ym_activation activation = {.slope = 0.01f, .low = -1.0f, .high = 1.0f};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "is|fffs:activation", names, &x,
+                                     &text, &activation.slope, &activation.low,
+                                     &activation.high, &name)) {
         return NULL;
     }
     ym_graph *graph = ym_graph_open(self);
-    ym_activation kind = YM_IDENTITY;
-    if (graph == NULL || read_activation(text, &kind) < 0) {
+    if (graph == NULL || read_activation(text, &activation.kind) < 0) {
         return NULL;
     }
     int32_t made = -1;
     ym_error error;
-    ym_status status =
-        ym_graph_activation(graph, x, kind, (float)slope, name, &made, &error);
+    ym_status status = ym_graph_activation(graph, x, activation, name, &made, &error);
     return ym_graph_made(status, made, &error);
 }
 

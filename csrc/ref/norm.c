@@ -97,7 +97,7 @@ ym_status ref_brick_forward(ym_context *context, const ym_brick *brick, ym_tenso
     for (int64_t p = 0; p < ym_pixels(out); p++) {
         for (int32_t c = 0; c < out->c; c++) {
             double z = before_activation(brick, p, c);
-            double value = ym_activate_f64(brick->activation, brick->slope, z);
+            double value = ym_activate_f64(brick->activation, z);
             if (brick->has_residual) {
                 value += ref_load(&brick->residual, p * brick->residual.pitch + c);
             }
@@ -117,11 +117,11 @@ static double gradient_before_activation(const ym_brick *brick, const ym_tensor 
                                          int64_t p, int32_t c)
 {
     double d = ref_load(dout, p * dout->pitch + c);
-    if (brick->activation == YM_IDENTITY) {
+    if (brick->activation.kind == YM_IDENTITY) {
         return d;
     }
-    double z = before_activation(brick, p, c);
-    return d * ym_activate_derivative_f64(brick->activation, brick->slope, z);
+    return ym_activate_backward_f64(brick->activation, before_activation(brick, p, c),
+                                    d);
 }
 
 static void put_param(float *to, double value, bool accumulate)

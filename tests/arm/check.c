@@ -190,19 +190,35 @@ static void check_rows(const cpu_kernels *kernels, int32_t n)
     kernels->divide(n, 3.0f, y);
     plain->divide(n, 3.0f, z);
     expect(memcmp(y, z, (size_t)n * 4) == 0, "add, maximum, divide", n);
+}
+
+static void check_brick(const cpu_kernels *kernels, ym_activation_kind kind, int32_t n)
+{
+    static float x[4][512], y[2][512], z[2][512];
+    for (int i = 0; i < 4; i++) {
+        fill(x[i], n);
+    }
     cpu_brick_row row = {.n = n,
                          .terms = 1,
-                         .activation = YM_SILU,
+                         .activation = {kind, 0.1f, -0.4f, 0.3f},
                          .v = {x[0]},
                          .mean = {x[1]},
                          .scale = {x[2]},
                          .shift = x[1],
-                         .out = y};
+                         .d = x[3],
+                         .d_mean = {x[1]},
+                         .back = {x[2]}};
+    row.out = y[0];
+    row.dv[0] = y[1];
     kernels->brick_forward(&row);
-    row.out = z;
-    plain->brick_forward(&row);
+    kernels->brick_values(&row);
+    row.out = z[0];
+    row.dv[0] = z[1];
+    cpu_kernels_plain.brick_forward(&row);
+    cpu_kernels_plain.brick_values(&row);
     for (int32_t i = 0; i < n; i++) {
-        expect(close_to(y[i], z[i], 2), "brick", n);
+        expect(close_to(y[0][i], z[0][i], 2), "brick", n);
+        expect(close_to(y[1][i], z[1][i], 2), "gradient of a brick", n);
     }
 }
 
@@ -293,6 +309,9 @@ int main(void)
     }
     for (int32_t n = 1; n < 70; n++) {
         check_rows(kernels, n);
+        for (int kind = YM_IDENTITY; kind <= YM_MISH; kind++) {
+            check_brick(kernels, (ym_activation_kind)kind, n);
+        }
         check_pack(kernels, n % 16 + 1);
         check_pairs(kernels, n % 16 + 1);
     }

@@ -148,25 +148,28 @@ def _batch_norm(
     return rec.bind(rec.fakes.empty(shape, input.dtype, input.device), value)
 
 
-def _activation(rec: Any, x: Tensor, kind: str, slope: float, in_place: bool) -> Any:
+def _activation(
+    rec: Any,
+    func: Any,
+    x: Tensor,
+    inplace: bool,
+    kind: str,
+    slope: float = 0.0,
+    bounds: tuple[float, float] = (0.0, 0.0),
+) -> Any:
     value = operand(rec, x, kind)
+    in_place = inplace or name_of(func).endswith("_")
     if in_place:
         check_in_place(rec, x, kind)
     shape = rec.shape(value)
-    attributes = (kind, slope)
+    attributes = (kind, slope, *bounds)
     made = rec.add_node("activation", (value,), attributes, shape, x.dtype, in_place)
     return rec.bind(x if in_place else rec.fakes.empty(shape, x.dtype, x.device), made)
 
 
-@handles("silu")
-def _silu(rec: Any, func: Any, input: Tensor, inplace: bool = False) -> Any:
-    return _activation(rec, input, "silu", 0.0, inplace)
-
-
-@handles("relu", "relu_")
-def _relu(rec: Any, func: Any, input: Tensor, inplace: bool = False) -> Any:
-    in_place = inplace or name_of(func) == "relu_"
-    return _activation(rec, input, "relu", 0.0, in_place)
+@handles("silu", "relu", "relu_", "hardswish", "mish")
+def _plain_activation(rec: Any, func: Any, input: Tensor, inplace: bool = False) -> Any:
+    return _activation(rec, func, input, inplace, name_of(func).removesuffix("_"))
 
 
 @handles("leaky_relu", "leaky_relu_")
@@ -177,9 +180,28 @@ def _leaky_relu(
     negative_slope: float = 0.01,
     inplace: bool = False,
 ) -> Any:
-    in_place = inplace or name_of(func) == "leaky_relu_"
     slope = float(negative_slope)
-    return _activation(rec, input, "leaky_relu", slope, in_place)
+    return _activation(rec, func, input, inplace, "leaky_relu", slope)
+
+
+@handles("hardtanh", "hardtanh_")
+def _hardtanh(
+    rec: Any,
+    func: Any,
+    input: Tensor,
+    min_val: float = -1.0,
+    max_val: float = 1.0,
+    inplace: bool = False,
+) -> Any:
+    if min_val > max_val:
+        func(input, min_val, max_val)  # torch's own error
+    bounds = float(min_val), float(max_val)
+    return _activation(rec, func, input, inplace, "hardtanh", bounds=bounds)
+
+
+@handles("relu6")
+def _relu6(rec: Any, func: Any, input: Tensor, inplace: bool = False) -> Any:
+    return _activation(rec, func, input, inplace, "hardtanh", bounds=(0.0, 6.0))
 
 
 def _pool(

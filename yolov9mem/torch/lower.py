@@ -112,9 +112,9 @@ class Program:
         return self.graph.batch_norm(x, self._norm_number[number], node.path)
 
     def _activation(self, node: Node) -> int:
-        kind, slope = node.attributes
+        kind, slope, low, high = node.attributes
         x = self._values[node.operands[0]]
-        return self.graph.activation(x, kind, slope, node.path)
+        return self.graph.activation(x, kind, slope, low, high, node.path)
 
     def _add(self, node: Node) -> int:
         return self.graph.add([self._values[v] for v in node.operands], node.path)
