@@ -84,6 +84,13 @@ def test_layer_types(name: str) -> None:
     rule.check(LAYERS[name], [(2, 8, 13, 17)])
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 8])
+def test_norm_of_few_channels(channels: int) -> None:
+    """Many pixels of a channel are summed side by side, and then with each other."""
+    norm = lambda: nn.Sequential(nn.BatchNorm2d(channels, momentum=1.0))  # noqa: E731
+    rule.check(norm, [(2, channels, 20, 20)], keeps=("conv",), seeds=range(15))
+
+
 @pytest.mark.parametrize("name", ["yolov9-t", "gelan-t"])
 def test_whole_detector(name: str) -> None:
     rule.check(lambda: DetectionModel(name, nc=3), [(2, 3, 64, 96)])

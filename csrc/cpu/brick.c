@@ -122,13 +122,7 @@ static void flush(const cpu_patch *patch, int32_t channels, float sum[3][CPU_ROW
                   double *to)
 {
     for (int32_t i = 0; i < 3; i++) {
-        double *restrict total = to + (int64_t)i * channels + patch->channel;
-        for (int32_t pixel = 0; pixel < patch->row_pixels; pixel++) {
-            const float *restrict row = sum[i] + pixel * patch->count;
-            for (int32_t c = 0; c < patch->count; c++) {
-                total[c] += row[c];
-            }
-        }
+        cpu_fold(patch, sum[i], to + (int64_t)i * channels + patch->channel);
         memset(sum[i], 0, CPU_ROW * sizeof sum[i][0]);
     }
 }

@@ -35,16 +35,16 @@ static void merge(double *mean, double *squares, double before, double count,
 static void group_mean(const run *r, const cpu_patch *patch, int64_t first, int64_t end,
                        float *mean)
 {
-    float buffer[CPU_ROW];
-    memset(mean, 0, CPU_ROW * sizeof *mean);
+    float buffer[CPU_ROW], sum[CPU_ROW] = {0};
+    double total[CPU_ROW] = {0};
     for (int64_t p = first; p < end; p += patch->row_pixels) {
         const int32_t pixels = (int32_t)cpu_min(patch->row_pixels, end - p);
         const float *row = cpu_row(r->x, patch, p, pixels, buffer);
-        r->kernels->add(pixels * patch->count, row, mean);
+        r->kernels->add(pixels * patch->count, row, sum);
     }
-    cpu_fold(patch, mean);
+    cpu_fold(patch, sum, total);
     for (int32_t c = 0; c < patch->count; c++) {
-        mean[c] /= (float)(end - first);
+        mean[c] = (float)(total[c] / (double)(end - first));
     }
     cpu_repeat(patch, mean);
 }
@@ -53,6 +53,7 @@ static void add_group(const run *r, const cpu_patch *patch, int64_t first, int64
                       double *mean_of, double *squares_of)
 {
     float mean[CPU_ROW], buffer[CPU_ROW], sum[CPU_ROW] = {0}, squares[CPU_ROW] = {0};
+    double all[CPU_ROW] = {0}, all_squares[CPU_ROW] = {0};
     const double count = (double)(end - first), before = (double)(first - patch->first);
     group_mean(r, patch, first, end, mean);
     for (int64_t p = first; p < end; p += patch->row_pixels) {
@@ -60,12 +61,12 @@ static void add_group(const run *r, const cpu_patch *patch, int64_t first, int64
         const float *row = cpu_row(r->x, patch, p, pixels, buffer);
         r->kernels->add_deviation(pixels * patch->count, row, mean, sum, squares);
     }
-    cpu_fold(patch, sum);
-    cpu_fold(patch, squares);
+    cpu_fold(patch, sum, all);
+    cpu_fold(patch, squares, all_squares);
     for (int32_t c = 0; c < patch->count; c++) {
-        const double off = sum[c] / count; /* what rounding left of the mean */
+        const double off = all[c] / count; /* what rounding left of the mean */
         merge(&mean_of[c], &squares_of[c], before, count, mean[c] + off,
-              squares[c] - off * off * count);
+              all_squares[c] - off * off * count);
     }
 }
 

@@ -105,12 +105,15 @@ static inline void cpu_repeat(const cpu_patch *patch, float *row)
     }
 }
 
-/* Adds the sums of a row's pixels up in its first pixel. */
-static inline void cpu_fold(const cpu_patch *patch, float *row)
+/* Adds the sums of a row's pixels to the totals of its channels: in double, since there
+ * are as many pixels as the channels are few. */
+static inline void cpu_fold(const cpu_patch *patch, const float *restrict row,
+                            double *restrict total)
 {
-    const cpu_kernels *kernels = cpu_kernels_best();
-    for (int32_t i = 1; i < patch->row_pixels; i++) {
-        kernels->add(patch->count, row + i * patch->count, row);
+    for (int32_t pixel = 0; pixel < patch->row_pixels; pixel++, row += patch->count) {
+        for (int32_t c = 0; c < patch->count; c++) {
+            total[c] += row[c];
+        }
     }
 }
 
