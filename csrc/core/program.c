@@ -178,8 +178,9 @@ bool ym_result_tells(const ym_program *p, int32_t i)
         item->u.brick.norm_call[0] >= 0) {
         return false;
     }
-    return item->u.brick.activation == YM_RELU ||
-           (item->u.brick.activation == YM_LEAKY_RELU && item->u.brick.slope > 0);
+    const ym_activation *activation = &item->u.brick.activation;
+    return activation->kind == YM_RELU ||
+           (activation->kind == YM_LEAKY_RELU && activation->slope > 0);
 }
 
 static bool *copy_flags(const bool *flags, int32_t count)

@@ -93,6 +93,5 @@ def stock_bytes(program: Program, plan: TorchPlan) -> int:
 
 
 def _keeps_result(node: Node) -> bool:
-    return node.attributes[0] == "relu" or (
-        node.attributes[0] == "leaky_relu" and node.in_place
-    )
+    in_place = node.in_place and node.attributes[0] in ("leaky_relu", "hardtanh")
+    return in_place or node.attributes[0] == "relu"

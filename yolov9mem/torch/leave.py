@@ -13,16 +13,18 @@ from torch import Tensor
 from .ir import CannotLower, Node, Recording, Ref, StockCall
 from .refs import renumber_calls
 
-ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
-    "silu": F.silu,
-    "relu": F.relu,
-    "leaky_relu": F.leaky_relu,
+ACTIVATIONS: dict[str, Callable[..., Tensor]] = {  # of x, slope, low and high
+    "silu": lambda x, *_: F.silu(x),
+    "relu": lambda x, *_: F.relu(x),
+    "leaky_relu": lambda x, slope, *_: F.leaky_relu(x, slope),
+    "hardtanh": lambda x, _, low, high: F.hardtanh(x, low, high),
+    "hardswish": lambda x, *_: F.hardswish(x),
+    "mish": lambda x, *_: F.mish(x),
 }
 
 
-def _activation(x: Tensor, kind: str, slope: float) -> Tensor:
-    settings = {"negative_slope": slope} if kind == "leaky_relu" else {}
-    return ACTIVATIONS[kind](x, **settings)
+def _activation(x: Tensor, kind: str, *settings: float) -> Tensor:
+    return ACTIVATIONS[kind](x, *settings)
 
 
 def _add(*terms: Tensor) -> Tensor:
