@@ -8,8 +8,8 @@
  *     relu(z)       = max(z, 0);    leaky_relu(z) = z > 0 ? z : slope z
  *     hardtanh(z)   = min(max(z, low), high)
  *     hardswish(z)  = z min(max(z + 3, 0), 6) / 6
- *     mish(z)       = z tanh(log(1 + exp(z))),  which by w = 1 - s, r = 1 / (1 + w^2)
- * is z s (1 + w) r;    mish'(z) = s r (1 + w + 4 z w^2 r)
+ *     mish(z)       = z tanh(log(1 + exp(z))) = z s (1 + w) r,
+ *     mish'(z)      = s r (1 + w + 4 z w^2 r),  w = 1 - s,  r = 1 / (1 + w^2)
  */
 #ifndef YM_MATH_ACT_H
 #define YM_MATH_ACT_H
