@@ -5,15 +5,20 @@ as an image that is added to the result, is as exact as there."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
 from models_for_tests import Elan, leaves, ran_in_core
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 import yolov9mem.torch as ym
+from yolov9.model import DetectionModel
+from yolov9mem.torch import fakes
+from yolov9mem.torch.fakes import FakeCopy
+from yolov9mem.torch.record import record
 
 
 class Features(nn.Module):
@@ -129,3 +134,27 @@ def test_a_division_by_dtypes_is_refused_by_name() -> None:
         pytest.raises(ym.CannotLower, match=words),
     ):
         ours(torch.rand(2, 3, 8, 8))
+
+
+@pytest.fixture
+def autocast_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fakes are on a GPU: what its autocast casts is known without one."""
+    monkeypatch.setattr(fakes, "_place", lambda *_: torch.device("cuda", 0))
+    known = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.float16)
+    yield
+    torch.set_autocast_enabled("cuda", known[0])
+    torch.set_autocast_dtype("cuda", known[1])
+
+
+@pytest.mark.usefixtures("autocast_of_a_gpu")
+@pytest.mark.parametrize("name", ["yolov9-t", "yolov9-c", "gelan-e", "yolov9-e"])
+def test_a_detector_is_one_graph_on_a_gpu(name: str) -> None:
+    """Where autocast makes float32 of upsampling and sums, as the CPU's does not."""
+    model = DetectionModel(name).train().requires_grad_(False)
+    leaves, spec = tree_flatten(((torch.empty(2, 3, 64, 64),), {}))
+    done = record(FakeCopy(model), leaves, spec, True)
+    assert len(done.parts) == 1
+    made = {node.op for node in done.nodes if node.dtype is torch.float32}
+    assert "upsample" in made and ("add" in made or name == "yolov9-t")

@@ -7,7 +7,7 @@ module that can be lowered as a whole is one part, with only a tail of stock cal
 
 A part computes in one dtype. Beside convolutions in 16 bits, autocast leaves what comes
 from a float32 image in float32: such values are a part of their own, unless only those
-convolutions read them.
+convolutions read them. What comes from these convolutions alone stays with them.
 """
 
 from __future__ import annotations
@@ -114,17 +114,28 @@ def _widths(done: Recording) -> list[bool | None]:
         return wide
     refs = [ref for call in done.calls for ref in call.refs] + results(done)
     exact = {ref.key for ref in refs if ref.kind == "value"}  # may not be rounded
+    rounded = _rounded(nodes)
     for number in reversed(range(len(nodes))):
         node = nodes[number]
         if node.op == "conv" and node.dtype in HALVES:
             wide[number] = False
             continue  # it rounds what it reads
-        if node.op in ROUNDED_BEFORE and number not in exact:
+        if rounded[number] or (node.op in ROUNDED_BEFORE and number not in exact):
             continue
         exact.update(node.operands)
         if node.op not in ("input", "conv") and node.dtype is torch.float32:
             wide[number] = True
     return wide
+
+
+def _rounded(nodes: list[Node]) -> list[bool]:
+    """By node: is it of 16 bits, or made of nothing else? On a GPU autocast makes float32
+    of some of those, as of sums and of upsampling; convolutions round them again."""
+    made: list[bool] = []
+    for node in nodes:
+        of_halves = node.op != "input" and all(made[value] for value in node.operands)
+        made.append(node.dtype in HALVES or of_halves)
+    return made
 
 
 class _Stages:
