@@ -133,9 +133,17 @@ class _Places:
     def bring_back(self) -> None:
         """Moves gradients that are elsewhere."""
         grads = list(map(_grad, self._parameters))
+        if self._are_here(grads):
+            return
         for i, grad in enumerate(grads):
             if grad is not None and grad.data_ptr() != self._addresses[i]:
                 self._bring_back(i, self._parameters[i], grad)
+
+    def _are_here(self, grads: list[Any]) -> bool:
+        """The usual case, in bulk."""
+        return set(map(type, grads)) == {Tensor} and (
+            list(map(Tensor.data_ptr, grads)) == self._addresses
+        )
 
     def _bring_back(self, i: int, parameter: Tensor, grad: Tensor) -> None:
         by_a_hook = parameter._post_accumulate_grad_hooks
