@@ -30,6 +30,10 @@ void cuda_leave_device(int previous);
 /* Of the context's device, which is the current one. */
 int32_t cuda_multiprocessors(const ym_context *context);
 ym_status cuda_require_scratch(ym_context *context, const char *call, size_t bytes);
+/* Whether the stream is being captured, or nothing can be told about it. */
+bool cuda_is_captured(const ym_context *context);
+/* YM_OK, or an error for a call that a capture does not allow. */
+ym_status cuda_require_no_capture(ym_context *context, const char *call);
 
 size_t cuda_plain_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv,
                                      const ym_tensor *x, const ym_tensor *y);

@@ -3,8 +3,6 @@
  */
 #include "cuda/cudnn_cache.h"
 
-#include "cuda/mosaic.h"
-
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>

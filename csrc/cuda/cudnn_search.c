@@ -83,16 +83,8 @@ static void try_all(const trial *t)
 static bool is_wanted(const ym_context *context, const cudnn_loan *loan)
 {
     const cudnn_problem *problem = loan->problem;
-    if (!problem->search || problem->accumulate || loan->plan->tried ||
-        loan->plan->compiles) {
-        return false;
-    }
-    enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    if (cudaStreamIsCapturing((cudaStream_t)context->stream, &status) != cudaSuccess) {
-        cudaGetLastError();
-        return false;
-    }
-    return status == cudaStreamCaptureStatusNone;
+    return problem->search && !problem->accumulate && !loan->plan->tried &&
+           !loan->plan->compiles && !cuda_is_captured(context);
 }
 
 void cudnn_search(ym_context *context, const cudnn_loan *loan, cudnn_run run,

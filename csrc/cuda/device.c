@@ -89,6 +89,29 @@ int32_t cuda_multiprocessors(const ym_context *context)
     return found;
 }
 
+bool cuda_is_captured(const ym_context *context)
+{
+    enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    if (cudaStreamIsCapturing((cudaStream_t)context->stream, &status) != cudaSuccess) {
+        cudaGetLastError(); /* the legacy stream while another is captured */
+        return true;
+    }
+    return status != cudaStreamCaptureStatusNone;
+}
+
+ym_status cuda_require_no_capture(ym_context *context, const char *call)
+{
+    enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    YM_TRY(cuda_check(context,
+                      cudaStreamIsCapturing((cudaStream_t)context->stream, &status),
+                      "cudaStreamIsCapturing"));
+    YM_CHECK(&context->error, status == cudaStreamCaptureStatusNone, YM_ERR_BACKEND,
+             "cuda: %s: the stream is being captured, which this call does not allow: "
+             "make it before the capture",
+             call);
+    return YM_OK;
+}
+
 ym_status cuda_require_scratch(ym_context *context, const char *call, size_t bytes)
 {
     YM_CHECK(

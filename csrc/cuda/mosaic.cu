@@ -31,19 +31,6 @@ size_t cuda_mosaic_scratch_bytes(int32_t count)
     return (size_t)count * sizeof(ym_mosaic_job);
 }
 
-ym_status cuda_require_no_capture(ym_context *context, const char *call)
-{
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    YM_TRY(cuda_check(context,
-                      cudaStreamIsCapturing((cudaStream_t)context->stream, &status),
-                      "cudaStreamIsCapturing"));
-    YM_CHECK(&context->error, status == cudaStreamCaptureStatusNone, YM_ERR_BACKEND,
-             "cuda: %s: the stream is being captured, which this call does not allow: "
-             "make it before the capture",
-             call);
-    return YM_OK;
-}
-
 ym_status cuda_mosaic_batch(ym_context *context, const ym_mosaic_job *job,
                             int32_t count)
 {

@@ -20,9 +20,6 @@ ym_status cuda_mosaic_batch(ym_context *context, const ym_mosaic_job *job,
                             int32_t count);
 ym_status cuda_mosaic(ym_context *context, const struct ym_mosaic_job *job);
 
-/* YM_OK where no capture is under way on the context's stream. */
-ym_status cuda_require_no_capture(ym_context *context, const char *call);
-
 #ifdef __cplusplus
 }
 #endif

@@ -244,24 +244,13 @@ static bool repeat(replayer *r, ym_context *context, const ym_replay_key *key,
     return true;
 }
 
-/* A caller who records the stream gets the work itself. */
-static bool is_being_captured(const ym_context *context)
-{
-    enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    if (cudaStreamIsCapturing((cudaStream_t)context->stream, &status) != cudaSuccess) {
-        cudaGetLastError(); /* the legacy stream while another is recorded */
-        return true;
-    }
-    return status != cudaStreamCaptureStatusNone;
-}
-
 static ym_status run(ym_replayer *self, ym_context *context, const ym_replay_key *key,
                      ym_queue_work queue, const void *what)
 {
     replayer *r = (replayer *)self;
     bool done = false;
     const int previous = cuda_enter_device(context);
-    if (!is_being_captured(context)) {
+    if (!cuda_is_captured(context)) { /* whoever captures gets the work itself */
         /* Making a graph allocates: that must not end the captures of other threads. */
         enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
         cudaThreadExchangeStreamCaptureMode(&mode);

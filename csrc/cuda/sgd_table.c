@@ -3,8 +3,6 @@
  */
 #include "cuda/sgd.h"
 
-#include "cuda/mosaic.h"
-
 #include <stdlib.h>
 #include <string.h>
 

@@ -88,9 +88,8 @@ def recorded(dataset: Any, index: int) -> Any:
 
 
 def _strictly_recorded(dataset: Any, index: int) -> Any:
-    stock = _stock.get(type(dataset), type(dataset).__getitem__)
     with recording.recording():
-        return stock(dataset, index)
+        return _stock_getitem(dataset)(dataset, index)
 
 
 def _or_stock(way: Way, dataset: Any, index: int) -> Any:
@@ -100,8 +99,13 @@ def _or_stock(way: Way, dataset: Any, index: int) -> Any:
             return way(dataset, index)
         except Exception:  # the stock code raises it again, if it is its own
             restore()
-            stock = _stock.get(type(dataset), type(dataset).__getitem__)
-            return stock(dataset, index)
+            return _stock_getitem(dataset)(dataset, index)
+
+
+def _stock_getitem(dataset: Any) -> Way:
+    """Its class's own, also where that was swapped."""
+    way: Way = _stock.get(type(dataset), type(dataset).__getitem__)
+    return way
 
 
 # Swapping
@@ -110,7 +114,7 @@ def _or_stock(way: Way, dataset: Any, index: int) -> Any:
 def swap(dataset: Any) -> str | None:
     """Makes the data set's class use our mosaic; the reason if it must not."""
     cls = type(dataset)
-    stock = _stock.get(cls, cls.__getitem__)
+    stock = _stock_getitem(dataset)
     reason = None
     if is_official(dataset):
         reason = trials.difference(dataset, stock, _strictly_sampled)

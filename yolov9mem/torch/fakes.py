@@ -131,14 +131,14 @@ class FakeCopy:
     def _listen(self, original_of: dict[int, int]) -> None:
         """To the copies of objects in attributes; what is no copy is somebody else's."""
         values = [v for part in self.module.modules() for v in vars(part).values()]
-        copies = [x for x in objects_in(values) if original_of.get(id(x)) != id(x)]
-        copies = [x for x in copies if id(x) in original_of]
+        known = [(x, original_of.get(id(x), id(x))) for x in objects_in(values)]
+        copies = [x for x, original in known if original != id(x)]
         self.objects = {id(x): original_of[id(x)] for x in copies}
         self._spies, self._looked_at = Spies(copies), set[int]()
 
     def looked_at(self) -> set[int]:
         """Ids of the original's objects that the copy's forwards have looked at."""
-        return self._looked_at | {self.objects[id] for id in self._spies.touched()}
+        return self._looked_at | {self.objects[made] for made in self._spies.touched()}
 
     def own(self) -> set[int]:
         """Ids of the fakes that stand for the module's tensors."""
