@@ -3,9 +3,15 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+JIT = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
 
 class Brick(nn.Module):
@@ -180,14 +186,10 @@ def assert_same_training(
     assert_close(made, expected, tolerance)
     backward(made)
     backward(expected)
-    ours_grads = {n: p.grad for n, p in ours.named_parameters() if p.grad is not None}
-    grads = {n: p.grad for n, p in stock.named_parameters() if p.grad is not None}
-    assert sorted(ours_grads) == sorted(grads)
-    assert_close(
-        [ours_grads[n] for n in sorted(grads)],
-        [grads[n] for n in sorted(grads)],
-        tolerance,
-    )
+    of_ours, of_stock = grads(ours), grads(stock)
+    assert sorted(of_ours) == sorted(of_stock)
+    names = sorted(of_stock)
+    assert_close([of_ours[n] for n in names], [of_stock[n] for n in names], tolerance)
     for (name, a), (_, b) in zip(ours.named_buffers(), stock.named_buffers()):
         if a.is_floating_point():
             assert_close(a, b, tolerance)
@@ -200,3 +202,25 @@ def ran_in_core(module: nn.Module) -> int:
     import yolov9mem.torch as ym
 
     return sum(row.calls for row in ym.report(module).rows)
+
+
+def trains_in_core(module: nn.Module, *inputs: Tensor) -> bool:
+    """One step of the module; whether its forward went through the C core."""
+    before = ran_in_core(module)
+    backward(module(*(inputs or (image(),))))
+    return ran_in_core(module) == before + 1
+
+
+def pair(
+    make: Callable[[], nn.Module] = Net, **how: object
+) -> tuple[nn.Module, nn.Module]:
+    """Ours and stock, alike."""
+    import yolov9mem.torch as ym
+
+    stock = make()
+    return ym.checkpoint(copy.deepcopy(stock), **how), stock
+
+
+def grads(module: nn.Module) -> dict[str, Tensor]:
+    """The gradients there are, by their parameters' names."""
+    return {n: p.grad for n, p in module.named_parameters() if p.grad is not None}

@@ -6,23 +6,16 @@ from __future__ import annotations
 import pytest
 import torch
 from models_for_tests import (
+    JIT,
     Brick,
     Net,
     backward,
     image,
-    ran_in_core,
+    trains_in_core,
 )
-from torch import Tensor, nn
+from torch import nn
 
 import yolov9mem.torch as ym
-
-JIT = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-
-
-def trains_in_core(module: nn.Module, *inputs: Tensor) -> bool:
-    before = ran_in_core(module)
-    backward(module(*(inputs or (image(),))))
-    return ran_in_core(module) == before + 1
 
 
 @pytest.mark.parametrize(

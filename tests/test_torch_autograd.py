@@ -14,23 +14,15 @@ from models_for_tests import (
     assert_close,
     assert_same_training,
     backward,
+    grads,
     image,
     leaves,
+    pair,
     ran_in_core,
 )
-from torch import Tensor, nn
+from torch import nn
 
 import yolov9mem.torch as ym
-
-
-def pair(make=Net, **how) -> tuple[nn.Module, nn.Module]:
-    """Ours and stock, alike."""
-    stock = make()
-    return ym.checkpoint(copy.deepcopy(stock), **how), stock
-
-
-def grads(module: nn.Module) -> dict[str, Tensor]:
-    return {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
 
 
 # Once only

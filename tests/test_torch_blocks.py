@@ -10,22 +10,13 @@ import pytest
 from models_for_tests import (
     assert_close,
     assert_same_training,
-    backward,
     image,
     ran_in_core,
+    trains_in_core,
 )
-from torch import Tensor, nn
+from torch import nn
 
 import yolov9mem.torch as ym
-
-JIT = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-
-
-def trains_in_core(module: nn.Module, *inputs: Tensor) -> bool:
-    before = ran_in_core(module)
-    backward(module(*(inputs or (image(),))))
-    return ran_in_core(module) == before + 1
-
 
 BLOCKS = {
     "Conv": (lambda: ym.Conv(8, 12, 3, 2), 8),

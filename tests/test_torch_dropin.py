@@ -11,7 +11,6 @@ import sys
 import textwrap
 import weakref
 
-import pytest
 import torch
 from models_for_tests import (
     Brick,
@@ -22,19 +21,12 @@ from models_for_tests import (
     backward,
     image,
     ran_in_core,
+    trains_in_core,
 )
-from torch import Tensor, nn
+from torch import nn
 
 import yolov9mem.torch as ym
 from yolov9mem.torch import registry
-
-JIT = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-
-
-def trains_in_core(module: nn.Module, *inputs: Tensor) -> bool:
-    before = ran_in_core(module)
-    backward(module(*(inputs or (image(),))))
-    return ran_in_core(module) == before + 1
 
 
 # What it leaves alone

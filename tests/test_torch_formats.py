@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import pytest
@@ -11,27 +10,18 @@ import torch
 from models_for_tests import (
     Brick,
     Elan,
-    Net,
     assert_close,
     assert_same_training,
     backward,
+    grads,
     image,
     leaves,
+    pair,
     ran_in_core,
 )
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
-
-
-def pair(make=Net, **how) -> tuple[nn.Module, nn.Module]:
-    """Ours and stock, alike."""
-    stock = make()
-    return ym.checkpoint(copy.deepcopy(stock), **how), stock
-
-
-def grads(module: nn.Module) -> dict[str, Tensor]:
-    return {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
 
 
 # Dtypes

@@ -13,21 +13,13 @@ from models_for_tests import (
     Elan,
     Net,
     backward,
+    grads,
     image,
+    pair,
 )
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
-
-
-def pair(make=Net, **how) -> tuple[nn.Module, nn.Module]:
-    """Ours and stock, alike."""
-    stock = make()
-    return ym.checkpoint(copy.deepcopy(stock), **how), stock
-
-
-def grads(module: nn.Module) -> dict[str, Tensor]:
-    return {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
 
 
 def test_held_bytes_equal_the_plan_and_stocks_equal_autograds() -> None:

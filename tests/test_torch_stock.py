@@ -8,6 +8,7 @@ import copy
 import pytest
 import torch
 from models_for_tests import (
+    JIT,
     Brick,
     Elan,
     Net,
@@ -16,18 +17,11 @@ from models_for_tests import (
     image,
     leaves,
     ran_in_core,
+    trains_in_core,
 )
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
-
-JIT = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-
-
-def trains_in_core(module: nn.Module, *inputs: Tensor) -> bool:
-    before = ran_in_core(module)
-    backward(module(*(inputs or (image(),))))
-    return ran_in_core(module) == before + 1
 
 
 def test_eval_and_no_grad_are_stock() -> None:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten
 
 from yolov9mem._errors import BackendError
 from yolov9mem._keep import Keep
+from yolov9mem.plan_table import readable_bytes
 
 from . import conditions, devices, engine, registry
 from .arenas import drop_workspace, make_room
@@ -23,7 +24,7 @@ from .arguments import describe
 from .binding import Stale, laid_out_as_stock
 from .fakes import FakeCopy, places_of
 from .fingerprint import Fingerprint
-from .held import held_bytes, size_text
+from .held import held_bytes
 from .ir import CannotLower, NothingToRun, Recording
 from .lower import TorchPlan, lower
 from .lowered import Graph, Lowered
@@ -321,7 +322,7 @@ class Entry:
         graphs = zip(made.graphs, made.learning(leaves))
         held = held_bytes(self._plan(graph, *learning) for graph, learning in graphs)
         if held.ours - held.weights >= held.stock:
-            sizes = size_text(held.ours), size_text(held.stock)
+            sizes = readable_bytes(held.ours), readable_bytes(held.stock)
             reason = "{} would be held, in stock PyTorch {}".format(*sizes)
             raise CannotLower("forward", "", reason)
 

@@ -34,14 +34,6 @@ def held_bytes(plans: Iterable[TorchPlan]) -> Held:
     return Held(held, weights, peak, stock)
 
 
-def size_text(count: int) -> str:
-    """As a user reads it."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"
-
-
 def _input_bytes(program: Program, seen: set[Ref]) -> int:
     """Of the inputs that are not among ``seen``, where they are noted."""
     inputs = [node for node in program.part.nodes if node.op == "input"]

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from yolov9mem.plan_table import readable_bytes
+
 from . import registry
 from .arenas import kept_bytes
 from .entry import Entry
 from .fakes import join
-from .held import held_bytes, size_text
+from .held import held_bytes
 from .lower import TorchPlan
 from .lowered import Graph
 
@@ -52,8 +54,10 @@ class Report:
         lines = [head]
         for row in self.rows:
             figures = (row.held_bytes, row.workspace_bytes, row.peak_bytes)
-            size = [size_text(n) if row.state == "swapped" else "" for n in figures]
-            stock = size_text(row.stock_bytes) if row.stock_bytes else ""
+            size = [
+                readable_bytes(n) if row.state == "swapped" else "" for n in figures
+            ]
+            stock = readable_bytes(row.stock_bytes) if row.stock_bytes else ""
             name = f"{row.path} {row.kind}".strip()
             lines.append((name, row.state, *size, stock, row.detail))  # type: ignore[arg-type]
         width = [max(len(line[k]) for line in lines) for k in range(6)]
@@ -64,7 +68,7 @@ class Report:
             text.append("  ".join([*cells, line[6]]).rstrip())
         if self.kept_workspace_bytes:
             text.append(
-                f"kept between calls: {size_text(self.kept_workspace_bytes)} workspace"
+                f"kept between calls: {readable_bytes(self.kept_workspace_bytes)} workspace"
             )
         return "\n".join(text)
 
@@ -76,7 +80,7 @@ class Report:
         for value in self.tables[path]:
             shape = "x".join(str(size) for size in value["shape"])
             lines.append((str(value["name"]), str(value["op"]), shape,
-                          size_text(int(value["bytes"])), str(value["state"])))  # type: ignore[call-overload]  # fmt: skip
+                          readable_bytes(int(value["bytes"])), str(value["state"])))  # type: ignore[call-overload]  # fmt: skip
         width = [max(len(line[k]) for line in lines) for k in range(5)]
         return "\n".join(
             "  ".join(cell.ljust(w) for cell, w in zip(line, width)).rstrip()
