@@ -5,6 +5,7 @@ import csv
 import math
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import cv2
@@ -111,6 +112,8 @@ def test_resuming_with_damaged_files(
         (b"\xff\xfe", b"epoch\n\0\0\0\n", ["2"]),
         (b"5: 1\n", results, ["0", "1", "2"]),
         (b"epochs: three\n", results + b"\xff\nnan,\n", ["0", "1", "2"]),
+        (b"epochs: null\n", results, ["0", "1", "2"]),
+        (b"mosaic: often\n", results, ["0", "1", "2"]),
     )
     for settings, rows, kept in damaged:
         shutil.rmtree(folder, ignore_errors=True)
@@ -124,6 +127,14 @@ def test_resuming_with_damaged_files(
         checkpoints.save({k: v for k, v in saved.items() if k != key}, last)
         assert main(["--resume", str(last), "--device", "cpu"]) == 1
         assert f"last.pt: it has no '{key}' entry" in capsys.readouterr().err
+
+
+def test_what_may_be_unset_is_known() -> None:
+    unset = vars(options.parser().parse_args([]))
+    assert {k for k, v in unset.items() if v is None} == set(options.MAY_BE_UNSET)
+    assert options.is_value("accumulate", None, 4)
+    assert not options.is_value("accumulate", True, None)
+    assert not options.is_value("amp", 1, None)
 
 
 def test_images_drawn_by_weight_come_in_squares(small_set: str, capsys) -> None:  # noqa: F811
@@ -158,3 +169,23 @@ def test_an_error_in_a_worker_is_one_line(
     assert len(said) == 1
     assert said[0].startswith("ERROR /")
     assert "[Errno 2] No such file" in said[0]
+
+
+def test_a_worker_that_is_killed_is_one_line(
+    small_set: str,  # noqa: F811
+    monkeypatch,
+    capsys,
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    main_process = os.getpid()
+
+    def read_image(path: str) -> None:
+        assert os.getpid() != main_process
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("yolov9.dataset.read_image", read_image)
+    line = arguments(small_set, "--epochs", "1")
+    line[line.index("--workers") + 1] = "1"
+    assert main(line) == 1
+    said = capsys.readouterr().err
+    assert "ERROR DataLoader worker (pid" in said and "Traceback" not in said

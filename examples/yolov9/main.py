@@ -23,6 +23,8 @@ FAILURES = (
     TrainingError,
 )
 
+LOST_WORKER = "DataLoader worker (pid"  # so PyTorch tells of a process that has died
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0, or 1 after a message about what was wrong."""
@@ -34,6 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
             train(opt)
     except FAILURES as error:
         print(f"ERROR {_message(error)}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not str(error).startswith(LOST_WORKER):
+            raise
+        print(
+            f"ERROR {error} Memory may have run out: fewer --workers take less.",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -94,8 +104,7 @@ def _edited(settings: Path, saved: dict) -> dict:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         content = None
     if isinstance(content, dict) and all(
-        key in saved
-        and (None in (value, saved[key]) or isinstance(value, type(saved[key])))
+        key in saved and options.is_value(key, value, saved[key])
         for key, value in content.items()
     ):
         return content

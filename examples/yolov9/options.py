@@ -40,6 +40,15 @@ AT_LEAST_0 = {"lr0", "lrf", "weight_decay", "warmup_epochs", "warmup_bias_lr"}
 AT_LEAST_0 |= {"warmup_min_iterations", "box", "cls", "dfl"}
 MOMENTA = {"momentum", "warmup_momentum"}
 PROBABILITIES = {"flipud", "fliplr", "mosaic", "mixup", "copy_paste"}
+# Options that a run may leave unset, and what they are where they are set.
+MAY_BE_UNSET = {
+    "cache": str,
+    "ckpt": str,
+    "accumulate": int,
+    "mosaic": (int, float),
+    "mixup": (int, float),
+    "amp": bool,
+}
 
 
 class OptionError(Exception):
@@ -145,6 +154,14 @@ def check(opt: argparse.Namespace) -> None:
             raise OptionError(f"--cfg: {error}") from None
     if opt.label_smoothing:
         print("WARNING --label-smoothing: the task-aligned loss has no use for it")
+
+
+def is_value(name: str, value: object, like: object) -> bool:
+    """Can the option have it? ``like``: a value that it has had."""
+    if name in MAY_BE_UNSET:
+        whole = MAY_BE_UNSET[name] is bool or not isinstance(value, bool)
+        return value is None or (whole and isinstance(value, MAY_BE_UNSET[name]))
+    return isinstance(value, type(like))
 
 
 def read_hyp(name: str, opt: argparse.Namespace) -> dict:
