@@ -13,7 +13,7 @@ from traced import Traced
 from yolov9 import assigner as assigner_module
 from yolov9.assigner import TaskAlignedAssigner, groups, pack_objects
 from yolov9.boxes import complete_iou
-from yolov9.loss import DetectionLoss
+from yolov9.loss import DetectionLoss, first_cells
 
 HYP = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "cls_pw": 1.0, "fl_gamma": 0.0}
 STRIDES = (8, 16, 32)
@@ -298,9 +298,36 @@ def test_launches_and_waits_do_not_grow_with_the_batch() -> None:
         with Traced() as traced:
             DetectionLoss(head(3), HYP)(branches, torch.tensor(targets).float())
         assert traced.calls.total() < 600
-        assert traced.calls["nonzero"] == 2
-        waits = ("_local_scalar_dense", "is_nonzero", "masked_select", "index_put_")
+        waits = ("nonzero", "is_nonzero", "_local_scalar_dense", "masked_select")
         assert not any(traced.calls[name] for name in waits)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 1.0])
+def test_positive_cells_are_found_without_asking_how_many(share: float) -> None:
+    positive = torch.rand(3, 40) < share
+    expected = positive.flatten().nonzero().squeeze(1)
+    for most in (len(expected), min(len(expected) + 9, 120), 120):
+        found, is_real = first_cells(positive, most)
+        assert torch.equal(found[is_real], expected)
+        assert found.shape == is_real.shape == (most,)
+        assert not most or int(found.max()) < 120
+
+
+def test_cells_that_fill_up_have_no_part_in_the_loss() -> None:
+    """Not even where their boxes are not finite, in an image without objects."""
+    aux, targets = make_case(0, 2, count=1)
+    targets = targets[targets[:, 0] == 1]
+    targets[:, 4:] = 0.15  # some four cells, which leaves six
+    made = []
+    for corrupt in (False, True):
+        levels = [torch.tensor(z).float() for z in aux]
+        if corrupt:  # of those that fill up
+            levels[0][0, : 4 * 16, 0] = torch.inf
+        levels = [z.requires_grad_() for z in levels]
+        loss, _ = DetectionLoss(head(3), HYP)(levels, torch.tensor(targets).float())
+        loss.backward()
+        made.append([loss.detach(), *(z.grad for z in levels)])
+    assert all(map(torch.equal, *made))
 
 
 def test_a_dense_image_costs_no_more_than_itself(monkeypatch) -> None:

@@ -97,6 +97,10 @@ class TaskAlignedAssigner:
         self.beta = beta
         self.eps = 1e-9
 
+    def most_positive(self, objects: Objects, cells: int) -> int:
+        """How many cells of the images can be positive at most, each having `cells`."""
+        return sum(min(self.topk * count, cells) for count in objects.counts)
+
     @torch.no_grad()
     def __call__(
         self, logits: Tensor, boxes: Tensor, points: Tensor, objects: Objects

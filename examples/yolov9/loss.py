@@ -10,9 +10,9 @@ auxiliary branch of a dual model weighing 0.25. All arithmetic is float32, under
 autocast too.
 
 The images of a batch are taken together. Temporaries are a few times the size of the
-logits, and what the assigner and BIN_ELEMENTS bound. The host waits for the device
-once for the objects' counts, if the targets are there, and once a branch for the
-positive cells, whose number no shape tells.
+logits, and what the assigner and BIN_ELEMENTS bound. The host does not wait for the
+device, so that it can launch backward while forward still runs; but for the objects'
+counts, if the targets are there.
 """
 
 from collections.abc import Sequence
@@ -32,6 +32,19 @@ from .boxes import (
 
 AUXILIARY_WEIGHT = 0.25
 BIN_ELEMENTS = 1 << 22  # logits of distances decoded at a time for the assigner
+
+
+def first_cells(positive: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Positions of the cells that are positive, in order, and which of these are real.
+
+    positive (N, A); both are (most,), any cell filling up: how many cells there are
+    only the device knows, and nonzero() would make the host wait for it.
+    """
+    place = torch.arange(most, device=positive.device)
+    count = positive.flatten().cumsum(0)
+    is_real = place < count[-1]
+    found = torch.searchsorted(count, place + 1)
+    return found.where(is_real, place), is_real
 
 
 class DetectionLoss:
@@ -94,11 +107,12 @@ class DetectionLoss:
         total = scores.sum().clamp(min=1)
         cls = self._classification(logits, scores) / total
         # No positive cell is no special case: sums of nothing, with zero gradients.
-        found = positive.flatten().nonzero().squeeze(1)
+        most = self.assigner.most_positive(objects, len(points))
+        found, is_real = first_cells(positive, most)
         cell = found % len(points)
-        weight = scores.flatten(0, 1).index_select(0, found).sum(-1)
+        weight = scores.flatten(0, 1).index_select(0, found).sum(-1) * is_real
         bins = distances.flatten(0, 1).index_select(0, found)
-        bins = bins.view(-1, 4, self.reg_max)
+        bins = bins.where(is_real[:, None], 0).view(-1, 4, self.reg_max)
         here = points[cell]
         aim = boxes.flatten(0, 1).index_select(0, found) / stride[cell]
         predicted = distances_to_boxes(self._expected(bins), here)

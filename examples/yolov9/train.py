@@ -35,6 +35,7 @@ from .results import ResultsFile, final_table
 from .val import Metrics, validate
 
 STRIDE = 32
+BAR_SECONDS = 0.5  # from one refresh of the progress bar to the next
 
 
 class TrainingError(Exception):
@@ -264,23 +265,35 @@ class Trainer:
         if self.processes.is_distributed:
             self.loader.sampler.set_epoch(epoch)
         self.optimizer.zero_grad()
-        mean = torch.zeros(3)
-        bar = tqdm(self.loader, disable=not self.processes.is_main, mininterval=0.5)
+        total = torch.zeros(3, dtype=torch.float64, device=self.device)
+        quiet = not self.processes.is_main
+        bar = tqdm(self.loader, disable=quiet, mininterval=BAR_SECONDS)
+        shown = -math.inf
         for i, (images, targets, _, _) in enumerate(bar):
             iteration = i + len(self.loader) * epoch
             self.warmup.apply(self.optimizer, iteration, self.factor(epoch))
-            losses = self._train_batch(images, targets, epoch)
-            mean = (mean * i + losses) / (i + 1)
-            box, cls, dfl = mean.tolist()
-            used = memory.in_use(self.device) / 1e9
-            bar.set_description(
-                f"{epoch + 1}/{opt.epochs} {used:.2f} GB  box {box:.3f} cls {cls:.3f} "
-                f"dfl {dfl:.3f}  {len(targets)} objects {images.shape[-1]} px",
-                refresh=False,
-            )
-        return mean
+            total += self._train_batch(images, targets, epoch)
+            # To show the losses is to wait for the device: a GPU would stand idle.
+            due = time.monotonic() - shown >= BAR_SECONDS or i + 1 == len(self.loader)
+            if due and not bar.disable:
+                self._describe(bar, epoch, total / (i + 1), targets, images)
+                shown = time.monotonic()
+        return total.cpu() / len(self.loader)
+
+    def _describe(
+        self, bar: tqdm, epoch: int, mean: Tensor, targets: Tensor, images: Tensor
+    ) -> None:
+        """The bar's text, with the mean (box, cls, dfl) losses so far."""
+        box, cls, dfl = mean.tolist()
+        used = memory.in_use(self.device) / 1e9
+        bar.set_description(
+            f"{epoch + 1}/{self.opt.epochs} {used:.2f} GB  box {box:.3f} cls {cls:.3f} "
+            f"dfl {dfl:.3f}  {len(targets)} objects {images.shape[-1]} px",
+            refresh=False,
+        )
 
     def _train_batch(self, images: Tensor, targets: Tensor, epoch: int) -> Tensor:
+        """(box, cls, dfl) losses, on the device."""
         images = images.to(self.device, non_blocking=True).float().div_(255)
         if self.opt.multi_scale:
             images = self._rescaled(images)
@@ -295,7 +308,7 @@ class Trainer:
             )
         self.scaler.scale(loss * self.processes.world).backward()
         self.step(self.warmup.accumulate)
-        return parts.cpu()
+        return parts
 
     def _output(self, images: Tensor) -> list | tuple:
         try:
