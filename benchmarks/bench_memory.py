@@ -25,7 +25,7 @@ def _level() -> int:
 
     So the workspace counts as memory of the step, as stock's temporaries do.
     """
-    arenas = sys.modules.get("yolov9mem.torch.arenas")
+    arenas = sys.modules.get("yolov9mem.torch.running.arenas")
     if arenas is not None:
         arenas.drop_workspace()
     return memory.resident_bytes()

@@ -44,7 +44,7 @@ def measure(
     later: of a micro-batch whose gradients are added to those of others.
     """
     from yolov9mem.torch import checkpoint, report
-    from yolov9mem.torch.arenas import drop_workspace
+    from yolov9mem.torch.running.arenas import drop_workspace
 
     torch.manual_seed(0)
     model = checkpoint(detection_model(name), keep=keep)

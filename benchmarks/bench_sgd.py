@@ -76,7 +76,7 @@ def stock_case(model: nn.Module, **kind: Any) -> timing.Case:
 
 
 def our_case(model: nn.Module) -> timing.Case:
-    from yolov9mem.torch.sgd import AccumulatingSGD
+    from yolov9mem.torch.optimizer.sgd import AccumulatingSGD
 
     optimizer = AccumulatingSGD(
         model.parameters(), **RATES, max_norm=10.0, ema=OfficialEMA(model), model=model

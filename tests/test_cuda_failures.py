@@ -20,7 +20,8 @@ from models_for_tests import Elan
 
 import yolov9mem.torch as ym
 from yolov9mem import BackendError
-from yolov9mem.torch import devices, engine
+from yolov9mem.torch import devices
+from yolov9mem.torch.running import autograd_nodes
 
 TESTS = Path(__file__).resolve().parent
 PREPARED = """
@@ -238,7 +239,7 @@ def test_an_allocator_that_fails_in_the_middle(failing, gpu, monkeypatch) -> Non
     stock = Elan(16, 24, 8).train()
     ours = ym.checkpoint(copy.deepcopy(stock))
     calls = []
-    take = engine.take_workspace
+    take = autograd_nodes.take_workspace
 
     def once(size: int, device: torch.device) -> torch.Tensor:
         calls.append(size)
@@ -246,7 +247,7 @@ def test_an_allocator_that_fails_in_the_middle(failing, gpu, monkeypatch) -> Non
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
         return take(size, device)
 
-    monkeypatch.setattr(engine, "take_workspace", once)
+    monkeypatch.setattr(autograd_nodes, "take_workspace", once)
     buffers = copy.deepcopy(stock.state_dict())
     with pytest.raises(torch.OutOfMemoryError):
         train(ours)
@@ -271,7 +272,7 @@ def test_tensors_of_two_devices(gpu, monkeypatch) -> None:  # noqa: F811
 
 
 def test_arguments_of_two_devices_run_stock() -> None:
-    from yolov9mem.torch.conditions import unusual_device
+    from yolov9mem.torch.running.conditions import unusual_device
 
     tensors = [torch.empty(1), torch.empty(1, device="meta")]
     assert unusual_device(tensors, "auto") == "arguments are on cpu and meta"

@@ -20,7 +20,7 @@ from test_cuda_plan import small_elan
 from test_cuda_torch import BACKENDS
 
 import yolov9mem.torch as ym
-from yolov9mem.torch import engine, registry
+from yolov9mem.torch.running import autograd_nodes, registry
 
 GRAPHS = 4
 SEGMENTS = 2
@@ -172,13 +172,13 @@ def test_gradients_from_other_memory_concern_the_part_that_reads_them(runs) -> N
 def test_the_workspace_stays_from_forward_to_backward(monkeypatch) -> None:
     """What the loss allocates in between would move it."""
     taken = []
-    take = engine.take_workspace
+    take = autograd_nodes.take_workspace
 
     def noted(size: int, device: torch.device) -> torch.Tensor:
         taken.append(size)
         return take(size, device)
 
-    monkeypatch.setattr(engine, "take_workspace", noted)
+    monkeypatch.setattr(autograd_nodes, "take_workspace", noted)
     with emulated_gpu():
         for graphs, times in ((False, 2), (True, 1)):
             module = ym.checkpoint(Net(), segments=2, cuda_graphs=graphs)

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_ as imported_before
 
-from yolov9mem.torch import _step_table
-from yolov9mem.torch.deferred import deferred
-from yolov9mem.torch.ema import ModelEMA
-from yolov9mem.torch.sgd import AccumulatingSGD
+from yolov9mem.torch.optimizer import step_table
+from yolov9mem.torch.optimizer.deferred import deferred
+from yolov9mem.torch.optimizer.ema import ModelEMA
+from yolov9mem.torch.optimizer.sgd import AccumulatingSGD
 
 RATES = dict(lr=0.01, momentum=0.937, nesterov=True, weight_decay=5e-4)
 
@@ -109,7 +109,7 @@ def test_clipping_is_the_same():
 
 def test_memory_is_touched_twice_per_step(monkeypatch):
     calls = []
-    core = _step_table._core
+    core = step_table._core
 
     class Counting:
         @staticmethod
@@ -122,7 +122,7 @@ def test_memory_is_touched_twice_per_step(monkeypatch):
             calls.append("step")
             return core.sgd_step(*args, **kwargs)
 
-    monkeypatch.setattr(_step_table, "_core", Counting)
+    monkeypatch.setattr(step_table, "_core", Counting)
     mine, _ = twins()
     ema = OfficialEMA(mine)
     ours = AccumulatingSGD(mine.parameters(), **RATES)

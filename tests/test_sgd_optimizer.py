@@ -13,8 +13,8 @@ import torch
 from sgd_twins import OFFICIAL, assert_same, backward, official_groups, twins
 from torch import nn
 
-from yolov9mem.torch.ema import ModelEMA
-from yolov9mem.torch.sgd import AccumulatingSGD
+from yolov9mem.torch.optimizer.ema import ModelEMA
+from yolov9mem.torch.optimizer.sgd import AccumulatingSGD
 
 
 def test_finding_the_model():

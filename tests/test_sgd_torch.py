@@ -17,8 +17,8 @@ from sgd_twins import (
 )
 from torch import nn
 
-from yolov9mem.torch.ema import ModelEMA
-from yolov9mem.torch.sgd import AccumulatingSGD
+from yolov9mem.torch.optimizer.ema import ModelEMA
+from yolov9mem.torch.optimizer.sgd import AccumulatingSGD
 
 OPTIONS = {
     "plain": dict(lr=0.1),

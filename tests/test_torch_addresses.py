@@ -19,7 +19,7 @@ from models_for_tests import (
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
-from yolov9mem.torch import binding
+from yolov9mem.torch.running import binding
 
 
 def trained_pair() -> tuple[nn.Module, nn.Module]:

@@ -16,9 +16,9 @@ from torch.utils._pytree import tree_flatten
 
 import yolov9mem.torch as ym
 from yolov9.model import DetectionModel
-from yolov9mem.torch import fakes
-from yolov9mem.torch.fakes import FakeCopy
-from yolov9mem.torch.record import record
+from yolov9mem.torch.recording import fakes
+from yolov9mem.torch.recording.fakes import FakeCopy
+from yolov9mem.torch.recording.recorder import record
 
 
 class Features(nn.Module):

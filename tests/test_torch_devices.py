@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import yolov9mem.torch as ym
-from yolov9mem.torch import arenas, devices
-from yolov9mem.torch.binding import channels_last
-from yolov9mem.torch.fakes import FakeCopy
-from yolov9mem.torch.results import Replay
+from yolov9mem.torch import devices
+from yolov9mem.torch.recording.fakes import FakeCopy
+from yolov9mem.torch.running import arenas
+from yolov9mem.torch.running.binding import channels_last
+from yolov9mem.torch.running.stock_calls import Replay
 
 
 def on_gpu(index: int) -> tuple[nn.Module, Tensor]:
@@ -161,7 +162,7 @@ def test_blocks_of_sizes_that_have_gone_are_given_back(
 def test_room_is_made_when_the_size_changes(monkeypatch) -> None:
     asked = []
     monkeypatch.setattr(
-        "yolov9mem.torch.entry.make_room", lambda *a: asked.append(a[1])
+        "yolov9mem.torch.running.entry.make_room", lambda *a: asked.append(a[1])
     )
     module = ym.checkpoint(Elan(3, 16, 8).train())
     for size in (16, 16, 32, 32, 16):

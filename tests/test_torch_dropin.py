@@ -26,7 +26,7 @@ from models_for_tests import (
 from torch import nn
 
 import yolov9mem.torch as ym
-from yolov9mem.torch import registry
+from yolov9mem.torch.running import registry
 
 
 # What it leaves alone

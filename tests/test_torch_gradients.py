@@ -28,7 +28,8 @@ from models_for_tests import (
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
-from yolov9mem.torch import devices, engine, gradients
+from yolov9mem.torch import devices
+from yolov9mem.torch.running import autograd_nodes, gradients
 
 
 def pair(**options: Any) -> tuple[nn.Module, nn.Module]:
@@ -63,13 +64,13 @@ def in_one_buffer(module: nn.Module) -> list[Tensor]:
 def given(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many sums each segment has added to."""
     seen: list[int] = []
-    stock = engine.Call._take_sums
+    stock = autograd_nodes.Call._take_sums
 
-    def counted(call: engine.Call, segment: int, nodes: Any) -> None:
+    def counted(call: autograd_nodes.Call, segment: int, nodes: Any) -> None:
         stock(call, segment, nodes)
         seen.append(len(call._taken.grads))
 
-    monkeypatch.setattr(engine.Call, "_take_sums", counted)
+    monkeypatch.setattr(autograd_nodes.Call, "_take_sums", counted)
     return seen
 
 
@@ -337,7 +338,7 @@ def test_a_backward_that_fails_leaves_what_was_there(
         def fails(*arguments: Any) -> None:
             raise MemoryError("no memory left")
 
-        patch.setattr(engine.Call, "_make_places", fails)
+        patch.setattr(autograd_nodes.Call, "_make_places", fails)
         with pytest.raises(MemoryError, match="no memory left"):
             backward(out)
     assert places(ours) == before

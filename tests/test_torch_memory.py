@@ -132,7 +132,7 @@ def test_deterministic_fill_is_off_inside_and_restored() -> None:
 
 
 def test_out_of_memory_leaves_batch_norm_as_it_was(monkeypatch) -> None:
-    from yolov9mem.torch import engine
+    from yolov9mem.torch.running import autograd_nodes
 
     module = ym.checkpoint(Net())
     backward(module(image()))
@@ -143,13 +143,13 @@ def test_out_of_memory_leaves_batch_norm_as_it_was(monkeypatch) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "take_workspace", fail)
+        patch.setattr(autograd_nodes, "take_workspace", fail)
         with pytest.raises(RuntimeError, match="can't allocate"):
             module(image())
     assert all(torch.equal(before[n], t) for n, t in module.state_dict().items())
     out = module(image())
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "take_workspace", fail)
+        patch.setattr(autograd_nodes, "take_workspace", fail)
         with pytest.raises(RuntimeError, match="can't allocate"):
             backward(out)
     assert not grads(module)

@@ -22,7 +22,8 @@ from models_for_tests import Brick, assert_close, ran_in_core
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
-from yolov9mem.torch import CannotLower, registry
+from yolov9mem.torch import CannotLower
+from yolov9mem.torch.running import registry
 
 
 class Settings:

@@ -23,7 +23,7 @@ from models_for_tests import (
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
-from yolov9mem.torch import entry, registry
+from yolov9mem.torch.running import entry, registry
 
 
 class End(nn.Module):

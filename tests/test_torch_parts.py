@@ -24,8 +24,8 @@ from test_torch_dropin import replicate
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
-from yolov9mem.torch import registry
-from yolov9mem.torch.entry import Entry
+from yolov9mem.torch.running import registry
+from yolov9mem.torch.running.entry import Entry
 
 
 def pair(stock: nn.Module, keep: str = "min") -> tuple[nn.Module, nn.Module]:

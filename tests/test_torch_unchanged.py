@@ -13,9 +13,9 @@ from models_for_tests import Elan
 from torch import nn
 
 from yolov9mem import _core
-from yolov9mem.torch import fingerprint
-from yolov9mem.torch.fakes import HOOKS
-from yolov9mem.torch.fingerprint import Fingerprint
+from yolov9mem.torch.recording import fingerprint
+from yolov9mem.torch.recording.fakes import HOOKS
+from yolov9mem.torch.recording.fingerprint import Fingerprint
 
 
 def replace_child(module: nn.Module) -> None:

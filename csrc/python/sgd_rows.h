@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The rows that yolov9mem/sgd.py and yolov9mem/torch/_step_table.py pack, read for
- * _core and _cuda: of a tensor int64 (param, grad, momentum, ema, count, group,
+ * The rows that yolov9mem/sgd.py and yolov9mem/torch/optimizer/step_table.py pack, read
+ * for _core and _cuda: of a tensor int64 (param, grad, momentum, ema, count, group,
  * first_step), the first four addresses of float32 memory or 0; of a group float64
  * (lr, momentum, dampening, weight_decay, nesterov, maximize).
  */

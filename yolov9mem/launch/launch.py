@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from yolov9mem.torch import AccumulatingSGD
-from yolov9mem.torch.isolation import is_recording
+from yolov9mem.torch.recording.isolation import is_recording
 
 from . import banner, codebases, dataset, files
 from .cli import Settings, UsageError

@@ -18,7 +18,7 @@ from yolov9mem.torch import (
     report,
     use_expandable_segments,
 )
-from yolov9mem.torch.registry import runner_of
+from yolov9mem.torch.running.registry import runner_of
 
 from . import averages, banner
 from .cli import Settings

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from yolov9mem.torch.isolation import is_recording
+from yolov9mem.torch.recording.isolation import is_recording
 
 Forward = Callable[..., Any]
 

@@ -5,12 +5,23 @@ import yolov9mem.torch
 yolov9mem.torch.checkpoint(model)          # keep="conv": no convolution runs twice
 ...                                        # train as before
 print(yolov9mem.torch.report(model))       # what was swapped, and the bytes
+
+Which file does what:
+
+recording/         a module's forward, written down once
+running/           the recording as graphs of the C core, in every training step
+optimizer/         AccumulatingSGD and the moving average
+api, report        checkpoint(), release() and report()
+blocks             the blocks of the YOLOv9 family, checkpointed from the start
+dataset            samples of yolov9mem.augment.Mosaic for a DataLoader
+mosaic_batch       the same, rendered on the GPU, a batch in one launch
+devices            where tensors lie, and the CUDA extension
+layout, versions   which tensors C can walk through; telling autograd what it wrote
 """
 
 from yolov9mem.launch import patch
 
 from .api import checkpoint, release
-from .arenas import use_expandable_segments
 from .blocks import (
     ELAN1,
     SP,
@@ -28,13 +39,14 @@ from .blocks import (
     Silence,
 )
 from .dataset import MosaicBatchDataset, MosaicDataset
-from .deferred import deferred
-from .ema import ModelEMA
-from .entry import StockForwardWarning
-from .ir import CannotLower
 from .mosaic_batch import MosaicBatch
+from .optimizer.deferred import deferred
+from .optimizer.ema import ModelEMA
+from .optimizer.sgd import AccumulatingSGD
+from .recording.ir import CannotLower
 from .report import Report, report
-from .sgd import AccumulatingSGD
+from .running.arenas import use_expandable_segments
+from .running.entry import StockForwardWarning
 
 uncheckpoint = release
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from yolov9mem._keep import parse_keep
 
-from . import registry
-from .arenas import drop_workspace
-from .entry import Entry
+from .running import registry
+from .running.arenas import drop_workspace
+from .running.entry import Entry
 
 BACKENDS = ("auto", "cpu", "ref", "cuda", "cuda:plain")
 Module = TypeVar("Module", bound=nn.Module)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from yolov9mem._keep import Keep
 
-from .entry import Entry
-from .registry import make_automatic, register
+from .running.entry import Entry
+from .running.registry import make_automatic, register
 
 
 def autopad(k: Any, p: Any = None, d: int = 1) -> Any:

@@ -9,13 +9,13 @@ from torch import nn
 
 from yolov9mem.plan_table import readable_bytes
 
-from . import registry
-from .arenas import kept_bytes
-from .entry import Entry
-from .fakes import join
-from .held import held_bytes
-from .lower import TorchPlan
-from .lowered import Graph
+from .recording.fakes import join
+from .running import registry
+from .running.arenas import kept_bytes
+from .running.byte_counts import held_bytes
+from .running.entry import Entry
+from .running.lower import TorchPlan
+from .running.lowered import Graph
 
 
 @dataclass(frozen=True)

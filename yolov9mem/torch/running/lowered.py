@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from ..recording.ir import Recording, Ref
 from .binding import Binding, Outside
-from .ir import Recording, Ref
 from .lower import Program, TorchPlan
 
 

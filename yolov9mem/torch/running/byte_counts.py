@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from .ir import Node, Ref
+from ..recording.ir import Node, Ref
 from .lower import Program, TorchPlan, flows
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from yolov9mem.torch._averages import AveragePairs, unwrap
-from yolov9mem.torch._step_table import KEEP, StepTable
+from .averages import AveragePairs, unwrap
+from .step_table import KEEP, StepTable
 
 
 class ModelEMA:

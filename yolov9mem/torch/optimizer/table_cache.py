@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from yolov9mem.torch._averages import AveragePairs
-from yolov9mem.torch._gpu_step import DeviceTable
-from yolov9mem.torch._layout import are_as_parameters
-from yolov9mem.torch._step_table import StepTable
+from ..layout import are_as_parameters
+from .averages import AveragePairs
+from .gpu_step import DeviceTable
+from .step_table import StepTable
 
 _grad = attrgetter("grad")
 _dtype = attrgetter("dtype")

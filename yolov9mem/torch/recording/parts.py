@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from .ir import CannotLower, Node, NothingToRun, Part, Recording, Ref
-from .leave import can_be_left, leave_to_stock
 from .refs import renumber_calls, replace_refs, results
+from .to_stock import can_be_left, leave_to_stock
 
 HALVES = (torch.bfloat16, torch.float16)
 # What rounding before them changes no more than rounding after them.

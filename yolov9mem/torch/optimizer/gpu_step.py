@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolov9mem.torch import devices
+from .. import devices
 
 _NORM = slice(8, 12)  # bytes of the table's memory: see _cuda.sgd_norm
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import devices
+from .. import devices
 from .calls import FLOATS, handles, identity, name_of, operand
 from .ir import CannotLower, NormCall
 from .sharing import check_in_place

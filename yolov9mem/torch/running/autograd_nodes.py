@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import devices
+from .. import devices
 from .arenas import give_workspace, take_workspace, unfilled
 from .binding import Binding, NormState, address, channels_last
 from .gradients import TakenGrads

@@ -27,9 +27,9 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from . import devices
-from ._layout import PLAIN, are_as_parameters
-from ._versions import count_up
+from .. import devices
+from ..layout import PLAIN, are_as_parameters
+from ..versions import count_up
 
 _ACCUMULATE = torch._C._functions.AccumulateGrad
 _parameter = attrgetter("variable")

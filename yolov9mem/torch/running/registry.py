@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from .isolation import is_recording
+from ..recording.isolation import is_recording
 
 
 class Runner(Protocol):

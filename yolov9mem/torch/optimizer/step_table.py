@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.optim.sgd import sgd as stock_sgd
 
 from yolov9mem import _core
-from yolov9mem.torch import devices
-from yolov9mem.torch._averages import move_average
-from yolov9mem.torch._gpu_step import DeviceTable, Scaling
-from yolov9mem.torch._layout import is_flat, matches
-from yolov9mem.torch._versions import count_up
+
+from .. import devices
+from ..layout import is_flat, matches
+from ..versions import count_up
+from .averages import move_average
+from .gpu_step import DeviceTable, Scaling
 
 KEEP, ZERO, WRITE = 0, 1, 2
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from . import calls, calls_layers, devices, sharing
+from .. import devices
+from . import calls, calls_layers, sharing
 from .copies import Copies
 from .fakes import VALUE_ERRORS, FakeCopy
 from .fingerprint import Fingerprint
@@ -32,7 +33,7 @@ from .ir import (
     items_of,
 )
 from .isolation import random_states, undisturbed
-from .kept import Watch
+from .leaked_fakes import Watch
 from .parts import divide
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)

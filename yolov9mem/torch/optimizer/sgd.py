@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import OptState
 
 from yolov9mem.sgd import inverse_scale
-from yolov9mem.torch._averages import AveragePairs, find_model
-from yolov9mem.torch._deferring import DeferringOptimizer
-from yolov9mem.torch._pending import Pending
-from yolov9mem.torch._step_table import WRITE, ZERO, StepTable
-from yolov9mem.torch._table_cache import TableCache
+
+from .averages import AveragePairs, find_model
+from .deferring import DeferringOptimizer
+from .pending import Pending
+from .step_table import WRITE, ZERO, StepTable
+from .table_cache import TableCache
 
 
 class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):

@@ -13,9 +13,9 @@ import torch
 from yolov9mem import _core
 from yolov9mem._keep import Keep
 
-from . import devices
-from .fakes import join, own_tensors
-from .ir import CannotLower, Node, NormCall, Part, Recording
+from .. import devices
+from ..recording.fakes import join, own_tensors
+from ..recording.ir import CannotLower, Node, NormCall, Part, Recording
 
 # Gradients of a large graph leave backward in parts of about this many bytes.
 SEGMENT_BYTES = 8 << 20

@@ -13,8 +13,8 @@ from torch.nn.modules import module as nn_module
 from torch.utils._device import DeviceContext
 from torch.utils._pytree import tree_leaves
 
-from . import devices
-from .isolation import is_recording
+from .. import devices
+from ..recording.isolation import is_recording
 
 PLAIN_TENSORS = (Tensor, nn.Parameter, nn.Buffer) if hasattr(nn, "Buffer") else (
     Tensor,

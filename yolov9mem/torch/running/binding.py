@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import devices
-from ._versions import count_up
-from .ir import NormCall, Recording, Ref
+from .. import devices
+from ..recording.ir import NormCall, Recording, Ref
+from ..versions import count_up
 from .lower import Program
 
 DTYPE_NAMES = {

@@ -18,18 +18,19 @@ from yolov9mem._errors import BackendError
 from yolov9mem._keep import Keep
 from yolov9mem.plan_table import readable_bytes
 
-from . import conditions, devices, engine, registry
+from .. import devices
+from ..recording.arguments import describe
+from ..recording.fakes import FakeCopy, places_of
+from ..recording.fingerprint import Fingerprint
+from ..recording.ir import CannotLower, NothingToRun, Recording
+from ..recording.recorder import record
+from . import autograd_nodes, conditions, registry
 from .arenas import drop_workspace, make_room
-from .arguments import describe
 from .binding import Stale, laid_out_as_stock
-from .fakes import FakeCopy, places_of
-from .fingerprint import Fingerprint
-from .held import held_bytes
-from .ir import CannotLower, NothingToRun, Recording
+from .byte_counts import held_bytes
 from .lower import TorchPlan, lower
 from .lowered import Graph, Lowered
-from .record import record
-from .results import Replay
+from .stock_calls import Replay
 
 FORWARD_ERRORS = (ValueError, RuntimeError, TypeError, LookupError, AttributeError)
 MOST_PROGRAMS = 64  # input signatures remembered for one module
@@ -163,7 +164,7 @@ class Entry:
                 device = graph.program.device
                 make_room(device, plan.saved_bytes, plan.core.peak_bytes)
             graph.last = plan
-            outputs = engine.run(
+            outputs = autograd_nodes.run(
                 plan,
                 bindings[number],
                 inputs,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolov9mem.torch import devices
+from . import devices
 
 PLAIN = (Tensor, torch.nn.Parameter)
 _dtype = attrgetter("dtype")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .frozen import MOST_BYTES
+from .contents import MOST_BYTES
 from .ir import CannotLower
 
 PRINTED = (  # their repr says all

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import OptState
 from torch.nn.utils import clip_grad
 
-from yolov9mem.torch._averages import unwrap
-from yolov9mem.torch.sgd import AccumulatingSGD
+from .averages import unwrap
+from .sgd import AccumulatingSGD
 
 _active: weakref.WeakSet[AccumulatingSGD] = weakref.WeakSet()
 _originals: dict[tuple[Any, str], Any] = {}

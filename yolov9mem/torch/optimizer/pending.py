@@ -6,9 +6,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from yolov9mem.sgd import clip_coefficient
-from yolov9mem.torch._gpu_step import Scaling
-from yolov9mem.torch._lazy_scalar import LazyScalar
-from yolov9mem.torch._step_table import StepTable
+
+from .gpu_step import Scaling
+from .lazy_scalar import LazyScalar
+from .step_table import StepTable
 
 
 class Pending:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from . import devices
+from .. import devices
+from ..recording.ir import Part, Recording, Ref, StockCall
 from .binding import Outside
-from .ir import Part, Recording, Ref, StockCall
 
 
 @contextmanager

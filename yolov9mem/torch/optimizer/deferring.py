@@ -12,12 +12,13 @@ from torch.amp.grad_scaler import OptState
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from yolov9mem.sgd import inverse_scale
-from yolov9mem.torch._averages import AveragePairs
-from yolov9mem.torch._gpu_step import Scaling
-from yolov9mem.torch._lazy_scalar import LazyScalar
-from yolov9mem.torch._pending import Pending
-from yolov9mem.torch._step_table import KEEP, WRITE, StepTable
-from yolov9mem.torch._table_cache import TableCache
+
+from .averages import AveragePairs
+from .gpu_step import Scaling
+from .lazy_scalar import LazyScalar
+from .pending import Pending
+from .step_table import KEEP, WRITE, StepTable
+from .table_cache import TableCache
 
 
 class DeferringOptimizer(torch.optim.Optimizer):

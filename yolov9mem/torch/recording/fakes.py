@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from .frozen import objects_in
+from .contents import objects_in
 from .ir import CannotLower
 from .spies import Spies
 

@@ -20,8 +20,8 @@ from torch import nn
 
 from yolov9mem import _core
 
+from .contents import Freezer
 from .fakes import HOOK_DICTS, HOOKS
-from .frozen import Freezer
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 INTERNAL = {

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: MIT
+"""From a module to a recording: what its training forward calls, written down once.
+
+================  ================================================================
+recorder          runs forward on fakes and sees every call of a torch function
+calls             which calls the C core can do: shapes and sums
+calls_layers      the same for layers: convolution, batch norm, pooling, ...
+ir                what is written down: nodes, refs, stock calls, parts
+parts             the end of a recording, cut into graphs between the stock calls
+to_stock          nodes that no graph is worth making for
+refs              finding and replacing the refs of a recording
+copies, sharing   which tensors are copies of others, or the same memory
+fakes             the copy of the module that is recorded, without memory
+leaked_fakes      fakes that a forward leaves behind in a cache outside
+isolation         the random generators stay as they were
+fingerprint       whether the module has changed since
+contents, spies   objects in attributes: their content, and which ones forward reads
+arguments         which arguments of forward a recording is for
+================  ================================================================
+"""

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: MIT
+"""From a recording to a training step: graphs of the C core, run under autograd.
+
+================  ================================================================
+registry          how a module's forward comes here, leaving no trace in the module
+entry             one checkpointed module: stock or ours, decided at every forward
+conditions        the reasons for stock
+lower             from a part of a recording to a graph of the core, and its plans
+lowered           a recording with its graphs, and their tensors in a module
+binding           those tensors: parameters and batch norm state, found by path
+autograd_nodes    one call: forward in C, and backward as autograd's nodes
+gradients         sums that are in .grad already, and that the kernels add to
+arenas            memory for the core, from torch's allocator
+stock_calls       the calls between and behind the graphs, made again
+byte_counts       what is held between forward and backward, by us and by stock
+================  ================================================================
+"""
