@@ -302,6 +302,35 @@ def test_what_a_script_holds_is_not_what_validation_adds() -> None:
     assert 38e6 < measure.validation_growth < 60e6
 
 
+def test_a_peak_on_cuda_belongs_to_the_phase_that_reached_it(monkeypatch) -> None:
+    asked, highest = [], 900
+
+    def max_memory_allocated(device: torch.device) -> int:
+        asked.append(device)
+        return highest
+
+    def reset(device: torch.device) -> None:
+        nonlocal highest
+        asked.append(device)
+        highest = 0
+
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", max_memory_allocated)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    measure = Measure()
+    measure.begin(torch.device("cuda:1"))
+    for at_training, at_validation in ((300, 300), (300, 500), (500, 600), (600, 600)):
+        measure.training(1)
+        highest = at_training
+        measure.evaluation()
+        highest = at_validation
+        measure.evaluated()
+    assert set(asked) == {torch.device("cuda:1")}
+    assert measure.training_peak == 300  # not validation's 500
+    assert measure.validation_peak == 600
+    assert measure.other_peak is None
+    assert banner.end_lines(measure, 0)[0] == ("measured peak", "300 B in training")
+
+
 def test_results_that_cannot_be_joined_are_not_sliced() -> None:
     slices = Slices()
     slices.trained = 4

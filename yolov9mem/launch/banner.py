@@ -86,17 +86,17 @@ def rate_line(lr: float, batch: int, accumulate: int, nominal: int = 64) -> Line
 
 def end_lines(measure: Any, saved_bytes: int) -> list[Line]:
     """Measured peaks, time and bytes saved."""
-    lines: list[Line] = []
+    peaks = []
     if measure.training_peak is not None:
-        lines.append(("measured peak", f"{size(measure.training_peak)} in training"))
+        peaks.append(f"{size(measure.training_peak)} in training")
     if measure.validation_peak is not None:
         text = f"{size(measure.validation_peak)} in the model in validation"
         if measure.validation_growth is not None:
             text += f", which adds {size(measure.validation_growth)} at most"
-        lines.append(("", text))
+        peaks.append(text)
     if measure.other_peak is not None:
-        text = f"{size(measure.other_peak)} in matching, plots and checkpoints"
-        lines.append(("", text))
+        peaks.append(f"{size(measure.other_peak)} in matching, plots and checkpoints")
+    lines = [("" if i else "measured peak", text) for i, text in enumerate(peaks)]
     if measure.per_image is not None:
         lines.append(("time per image", f"{measure.per_image * 1e3:.3g} ms"))
     if saved_bytes:

@@ -33,14 +33,17 @@ def _restart_peak() -> None:
 class Measure:
     """Peaks of training and of validation apart, and the time that training takes.
 
-    On CUDA the peak is torch's own figure, which is never reset; on the CPU it is the
-    growth of the process since the first step.
+    On CUDA the peak is torch's own figure for the model's device. It is reset once,
+    before the first step: the script may read it too. So a phase's peak is known where
+    it is the highest so far. On the CPU it is the growth of the process since the first
+    step.
 
     Attributes:
         training_peak: bytes, of everything from the first training forward of an epoch
             to the first eval forward after it; None where not known.
         validation_peak: of the model's eval forwards, with what the script holds
-            meanwhile: after the last epoch it loads best.pt as a second model.
+            meanwhile: after the last epoch it loads best.pt as a second model; None
+            where not known, as on CUDA where training's is higher.
         validation_growth: the most that one eval forward added to what the process held
             when it began; None where not known, as on CUDA.
         other_peak: of what a script does after an eval forward and before the next
@@ -57,7 +60,8 @@ class Measure:
         self.images = 0
         self.seconds = 0.0
         self.forwards = 0
-        self._on_cuda = False
+        self._cuda: torch.device | None = None
+        self._highest = 0  # of all phases, on CUDA
         self._base: int | None = None
         self._held: int | None = None  # when the phase began, above the base
         self._phase = "training"
@@ -66,8 +70,10 @@ class Measure:
 
     def begin(self, device: torch.device) -> None:
         """Right before the first training forward."""
-        self._on_cuda = device.type == "cuda"
-        if not self._on_cuda:
+        if device.type == "cuda":
+            self._cuda = device
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
             self._base = _status("VmRSS")
             _restart_peak()
 
@@ -103,7 +109,7 @@ class Measure:
         self._raise(f"{self._phase}_peak", peak)
         if self._phase == "validation" and peak is not None and self._held is not None:
             self._raise("validation_growth", max(peak - self._held, 0))
-        if not self._on_cuda:
+        if self._cuda is None:
             _restart_peak()
             self._held = self._above_base("VmRSS")
         self._phase = phase
@@ -116,9 +122,11 @@ class Measure:
             setattr(self, name, value if known is None else max(known, value))
 
     def _peak(self) -> int | None:
-        if self._on_cuda:
-            return torch.cuda.max_memory_allocated()
-        return self._above_base("VmHWM")
+        if self._cuda is None:
+            return self._above_base("VmHWM")
+        before, now = self._highest, torch.cuda.max_memory_allocated(self._cuda)
+        self._highest = now
+        return now if now > before else None
 
     def _above_base(self, field: str) -> int | None:
         value = _status(field)
