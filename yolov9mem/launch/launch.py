@@ -22,12 +22,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from yolov9mem.torch import AccumulatingSGD
+from yolov9mem.torch.optimizer.averages import unwrap
 from yolov9mem.torch.recording.isolation import is_recording
 
 from . import banner, codebases, dataset, files
 from .cli import Settings, UsageError
 from .patches import ImportWatch, Patches
-from .session import LAUNCHED, Session, is_trained_by, unwrap
+from .session import LAUNCHED, Session, is_trained_by
 
 StockSGD = torch.optim.SGD
 

@@ -18,6 +18,7 @@ from yolov9mem.torch import (
     report,
     use_expandable_segments,
 )
+from yolov9mem.torch.optimizer.averages import unwrap
 from yolov9mem.torch.running.registry import runner_of
 
 from . import averages, banner
@@ -27,7 +28,6 @@ from .patches import Patches
 from .validation import Slices, Watcher, is_wrapped, wrap_forward
 
 LAUNCHED = "yolov9mem_launched"  # of the class that stands for torch.optim.SGD
-PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 class Session:
@@ -218,13 +218,6 @@ def _devices(module: nn.Module) -> int:
 def is_launched(optimizer: Any) -> bool:
     """Did the script ask for torch.optim.SGD?"""
     return hasattr(type(optimizer), LAUNCHED)
-
-
-def unwrap(module: nn.Module) -> nn.Module:
-    """The module within DataParallel and DistributedDataParallel."""
-    while isinstance(module, PARALLEL):
-        module = module.module
-    return module
 
 
 def owns(module: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
