@@ -134,6 +134,59 @@ def test_one_odd_parameter_leaves_all_to_stock_torch_and_says_why() -> None:
     assert "is torch.float64 on cpu" in str(ours.fallback)
 
 
+@pytest.mark.parametrize("average", [False, True])
+def test_more_groups_than_a_launch_takes_are_stepped_by_torch(average: bool) -> None:
+    """As one rate for each layer of a large model gives."""
+
+    class Many(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.all = torch.nn.ParameterList(torch.ones(3) for _ in range(129))
+
+    made = []
+    for kind in (AccumulatingSGD, torch.optim.SGD):
+        net = Many()
+        groups = [{"params": [p], "lr": 0.001 * i} for i, p in enumerate(net.all)]
+        optimizer = kind(groups, **RATES, foreach=False)
+        ema = ModelEMA(net)
+        if average and kind is AccumulatingSGD:
+            optimizer.attach_ema(ema, net)
+        for step in range(2):
+            for i, p in enumerate(net.all):
+                p.grad = torch.full_like(p, 1.0 + i + step)
+            optimizer.step()
+            if average and kind is torch.optim.SGD:
+                ema.update(net)
+        made.append((optimizer, net, ema))
+    (ours, net, ema), (_, stock, stock_ema) = made
+    assert_same(net, stock)
+    assert_same(ema.ema, stock_ema.ema)
+    assert ours.fallback == (
+        "there are 129 param_groups, at most 128 are stepped on a GPU"
+    )
+    ours.param_groups.pop()
+    ours.step()
+    assert ours.fallback is None
+
+
+def test_an_average_within_a_capture_is_refused(gpu) -> None:  # noqa: F811
+    net, _ = twins()
+    optimizer = AccumulatingSGD(official_groups(net), **RATES, ema=ModelEMA(net))
+    for step in range(2):
+        backward(net, step)
+        optimizer.step()
+    before = net.conv.weight.detach().clone()
+    updates = optimizer.ema.updates
+    gpu.capture(True)
+    backward(net, 2)
+    with pytest.raises(RuntimeError, match=r"a moving average is attached.*captured"):
+        optimizer.step()
+    gpu.capture(False)
+    assert torch.equal(net.conv.weight, before) and optimizer.ema.updates == updates
+    optimizer.step()
+    assert optimizer.ema.updates == updates + 1
+
+
 def test_a_new_address_within_a_capture_is_refused(gpu) -> None:  # noqa: F811
     net, _ = twins()
     optimizer = AccumulatingSGD(official_groups(net), **RATES)

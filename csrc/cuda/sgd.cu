@@ -22,6 +22,7 @@ const unsigned ALL_LANES = 0xffffffffu;
 
 /* What a pass needs, without pointers to the host. */
 typedef cuda_sgd_call pass;
+static_assert(sizeof(pass) <= 4096, "more than a kernel takes as arguments");
 
 /* The sum over the block, in a fixed order; thread 0 has it. */
 __device__ double add_block(double value)

@@ -16,8 +16,8 @@ extern "C" {
 
 #include "core/sgd.h"
 
-#define YM_CUDA_SGD_SPAN 8192 /* elements of a block */
-#define YM_CUDA_SGD_GROUPS 32
+#define YM_CUDA_SGD_SPAN 8192  /* elements of a block */
+#define YM_CUDA_SGD_GROUPS 128 /* a kernel takes 4 KiB of arguments */
 
 /* Results of the first pass. */
 typedef struct cuda_sgd_state {

@@ -5,6 +5,8 @@
  */
 #include "python_cuda/module.h"
 
+#include "cuda/sgd.h"
+
 static int exec_cuda(PyObject *module)
 {
     PyMethodDef *const tables[] = {ym_cuda_device_methods, ym_cuda_sgd_methods,
@@ -17,7 +19,7 @@ static int exec_cuda(PyObject *module)
             return -1;
         }
     }
-    return 0;
+    return PyModule_AddIntConstant(module, "SGD_GROUPS", YM_CUDA_SGD_GROUPS);
 }
 
 static PyModuleDef_Slot cuda_slots[] = {

@@ -51,7 +51,7 @@ class Pending:
         """Works out the norm, and unscales the gradients that C does not handle."""
         if self.norm is None:
             if self.inverse is not None and self.table is None:
-                self.rest_is_finite = table.unscale_rest(self.inverse)
+                self.rest_is_finite = table.rest.unscale(self.inverse)
             self.table = table
             self.norm = table.norm(self.factor)
         return self.norm

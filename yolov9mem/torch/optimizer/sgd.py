@@ -50,9 +50,11 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
     found_inf are the scaler's own scalars, and reading `skipped` or `grad_norm` is what
     waits. Only the very first step under a scaler waits by itself, to know whether
     momentum buffers come into being. Where one parameter on a GPU is none for C, or
-    there are two GPUs, all are stepped by stock torch. `param_groups` and `state_dict()`
-    are those of torch.optim.SGD and load into it and back; hyper-parameters are read from
-    `param_groups` at every step.
+    there are two GPUs or more than 128 groups, all are stepped by stock torch. A lr or
+    weight_decay that is a tensor on a GPU is read there, which waits. A step that is
+    captured into a CUDA graph keeps the rates of its capture. `param_groups` and
+    `state_dict()` are those of torch.optim.SGD and load into it and back;
+    hyper-parameters are read from `param_groups` at every step.
 
     Args:
         params, lr, momentum, dampening, weight_decay, nesterov, maximize, foreach: as
@@ -245,8 +247,7 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
             ValueError: a hyper-parameter is not finite, tensors overlap in memory.
         """
         max_norm = _checked_max_norm(max_norm)
-        if scaler is not None and not scaler.is_enabled():
-            scaler = None
+        scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self._check_scaler(closure, scaler)
         loss = None
         if closure is not None:
@@ -327,6 +328,12 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
         if scaler is not None:
             self._take_scaling(scaler, table, pending)
         decay = self._next_decay()
+        if decay is not None and table.is_capturing:
+            raise RuntimeError(
+                "AccumulatingSGD.step: a moving average is attached, whose decay is "
+                "another in every step, and the stream is being captured, which would "
+                "keep one: capture without it, and move it by ema.update(model)"
+            )
         scaling, max_norm = pending.scaling, pending.max_norm
         needs_norm = scaling.found_inf is not None or max_norm is not None
         table.run_on_gpu(

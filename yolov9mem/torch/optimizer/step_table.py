@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Sorts an optimizer's tensors into rows for the C step and a rest for stock torch."""
+"""Sorts an optimizer's tensors into rows for the C step; a rest is stock torch's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.sgd import sgd as stock_sgd
 
 from yolov9mem import _core
 
@@ -21,8 +20,7 @@ from ..layout import is_flat, matches
 from ..versions import count_up
 from .averages import move_average
 from .gpu_step import DeviceTable, Scaling
-
-KEEP, ZERO, WRITE = 0, 1, 2
+from .stock_rest import KEEP, WRITE, ZERO, Rest, momentum_of
 
 _COLUMNS = 7
 _GRAD, _MOMENTUM, _FIRST_STEP = 1, 2, 6
@@ -63,15 +61,20 @@ class StepTable:
         self._averaged: list[Tensor] = []
         self._unborn: list[tuple[int, Tensor]] = []  # row, parameter without a buffer
         self._born: list[tuple[Tensor, Tensor]] = []
-        self._rest: list[list[Tensor]] = [[] for _ in param_groups]
+        self.rest = Rest(param_groups, state)
         self._averages: dict[int, tuple[Tensor, Tensor]] = {}
         self._late: list[tuple[Tensor, Tensor]] = []
         pairs = list(pairs)
         self._sort_pairs(pairs)
         for number, group in enumerate(param_groups):
             self._add_group(number, group)
-        if self.on_gpu and self._stepped and any(self._rest):
-            self._leave_all_to_torch(pairs)
+        if self.on_gpu and self._stepped:
+            most = devices.extension().SGD_GROUPS
+            if len(param_groups) > most:
+                groups = f"there are {len(param_groups)} param_groups"
+                self.reason = f"{groups}, at most {most} are stepped on a GPU"
+            if self.reason is not None:
+                self._leave_all_to_torch(pairs)
         self._add_averages()
         self._table = np.array(self._rows, np.int64).reshape(-1, _COLUMNS)
 
@@ -83,20 +86,24 @@ class StepTable:
     @property
     def steps_on_gpu(self) -> bool:
         """Are all parameters stepped by the GPU's kernels?"""
-        return self.on_gpu and not any(self._rest)
+        return self.on_gpu and not self.rest
+
+    @property
+    def is_capturing(self) -> bool:
+        """Is the rows' stream being captured into a CUDA graph?"""
+        return self.device is not None and devices.is_capturing(self.device)
 
     def _leave_all_to_torch(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
         self._rows, self._stepped, self._grads = [], [], []
         self._averaged, self._unborn, self._late = [], [], []
         self._averages.clear()
         self._sort_pairs(pairs)
-        for rest, group in zip(self._rest, self._groups, strict=True):
-            rest[:] = [p for p in group["params"] if p.grad is not None]
+        self.rest.take_all()
 
     @property
     def is_reusable(self) -> bool:
         """Would the same tensors make the same table again, but for gradients?"""
-        return not self._unborn and not any(self._rest)
+        return not self._unborn and not self.rest
 
     def with_gradients(
         self, param_groups: list[dict[str, Any]], grads: list[Tensor]
@@ -131,11 +138,11 @@ class StepTable:
                     f"param_groups[{number}]: a gradient of shape {tuple(g.shape)} has "
                     f"layout {g.layout}, must be dense (torch.strided)"
                 )
-            buffer = self._buffer(p) if has_momentum else None
+            buffer = momentum_of(p, self._state) if has_momentum else None
             reason = self._why_not(p, g, buffer)
             if reason is not None:
                 self.reason = self.reason or f"param_groups[{number}]: {reason}"
-                self._rest[number].append(p)
+                self.rest.add(number, p)
                 continue
             if has_momentum and buffer is None:
                 self._unborn.append((len(self._rows) // _COLUMNS, p))
@@ -156,10 +163,6 @@ class StepTable:
             return f"the momentum of a parameter of shape {shape} is not laid out as it"
         return None
 
-    def _buffer(self, p: Tensor) -> Tensor | None:
-        """The momentum buffer; asking makes no entry in the state."""
-        return self._state[p].get("momentum_buffer") if p in self._state else None
-
     def _average_of(self, p: Tensor) -> Tensor | None:
         found = self._averages.get(id(p))
         if found is None or not matches(found[0], p):
@@ -169,7 +172,7 @@ class StepTable:
 
     def _add_averages(self) -> None:
         """Rows for averages whose live tensor is not stepped: buffers, frozen ones."""
-        stepped = {id(p) for rest in self._rest for p in rest}
+        stepped = self.rest.ids()
         for average, live in self._averages.values():
             if (
                 id(live) not in stepped
@@ -210,33 +213,10 @@ class StepTable:
         """Are the same gradients at the same addresses?"""
         return np.array_equal(self._table, other._table)
 
-    def _rest_gradients(self) -> list[Tensor]:
-        return [p.grad for rest in self._rest for p in rest if p.grad is not None]
-
-    def unscale_rest(self, inverse: float) -> bool:
-        """Unscales, in place, the gradients that C does not handle; are all finite?
-
-        Raises:
-            ValueError: a gradient is float16.
-        """
-        lots: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-        for g in self._rest_gradients():
-            if g.dtype == torch.float16:
-                raise ValueError("Attempting to unscale FP16 gradients.")
-            lots.setdefault((g.device, g.dtype), []).append(g)
-        finite = True
-        for (device, _), grads in lots.items():
-            found = torch.zeros((), device=device)
-            factor = torch.full((), inverse, device=device)
-            torch._amp_foreach_non_finite_check_and_unscale_(grads, found, factor)
-            finite = finite and found.item() == 0
-        return finite
-
     def norm(self, inverse: float) -> float:
         """L2 norm of all gradients; those that C handles are still to be unscaled."""
         norm = _core.sgd_norm(self._table, inverse)
-        rest = [torch.linalg.vector_norm(g) for g in self._rest_gradients()]
-        return math.hypot(norm, *(float(n) for n in rest)) if rest else norm
+        return math.hypot(norm, *self.rest.norms())
 
     def run(
         self,
@@ -247,7 +227,7 @@ class StepTable:
         gradient: int = ZERO,
         decay: float | None = None,
     ) -> None:
-        """Does everything after the norm; `unscale_rest` has run if inverse is not 1.
+        """Does everything after the norm; `rest.unscale` has run if inverse is not 1.
 
         Args:
             inverse: factor of the gradients that C handles.
@@ -262,11 +242,17 @@ class StepTable:
         born = self._give_birth() if update else []
         gradient_now = gradient if (inverse, clip, gradient) != (1, 1, WRITE) else KEEP
         if self.on_gpu:  # averages only: parameters take `run_on_gpu`
-            self._run_kernel(Scaling(), update=update, gradient=KEEP, ema_decay=decay)
+            self._run_kernel(
+                Scaling(),
+                self._groups[:1],
+                update=update,
+                gradient=KEEP,
+                ema_decay=decay,
+            )
         else:
             _core.sgd_step(
                 self._table,
-                self._hyper(),
+                _hyper(self._groups),
                 inverse_scale=inverse,
                 clip=clip,
                 update=update,
@@ -276,7 +262,7 @@ class StepTable:
         for p, buffer in born:
             self._state[p]["momentum_buffer"] = buffer
         self._tell_autograd(update, decay is not None)
-        self._run_rest(clip, update, gradient)
+        self.rest.run(clip, update, gradient)
         if decay is not None:
             for average, live in self._late:
                 move_average(average, live, decay)
@@ -286,7 +272,8 @@ class StepTable:
         device = self._gpu()
         self._give_birth()  # rows are whole; the state learns of it in `run_on_gpu`
         with devices.current(device):
-            return self._memory.measure(self._table, self._hyper(), device, scaling)
+            hyper = _hyper(self._groups)
+            return self._memory.measure(self._table, hyper, device, scaling)
 
     def norm_on_gpu(self) -> Tensor:
         """The norm that the latest pass over the gradients found, on the GPU."""
@@ -311,6 +298,7 @@ class StepTable:
         plain = scaling.scale is None and max_norm is None
         self._run_kernel(
             scaling,
+            self._groups,
             max_norm=max_norm,
             measured=measured,
             update=update,
@@ -328,10 +316,12 @@ class StepTable:
         assert self.device is not None
         return self.device
 
-    def _run_kernel(self, scaling: Scaling, **options: Any) -> None:
+    def _run_kernel(
+        self, scaling: Scaling, groups: list[dict[str, Any]], **options: Any
+    ) -> None:
         device = self._gpu()
         with devices.current(device):
-            self._memory.run(self._table, self._hyper(), device, scaling, **options)
+            self._memory.run(self._table, _hyper(groups), device, scaling, **options)
 
     def _tell_autograd(self, update: bool, averaged: bool) -> None:
         """Counts up the versions of what C has written."""
@@ -350,47 +340,8 @@ class StepTable:
             born.append((p, buffer))
         return born
 
-    def _hyper(self) -> array[float]:
-        values = [
-            float(group[name])
-            for group in self._groups
-            for name in (
-                "lr",
-                "momentum",
-                "dampening",
-                "weight_decay",
-                "nesterov",
-                "maximize",
-            )
-        ]
-        return array("d", values)
 
-    def _run_rest(self, clip: float, update: bool, gradient: int) -> None:
-        for group, params in zip(self._groups, self._rest, strict=True):
-            if not params:
-                continue
-            grads = [p.grad for p in params if p.grad is not None]
-            if clip != 1:
-                torch._foreach_mul_(grads, clip)
-            if update:
-                self._stock_step(group, params, grads)
-            if gradient == ZERO:
-                torch._foreach_zero_(grads)
-
-    def _stock_step(
-        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]
-    ) -> None:
-        buffers: list[Tensor | None] = []
-        if group["momentum"] != 0:
-            buffers = [self._buffer(p) for p in params]
-        names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
-        stock_sgd(
-            params,
-            grads,
-            buffers,
-            foreach=group["foreach"] if not params[0].is_cpu else False,
-            fused=False,
-            **{name: group[name] for name in names},
-        )
-        for p, buffer in zip(params, buffers, strict=False):
-            self._state[p]["momentum_buffer"] = buffer
+def _hyper(groups: list[dict[str, Any]]) -> array[float]:
+    """The groups' numbers as C takes them."""
+    names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+    return array("d", [float(group[name]) for group in groups for name in names])
