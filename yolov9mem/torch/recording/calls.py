@@ -10,7 +10,7 @@ calls_layers.py has the handlers of layers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from .ir import CannotLower
 from .sharing import check_in_place, note_views
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 FULL = slice(None)
@@ -43,7 +46,7 @@ def handles(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return register
 
 
-def operand(rec: Any, tensor: Any, name: str) -> int:
+def operand(rec: Recorder, tensor: Any, name: str) -> int:
     value: int | None = rec.import_value(tensor)
     if value is None:
         raise CannotLower(name, rec.path, rec.why_not(tensor))
@@ -52,7 +55,7 @@ def operand(rec: Any, tensor: Any, name: str) -> int:
 
 @handles("dropout", "dropout2d")
 def _dropout(
-    rec: Any,
+    rec: Recorder,
     func: Any,
     input: Tensor,
     p: float = 0.5,
@@ -63,7 +66,7 @@ def _dropout(
 
 
 def identity(
-    rec: Any, input: Tensor, call: Callable[..., Any] = torch.clone, **options: Any
+    rec: Recorder, input: Tensor, call: Callable[..., Any] = torch.clone, **options: Any
 ) -> Any:
     """A copy of a value; ``call`` makes it where it must have memory of its own."""
     value = rec.value(input)
@@ -74,7 +77,7 @@ def identity(
 
 
 def _bind_copy(
-    rec: Any,
+    rec: Recorder,
     value: int,
     original: Tensor,
     made: Tensor,
@@ -83,19 +86,19 @@ def _bind_copy(
     options: dict[str, Any],
 ) -> Tensor:
     """``made`` is a copy of ``original``, which was ``value``."""
-    rec._write_call(call, name_of(call), args, options, {("result", 0): made})
+    rec.write_call(call, name_of(call), args, options, {("result", 0): made})
     rec.copies.add(value, original, made, rec.ref[id(made)])
     bound: Tensor = rec.bind(made, value)
     return bound
 
 
 @handles("clone")
-def _clone(rec: Any, func: Any, input: Tensor, **format: Any) -> Any:
+def _clone(rec: Recorder, func: Any, input: Tensor, **format: Any) -> Any:
     return identity(rec, input, func, **format)
 
 
 @handles("contiguous")
-def _contiguous(rec: Any, func: Any, input: Tensor, **format: Any) -> Any:
+def _contiguous(rec: Recorder, func: Any, input: Tensor, **format: Any) -> Any:
     """The same memory or a copy, as the strides of the input happen to be."""
     value = rec.value(input)
     if value is None:
@@ -112,7 +115,7 @@ def _contiguous(rec: Any, func: Any, input: Tensor, **format: Any) -> Any:
 
 
 @handles("add", "add_", "__add__", "__radd__", "__iadd__")
-def _add(rec: Any, func: Any, input: Any, other: Any, *, alpha: Any = 1) -> Any:
+def _add(rec: Recorder, func: Any, input: Any, other: Any, *, alpha: Any = 1) -> Any:
     in_place = name_of(func) in ("add_", "__iadd__")
     bumped = rec.parameter_path(input)
     if in_place and bumped is not None and _is_count(rec, bumped, other, alpha):
@@ -133,7 +136,7 @@ def _add(rec: Any, func: Any, input: Any, other: Any, *, alpha: Any = 1) -> Any:
     return rec.bind(out, made)
 
 
-def _is_count(rec: Any, path: str, other: Any, alpha: Any) -> bool:
+def _is_count(rec: Recorder, path: str, other: Any, alpha: Any) -> bool:
     """Is it the line of nn.BatchNorm that counts its batches?"""
     return (
         path.rpartition(".")[2] == "num_batches_tracked"
@@ -144,10 +147,16 @@ def _is_count(rec: Any, path: str, other: Any, alpha: Any) -> bool:
     )
 
 
+def _all(values: list[int | None]) -> tuple[int, ...] | None:
+    """None if one is."""
+    found = tuple(value for value in values if value is not None)
+    return found if len(found) == len(values) else None
+
+
 @handles("cat", "concat", "concatenate")
-def _cat(rec: Any, func: Any, tensors: Any, dim: int = 0, **more: Any) -> Any:
-    values = rec.values(tensors)
-    if None in values or dim not in (1, -3) or more or not values:
+def _cat(rec: Recorder, func: Any, tensors: Any, dim: int = 0, **more: Any) -> Any:
+    values = _all(rec.values(tensors))
+    if not values or dim not in (1, -3) or more:
         return None
     shapes = [rec.shape(value) for value in values]
     n, _, h, w = shapes[0]
@@ -157,11 +166,11 @@ def _cat(rec: Any, func: Any, tensors: Any, dim: int = 0, **more: Any) -> Any:
     for tensor in tensors[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)
     shape = (n, sum(s[1] for s in shapes), h, w)
-    value = rec.add_node("concat", tuple(values), (), shape, dtype)
+    value = rec.add_node("concat", values, (), shape, dtype)
     return rec.bind(rec.fakes.empty(shape, dtype, tensors[0].device), value)
 
 
-def _slices(rec: Any, x: int, results: Any) -> Any:
+def _slices(rec: Recorder, x: int, results: Any) -> Any:
     """Binds consecutive channel slices of x; they are views."""
     first = 0
     for part in results:
@@ -171,7 +180,7 @@ def _slices(rec: Any, x: int, results: Any) -> Any:
     return results
 
 
-def _slice(rec: Any, x: int, first: int, part: Tensor) -> Tensor:
+def _slice(rec: Recorder, x: int, first: int, part: Tensor) -> Tensor:
     shape = tuple(part.shape)
     value = rec.add_node("slice", (x,), (first, shape[1]), shape, part.dtype)
     return rec.bind(part, value)
@@ -179,7 +188,7 @@ def _slice(rec: Any, x: int, first: int, part: Tensor) -> Tensor:
 
 @handles("chunk", "split", "split_with_sizes")
 def _split(
-    rec: Any, func: Any, input: Tensor, size: Any = None, dim: int = 0, **kw: Any
+    rec: Recorder, func: Any, input: Tensor, size: Any = None, dim: int = 0, **kw: Any
 ) -> Any:
     size = kw.pop(
         "chunks", kw.pop("split_size_or_sections", kw.pop("split_size", size))
@@ -192,7 +201,7 @@ def _split(
 
 @handles("narrow")
 def _narrow(
-    rec: Any, func: Any, input: Tensor, dim: int, start: int, length: int
+    rec: Recorder, func: Any, input: Tensor, dim: int, start: int, length: int
 ) -> Any:
     x = rec.value(input)
     if x is None or dim not in (1, -3) or not isinstance(start, int):
@@ -203,7 +212,7 @@ def _narrow(
 
 
 @handles("__getitem__")
-def _getitem(rec: Any, func: Any, input: Tensor, index: Any) -> Any:
+def _getitem(rec: Recorder, func: Any, input: Tensor, index: Any) -> Any:
     x = rec.value(input)
     if x is None or not isinstance(index, tuple) or not 2 <= len(index) <= 4:
         return None
@@ -221,22 +230,28 @@ def _getitem(rec: Any, func: Any, input: Tensor, index: Any) -> Any:
 
 
 @handles("stack")
-def _stack(rec: Any, func: Any, tensors: Any, dim: int = 0, **more: Any) -> Any:
-    values = tuple(rec.values(tensors))
-    if None in values or dim not in (0, -5) or more:
+def _stack(rec: Recorder, func: Any, tensors: Any, dim: int = 0, **more: Any) -> Any:
+    values = _all(rec.values(tensors))
+    if values is None or dim not in (0, -5) or more:
         return None
-    out = rec._stock_call(func, "stack", (tensors, dim), {})
+    out = rec.stock_call(func, "stack", (tensors, dim), {})
     rec.stacks[id(out)] = values, tensors[0]
     return out
 
 
 @handles("sum")
 def _sum(
-    rec: Any, func: Any, input: Any, dim: Any = None, keepdim: bool = False, **more: Any
+    rec: Recorder,
+    func: Any,
+    input: Any,
+    dim: Any = None,
+    keepdim: bool = False,
+    **more: Any,
 ) -> Any:
-    values, first = rec.stacks.get(id(input), (None, None))
-    if values is None or dim not in (0, -5, (0,), [0]) or keepdim or more:
+    stack = rec.stacks.get(id(input))
+    if stack is None or dim not in (0, -5, (0,), [0]) or keepdim or more:
         return None
+    values, first = stack
     if len({rec.shape(value) for value in values}) != 1:
         return None
     out = func(input, dim=0)

@@ -6,7 +6,7 @@ A layer that cannot be lowered is refused by name: a strict recording ends there
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from .. import devices
 from .calls import FLOATS, handles, identity, name_of, operand
 from .ir import CannotLower, NormCall
 from .sharing import check_in_place
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
 
 WHOLE_SCALES = range(1, 1025)  # of an upsampling: what the core takes
 
@@ -37,7 +40,7 @@ def check_module(module: nn.Module, path: str) -> None:
                 raise CannotLower("SyncBatchNorm", path, reason + " here yet")
 
 
-def _weight(rec: Any, tensor: Any, name: str, what: str) -> str | None:
+def _weight(rec: Recorder, tensor: Any, name: str, what: str) -> str | None:
     if tensor is None:
         return None
     path = rec.parameter_path(tensor)
@@ -61,7 +64,7 @@ def _same_padding(
 
 @handles("conv2d")
 def _conv2d(
-    rec: Any,
+    rec: Recorder,
     func: Any,
     input: Tensor,
     weight: Tensor,
@@ -106,7 +109,7 @@ def _conv2d(
 
 @handles("batch_norm")
 def _batch_norm(
-    rec: Any,
+    rec: Recorder,
     func: Any,
     input: Tensor,
     running_mean: Tensor | None,
@@ -149,7 +152,7 @@ def _batch_norm(
 
 
 def _activation(
-    rec: Any,
+    rec: Recorder,
     func: Any,
     x: Tensor,
     inplace: bool,
@@ -168,13 +171,15 @@ def _activation(
 
 
 @handles("silu", "relu", "relu_", "hardswish", "mish")
-def _plain_activation(rec: Any, func: Any, input: Tensor, inplace: bool = False) -> Any:
+def _plain_activation(
+    rec: Recorder, func: Any, input: Tensor, inplace: bool = False
+) -> Any:
     return _activation(rec, func, input, inplace, name_of(func).removesuffix("_"))
 
 
 @handles("leaky_relu", "leaky_relu_")
 def _leaky_relu(
-    rec: Any,
+    rec: Recorder,
     func: Any,
     input: Tensor,
     negative_slope: float = 0.01,
@@ -186,7 +191,7 @@ def _leaky_relu(
 
 @handles("hardtanh", "hardtanh_")
 def _hardtanh(
-    rec: Any,
+    rec: Recorder,
     func: Any,
     input: Tensor,
     min_val: float = -1.0,
@@ -200,21 +205,20 @@ def _hardtanh(
 
 
 @handles("relu6")
-def _relu6(rec: Any, func: Any, input: Tensor, inplace: bool = False) -> Any:
+def _relu6(rec: Recorder, func: Any, input: Tensor, inplace: bool = False) -> Any:
     return _activation(rec, func, input, inplace, "hardtanh", bounds=(0.0, 6.0))
 
 
 def _pool(
-    rec: Any, op: str, x: Tensor, attributes: tuple[Any, ...], out: Tensor
+    rec: Recorder, op: str, x: int, attributes: tuple[Any, ...], out: Tensor
 ) -> Any:
-    value = rec.value(x)
-    made = rec.add_node(op, (value,), attributes, tuple(out.shape), out.dtype)
+    made = rec.add_node(op, (x,), attributes, tuple(out.shape), out.dtype)
     return rec.bind(out, made)
 
 
 @handles("max_pool2d")
 def _max_pool2d(
-    rec: Any,
+    rec: Recorder,
     func: Any,
     input: Tensor,
     kernel_size: Any,
@@ -224,7 +228,7 @@ def _max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    operand(rec, input, "max_pool2d")
+    x = operand(rec, input, "max_pool2d")
     if return_indices or _pair(dilation) != (1, 1):
         reason = "return_indices and dilation are not done"
         raise CannotLower("max_pool2d", rec.path, reason)
@@ -232,12 +236,12 @@ def _max_pool2d(
     step = kernel if stride is None or stride == () else _pair(stride)
     out = func(input, kernel, step, padding, dilation, ceil_mode)
     attributes = (kernel, step, _pair(padding), bool(ceil_mode))
-    return _pool(rec, "max_pool", input, attributes, out)
+    return _pool(rec, "max_pool", x, attributes, out)
 
 
 @handles("avg_pool2d")
 def _avg_pool2d(
-    rec: Any,
+    rec: Recorder,
     func: Any,
     input: Tensor,
     kernel_size: Any,
@@ -247,7 +251,7 @@ def _avg_pool2d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Any:
-    operand(rec, input, "avg_pool2d")
+    x = operand(rec, input, "avg_pool2d")
     if divisor_override is not None:
         raise CannotLower("avg_pool2d", rec.path, "divisor_override is not done")
     kernel = _pair(kernel_size)
@@ -260,7 +264,7 @@ def _avg_pool2d(
         bool(ceil_mode),
         bool(count_include_pad),
     )
-    return _pool(rec, "avg_pool", input, attributes, out)
+    return _pool(rec, "avg_pool", x, attributes, out)
 
 
 def _scales(factor: Any) -> tuple[float, float] | None:
@@ -272,7 +276,7 @@ def _scales(factor: Any) -> tuple[float, float] | None:
 
 @handles("interpolate")
 def _interpolate(
-    rec: Any,
+    rec: Recorder,
     func: Any,
     input: Tensor,
     size: Any = None,
@@ -292,8 +296,8 @@ def _interpolate(
             return None
         reason = f"its scale is {scale}, not whole numbers from 1 to {WHOLE_SCALES[-1]}"
         raise CannotLower("interpolate", rec.path, reason)
-    operand(rec, input, "interpolate")
+    x = operand(rec, input, "interpolate")
     out = func(input, size, scale_factor, mode, None, recompute_scale_factor)
     if out.shape == input.shape:
         return identity(rec, input)
-    return _pool(rec, "upsample", input, (scale, tuple(out.shape[2:])), out)
+    return _pool(rec, "upsample", x, (scale, tuple(out.shape[2:])), out)

@@ -59,7 +59,7 @@ class Recorder(TorchFunctionMode):
         self.copies = Copies()
         self.modules: list[tuple[str, nn.Module]] = []
         self.norm_calls: dict[str, int] = {}
-        self._alive = alive  # keeps the ids valid
+        self.alive = alive  # keeps the ids valid
         self._handed_out: list[Tensor] = []  # what the caller has afterwards
         self._norm_index: dict[NormCall, int] = {}
         self._carrying: list[bool] = []  # by stock call: may a gradient flow?
@@ -114,7 +114,7 @@ class Recorder(TorchFunctionMode):
 
     def bind(self, tensor: Tensor, value: int) -> Tensor:
         """``tensor`` is ``value`` from now on."""
-        self._alive.append(tensor)
+        self.alive.append(tensor)
         self.ref[id(tensor)] = Ref("value", value)
         return tensor
 
@@ -123,14 +123,15 @@ class Recorder(TorchFunctionMode):
         op: str,
         operands: tuple[int, ...],
         attributes: tuple[Any, ...],
-        shape: tuple[int, int, int, int],
+        shape: tuple[int, ...],
         dtype: torch.dtype,
         in_place: bool = False,
     ) -> int:
-        """Writes a call down and returns the value that it makes."""
+        """Writes a call down and returns the value that it makes, (N, C, H, W)."""
         if not torch.is_grad_enabled():
             raise CannotLower(op, self.path, "it runs where gradients are disabled")
-        node = Node(op, operands, attributes, shape, dtype, self.path, in_place)
+        n, c, h, w = shape
+        node = Node(op, operands, attributes, (n, c, h, w), dtype, self.path, in_place)
         self.recording.nodes.append(node)
         return len(self.recording.nodes) - 1
 
@@ -147,7 +148,7 @@ class Recorder(TorchFunctionMode):
         """Records one forward for arguments like these leaves."""
         self._device = devices.of(leaves)
         fakes = [self._input(i, leaf) for i, leaf in enumerate(leaves)]
-        self._inputs = {id(fake) for fake in fakes}
+        self.inputs = {id(fake) for fake in fakes}
         self._handed_out = [fake for fake in fakes if isinstance(fake, Tensor)]
         hooks = self._track_modules()
         before = Fingerprint(self.fakes.module, self.fakes.objects)
@@ -171,7 +172,7 @@ class Recorder(TorchFunctionMode):
         if not isinstance(leaf, Tensor):
             return leaf
         fake = self.fakes.fake(leaf)
-        self._alive.append(fake)
+        self.alive.append(fake)
         self.ref[id(fake)] = Ref("input", number)
         if leaf.ndim == 4 and leaf.dtype in calls.FLOATS:
             self.ref[id(fake)] = Ref(
@@ -180,8 +181,8 @@ class Recorder(TorchFunctionMode):
         return fake
 
     def _add_input(self, tensor: Tensor, ref: Ref) -> int:
-        shape = tuple(tensor.shape)
-        node = Node("input", (), (ref,), shape, tensor.dtype, "")  # type: ignore[arg-type]
+        n, c, h, w = tensor.shape
+        node = Node("input", (), (ref,), (n, c, h, w), tensor.dtype, "")
         self.recording.nodes.append(node)
         return len(self.recording.nodes) - 1
 
@@ -215,9 +216,9 @@ class Recorder(TorchFunctionMode):
                 made = handler(self, func, *args, **kwargs)
             except CannotLower as failure:
                 self._refuse(failure)
-        return made if made is not None else self._stock_call(func, name, args, kwargs)
+        return made if made is not None else self.stock_call(func, name, args, kwargs)
 
-    def _stock_call(
+    def stock_call(
         self, func: Callable[..., Any], name: str, args: Any, kwargs: Any
     ) -> Any:
         leaves = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
@@ -242,10 +243,10 @@ class Recorder(TorchFunctionMode):
         if name in SIDE_EFFECTS:
             raise CannotLower(name, self.path, "it has an effect beyond its result")
         if made:
-            self._write_call(func, name, args, kwargs, made)
+            self.write_call(func, name, args, kwargs, made)
         return result
 
-    def _write_call(
+    def write_call(
         self,
         func: Any,
         name: str,
@@ -275,7 +276,7 @@ class Recorder(TorchFunctionMode):
         self._carrying.append(carries and name != "detach")
         self.recording.calls.append(call)
         for leaf, tensor in enumerate(made.values()):
-            self._alive.append(tensor)
+            self.alive.append(tensor)
             self.ref[id(tensor)] = Ref("stock", (len(self.recording.calls) - 1, leaf))
 
     def _carries(self, ref: Ref, tensor: Tensor) -> bool:

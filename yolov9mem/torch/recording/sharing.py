@@ -8,11 +8,14 @@ the change through another tensor. These functions take the recorder, as handler
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from .ir import CannotLower
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
 
 
 def memory_of(tensor: Tensor) -> int:
@@ -23,7 +26,9 @@ def memory_of(tensor: Tensor) -> int:
         return id(tensor)
 
 
-def note_views(rec: Any, results: list[Tensor], given: Iterable[Tensor] = ()) -> None:
+def note_views(
+    rec: Recorder, results: list[Tensor], given: Iterable[Tensor] = ()
+) -> None:
     """Remembers what shares memory, so that in-place calls on it are refused.
 
     The results of detach and .data are no views to autograd: they are told by their memory,
@@ -32,24 +37,24 @@ def note_views(rec: Any, results: list[Tensor], given: Iterable[Tensor] = ()) ->
     arguments = {memory_of(tensor): tensor for tensor in given} if results else {}
     for tensor in results:
         if tensor._is_view() and tensor._base is not None:
-            rec._alive.append(tensor._base)
+            rec.alive.append(tensor._base)
             rec.has_views.add(id(tensor._base))
         if memory_of(tensor) in arguments:
             rec.has_views.update((id(tensor), id(arguments[memory_of(tensor)])))
 
 
-def check_in_place(rec: Any, tensor: Tensor, name: str) -> None:
+def check_in_place(rec: Recorder, tensor: Tensor, name: str) -> None:
     """In-place calls rebind a value; what others may see is refused."""
     known = rec.parameter_path(tensor)
     if known is not None:
         raise CannotLower(name, rec.path, f"it changes {known} in place")
-    if id(tensor) in rec.ref and id(tensor) in rec._inputs:
+    if id(tensor) in rec.ref and id(tensor) in rec.inputs:
         raise CannotLower(name, rec.path, "it changes an input in place")
     if tensor._is_view() or id(tensor) in rec.has_views:
         raise CannotLower(name, rec.path, "it changes a view in place")
 
 
-def check_change(rec: Any, tensor: Tensor, name: str) -> None:
+def check_change(rec: Recorder, tensor: Tensor, name: str) -> None:
     """As check_in_place, for a call that changes the memory of the node's output."""
     check_in_place(rec, tensor, name)
     if rec.value(tensor) in rec.copies:
