@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import warnings
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,6 +39,43 @@ MOST_CHANGES = 3  # recordings of a module whose forward changes it
 
 class StockForwardWarning(UserWarning):
     """A checkpointed module ran in stock PyTorch; said once for each reason."""
+
+
+class Invocation:
+    """One call of forward(*args, **kwargs).
+
+    Attributes:
+        origin: the checkpointed module.
+        module: whose forward it is: the origin, or a replica of it.
+        forward: the stock forward of its class.
+        leaves, spec: (args, kwargs) flattened, once `flatten` has run.
+    """
+
+    __slots__ = ("args", "forward", "kwargs", "leaves", "module", "origin", "spec")
+
+    def __init__(
+        self,
+        origin: nn.Module,
+        module: nn.Module,
+        forward: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+    ) -> None:
+        self.origin, self.module, self.forward = origin, module, forward
+        self.args, self.kwargs = args, kwargs
+        self.leaves: list[Any] = []
+        self.spec: Any = None
+
+    def flatten(self) -> None:
+        self.leaves, self.spec = tree_flatten((self.args, self.kwargs))
+
+    def tensors(self) -> list[Tensor]:
+        """Among the leaves."""
+        return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
+
+    def stock(self) -> Any:
+        """What forward returns in stock PyTorch."""
+        return self.forward(self.module, *self.args, **self.kwargs)
 
 
 class Entry:
@@ -88,71 +125,52 @@ class Entry:
         self, module: nn.Module, stock: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
         """forward(*args, **kwargs) of the module."""
-        return self.run_as(module, module, stock, args, kwargs)
+        return self.run_as(Invocation(module, module, stock, args, kwargs))
 
-    def run_as(
-        self,
-        origin: nn.Module,
-        module: nn.Module,
-        stock: Callable[..., Any],
-        args: Any,
-        kwargs: Any,
-    ) -> Any:
-        """Forward of ``module``, which is ``origin`` or a replica of it."""
-        quiet = conditions.not_training(module)
+    def run_as(self, call: Invocation) -> Any:
+        """The result of a call, by the core or by stock PyTorch."""
+        quiet = conditions.not_training(call.module)
         if quiet is not None:
-            if not module.training:
+            if not call.module.training:
                 drop_workspace()
-            return stock(module, *args, **kwargs)
+            return call.stock()
         if self._changes >= MOST_CHANGES and not self.strict:
-            return stock(module, *args, **kwargs)  # no recording holds for the next one
-        leaves, spec = tree_flatten((args, kwargs))
-        reason = self._why_stock(origin, module, stock, args, kwargs, leaves)
+            return call.stock()  # no recording holds for the next one
+        call.flatten()
+        reason = self._why_stock(call)
         if reason is not None:
-            self._say(origin, reason)
-            return stock(module, *args, **kwargs)
+            self._say(call.origin, reason)
+            return call.stock()
         try:
-            lowered = self._lowered(origin, leaves, spec)
+            lowered = self._lowered(call)
         except CannotLower as failure:
-            self._refuse(origin, failure)
-            return stock(module, *args, **kwargs)
+            self._refuse(call.origin, failure)
+            return call.stock()
         except BackendError:
             raise
         except FORWARD_ERRORS as error:
-            out = stock(
-                module, *args, **kwargs
-            )  # raises the module's own error, if any
+            out = call.stock()  # raises the module's own error, if any
             failed = f"recording failed ({type(error).__name__}: {error})"
             unexpected = CannotLower("forward", "", failed)
-            self._remember(self._key(leaves, spec), unexpected)
-            self._refuse(origin, unexpected)
+            self._remember(self._key(call), unexpected)
+            self._refuse(call.origin, unexpected)
             return out
-        return self._run_lowered(lowered, origin, module, stock, args, kwargs, leaves)
+        return self._run_lowered(lowered, call)
 
-    def _run_lowered(
-        self,
-        lowered: Lowered,
-        origin: nn.Module,
-        module: nn.Module,
-        stock: Callable[..., Any],
-        args: Any,
-        kwargs: Any,
-        leaves: list[Any],
-    ) -> Any:
+    def _run_lowered(self, lowered: Lowered, call: Invocation) -> Any:
         recording, outside = lowered.recording, lowered.outside
         bindings = [graph.binding for graph in lowered.graphs]
-        if module is not origin:
-            bindings, outside = lowered.bound(module)
+        if call.module is not call.origin:
+            bindings, outside = lowered.bound(call.module)
         try:
             params = [binding.params() for binding in bindings]
         except Stale:
             self.forget()
-            return self.run_as(origin, module, stock, args, kwargs)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        if not any(t.requires_grad for t in itertools.chain(tensors, *params)):
-            return stock(module, *args, **kwargs)
+            return self.run_as(call)
+        if not any(t.requires_grad for t in chain(call.tensors(), *params)):
+            return call.stock()
         resized, self.latest = self.latest is not lowered, lowered
-        replay = Replay(recording, outside, (args, kwargs), leaves)
+        replay = Replay(recording, outside, (call.args, call.kwargs), call.leaves)
         for number, graph in enumerate(lowered.graphs):
             inputs = replay.inputs(recording.parts[number])
             plan = self._plan(
@@ -181,34 +199,28 @@ class Entry:
 
     # Decisions
 
-    def _why_stock(
-        self,
-        origin: nn.Module,
-        module: nn.Module,
-        stock: Callable[..., Any],
-        args: Any,
-        kwargs: Any,
-        leaves: list[Any],
-    ) -> str | None:
+    def _why_stock(self, call: Invocation) -> str | None:
         reason = conditions.observed() or conditions.globally_hooked()
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        tensors = call.tensors()
         for tensor in tensors:
             reason = reason or conditions.unusual_tensor(tensor)
         reason = reason or conditions.unusual_device(tensors, self.backend)
         if reason is not None:
             return reason
         if self._defaults is None:
-            self._defaults = conditions.Defaults(stock)
-        reason = self._defaults.changed(module, args, kwargs)
+            self._defaults = conditions.Defaults(call.forward)
+        reason = self._defaults.changed(call.module, call.args, call.kwargs)
         if reason is not None:
             return reason
         with self._lock:
             known = self._fingerprint
-            changed, hooked = known.compare(origin) if known is not None else ("", None)
+            changed, hooked = (
+                ("", None) if known is None else known.compare(call.origin)
+            )
             if changed is not None:
                 self.forget()
-                self._fingerprint = Fingerprint(origin, self._looked_at)
-                hooked = self._fingerprint.compare(origin)[1]
+                self._fingerprint = Fingerprint(call.origin, self._looked_at)
+                hooked = self._fingerprint.compare(call.origin)[1]
         return None if hooked is None else f"{hooked} has a hook"
 
     def _say(self, origin: nn.Module, reason: str) -> None:
@@ -266,12 +278,12 @@ class Entry:
             self._fingerprint = self._fakes = None
             self.lowered.clear()
 
-    def _key(self, leaves: list[Any], spec: Any) -> Any:
-        device = devices.of(leaves)
+    def _key(self, call: Invocation) -> Any:
+        device = devices.of(call.leaves)
         on_cuda = devices.kind(device) == "cuda"
         cudnn = devices.cudnn_settings() if on_cuda else None
         autocast = devices.autocast_dtype(device)
-        return (tuple(map(describe, leaves)), str(spec), autocast, cudnn)
+        return (tuple(map(describe, call.leaves)), str(call.spec), autocast, cudnn)
 
     def _remember(self, key: Any, made: Lowered | CannotLower) -> None:
         with self._lock:
@@ -281,19 +293,19 @@ class Entry:
             while len(self.lowered) > MOST_PROGRAMS:
                 self.lowered.popitem(last=False)
 
-    def _lowered(self, origin: nn.Module, leaves: list[Any], spec: Any) -> Lowered:
-        key = self._key(leaves, spec)
+    def _lowered(self, call: Invocation) -> Lowered:
+        key = self._key(call)
         with self._lock:
             found = self.lowered.get(key)
             if found is None:
                 try:
-                    recording = self._record(origin, leaves, spec)
-                    programs = lower(recording, origin, devices.of(leaves))
-                    found = Lowered(recording, programs, origin)
+                    recording = self._record(call)
+                    programs = lower(recording, call.origin, devices.of(call.leaves))
+                    found = Lowered(recording, programs, call.origin)
                     if self.keep.rule == "budget" and len(programs) > 1:
                         raise CannotLower("forward", "", "it is more than one graph")
                     if not self.strict and self.keep.rule != "budget":
-                        self._check_use(found, leaves)
+                        self._check_use(found, call.leaves)
                     self.counts["recordings"] += 1
                 except CannotLower as failure:
                     self._fakes = None  # forward may have changed the copy
@@ -307,16 +319,16 @@ class Entry:
             raise found.again()
         return found
 
-    def _record(self, origin: nn.Module, leaves: list[Any], spec: Any) -> Recording:
+    def _record(self, call: Invocation) -> Recording:
         """From now on, what forward has looked at in objects counts as well."""
-        fakes = self._fake_copy(origin)
+        fakes = self._fake_copy(call.origin)
         try:
-            return record(fakes, leaves, spec, self.strict)
+            return record(fakes, call.leaves, call.spec, self.strict)
         finally:
             new = fakes.looked_at() - self._looked_at
             if new:
                 self._looked_at |= new
-                self._fingerprint = Fingerprint(origin, self._looked_at)
+                self._fingerprint = Fingerprint(call.origin, self._looked_at)
 
     def _check_use(self, made: Lowered, leaves: list[Any]) -> None:
         """Raises CannotLower where stock PyTorch would hold no more than our plans."""
@@ -378,4 +390,4 @@ class ReplicaEntry:
         origin = self._entry.ref()
         if origin is None:
             return stock(module, *args, **kwargs)
-        return self._entry.run_as(origin, module, stock, args, kwargs)
+        return self._entry.run_as(Invocation(origin, module, stock, args, kwargs))
