@@ -66,8 +66,8 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     stock = autograd_nodes.Call._take_sums
 
-    def counted(call: autograd_nodes.Call, segment: int, nodes: Any) -> None:
-        stock(call, segment, nodes)
+    def counted(call: autograd_nodes.Call, *arguments: Any) -> None:
+        stock(call, *arguments)
         seen.append(len(call._taken.grads))
 
     monkeypatch.setattr(autograd_nodes.Call, "_take_sums", counted)
@@ -338,7 +338,7 @@ def test_a_backward_that_fails_leaves_what_was_there(
         def fails(*arguments: Any) -> None:
             raise MemoryError("no memory left")
 
-        patch.setattr(autograd_nodes.Call, "_make_places", fails)
+        patch.setattr(autograd_nodes._Backward, "make_places", fails)
         with pytest.raises(MemoryError, match="no memory left"):
             backward(out)
     assert places(ours) == before

@@ -16,6 +16,7 @@ first all-reduce while the earlier layers still run). What crosses a cut lies in
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +27,43 @@ from .arenas import give_workspace, take_workspace, unfilled
 from .binding import Binding, NormState, address, channels_last
 from .gradients import TakenGrads
 from .lower import Mask, TorchPlan
+
+
+@dataclass
+class _Backward:
+    """What the segments of one backward share."""
+
+    mask: Mask
+    inputs: list[Tensor]  # as the core reads them
+    params: list[Tensor]  # in fp32, as their gradients are
+    grad_outputs: list[Tensor | None]
+    grad_inputs: list[Tensor | None]
+    param_addresses: list[Any]
+    input_addresses: list[Any]
+    grad_output_addresses: list[Any]
+    grad_input_addresses: list[Any]
+    grad_params: list[Tensor | None]  # those of segments that have begun
+    grad_addresses: list[Any]  # of these
+    sums: bytearray  # by param: its gradient is added to what is there
+
+    def set_place(self, i: int, grad: Tensor) -> None:
+        """The gradient of param ``i`` is to be written there."""
+        _, kind, shape, _, device = self.param_addresses[i]
+        self.grad_params[i] = grad
+        self.grad_addresses[i] = (grad.data_ptr(), kind, shape, grad.stride(), device)
+
+    def make_places(self, touched: list[int]) -> None:
+        """For the gradients of those params that have none yet, laid out as these are."""
+        with unfilled():
+            for i in touched:
+                if self.grad_params[i] is None:
+                    self.set_place(i, torch.empty_like(self.params[i]))
+
+    def take(self, i: int) -> Tensor | None:
+        """The gradient of param ``i``, complete and no longer ours."""
+        grad = self.grad_params[i]
+        self.grad_params[i] = self.grad_addresses[i] = None
+        return grad if self.mask.reached_params[i] else None
 
 
 class Call:
@@ -42,16 +80,10 @@ class Call:
         self.saved: Tensor | None = None
         self.first = _first_segment(plan)
         self.consumed = False
-        self._mask: Mask | None = None
         self._workspace: Tensor | None = None
         self._converted: list[Tensor] = []  # inputs as the core reads them
-        self._arguments: list[Any] = []  # of Plan.backward after the segment
-        self._alive: list[Any] = []
-        self._grad_params: list[Any] = []
-        self._grad_addresses: list[Any] = []  # of these
-        self._sums = bytearray()  # by param: its gradient is added to what is there
+        self._backward: _Backward | None = None
         self._taken = TakenGrads()
-        self._grad_inputs: list[Tensor | None] = []
 
     def forward(self) -> list[Tensor]:
         """Runs the whole forward and returns the outputs, (N, C, H, W) channels-last.
@@ -104,32 +136,34 @@ class Call:
         self.inputs, self.params = list(saved[:count]), list(saved[count:])
         inputs = self._converted or self._packed(self.inputs, "inputs converted")
         params, addresses = self.binding.addresses.of(self.params)
-        given = self._packed(
-            [grad for grad in grads if grad is not None], "gradients converted"
+        packed = iter(
+            self._packed([g for g in grads if g is not None], "gradients converted")
         )
-        found = iter(given)
-        grad_outputs = [None if g is None else address(next(found)) for g in grads]
-        self._mask = plan.mask(tuple(g is not None for g in grads))
+        given = [None if g is None else next(packed) for g in grads]
+        mask = plan.mask(tuple(g is not None for g in grads))
         with unfilled():
-            self._grad_inputs = [
+            made = [
                 torch.empty(x.shape, dtype=x.dtype, device=x.device)
                 if reached
                 else None
-                for x, reached in zip(inputs, self._mask.reached_inputs)
+                for x, reached in zip(inputs, mask.reached_inputs)
             ]
-        self._have_workspace(self._mask.workspace_bytes, program.device)
-        self._grad_params = [None] * len(params)
-        self._grad_addresses = [None] * len(params)
-        self._sums = bytearray(len(params))
+        self._have_workspace(mask.workspace_bytes, program.device)
         self._taken.begin(program.device)
-        self._alive = [inputs, params, given]
-        self._arguments = [
-            [address(x) for x in inputs],
-            addresses,
-            self.norms.arguments,
-            grad_outputs,
-            [None if g is None else address(g) for g in self._grad_inputs],
-        ]
+        self._backward = _Backward(
+            mask,
+            inputs,
+            params,
+            given,
+            made,
+            param_addresses=addresses,
+            input_addresses=[address(x) for x in inputs],
+            grad_output_addresses=[None if g is None else address(g) for g in given],
+            grad_input_addresses=[None if g is None else address(g) for g in made],
+            grad_params=[None] * len(params),
+            grad_addresses=[None] * len(params),
+            sums=bytearray(len(params)),
+        )
 
     def backward(self, segment: int, nodes: list[Any]) -> list[Tensor | None]:
         """Runs a segment; gradients of the parameters that leave with it, which go to
@@ -143,75 +177,54 @@ class Call:
         return [self._leave(i) for i in self.plan.leaving[segment]]
 
     def _run(self, segment: int, nodes: list[Any]) -> None:
-        plan, mask = self.plan, self._mask
-        assert mask is not None and self._workspace is not None
+        plan, state = self.plan, self._backward
+        assert state is not None and self.norms is not None
         plan.use_settings()
-        self._take_sums(segment, nodes)
-        self._make_places(mask.touched[segment])
-        inputs, params, norms, grad_outputs, grad_inputs = self._arguments
+        self._take_sums(state, segment, nodes)
+        state.make_places(state.mask.touched[segment])
         device = plan.program.device
         with devices.current(device):
             plan.core.backward(
                 segment,
-                inputs,
-                params,
-                norms,
-                grad_outputs,
-                grad_inputs,
-                self._grad_addresses,
+                state.input_addresses,
+                state.param_addresses,
+                self.norms.arguments,
+                state.grad_output_addresses,
+                state.grad_input_addresses,
+                state.grad_addresses,
                 _arena(self.saved),
                 _arena(self._workspace),
                 devices.stream(device),
-                self._sums,
+                state.sums,
             )
 
-    def _take_sums(self, segment: int, nodes: list[Any]) -> None:
+    def _take_sums(self, state: _Backward, segment: int, nodes: list[Any]) -> None:
         """Gradients that only this segment writes are added to what is in ``.grad``."""
-        assert self._mask is not None
-        whole = self._mask.whole[segment]
+        whole = state.mask.whole[segment]
         sums = self._taken.take([nodes[place] for place, _ in whole])
         for (_, i), grad in zip(whole, sums):
-            self._set_place(i, grad)
-            self._sums[i] = 1
-
-    def _make_places(self, touched: list[int]) -> None:
-        """For the gradients of those params that have none yet, laid out as these are."""
-        _, params, _ = self._alive  # fp32, as gradients are
-        with unfilled():
-            for i in touched:
-                if self._grad_params[i] is None:
-                    self._set_place(i, torch.empty_like(params[i]))
-
-    def _set_place(self, i: int, grad: Tensor) -> None:
-        _, addresses, *_ = self._arguments
-        _, kind, shape, _, device = addresses[i]
-        self._grad_params[i] = grad
-        self._grad_addresses[i] = (grad.data_ptr(), kind, shape, grad.stride(), device)
+            state.set_place(i, grad)
+            state.sums[i] = 1
 
     def _leave(self, i: int) -> Tensor | None:
-        """The gradient of param ``i``, complete and no longer ours."""
-        assert self._mask is not None
-        grad = self._grad_params[i]
-        self._grad_params[i] = self._grad_addresses[i] = None
-        if grad is None or not self._mask.reached_params[i]:
-            return None
-        dtype = self.params[i].dtype
-        return grad if dtype is torch.float32 else grad.to(dtype)
+        """The gradient of param ``i``, in its dtype."""
+        assert self._backward is not None
+        grad, dtype = self._backward.take(i), self.params[i].dtype
+        return grad if grad is None or dtype is torch.float32 else grad.to(dtype)
 
     def input_grads(self) -> list[Tensor | None]:
         """Gradients of the inputs, complete after segment 0."""
+        assert self._backward is not None
         return [
             None if grad is None else grad.permute(0, 3, 1, 2).to(x.dtype)
-            for grad, x in zip(self._grad_inputs, self.inputs)
+            for grad, x in zip(self._backward.grad_inputs, self.inputs)
         ]
 
     def free(self) -> None:
         """Lets go of everything; backward is over."""
         self._give_workspace()
-        self.saved = self.norms = self._mask = None
-        self._arguments, self._alive, self._converted = [], [], []
-        self._grad_params, self._grad_addresses, self._grad_inputs = [], [], []
-        self.inputs, self.params = [], []
+        self.saved = self.norms = self._backward = None
+        self.inputs, self.params, self._converted = [], [], []
 
     def _have_workspace(self, size: int, device: torch.device) -> None:
         if self._workspace is None or self._workspace.numel() < size:
