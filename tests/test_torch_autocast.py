@@ -18,7 +18,7 @@ import yolov9mem.torch as ym
 from yolov9.model import DetectionModel
 from yolov9mem.torch.recording import fakes
 from yolov9mem.torch.recording.fakes import FakeCopy
-from yolov9mem.torch.recording.recorder import record
+from yolov9mem.torch.recording.record import record
 
 
 class Features(nn.Module):

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from models_for_tests import (
+    Apply,
     Brick,
     Elan,
     assert_close,
@@ -159,4 +162,28 @@ def test_children_of_a_stock_parent_lay_out_as_stock_does(
     made, expected = ours(layout(image())), stock(layout(image()))
     assert made.stride() == expected.stride()
     assert_close(made, expected)
+    assert ran_in_core(ours) == 1
+
+
+# Memory order
+def keeps_order(x: Tensor) -> Tensor:
+    return x + torch.randn_like(x) * torch.rand(x.shape)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", ["dropout", "randn_like", "empty_like"])
+def test_random_numbers_are_drawn_in_the_order_of_stock(name: str, order) -> None:
+    draw = {
+        "dropout": F.dropout,
+        "randn_like": keeps_order,
+        "empty_like": lambda x: x + torch.empty_like(x).uniform_(),
+    }[name]
+    stock = Apply(draw).to(memory_format=order)
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    x = image().contiguous(memory_format=order)
+    made = []
+    for module in (ours, stock):
+        torch.manual_seed(5)
+        made.append(module(x))
+    assert_close(made[0], made[1])
     assert ran_in_core(ours) == 1

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from models_for_tests import (
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
+from yolov9mem.torch.running import entry
 
 
 def test_eval_and_no_grad_are_stock() -> None:
@@ -146,3 +148,27 @@ def test_a_module_that_computes_nothing_is_stock_without_error() -> None:
 def test_layers_without_parameters_run_in_the_core() -> None:
     module = ym.checkpoint(nn.Sequential(nn.MaxPool2d(5, 1, 2), nn.SiLU()))
     assert trains_in_core(module, image().requires_grad_())
+
+
+def test_a_module_that_is_recorded_every_time_is_told_of() -> None:
+    class Scheduled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.temperature = Brick(3, 4), 1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x) * self.temperature
+
+    module = ym.checkpoint(Scheduled())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for size in range(1, entry.MOST_IN_A_ROW):  # as with images of many sizes
+            module(image(size=size))
+        module(image(size=1))
+        for step in range(entry.MOST_IN_A_ROW - 1):
+            module.temperature = 1.0 / (step + 2)
+            module(image())
+    module.temperature = 3.0
+    with pytest.warns(ym.StockForwardWarning, match="30 forwards in a row") as told:
+        module(image())
+    assert told[0].filename == __file__

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Telling autograd what the C core has written."""
+"""What differs between versions of PyTorch: counting writes up, asking for hooks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,14 @@ def _takes_several() -> bool:
 
 
 _SEVERAL = _takes_several()
+_top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+
+
+def packing() -> Callable[[Tensor], Any] | None:
+    """The pack function of the innermost torch.autograd.graph.saved_tensors_hooks; None:
+    there is none, or PyTorch is too old to tell (before 2.5)."""
+    hooks = None if _top_hooks is None else _top_hooks(True)
+    return None if hooks is None else hooks[0]
 
 
 def count_up(written: Sequence[Tensor]) -> None:

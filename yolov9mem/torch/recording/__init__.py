@@ -2,7 +2,8 @@
 """From a module to a recording: what its training forward calls, written down once.
 
 ================  ================================================================
-recorder          runs forward on fakes and sees every call of a torch function
+record            runs forward on fakes, leaving nothing behind
+recorder          sees every call of a torch function and writes it down
 calls             which calls the C core can do: shapes and sums
 calls_layers      the same for layers: convolution, batch norm, pooling, ...
 ir                what is written down: nodes, refs, stock calls, parts

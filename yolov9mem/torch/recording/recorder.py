@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Recording: run one training forward on fakes and write down its calls.
+"""The recorder: it sees the calls of a training forward on fakes and writes them down.
 
 Every call of a torch function comes to ``Recorder.__torch_function__``. What calls.py can
 lower becomes a node; anything else is a stock call. In a strict recording stock calls are
@@ -9,6 +9,7 @@ allowed as long as they read no weight and nothing that could be lowered comes a
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,9 +18,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from .. import devices
+from ..versions import packing
 from . import calls, calls_layers, sharing
 from .copies import Copies
-from .fakes import VALUE_ERRORS, FakeCopy
+from .fakes import FakeCopy
 from .fingerprint import Fingerprint
 from .ir import (
     CannotLower,
@@ -32,8 +34,6 @@ from .ir import (
     containers_in,
     items_of,
 )
-from .isolation import random_states, undisturbed
-from .leaked_fakes import Watch
 from .parts import divide
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
@@ -41,6 +41,9 @@ SIDE_EFFECTS = {
     "register_hook", "retain_grad", "requires_grad_", "backward", "set_", "__set__",
     "detach_",
 }  # fmt: skip
+# What a forward may ask of a tensor: in a recording nothing has a history yet.
+OF_AUTOGRAD = {"requires_grad", "grad_fn", "is_leaf", "retains_grad"}
+IN_MEMORY = {"apply_", "map_", "map2_"}  # they read a fake's memory, which is not there
 STRIDED = {"as_strided", "as_strided_", "as_strided_scatter"}
 
 
@@ -151,9 +154,11 @@ class Recorder(TorchFunctionMode):
         self.inputs = {id(fake) for fake in fakes}
         self._handed_out = [fake for fake in fakes if isinstance(fake, Tensor)]
         hooks = self._track_modules()
+        saved = _nothing_saved()
         before = Fingerprint(self.fakes.module, self.fakes.objects)
         try:
-            with self.fakes.mode, self:
+            with self.fakes.mode, saved, self:
+                self._pack = packing()
                 fake_args, fake_kwargs = torch.utils._pytree.tree_unflatten(fakes, spec)
                 containers = dict(containers_in((fake_args, fake_kwargs)))
                 held = {path: items_of(c) for path, c in containers.items()}
@@ -209,6 +214,9 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = calls.name_of(func)
+        if packing() is not self._pack:
+            reason = "forward has saved_tensors_hooks of its own, as of checkpointing"
+            raise CannotLower(name, self.path, reason)
         handler = calls.HANDLERS.get(name)
         made = None
         if handler is not None:
@@ -222,10 +230,12 @@ class Recorder(TorchFunctionMode):
         self, func: Callable[..., Any], name: str, args: Any, kwargs: Any
     ) -> Any:
         leaves = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-        if name in STRIDED:
+        if name in STRIDED or name in IN_MEMORY:
             raise CannotLower(
                 name, self.path, "it reads memory, which is laid out anew"
             )
+        if name == "__get__":
+            self._check_question(func, leaves)
         before = [tensor._version for tensor in leaves]
         result = func(*args, **kwargs)
         changed = [t for t, v in zip(leaves, before) if t._version != v]
@@ -245,6 +255,13 @@ class Recorder(TorchFunctionMode):
         if made:
             self.write_call(func, name, args, kwargs, made)
         return result
+
+    def _check_question(self, getter: Any, asked: list[Tensor]) -> None:
+        """Raises CannotLower where forward asks a tensor for its history."""
+        name = getattr(getattr(getter, "__self__", None), "__name__", "")
+        ref = self.ref.get(id(asked[0])) if name in OF_AUTOGRAD else None
+        if ref is not None and self._carries(ref, asked[0]):
+            raise CannotLower(name, self.path, "it is not known before the forward")
 
     def write_call(
         self,
@@ -359,39 +376,8 @@ class Recorder(TorchFunctionMode):
         divide(done, self.strict)
 
 
-def record(fakes: FakeCopy, leaves: list[Any], spec: Any, strict: bool) -> Recording:
-    """Records one training forward of the module that ``fakes`` was copied from.
-
-    ``leaves`` and ``spec`` are ``(args, kwargs)`` flattened. Raises CannotLower for what
-    cannot be lowered (strict) or replayed, and whatever the module's own forward raises.
-    """
-    with undisturbed(), Watch(fakes.own()) as watch:
-        made = _record(Recorder(fakes, strict, watch.fakes), leaves, spec)
-        if isinstance(made, CannotLower):
-            fakes.discard()
-        held = watch.take_back()
-    if held and not isinstance(made, CannotLower):
-        reason = f"it keeps tensors outside of the module, in {held}"
-        made = CannotLower("forward", "", reason)
-    if isinstance(made, CannotLower):
-        raise made
-    return made
-
-
-def _record(
-    recorder: Recorder, leaves: list[Any], spec: Any
-) -> Recording | CannotLower:
-    """The recording, or why there is none, without the frames that would hold fakes."""
-    before = random_states()
-    try:
-        made = recorder.run(leaves, spec)
-    except CannotLower as failure:
-        return failure.again()
-    except VALUE_ERRORS as error:
-        call = type(error).__name__
-        reason = "forward depends on the values of tensors, not only on sizes"
-        return CannotLower(call, recorder.path, reason)
-    if random_states() != before:
-        reason = "forward draws from the generator of Python or NumPy"
-        return CannotLower("random", "", reason)
-    return made
+def _nothing_saved() -> AbstractContextManager[Any]:
+    """Autograd saves no fakes, and hooks that somebody has around forward see none."""
+    if not torch._C._autograd._saved_tensors_hooks_is_enabled():
+        return nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(lambda x: None, lambda x: x)

@@ -5,6 +5,7 @@
 registry          how a module's forward comes here, leaving no trace in the module
 entry             one checkpointed module: stock or ours, decided at every forward
 conditions        the reasons for stock
+invocation        one call of forward: the module, its arguments, its stock forward
 lower             from a part of a recording to a graph of the core, and its plans
 lowered           a recording with its graphs, and their tensors in a module
 binding           those tensors: parameters and batch norm state, found by path

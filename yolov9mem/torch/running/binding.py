@@ -99,7 +99,8 @@ def channels_last(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
     return made.copy_(view), True
 
 
-def _is_channels_last(tensor: Tensor) -> bool:
+def is_channels_last(tensor: Tensor) -> bool:
+    """Is it (N, C, H, W) in that layout and in no other?"""
     four = tensor.ndim == 4
     return four and tensor.stride(1) == 1 and not tensor.is_contiguous()
 
@@ -109,7 +110,7 @@ def laid_out_as_stock(
 ) -> list[Tensor]:
     """Outputs of a graph in the layout that eager PyTorch gives them: channels_last only
     where an input or the weight of a convolution is."""
-    if any(map(_is_channels_last, chain(inputs, params))):
+    if any(map(is_channels_last, chain(inputs, params))):
         return outputs
     return [output.contiguous() for output in outputs]
 

@@ -20,6 +20,11 @@ class Held(NamedTuple):
     peak: int
     stock: int
 
+    @property
+    def gains_nothing(self) -> bool:
+        """Would stock PyTorch hold no more?"""
+        return self.ours - self.weights >= self.stock
+
 
 def held_bytes(plans: Iterable[TorchPlan]) -> Held:
     """Of the plans of a module's graphs, in their order."""

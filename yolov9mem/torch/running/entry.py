@@ -11,8 +11,7 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch import nn
 
 from yolov9mem._errors import BackendError
 from yolov9mem._keep import Keep
@@ -23,59 +22,24 @@ from ..recording.arguments import describe
 from ..recording.fakes import FakeCopy, places_of
 from ..recording.fingerprint import Fingerprint
 from ..recording.ir import CannotLower, NothingToRun, Recording
-from ..recording.recorder import record
+from ..recording.record import record
 from . import autograd_nodes, conditions, registry
 from .arenas import drop_workspace, make_room
 from .binding import Stale, laid_out_as_stock
-from .byte_counts import held_bytes
+from .byte_counts import Held, held_bytes
+from .invocation import Invocation
 from .lower import TorchPlan, lower
 from .lowered import Graph, Lowered
 from .stock_calls import Replay
 
-FORWARD_ERRORS = (ValueError, RuntimeError, TypeError, LookupError, AttributeError)
 MOST_PROGRAMS = 64  # input signatures remembered for one module
 MOST_CHANGES = 3  # recordings of a module whose forward changes it
+MOST_IN_A_ROW = 30  # recordings, one a forward: more than a multi-scale run has sizes
 
 
 class StockForwardWarning(UserWarning):
-    """A checkpointed module ran in stock PyTorch; said once for each reason."""
-
-
-class Invocation:
-    """One call of forward(*args, **kwargs).
-
-    Attributes:
-        origin: the checkpointed module.
-        module: whose forward it is: the origin, or a replica of it.
-        forward: the stock forward of its class.
-        leaves, spec: (args, kwargs) flattened, once `flatten` has run.
-    """
-
-    __slots__ = ("args", "forward", "kwargs", "leaves", "module", "origin", "spec")
-
-    def __init__(
-        self,
-        origin: nn.Module,
-        module: nn.Module,
-        forward: Callable[..., Any],
-        args: Any,
-        kwargs: Any,
-    ) -> None:
-        self.origin, self.module, self.forward = origin, module, forward
-        self.args, self.kwargs = args, kwargs
-        self.leaves: list[Any] = []
-        self.spec: Any = None
-
-    def flatten(self) -> None:
-        self.leaves, self.spec = tree_flatten((self.args, self.kwargs))
-
-    def tensors(self) -> list[Tensor]:
-        """Among the leaves."""
-        return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
-
-    def stock(self) -> Any:
-        """What forward returns in stock PyTorch."""
-        return self.forward(self.module, *self.args, **self.kwargs)
+    """A checkpointed module ran in stock PyTorch, or is recorded at every forward; said
+    once for each reason."""
 
 
 class Entry:
@@ -109,6 +73,7 @@ class Entry:
         self._defaults: conditions.Defaults | None = None
         self._descended = False
         self._changes = 0
+        self._in_a_row = 0  # forwards that were recorded
 
     @property
     def name(self) -> str:
@@ -148,7 +113,7 @@ class Entry:
             return call.stock()
         except BackendError:
             raise
-        except FORWARD_ERRORS as error:
+        except Exception as error:  # of forward, which has only seen fakes
             out = call.stock()  # raises the module's own error, if any
             failed = f"recording failed ({type(error).__name__}: {error})"
             unexpected = CannotLower("forward", "", failed)
@@ -170,7 +135,8 @@ class Entry:
         if not any(t.requires_grad for t in chain(call.tensors(), *params)):
             return call.stock()
         resized, self.latest = self.latest is not lowered, lowered
-        replay = Replay(recording, outside, (call.args, call.kwargs), call.leaves)
+        arguments = call.args, call.kwargs
+        replay = Replay(recording, outside, arguments, call.leaves, params)
         for number, graph in enumerate(lowered.graphs):
             inputs = replay.inputs(recording.parts[number])
             plan = self._plan(
@@ -229,7 +195,7 @@ class Entry:
             warnings.warn(
                 f"yolov9mem: {self.name} runs in stock PyTorch: {reason}",
                 StockForwardWarning,
-                stacklevel=6,
+                stacklevel=8,  # the caller of the module
             )
         if "hook" in reason and not self.strict:
             self._descend(origin)
@@ -315,9 +281,23 @@ class Entry:
                     self._fakes = None
                     raise
                 self._remember(key, found)
+                self._count_recording()
+            else:
+                self._in_a_row = 0
         if isinstance(found, CannotLower):
             raise found.again()
         return found
+
+    def _count_recording(self) -> None:
+        self._in_a_row += 1
+        if self._in_a_row == MOST_IN_A_ROW:
+            warnings.warn(
+                f"yolov9mem: {self.name}: {MOST_IN_A_ROW} forwards in a row were recorded "
+                "anew, which takes time: an attribute of it or an argument, not a tensor, "
+                "has another value each time. Pass it as a tensor, or keep it in a buffer",
+                StockForwardWarning,
+                stacklevel=9,  # the caller of the module
+            )
 
     def _record(self, call: Invocation) -> Recording:
         """From now on, what forward has looked at in objects counts as well."""
@@ -331,13 +311,23 @@ class Entry:
                 self._fingerprint = Fingerprint(call.origin, self._looked_at)
 
     def _check_use(self, made: Lowered, leaves: list[Any]) -> None:
-        """Raises CannotLower where stock PyTorch would hold no more than our plans."""
-        graphs = zip(made.graphs, made.learning(leaves))
-        held = held_bytes(self._plan(graph, *learning) for graph, learning in graphs)
-        if held.ours - held.weights >= held.stock:
+        """Raises CannotLower where stock PyTorch would hold no more than our plans.
+
+        "min" has the lowest peak, which in a small module is not the least that is held:
+        that is "conv" then.
+        """
+        held = self._held(made, leaves)
+        if held.gains_nothing and self.keep.rule == "min":
+            self.keep = Keep("conv")
+            held = self._held(made, leaves)
+        if held.gains_nothing:
             sizes = readable_bytes(held.ours), readable_bytes(held.stock)
             reason = "{} would be held, in stock PyTorch {}".format(*sizes)
             raise CannotLower("forward", "", reason)
+
+    def _held(self, made: Lowered, leaves: list[Any]) -> Held:
+        graphs = zip(made.graphs, made.learning(leaves))
+        return held_bytes(self._plan(graph, *learning) for graph, learning in graphs)
 
     def _fake_copy(self, origin: nn.Module) -> FakeCopy:
         """Made anew when the module has moved to another kind of device."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_map_only, tree_unflatten
 
 from .. import devices
 from ..recording.ir import Part, Recording, Ref, StockCall
-from .binding import Outside
+from .binding import Outside, is_channels_last
 
 
 @contextmanager
@@ -51,6 +52,13 @@ _VIEWS: dict[str, Callable[..., Any]] = {
 }
 
 
+# They draw a number for each element in the order of memory, or make what others fill so.
+_DRAWS = {
+    "alpha_dropout", "bernoulli", "dropout", "empty_like", "multinomial", "poisson",
+    "rand_like", "randint_like", "randn_like", "rrelu",
+}  # fmt: skip
+
+
 def _function(call: StockCall) -> Callable[..., Any]:
     """What replays the call."""
     name, _, _ = call.name.partition(".")  # of torch.ops.aten: the overload follows
@@ -75,10 +83,11 @@ class Replay:
         outside: Outside,
         arguments: tuple[Any, Any],
         leaves: list[Any],
+        params: list[list[Tensor]],
     ) -> None:
-        """``leaves``: of ``arguments``, which are (args, kwargs)."""
+        """``leaves``: of ``arguments``, which are (args, kwargs). ``params``: by graph."""
         self._recording, self._outside = recording, outside
-        self._arguments, self._leaves = arguments, leaves
+        self._arguments, self._leaves, self._params = arguments, leaves, params
         self._made: dict[Any, Tensor] = {}  # by number of a value, by (call, leaf)
         self._call = 0
         self._replay(0)
@@ -121,8 +130,18 @@ class Replay:
             return self._leaves[leaf.key]
         return self._outside.tensor(leaf.key) if leaf.kind == "path" else leaf.key
 
-    def _resolved(self, tree: Any) -> Any:
-        return tree_map(self._given, tree, is_leaf=lambda leaf: isinstance(leaf, Ref))
+    def _resolved(self, call: StockCall) -> tuple[Any, Any]:
+        """Its (args, kwargs) now."""
+        tree = call.args, call.kwargs
+        given = tree_map(self._given, tree, is_leaf=lambda leaf: isinstance(leaf, Ref))
+        if call.name in _DRAWS and not self._is_channels_last():
+            given = tree_map_only(Tensor, Tensor.contiguous, given)
+        return given
+
+    def _is_channels_last(self) -> bool:
+        """Would values be, in stock PyTorch?"""
+        tensors = [leaf for leaf in self._leaves if isinstance(leaf, Tensor)]
+        return any(map(is_channels_last, chain(tensors, *self._params)))
 
     def _given(self, leaf: Any) -> Any:
         """An argument of a stock call. A GPU is the one that this forward runs on: the
@@ -146,9 +165,8 @@ class Replay:
             call = calls[self._call]
             given = [self._resolve(ref) for ref in call.refs]
             with _autocast(devices.of(self._leaves).type, call.autocast):
-                made = _function(call)(
-                    *self._resolved(call.args), **self._resolved(call.kwargs)
-                )
+                args, kwargs = self._resolved(call)
+                made = _function(call)(*args, **kwargs)
             flat = tree_flatten(made)[0]
             for leaf, (kind, i) in enumerate(call.made):
                 self._made[self._call, leaf] = flat[i] if kind == "result" else given[i]

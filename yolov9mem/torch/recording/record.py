@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""record(): one training forward on fakes, which leaves nothing behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .fakes import VALUE_ERRORS, FakeCopy
+from .ir import CannotLower, Recording
+from .isolation import random_states, undisturbed
+from .leaked_fakes import Watch
+from .recorder import Recorder
+
+
+def record(fakes: FakeCopy, leaves: list[Any], spec: Any, strict: bool) -> Recording:
+    """Records one training forward of the module that ``fakes`` was copied from.
+
+    ``leaves`` and ``spec`` are ``(args, kwargs)`` flattened. Raises CannotLower for what
+    cannot be lowered (strict) or replayed, and whatever the module's own forward raises.
+    """
+    with undisturbed(), Watch(fakes.own()) as watch:
+        made = _record(Recorder(fakes, strict, watch.fakes), leaves, spec)
+        if isinstance(made, CannotLower):
+            fakes.discard()
+        held = watch.take_back()
+    if held and not isinstance(made, CannotLower):
+        reason = f"it keeps tensors outside of the module, in {held}"
+        made = CannotLower("forward", "", reason)
+    if isinstance(made, CannotLower):
+        raise made
+    return made
+
+
+def _record(
+    recorder: Recorder, leaves: list[Any], spec: Any
+) -> Recording | CannotLower:
+    """The recording, or why there is none, without the frames that would hold fakes."""
+    before = random_states()
+    try:
+        made = recorder.run(leaves, spec)
+    except CannotLower as failure:
+        return failure.again()
+    except VALUE_ERRORS as error:
+        call = type(error).__name__
+        reason = "forward depends on the values of tensors, not only on sizes"
+        return CannotLower(call, recorder.path, reason)
+    if random_states() != before:
+        reason = "forward draws from the generator of Python or NumPy"
+        return CannotLower("random", "", reason)
+    return made
