@@ -8,15 +8,18 @@ CUDNN ?= nvidia-cudnn-cu13>=9.8,<10
 export YOLOV9MEM_CUDA ?= 0
 
 BIN := $(VENV)/bin
-C_FILES := $(wildcard csrc/*/*.c csrc/*/*.h)
-C_FORMATTED := $(C_FILES) $(wildcard csrc/*/*.cu csrc/*/*.cuh tests/arm/*.c)
+C_FILES := $(wildcard csrc/*/*.c csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh)
+C_FORMATTED := $(C_FILES) $(wildcard tests/arm/*.c)
 PYTHON_FOLDERS := yolov9mem tests benchmarks examples $(wildcard *.py)
 SANITIZED := build/sanitize
 # Those that reach every C file in little time.
 SANITIZE_TESTS := tests/test_blocks.py tests/test_leaks.py tests/test_plan.py \
     tests/test_plan_memory.py tests/test_sgd.py $(wildcard tests/test_mosaic*.py)
 
-.PHONY: help build demo test lint format sanitize cuda cudnn opencv5 oldest bench clean
+# Of setup.py and build_cuda.py: another value is another build.
+SWITCHES := $(foreach name,CUDA CUDA_ARCHS DEBUG SANITIZE WERROR,$(YOLOV9MEM_$(name)),)
+
+.PHONY: FORCE help build demo test lint format sanitize cuda cudnn opencv5 oldest bench clean
 
 help:
 	@echo "make demo      train on drawn shapes with and without yolov9mem"
@@ -37,7 +40,12 @@ $(VENV)/.packages:
 	$(BIN)/pip install --quiet "$(TORCH)"
 	@touch $@
 
-$(VENV)/.built: $(VENV)/.packages pyproject.toml setup.py $(C_FILES)
+# Only as new as the last change of a switch.
+$(VENV)/.switches: $(VENV)/.packages FORCE
+	@echo '$(SWITCHES)' | cmp -s - $@ || echo '$(SWITCHES)' >$@
+
+$(VENV)/.built: $(VENV)/.packages $(VENV)/.switches pyproject.toml setup.py \
+    build_cuda.py $(C_FILES)
 	$(BIN)/pip install --quiet --no-build-isolation -e ".[test,lint]"
 	@touch $@
 

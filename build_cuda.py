@@ -166,21 +166,35 @@ def extension(compile_args: list[str], link_args: list[str]) -> Extension | None
     return made
 
 
+def record(path: Path, *facts: object) -> str:
+    """Writes down what is built with; the file is as old as the last change of it.
+
+    Builds compare times only, so what is made depends on this file as on a source: other
+    switches in the environment are then no less a change than other lines.
+    """
+    text = "\n".join(map(str, facts)) + "\n"
+    if not path.is_file() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return str(path)
+
+
 def compile_kernels(ext: Extension, build_temp: str, jobs: int) -> None:
     """Compiles every csrc/cuda/*.cu and hands the objects to the linker of `ext`."""
     toolkit: Toolkit = ext.cuda_toolkit
     folder = Path(build_temp) / "csrc/cuda"
-    folder.mkdir(parents=True, exist_ok=True)
     flags = [*nvcc_flags(toolkit), f"-I{ROOT / 'csrc'}"]
+    read_by_nvcc = [os.environ.get(f"NVCC_{n}_FLAGS") for n in ("PREPEND", "APPEND")]
+    built_with = record(folder / "nvcc.txt", toolkit.version, flags, read_by_nvcc)
     # No kernel knows cuDNN.
     headers = [p for p in ext.depends if not p.endswith(".cu") and "cudnn" not in p]
-    newest = max((ROOT / path).stat().st_mtime for path in headers)
+    newest = max((ROOT / path).stat().st_mtime for path in (*headers, built_with))
 
     def compile_one(source: Path) -> str:
         made = folder / f"{source.name}.o"
         command = [toolkit.nvcc, *flags, "-c", str(source), "-o", str(made)]
         changed = max(newest, source.stat().st_mtime)
-        if made.is_file() and made.stat().st_mtime > changed:
+        if made.is_file() and made.stat().st_mtime >= changed:
             return str(made)
         print(" ".join(command))
         subprocess.run(command, check=True)
@@ -188,5 +202,7 @@ def compile_kernels(ext: Extension, build_temp: str, jobs: int) -> None:
 
     with ThreadPoolExecutor(jobs) as pool:
         kernels = list(pool.map(compile_one, sorted((ROOT / "csrc/cuda").glob("*.cu"))))
+    # setuptools links again for what is newer among these only, not for its objects.
+    ext.depends = [*ext.depends, *kernels]
     # The runtime before the system's libraries, which it uses.
     ext.extra_objects = [*kernels, str(toolkit.lib / "libcudart_static.a")]

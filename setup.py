@@ -51,7 +51,23 @@ def link_flags() -> list[str]:
 
 
 class BuildInParallel(build_ext):
-    """build_ext that compiles the files of an extension side by side."""
+    """build_ext that compiles the files of an extension side by side, and again where
+    they were built with other flags."""
+
+    def run(self) -> None:
+        # build/lib survives `pip install .`, and what lies there would be installed.
+        if cuda is None:
+            for old in Path(self.build_lib).glob("yolov9mem/_cuda.*.so"):
+                old.unlink()
+        super().run()
+
+    def record(self, ext: Extension) -> str:
+        """What it is compiled with. Not include_dirs: pip's are new ones every time."""
+        return build_cuda.record(
+            Path(self.build_temp) / f"{ext.name}.txt",
+            *(self.compiler.compiler_so, self.compiler.linker_so, ext.define_macros),
+            *(ext.extra_compile_args, ext.extra_link_args, numpy.__version__),
+        )
 
     def build_extension(self, ext: Extension) -> None:
         jobs = int(os.environ.get("YOLOV9MEM_JOBS", 0)) or len(os.sched_getaffinity(0))
@@ -68,6 +84,7 @@ class BuildInParallel(build_ext):
         self.compiler.compile = compile_all
         if ext.name == "yolov9mem._cuda":
             build_cuda.compile_kernels(ext, self.build_temp, jobs)
+        ext.depends = [*ext.depends, self.record(ext)]
         try:
             super().build_extension(ext)
         finally:

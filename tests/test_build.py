@@ -10,7 +10,10 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -148,3 +151,119 @@ def test_mosaic_is_the_function_however_it_is_reached() -> None:
 
     assert callable(yolov9mem.mosaic)
     assert isinstance(yolov9mem.Mosaic, type)
+
+
+# Makes what it is told to with -o, and notes it.
+FAKE_COMPILER = """#!/bin/sh
+case "$*" in
+--version) echo "Cuda compilation tools, release 13.0, V13.0.88"; exit;;
+--dryrun*) echo "#\\$ TOP=FOLDER"; exit;;
+esac
+for word in "$@"; do
+    [ "$last" = -o ] && : >"$word" && echo "$word" >>FOLDER/made
+    last="$word"
+done
+"""
+
+
+def environment_without(*prefixes: str) -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Callable[..., list[str]]:
+    """Builds the extensions by compilers that only pretend to; returns the names of what
+    was made, and keeps it for the next build. The toolkit is a pretence too."""
+    pytest.importorskip("setuptools", reason="building needs it")
+    for name in ("bin/nvcc", "bin/cc"):
+        tool = tmp_path / name
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text(FAKE_COMPILER.replace("FOLDER", str(tmp_path)))
+        tool.chmod(0o755)
+    for name in ("include/cuda_runtime_api.h", "lib64/libcudart_static.a"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    cc = str(tmp_path / "bin/cc")
+    kept = environment_without("YOLOV9MEM_") | {"CC": cc, "CUDA_HOME": str(tmp_path)}
+    kept |= {"LDSHARED": f"{cc} -shared"}
+    command = [sys.executable, "setup.py", "--quiet", "build_ext"]
+    command += ["--build-temp", str(tmp_path / "t"), "--build-lib", str(tmp_path / "l")]
+
+    def run(**environment: str) -> list[str]:
+        (tmp_path / "made").write_text("")
+        subprocess.run(
+            command, check=True, cwd=ROOT, env=kept | environment, capture_output=True
+        )
+        made = [Path(line).name for line in (tmp_path / "made").read_text().split()]
+        return sorted(name.removesuffix(SUFFIX) for name in made)
+
+    return run
+
+
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+KERNELS = sorted(f"{path.name}.o" for path in (ROOT / "csrc/cuda").glob("*.cu"))
+
+
+def test_other_architectures_are_built(build) -> None:
+    """As the message of a GPU without code says: by the next `pip install .`."""
+    first = build(YOLOV9MEM_CUDA_ARCHS="90")
+    assert {"_core", "_cuda", "plan.o", *KERNELS} <= set(first)
+    assert build(YOLOV9MEM_CUDA_ARCHS="90") == []
+    again = build(YOLOV9MEM_CUDA_ARCHS="90 120")
+    assert "_cuda" in again and "_core" not in again
+    assert [name for name in again if name.endswith(".cu.o")] == KERNELS
+    assert build(YOLOV9MEM_CUDA_ARCHS="90 120") == []
+
+
+def test_other_flags_are_built(build) -> None:
+    build()
+    again = build(YOLOV9MEM_DEBUG="1")
+    assert {"_core", "_cuda", "plan.o"} <= set(again)
+    assert not set(KERNELS) & set(again), "nvcc has the same flags"
+    assert build(YOLOV9MEM_DEBUG="1") == []
+
+
+def test_a_build_without_cuda_leaves_none_of_the_last(build, tmp_path) -> None:
+    build()
+    library = tmp_path / f"l/yolov9mem/_cuda{SUFFIX}"
+    assert library.exists()
+    assert build(YOLOV9MEM_CUDA="0") == []
+    assert not library.exists()
+    assert build() != []
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_builds_again_what_changed(tmp_path: Path) -> None:
+    for name in (
+        "csrc/core/a.c",
+        "csrc/cuda/a.cu",
+        "csrc/cuda/a.cuh",
+        "pyproject.toml",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("Makefile", "setup.py", "build_cuda.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    pip = tmp_path / ".venv/bin/pip"
+    pip.parent.mkdir(parents=True)
+    pip.write_text('#!/bin/sh\necho "$*" >>pip.log\n')
+    pip.chmod(0o755)
+    (tmp_path / ".venv/.packages").touch()
+    kept = environment_without("YOLOV9MEM_", "MAKE")
+
+    def builds(**environment: str) -> bool:
+        (tmp_path / "pip.log").write_text("")
+        command = ["make", "--silent", "build"]
+        subprocess.run(command, check=True, cwd=tmp_path, env=kept | environment)
+        return (tmp_path / "pip.log").read_text() != ""
+
+    assert builds()
+    assert not builds()
+    for name in ("csrc/core/a.c", "csrc/cuda/a.cu", "csrc/cuda/a.cuh", "build_cuda.py"):
+        time.sleep(0.02)  # files' times are that coarse
+        (tmp_path / name).touch()
+        assert builds(), name
+    assert builds(YOLOV9MEM_CUDA="1")
+    assert not builds(YOLOV9MEM_CUDA="1")
+    assert builds(YOLOV9MEM_CUDA="1", YOLOV9MEM_CUDA_ARCHS="90 120")
+    assert builds()
