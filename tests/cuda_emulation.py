@@ -174,7 +174,6 @@ class Context(C.Structure):
         ("scratch_bytes", C.c_size_t),
         ("stream", C.c_void_p),
         ("device", C.c_int32),
-        ("deterministic", C.c_bool),
     ]
 
 

@@ -24,9 +24,8 @@ typedef struct ym_context {
     ym_error error;
     void *scratch; /* 64-byte aligned */
     size_t scratch_bytes;
-    void *stream;       /* CUDA stream, NULL on the CPU */
-    int32_t device;     /* CUDA device, -1 on the CPU */
-    bool deterministic; /* the same bits for the same call (the CPU always does) */
+    void *stream;   /* CUDA stream, NULL on the CPU */
+    int32_t device; /* CUDA device, -1 on the CPU */
 } ym_context;
 
 typedef struct ym_conv {
