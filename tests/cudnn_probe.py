@@ -50,7 +50,7 @@ CUBLASLT_CALLS = (
 class Problem(C.Structure):
     _fields_ = [("pass_", C.c_int32), ("dtype", C.c_int32), ("conv", ce.Conv)]
     _fields_ += [(name, C.c_int32) for name in ("n", "h", "w", "oh", "ow")]
-    _fields_ += [(name, C.c_int32) for name in ("accumulate", "tf32", "search")]
+    _fields_ += [(name, C.c_int32) for name in ("accumulate", "tf32", "trials")]
 
 
 class Plan(C.Structure):

@@ -6,7 +6,7 @@
  */
 #include "cuda/conv_cudnn.h"
 
-#include "cuda/cudnn_search.h"
+#include "cuda/cudnn_trials.h"
 #include "cuda/weight.h"
 
 #include <stdio.h>
@@ -64,7 +64,7 @@ static cudnn_problem problem_of(ym_conv_pass pass, const ym_conv *conv,
     made.accumulate = accumulate;
     const cudnn_settings settings = cudnn_used();
     made.tf32 = y->dtype == YM_F32 && settings.tf32;
-    made.search = settings.search;
+    made.trials = settings.trials;
     return made;
 }
 
@@ -170,7 +170,7 @@ static ym_status execute(ym_context *context, const cudnn_loan *loan, const plac
         "16 bytes",
         x, y);
     const operands on = {at, x, y};
-    cudnn_search(context, loan, run_plan, &on);
+    cudnn_try_engines(context, loan, run_plan, &on);
     return run_plan(context, loan, loan->plan, &on);
 }
 

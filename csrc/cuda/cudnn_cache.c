@@ -27,17 +27,17 @@ typedef struct store {
 static store *stores[YM_CUDNN_DEVICES];
 static pthread_mutex_t locks[YM_CUDNN_DEVICES] = {
     [0 ... YM_CUDNN_DEVICES - 1] = PTHREAD_MUTEX_INITIALIZER};
-static atomic_bool tf32 = true, search = false;
+static atomic_bool tf32 = true, trials = false;
 
 void cudnn_use(cudnn_settings settings)
 {
     atomic_store(&tf32, settings.tf32);
-    atomic_store(&search, settings.search);
+    atomic_store(&trials, settings.trials);
 }
 
 cudnn_settings cudnn_used(void)
 {
-    return (cudnn_settings){atomic_load(&tf32), atomic_load(&search)};
+    return (cudnn_settings){atomic_load(&tf32), atomic_load(&trials)};
 }
 
 static uint32_t hash_of(const cudnn_problem *problem)

@@ -37,7 +37,7 @@ bool cudnn_ask(const cudnn_problem *problem, cudnn_plan *plan);
 /* What torch says of cuDNN. Problems carry it, so each has its own plans. */
 typedef struct cudnn_settings {
     bool tf32;   /* float32 convolutions may round to TF32; true until told */
-    bool search; /* engines are tried, see cudnn_search.h; false until told */
+    bool trials; /* engines are timed, see cudnn_trials.h; false until told */
 } cudnn_settings;
 
 void cudnn_use(cudnn_settings settings);

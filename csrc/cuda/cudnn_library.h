@@ -2,7 +2,8 @@
  *
  * cuDNN 9 by dlopen: its functions, and the numbers of its binary interface that are
  * used here (they are fixed within a major version), so that building needs none of its
- * headers.
+ * headers. Lower-case names, cudnn_open, are ours; cuDNN's own are in camel case,
+ * cudnnCreate.
  */
 #ifndef YM_CUDA_CUDNN_LIBRARY_H
 #define YM_CUDA_CUDNN_LIBRARY_H

@@ -13,7 +13,7 @@
 #include "cuda/cudnn_library.h"
 
 #define YM_CUDNN_WORKSPACE_CAP ((int64_t)32 << 20)
-#define YM_CUDNN_TRIES 10 /* of a search, as torch.backends.cudnn.benchmark_limit */
+#define YM_CUDNN_TRIES 10 /* as torch.backends.cudnn.benchmark_limit */
 
 /* The numbers that tensors go by in a graph. */
 enum { CUDNN_ID_X = 1, CUDNN_ID_W = 2, CUDNN_ID_Y = 3 };
@@ -27,7 +27,7 @@ typedef struct cudnn_problem {
     int32_t n, h, w, oh, ow;
     int32_t accumulate; /* dx +=, by beta */
     int32_t tf32;       /* float32 may be rounded to TF32 */
-    int32_t search;     /* when it is first run, engines are tried */
+    int32_t trials;     /* when it is first run, engines are timed */
 } cudnn_problem;
 
 /* For whom: a handle of the device at hand, or the description of an absent one. */
@@ -49,7 +49,7 @@ typedef struct cudnn_plan {
 ym_status cudnn_make_plan(const cudnn_target *target, const cudnn_problem *problem,
                           cudnn_plan *plan, ym_error *error);
 
-/* What a search tries, the heuristics' best first: those of their first YM_CUDNN_TRIES
+/* What is to be tried, the heuristics' best first: those of their first YM_CUDNN_TRIES
  * that may be used and need at most `room` bytes. The plans are the caller's. */
 ym_status cudnn_list_plans(const cudnn_target *target, const cudnn_problem *problem,
                            int64_t room, cudnn_plan plans[YM_CUDNN_TRIES],

@@ -62,7 +62,7 @@ static memory *find(const replayer *r, const ym_replay_key *key,
     for (memory *m = r->first; m != NULL; m = m->next) {
         if (is_of_part(m, key) && m->words == key->words &&
             m->settings.tf32 == settings.tf32 &&
-            m->settings.search == settings.search &&
+            m->settings.trials == settings.trials &&
             memcmp(m->word, key->word, key->words * sizeof *key->word) == 0) {
             return m;
         }

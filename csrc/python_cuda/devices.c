@@ -180,7 +180,7 @@ static ym_status choose_table(bool plain, const ym_backend **table, ym_error *er
 }
 
 PyDoc_STRVAR(use_cudnn_doc,
-             "use_cudnn($module, tf32, search, /)\n--\n\n"
+             "use_cudnn($module, tf32, trials, /)\n--\n\n"
              "Whether float32 convolutions may round to TF32, and whether engines are\n"
              "tried and the fastest kept, as torch.backends.cudnn.allow_tf32 and\n"
              "benchmark say. A plan needs the same settings to be made and to run.");
@@ -188,11 +188,11 @@ PyDoc_STRVAR(use_cudnn_doc,
 static PyObject *use_cudnn(PyObject *module, PyObject *arguments)
 {
     (void)module;
-    int tf32, search;
-    if (!PyArg_ParseTuple(arguments, "pp:use_cudnn", &tf32, &search)) {
+    int tf32, trials;
+    if (!PyArg_ParseTuple(arguments, "pp:use_cudnn", &tf32, &trials)) {
         return NULL;
     }
-    cudnn_use((cudnn_settings){tf32 != 0, search != 0});
+    cudnn_use((cudnn_settings){tf32 != 0, trials != 0});
     Py_RETURN_NONE;
 }
 

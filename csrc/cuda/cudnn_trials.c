@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Which engine is the fastest is found by running them.
  */
-#include "cuda/cudnn_search.h"
+#include "cuda/cudnn_trials.h"
 
 #include <math.h>
 
@@ -17,7 +17,7 @@ typedef struct trial {
 
 int64_t cudnn_room(const cudnn_problem *problem, const cudnn_plan *plan)
 {
-    const int64_t least = problem->search ? YM_CUDNN_WORKSPACE_CAP : 0;
+    const int64_t least = problem->trials ? YM_CUDNN_WORKSPACE_CAP : 0;
     return plan->workspace_bytes > least ? plan->workspace_bytes : least;
 }
 
@@ -83,12 +83,12 @@ static void try_all(const trial *t)
 static bool is_wanted(const ym_context *context, const cudnn_loan *loan)
 {
     const cudnn_problem *problem = loan->problem;
-    return problem->search && !problem->accumulate && !loan->plan->tried &&
+    return problem->trials && !problem->accumulate && !loan->plan->tried &&
            !loan->plan->compiles && !cuda_is_captured(context);
 }
 
-void cudnn_search(ym_context *context, const cudnn_loan *loan, cudnn_run run,
-                  const void *what)
+void cudnn_try_engines(ym_context *context, const cudnn_loan *loan, cudnn_run run,
+                       const void *what)
 {
     if (!is_wanted(context, loan)) {
         return;

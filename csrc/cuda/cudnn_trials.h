@@ -5,8 +5,8 @@
  * problem from then on. Such a call waits for the GPU, the only ones that do. What adds
  * to dx cannot be run twice and has the engine that cuDNN recommends.
  */
-#ifndef YM_CUDA_CUDNN_SEARCH_H
-#define YM_CUDA_CUDNN_SEARCH_H
+#ifndef YM_CUDA_CUDNN_TRIALS_H
+#define YM_CUDA_CUDNN_TRIALS_H
 
 #include "cuda/cudnn_cache.h"
 
@@ -14,12 +14,12 @@
 typedef ym_status (*cudnn_run)(ym_context *context, const cudnn_loan *loan,
                                const cudnn_plan *plan, const void *what);
 
-/* Of workspace to have ready for a problem: with a search, what its engines may ask. */
+/* Of workspace to have ready for a problem: with trials, what its engines may ask. */
 int64_t cudnn_room(const cudnn_problem *problem, const cudnn_plan *plan);
 
 /* Puts the fastest plan into the loan's, once for each problem; where none can be
  * timed, and while the stream is captured, there stays what is there. */
-void cudnn_search(ym_context *context, const cudnn_loan *loan, cudnn_run run,
-                  const void *what);
+void cudnn_try_engines(ym_context *context, const cudnn_loan *loan, cudnn_run run,
+                       const void *what);
 
 #endif
