@@ -45,6 +45,7 @@ class Gpu:
         self.lib.ym_emulation_driver(0)
         self.capture(False)
         self.lib.ym_emulation_devices(1)
+        self.lib.ym_emulation_capability(9)
         self.lib.ym_emulation_reset_counts()
 
 

@@ -174,23 +174,60 @@ static ym_status execute(ym_context *context, const cudnn_loan *loan, const plac
     return run_plan(context, loan, loan->plan, &on);
 }
 
-static ym_status borrow(ym_context *context, ym_conv_pass pass, const ym_conv *conv,
-                        const ym_tensor *x, const ym_tensor *y, bool accumulate,
-                        cudnn_loan *loan)
+/* One call on its device, by the plan of its problem. */
+typedef struct visit {
+    cudnn_loan loan;
+    int previous; /* the device to go back to */
+} visit;
+
+/* Only after YM_OK to be ended. */
+static ym_status begin(ym_context *context, ym_conv_pass pass, const ym_conv *conv,
+                       const ym_tensor *x, const ym_tensor *y, bool accumulate,
+                       visit *made)
 {
+    made->previous = cuda_enter_device(context);
     const cudnn_problem problem = problem_of(pass, conv, x, y, accumulate);
-    return cudnn_borrow(context, &problem, loan);
+    const ym_status status = cudnn_borrow(context, &problem, &made->loan);
+    if (status != YM_OK) {
+        cuda_leave_device(made->previous);
+    }
+    return status;
+}
+
+static ym_status end(const visit *ended, ym_status status)
+{
+    cudnn_give_back(&ended->loan);
+    cuda_leave_device(ended->previous);
+    return status;
+}
+
+static bool lacks_bf16(int device)
+{
+    int major = 0;
+    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) !=
+        cudaSuccess) {
+        cudaGetLastError(); /* so that the next call starts clean */
+        return false;
+    }
+    return major < 8;
 }
 
 /* Whether our own kernels have to do it. */
-static ym_status is_plain(ym_context *context, const cudnn_loan *loan,
-                          const ym_tensor *y, bool *plain)
+static ym_status is_plain(ym_context *context, const cudnn_loan *loan, bool *plain)
 {
+    const cudnn_problem *p = loan->problem;
     *plain = loan->plan->descriptor == NULL;
-    YM_CHECK(&context->error, !*plain || y->dtype != YM_BF16, YM_ERR_UNSUPPORTED,
+    if (!*plain || p->dtype != YM_BF16) {
+        return YM_OK;
+    }
+    YM_CHECK(&context->error, !lacks_bf16(loan->device), YM_ERR_UNSUPPORTED,
              "cuda: convolution: cuDNN has no bfloat16 on this GPU (compute capability "
              "below 8.0): use float16");
-    return YM_OK;
+    return ym_fail(&context->error, YM_ERR_UNSUPPORTED,
+                   "cuda: convolution: cuDNN has no engine for bfloat16 with %d to %d "
+                   "channels, kernel %dx%d, %d groups: use float16, or backend "
+                   "'cuda:plain'",
+                   p->conv.c, p->conv.k, p->conv.r, p->conv.s, p->conv.groups);
 }
 
 /* As find_places; a weight that is not packed yet is packed there. */
@@ -212,7 +249,7 @@ static ym_status forward(ym_context *context, const cudnn_loan *loan,
                          const float *bias, ym_tensor *y)
 {
     bool plain;
-    YM_TRY(is_plain(context, loan, y, &plain));
+    YM_TRY(is_plain(context, loan, &plain));
     if (plain) {
         return cuda_plain_conv_forward(context, conv, x, w, bias, y);
     }
@@ -227,7 +264,7 @@ static ym_status backward_data(ym_context *context, const cudnn_loan *loan,
                                const ym_weight *w, ym_tensor *dx, bool accumulate)
 {
     bool plain;
-    YM_TRY(is_plain(context, loan, dy, &plain));
+    YM_TRY(is_plain(context, loan, &plain));
     if (plain) {
         return cuda_plain_conv_backward_data(context, conv, dy, w, dx, accumulate);
     }
@@ -238,54 +275,36 @@ static ym_status backward_data(ym_context *context, const cudnn_loan *loan,
 
 static ym_status backward_weight(ym_context *context, const cudnn_loan *loan,
                                  const ym_conv *conv, const ym_tensor *x,
-                                 const ym_tensor *dy, ym_weight *dw, bool accumulate_dw,
-                                 float *dbias, bool accumulate_dbias)
+                                 const ym_tensor *dy, ym_weight *dw, bool accumulate)
 {
     bool plain;
-    YM_TRY(is_plain(context, loan, dy, &plain));
+    YM_TRY(is_plain(context, loan, &plain));
     if (plain) {
-        return cuda_plain_conv_backward_weight(context, conv, x, dy, dw, accumulate_dw,
-                                               dbias, accumulate_dbias);
+        return cuda_plain_conv_backward_weight(context, conv, x, dy, dw, accumulate,
+                                               NULL, false);
     }
-    if (dw->data != NULL) {
-        places at;
-        YM_TRY(find_places(context, conv, dy->dtype, loan, NULL, &at));
-        YM_TRY(execute(context, loan, &at, x->data, dy->data));
-        YM_TRY(cuda_unpack_weight(context, at.weight, dy->dtype, dw, accumulate_dw));
-    }
-    return dbias != NULL ? cuda_bias_gradient(context, dy, dbias, accumulate_dbias)
-                         : YM_OK;
+    places at;
+    YM_TRY(find_places(context, conv, dy->dtype, loan, NULL, &at));
+    YM_TRY(execute(context, loan, &at, x->data, dy->data));
+    return cuda_unpack_weight(context, at.weight, dy->dtype, dw, accumulate);
 }
 
 ym_status cudnn_conv_forward(ym_context *context, const ym_conv *conv,
                              const ym_tensor *x, const ym_weight *w, const float *bias,
                              ym_tensor *y)
 {
-    const int previous = cuda_enter_device(context);
-    cudnn_loan loan;
-    ym_status status = borrow(context, YM_CONV_FORWARD, conv, x, y, false, &loan);
-    if (status == YM_OK) {
-        status = forward(context, &loan, conv, x, w, bias, y);
-        cudnn_give_back(&loan);
-    }
-    cuda_leave_device(previous);
-    return status;
+    visit v;
+    YM_TRY(begin(context, YM_CONV_FORWARD, conv, x, y, false, &v));
+    return end(&v, forward(context, &v.loan, conv, x, w, bias, y));
 }
 
 ym_status cudnn_conv_backward_data(ym_context *context, const ym_conv *conv,
                                    const ym_tensor *dy, const ym_weight *w,
                                    ym_tensor *dx, bool accumulate)
 {
-    const int previous = cuda_enter_device(context);
-    cudnn_loan loan;
-    ym_status status =
-        borrow(context, YM_CONV_BACKWARD_DATA, conv, dx, dy, accumulate, &loan);
-    if (status == YM_OK) {
-        status = backward_data(context, &loan, conv, dy, w, dx, accumulate);
-        cudnn_give_back(&loan);
-    }
-    cuda_leave_device(previous);
-    return status;
+    visit v;
+    YM_TRY(begin(context, YM_CONV_BACKWARD_DATA, conv, dx, dy, accumulate, &v));
+    return end(&v, backward_data(context, &v.loan, conv, dy, w, dx, accumulate));
 }
 
 ym_status cudnn_conv_backward_weight(ym_context *context, const ym_conv *conv,
@@ -293,15 +312,12 @@ ym_status cudnn_conv_backward_weight(ym_context *context, const ym_conv *conv,
                                      ym_weight *dw, bool accumulate_dw, float *dbias,
                                      bool accumulate_dbias)
 {
-    const int previous = cuda_enter_device(context);
-    cudnn_loan loan;
-    ym_status status =
-        borrow(context, YM_CONV_BACKWARD_WEIGHT, conv, x, dy, false, &loan);
-    if (status == YM_OK) {
-        status = backward_weight(context, &loan, conv, x, dy, dw, accumulate_dw, dbias,
-                                 accumulate_dbias);
-        cudnn_give_back(&loan);
+    if (dw->data != NULL) {
+        visit v;
+        YM_TRY(begin(context, YM_CONV_BACKWARD_WEIGHT, conv, x, dy, false, &v));
+        YM_TRY(
+            end(&v, backward_weight(context, &v.loan, conv, x, dy, dw, accumulate_dw)));
     }
-    cuda_leave_device(previous);
-    return status;
+    return dbias != NULL ? cuda_bias_gradient(context, dy, dbias, accumulate_dbias)
+                         : YM_OK;
 }

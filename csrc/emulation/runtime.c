@@ -15,6 +15,7 @@ static cudaError_t pending = cudaSuccess;
 static cudaError_t driver = cudaSuccess;
 static bool is_capturing = false;
 static int devices = 1;
+static int capability = 9;
 static int launch_device = -1;
 static long counts[YM_EMULATION_COUNTS];
 static char watched[64] = "no kernel";
@@ -50,16 +51,16 @@ cudaError_t cudaGetDeviceCount(int *count)
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *found, int device)
 {
-    *found = (struct cudaDeviceProp){"", 9, 0, MULTIPROCESSORS, (size_t)1 << 36};
+    *found =
+        (struct cudaDeviceProp){"", capability, 0, MULTIPROCESSORS, (size_t)1 << 36};
     snprintf(found->name, sizeof found->name, "Emulated %d", device);
     return driver;
 }
 
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr name, int device)
 {
-    (void)name;
     (void)device;
-    *value = MULTIPROCESSORS;
+    *value = name == cudaDevAttrMultiProcessorCount ? MULTIPROCESSORS : capability;
     return driver;
 }
 
@@ -173,6 +174,11 @@ void ym_emulation_driver(cudaError_t error)
 void ym_emulation_devices(int count)
 {
     devices = count < MOST_DEVICES ? count : MOST_DEVICES;
+}
+
+void ym_emulation_capability(int major)
+{
+    capability = major;
 }
 
 void ym_emulation_capture(int capturing)

@@ -27,7 +27,10 @@ struct cudaDeviceProp {
     int major, minor, multiProcessorCount;
     size_t totalGlobalMem;
 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+enum cudaDeviceAttr {
+    cudaDevAttrMultiProcessorCount = 16,
+    cudaDevAttrComputeCapabilityMajor = 75,
+};
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
 typedef struct CUevent_st *cudaEvent_t;
 typedef struct CUgraph_st *cudaGraph_t;
@@ -80,6 +83,8 @@ void ym_emulation_fail_next(cudaError_t error);
 /* While not 0, every call fails with it: 35 is no driver or one too old, 100 no GPU. */
 void ym_emulation_driver(cudaError_t error);
 void ym_emulation_devices(int count);
+/* Compute capability major.0 instead of 9.0. */
+void ym_emulation_capability(int major);
 /* While capturing, a call that a capture does not allow fails. */
 void ym_emulation_capture(int capturing);
 /* Since the last reset: launches, calls that wait for the device, copies to it. */
