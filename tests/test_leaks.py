@@ -173,6 +173,30 @@ def test_a_plan_keeps_its_graph() -> None:
     assert plan.output_shapes == [(1, 2, 2, 2)]
 
 
+def test_a_plan_that_is_not_made_leaves_its_graph_open() -> None:
+    graph = _core.Graph()
+    graph.output(graph.input(2))
+    for sizes in ([(1, 0, 2)], [(1, 2, 2), (1, 2, 2)]):
+        with pytest.raises(ValueError, match="input"):
+            _core.Plan(graph, sizes)
+    assert graph.input(3) == 1
+
+
+def test_a_graph_does_not_grow_under_its_plan() -> None:
+    """An argument is code of the user's: here one that adds to the graph."""
+    graph = _core.Graph()
+    graph.output(graph.input(2))
+
+    class Sizes:
+        def __iter__(self):
+            graph.input(3)
+            return iter([(1, 2, 2)])
+
+    with pytest.raises(ValueError, match="a plan is being made from it"):
+        _core.Plan(graph, Sizes())  # type: ignore[arg-type]
+    assert graph.input(3) == 1
+
+
 def test_threads_share_a_plan() -> None:
     """The same bits from eight threads at once as from one."""
     block = yolov9mem.elan1(4, 4, 4, 4)

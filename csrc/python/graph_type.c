@@ -7,7 +7,8 @@
 
 typedef struct graph_object {
     PyObject_HEAD ym_graph *graph;
-    bool sealed; /* a plan was made from it */
+    bool sealed;       /* a plan was made from it */
+    Py_ssize_t makers; /* of plans at this moment; they read it without the GIL */
 } graph_object;
 
 static PyObject *graph_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -48,9 +49,16 @@ ym_graph *ym_graph_of(PyObject *object)
     return ((graph_object *)object)->graph;
 }
 
-void ym_graph_seal(PyObject *object)
+void ym_graph_hold(PyObject *object)
 {
-    ((graph_object *)object)->sealed = true;
+    ((graph_object *)object)->makers++;
+}
+
+void ym_graph_let_go(PyObject *object, bool seal)
+{
+    graph_object *self = (graph_object *)object;
+    self->makers--;
+    self->sealed = self->sealed || seal;
 }
 
 ym_graph *ym_graph_open(PyObject *object)
@@ -60,6 +68,11 @@ ym_graph *ym_graph_open(PyObject *object)
         PyErr_SetString(
             PyExc_ValueError,
             "graph: a plan was made from it, nothing can be added any more");
+        return NULL;
+    }
+    if (self->makers > 0) {
+        PyErr_SetString(PyExc_ValueError,
+                        "graph: a plan is being made from it, nothing can be added");
         return NULL;
     }
     return self->graph;

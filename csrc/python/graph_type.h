@@ -11,9 +11,11 @@
  */
 ym_graph *ym_graph_of(PyObject *object);
 
-/* A plan reads the graph as long as it lives: from now on nothing may be added. The
- * object must be a Graph. */
-void ym_graph_seal(PyObject *object);
+/* Around the making of a plan, which reads the graph: nothing can be added meanwhile.
+ * A plan that was made reads it as long as it lives and seals it; where none was made,
+ * the graph can be added to as before. The object must be a Graph. */
+void ym_graph_hold(PyObject *object);
+void ym_graph_let_go(PyObject *object, bool seal);
 
 /* For the methods: the graph to add to, or NULL with an exception when it is sealed;
  * and the number made, or the exception of a failed status. */

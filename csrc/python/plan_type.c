@@ -138,6 +138,22 @@ static int parse_request(const plan_arguments *a, const ym_graph *g,
     return 0;
 }
 
+/* Fills self, which holds what is read without the GIL; -1 with an exception. */
+static int make_plan(plan_object *self, const ym_plan_request *request)
+{
+    const ym_graph *graph = ym_graph_of(self->graph);
+    ym_error error;
+    ym_status status;
+    Py_BEGIN_ALLOW_THREADS
+        status = ym_plan_create(graph, request, &self->plan, &error);
+    Py_END_ALLOW_THREADS
+    if (status != YM_OK) {
+        ym_raise(status, &error);
+        return -1;
+    }
+    return 0;
+}
+
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"graph",    "input_sizes", "dtype",       "keep",
@@ -150,33 +166,27 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords
                                      &a.replays)) {
         return NULL;
     }
-    ym_graph *graph = ym_graph_of(a.graph);
-    if (graph == NULL) {
+    const ym_graph *graph = ym_graph_of(a.graph);
+    plan_object *self = graph != NULL ? (plan_object *)type->tp_alloc(type, 0) : NULL;
+    if (self == NULL) {
         return NULL;
     }
+    self->graph = Py_NewRef(a.graph);
+    self->backend = Py_XNewRef(a.backend);
     ym_plan_request request = {0};
     int32_t(*sizes)[3] = NULL;
     bool *inputs = NULL, *params = NULL;
-    plan_object *self = NULL;
-    ym_error error;
-    if (parse_request(&a, graph, &request, &sizes, &inputs, &params) == 0) {
-        ym_plan *plan = NULL;
-        ym_status status = ym_plan_create(graph, &request, &plan, &error);
-        self = status == YM_OK ? (plan_object *)type->tp_alloc(type, 0) : NULL;
-        if (status != YM_OK) {
-            ym_raise(status, &error);
-        } else if (self == NULL) {
-            ym_plan_free(plan);
-        } else {
-            self->plan = plan;
-            self->graph = Py_NewRef(a.graph);
-            self->backend = Py_XNewRef(a.backend);
-            ym_graph_seal(a.graph);
-        }
-    }
+    ym_graph_hold(self->graph);
+    const bool made = parse_request(&a, graph, &request, &sizes, &inputs, &params) ==
+                          0 &&
+                      make_plan(self, &request) == 0;
+    ym_graph_let_go(self->graph, made);
     PyMem_Free(sizes);
     PyMem_Free(inputs);
     PyMem_Free(params);
+    if (!made) {
+        Py_CLEAR(self);
+    }
     return (PyObject *)self;
 }
 
