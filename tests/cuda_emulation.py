@@ -17,12 +17,13 @@ import os
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 from unittest import mock
 
 import numpy as np
@@ -33,6 +34,7 @@ F32, BF16, F16 = 0, 1, 2
 STORED = {F32: np.float32, BF16: np.uint16, F16: np.float16}
 IDENTITY, SILU, RELU, LEAKY_RELU, HARDTANH, HARDSWISH, MISH = range(7)
 FORWARD, BACKWARD_DATA, BACKWARD_WEIGHT = range(3)
+T = TypeVar("T", bound=C.Structure)
 
 
 def _sources() -> list[Path]:
@@ -99,17 +101,43 @@ def build() -> Path:
     return library
 
 
+_mirrored: dict[str, type[C.Structure]] = {}
+
+
+def mirrors(name: str) -> Callable[[type[T]], type[T]]:
+    """The class is the C struct of that name: `library` compares their sizes."""
+
+    def note(made: type[T]) -> type[T]:
+        _mirrored[name] = made
+        return made
+
+    return note
+
+
+def check_sizes(lib: C.CDLL) -> None:
+    """Raises AssertionError where C has another struct than Python."""
+    lib.ym_emulation_size_of.restype = C.c_size_t
+    for name, mirror in _mirrored.items():
+        size = lib.ym_emulation_size_of(name.encode())
+        assert size == C.sizeof(mirror), (
+            f"{mirror.__name__} has {C.sizeof(mirror)} bytes, {name} has {size}"
+        )
+
+
+@mirrors("ym_tensor")
 class Tensor(C.Structure):
     _fields_ = [("data", C.c_void_p), ("dtype", C.c_int)]
     _fields_ += [(name, C.c_int32) for name in "nhwc"] + [("pitch", C.c_int64)]
 
 
+@mirrors("ym_weight")
 class Weight(C.Structure):
     _fields_ = [("data", C.c_void_p), *((name, C.c_int32) for name in "kcrs")]
     _fields_ += [(f"stride_{name}", C.c_int64) for name in "kcrs"]
     _fields_ += [("packed", C.c_void_p)]
 
 
+@mirrors("ym_conv")
 class Conv(C.Structure):
     _fields_ = [
         (name, C.c_int32)
@@ -121,6 +149,7 @@ class Conv(C.Structure):
     ]
 
 
+@mirrors("ym_norm")
 class Norm(C.Structure):
     _fields_ = [
         (name, C.c_void_p)
@@ -133,16 +162,19 @@ class Norm(C.Structure):
     ]
 
 
+@mirrors("ym_term")
 class Term(C.Structure):
     _fields_ = [("value", Tensor), ("has_norm", C.c_bool), ("norm", Norm)]
     _fields_ += [("mean", C.c_void_p), ("rstd", C.c_void_p)]
 
 
+@mirrors("ym_activation")
 class Activation(C.Structure):
     _fields_ = [("kind", C.c_int)]
     _fields_ += [(name, C.c_float) for name in ("slope", "low", "high")]
 
 
+@mirrors("ym_brick")
 class Brick(C.Structure):
     _fields_ = [
         ("term_count", C.c_int32),
@@ -153,11 +185,13 @@ class Brick(C.Structure):
     ]
 
 
+@mirrors("ym_term_gradient")
 class TermGradient(C.Structure):
     _fields_ = [("dvalue", Tensor), ("accumulate", C.c_bool)]
     _fields_ += [(f"accumulate_{name}", C.c_bool) for name in ("gamma", "beta")]
 
 
+@mirrors("ym_pool")
 class Pool(C.Structure):
     _fields_ = [
         (f"{name}_{side}", C.c_int32)
@@ -166,6 +200,7 @@ class Pool(C.Structure):
     ] + [("count_include_pad", C.c_bool)]
 
 
+@mirrors("ym_context")
 class Context(C.Structure):
     _fields_ = [
         ("backend", C.c_void_p),
@@ -180,6 +215,7 @@ class Context(C.Structure):
 @functools.cache
 def library() -> C.CDLL:
     lib = C.CDLL(str(build()))
+    check_sizes(lib)
     for name in ("norm", "brick", "bias"):
         getattr(lib, f"cuda_{name}_scratch_bytes").restype = C.c_size_t
     for name in ("cuda_plain_conv", "cuda_mosaic", "cuda_sgd_table"):

@@ -47,12 +47,14 @@ CUBLASLT_CALLS = (
 )
 
 
+@ce.mirrors("cudnn_problem")
 class Problem(C.Structure):
     _fields_ = [("pass_", C.c_int32), ("dtype", C.c_int32), ("conv", ce.Conv)]
     _fields_ += [(name, C.c_int32) for name in ("n", "h", "w", "oh", "ow")]
     _fields_ += [(name, C.c_int32) for name in ("accumulate", "tf32", "trials")]
 
 
+@ce.mirrors("cudnn_plan")
 class Plan(C.Structure):
     _fields_ = [
         ("descriptor", C.c_void_p),

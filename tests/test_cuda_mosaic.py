@@ -12,15 +12,18 @@ import pytest
 from yolov9mem import _core
 
 NONE, AFFINE, PERSPECTIVE = range(3)
+LAUNCHES, WAITS = range(2)  # of ym_emulation_count
 FLOAT = 2  # added to a kind: by the floats of OpenCV 5
 SIZE = (37, 75)  # of the image: two whole blocks of 32 columns and a rest
 
 
+@ce.mirrors("ym_tile")
 class Tile(C.Structure):
     _fields_ = [("pixels", C.c_void_p), ("row_bytes", C.c_int64)]
     _fields_ += [(name, C.c_int32) for name in ("x", "y", "height", "width")]
 
 
+@ce.mirrors("ym_scene")
 class Scene(C.Structure):
     _fields_ = [
         ("tile", Tile * 9),
@@ -34,6 +37,7 @@ class Scene(C.Structure):
     ]
 
 
+@ce.mirrors("ym_mosaic_job")
 class Job(C.Structure):
     _fields_ = [
         ("scene", Scene * 2),
@@ -123,6 +127,26 @@ def test_a_batch_in_one_launch(seed: int) -> None:
     ce.call("cuda_mosaic_batch", batch.jobs, len(batch.jobs), scratch=scratch)
     np.testing.assert_array_equal(made, truth)
     assert len(np.unique(made)) > 100
+
+
+def test_a_large_batch_does_not_wait() -> None:
+    """A table of more than 64 KB, which a driver copies in its own time at once."""
+    few, count = Batch(7), 150
+    many = (Job * count)(*(few.jobs[i % len(few.jobs)] for i in range(count)))
+    made = np.full((count, 3, *SIZE), 7, np.uint8)
+    for job, image in zip(many, made, strict=True):
+        job.out = image.ctypes.data
+    scratch = ce.scratch_bytes("cuda_mosaic", count)
+    assert scratch > 65536
+    before = [ce.library().ym_emulation_count(what) for what in (LAUNCHES, WAITS)]
+    ce.call("cuda_mosaic_batch", many, count, scratch=scratch)
+    after = [ce.library().ym_emulation_count(what) for what in (LAUNCHES, WAITS)]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 0]
+    truth = few.outputs()
+    for job in few.jobs:
+        ce.call("ref_mosaic", C.byref(job))
+    for i, image in enumerate(made):
+        np.testing.assert_array_equal(image, truth[i % len(few.jobs)])
 
 
 def test_a_captured_stream_is_refused() -> None:

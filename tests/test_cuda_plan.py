@@ -7,12 +7,18 @@ or writes.
 
 from __future__ import annotations
 
+import ctypes as C
+import threading
+import time
+
 import cuda_emulation as ce
 import numpy as np
 import pytest
 import torch
 from graph_oracle import Run, Tracer
 from test_plan import check, elan, random_case
+
+from yolov9mem import _core
 
 TABLES = {"plain": "ym_cuda_plain_backend", "cudnn": "ym_cuda_backend"}
 
@@ -69,6 +75,32 @@ def test_a_plan_refuses_memory_of_another_device() -> None:
         run.forward()
 
 
+def test_other_threads_run_while_a_plan_is_made() -> None:
+    """cuDNN is opened and asked for seconds; the graph is nobody's else meanwhile."""
+    lib, backend = ce.library(), ce.capsule("ym_cuda_backend")
+    graph = _core.Graph()
+    weight = graph.param((3, 2, 1, 1), "w")
+    graph.output(graph.conv(graph.input(2), weight))
+    made: list[_core.Plan] = []
+    thread = threading.Thread(
+        target=lambda: made.append(_core.Plan(graph, [(1, 5, 3)], backend=backend))
+    )
+    lib.ym_emulation_hold(1)
+    try:
+        thread.start()
+        while thread.is_alive() and not lib.ym_emulation_held():
+            time.sleep(0.001)
+        assert lib.ym_emulation_held(), "nobody else ran before the plan was made"
+        with pytest.raises(ValueError, match="a plan is being made from it"):
+            graph.input(3)
+    finally:
+        lib.ym_emulation_hold(0)
+        thread.join()
+    assert made[0].output_shapes == [(1, 5, 3, 3)]
+    with pytest.raises(ValueError, match="a plan was made from it"):
+        graph.input(3)
+
+
 def test_a_failing_launch_is_an_exception_and_the_next_run_works() -> None:
     t, before = small_elan()
     run = Run(t, before, backend=ce.capsule())
@@ -76,3 +108,13 @@ def test_a_failing_launch_is_an_exception_and_the_next_run_works() -> None:
     with pytest.raises(MemoryError, match="cuda: .*_kernel.*smaller batch"):
         run.forward()
     assert np.isfinite(run.forward()[0]).all()
+
+
+def test_a_struct_of_another_size_than_in_c_is_refused(monkeypatch) -> None:
+    class Pool(C.Structure):
+        _fields_ = [("kernel", C.c_int32)]
+
+    ce.check_sizes(ce.library())
+    monkeypatch.setitem(ce._mirrored, "ym_pool", Pool)
+    with pytest.raises(AssertionError, match="Pool has 4 bytes, ym_pool has 28"):
+        ce.check_sizes(ce.library())

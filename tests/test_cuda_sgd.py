@@ -23,11 +23,13 @@ GROUPS = np.array(
 )
 
 
+@ce.mirrors("ym_sgd_tensor")
 class SgdTensor(C.Structure):
     _fields_ = [(n, C.c_void_p) for n in ("param", "grad", "momentum", "ema")]
     _fields_ += [("count", C.c_int64), ("group", C.c_int32), ("first_step", C.c_bool)]
 
 
+@ce.mirrors("ym_sgd_group")
 class SgdGroup(C.Structure):
     _fields_ = [
         (n, C.c_float)
@@ -36,11 +38,13 @@ class SgdGroup(C.Structure):
     _fields_ += [("nesterov", C.c_bool), ("maximize", C.c_bool)]
 
 
+@ce.mirrors("cuda_sgd_table")
 class Table(C.Structure):
     _fields_ = [(n, C.c_void_p) for n in ("state", "partial", "span", "tensor")]
     _fields_ += [("span_count", C.c_int32), ("bytes", C.c_size_t)]
 
 
+@ce.mirrors("cuda_sgd_call")
 class Call(C.Structure):
     _fields_ = [
         ("table", Table),

@@ -13,8 +13,9 @@ extern "C" {
 #include "core/mosaic.h"
 
 /* Makes job[i].out for every i < count; the jobs lie on the host, every array in them
- * on the device. context->scratch holds the jobs' copy and stays untouched until the
- * stream is done with it. Cannot be captured. */
+ * on the device and the jobs are read before the call returns. context->scratch holds
+ * their copy and stays untouched until the stream is done with it. Cannot be captured.
+ */
 size_t cuda_mosaic_scratch_bytes(int32_t count);
 ym_status cuda_mosaic_batch(ym_context *context, const ym_mosaic_job *job,
                             int32_t count);

@@ -3,13 +3,18 @@
  */
 #include "cuda_runtime_api.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MOST_DEVICES 4
 #define MULTIPROCESSORS 132
+#define ASYNCHRONOUS 65536 /* bytes of pageable memory; of more, the driver may wait \
+                            */
+#define PATIENCE 10000     /* milliseconds */
 
 static cudaError_t pending = cudaSuccess;
 static cudaError_t driver = cudaSuccess;
@@ -17,6 +22,7 @@ static bool is_capturing = false;
 static int devices = 1;
 static int capability = 9;
 static int launch_device = -1;
+static atomic_int holds, held;
 static long counts[YM_EMULATION_COUNTS];
 static char watched[64] = "no kernel";
 static _Thread_local int current = 0;
@@ -64,8 +70,21 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr name, int dev
     return driver;
 }
 
+static void stay_while_held(void)
+{
+    held++;
+    for (int i = 0; holds && i < PATIENCE; i++) {
+        usleep(1000);
+    }
+    holds = 0;
+    held--;
+}
+
 cudaError_t cudaGetDevice(int *device)
 {
+    if (holds) {
+        stay_while_held();
+    }
     *device = current;
     return driver;
 }
@@ -92,6 +111,9 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
 {
     if (kind == cudaMemcpyHostToDevice) {
         ym_emulation_add(YM_EMULATION_UPLOADS);
+        if (bytes > ASYNCHRONOUS) {
+            ym_emulation_add(YM_EMULATION_WAITS);
+        }
     }
     if (driver == cudaSuccess && !ym_emulation_record_copy(stream, to, from, bytes)) {
         memcpy(to, from, bytes);
@@ -174,6 +196,16 @@ void ym_emulation_driver(cudaError_t error)
 void ym_emulation_devices(int count)
 {
     devices = count < MOST_DEVICES ? count : MOST_DEVICES;
+}
+
+void ym_emulation_hold(int hold)
+{
+    holds = hold;
+}
+
+int ym_emulation_held(void)
+{
+    return held;
 }
 
 void ym_emulation_capability(int major)

@@ -85,6 +85,12 @@ void ym_emulation_driver(cudaError_t error);
 void ym_emulation_devices(int count);
 /* Compute capability major.0 instead of 9.0. */
 void ym_emulation_capability(int major);
+/* Until told otherwise, for seconds at most, cudaGetDevice does not return; how many
+ * threads are in it. */
+void ym_emulation_hold(int hold);
+int ym_emulation_held(void);
+/* sizeof of what Python mirrors; 0: not known here. */
+size_t ym_emulation_size_of(const char *structure);
 /* While capturing, a call that a capture does not allow fails. */
 void ym_emulation_capture(int capturing);
 /* Since the last reset: launches, calls that wait for the device, copies to it. */
