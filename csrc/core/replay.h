@@ -33,7 +33,9 @@ typedef struct ym_replayer {
                      const ym_replay_key *key, ym_queue_work queue, const void *what);
     void (*free)(struct ym_replayer *self);
     int64_t recorded, repeated; /* so far */
-    bool gave_up;               /* recording failed once: work is queued every time */
+    /* Recording failed several times in a row, or a repeat once: from then on work is
+     * queued every time. */
+    bool gave_up;
 } ym_replayer;
 
 #endif

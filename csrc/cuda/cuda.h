@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * Backend "cuda": what its files share. Every entry puts its kernels on context->stream
- * of context->device and returns without waiting; it allocates nothing and copies
- * nothing to the host, so a stream may be captured. Sums have a fixed order: two runs
- * give the same bits.
+ * Backend "cuda": what its files share. Entries put their kernels on context->stream of
+ * context->device. What a plan runs returns without waiting, allocates no memory and
+ * copies nothing between host and device, so that a stream may be captured; but the
+ * first convolution of its shape may make cuDNN's plan (cudnn_cache.h), which a capture
+ * refuses, and time others (cudnn_trials.h), which waits and is left out of a capture.
+ * The mosaic and the optimizer step copy a table from the host, which a capture
+ * refuses, and sgd_norm waits for its answer. Sums have a fixed order: two runs give
+ * the same bits.
  */
 #ifndef YM_CUDA_CUDA_H
 #define YM_CUDA_CUDA_H

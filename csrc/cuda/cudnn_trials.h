@@ -2,8 +2,8 @@
  *
  * torch.backends.cudnn.benchmark: the engines that cuDNN ranks first are run on a
  * call's own tensors, once to warm up and twice by the clock, and the fastest does that
- * problem from then on. Such a call waits for the GPU, the only ones that do. What adds
- * to dx cannot be run twice and has the engine that cuDNN recommends.
+ * problem from then on. Such a call waits for the GPU, as no other convolution does.
+ * What adds to dx cannot be run twice and has the engine that cuDNN recommends.
  */
 #ifndef YM_CUDA_CUDNN_TRIALS_H
 #define YM_CUDA_CUDNN_TRIALS_H

@@ -5,8 +5,8 @@
  * and from then on launched as one graph. torch's allocator gives a loop the same few
  * addresses in turn, so a part keeps several; but graphs take memory of the driver's,
  * so all plans together have so many, and those longest unused go. Whatever goes wrong
- * with a graph, the work can still be queued: then there are no more graphs for this
- * plan.
+ * with a graph, the work can still be queued; after a few recordings in a row that
+ * failed, or one launch, there are no more graphs for this plan.
  */
 #include "cuda/replay.h"
 
