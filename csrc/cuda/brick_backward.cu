@@ -20,8 +20,6 @@ __global__ void __launch_bounds__(YM_BLOCK, 2)
     brick_sums_kernel(cuda_brick brick, cuda_values<T> dout, int64_t pixels,
                       int64_t chunk, int32_t channels, float *partial)
 {
-    const int EACH = cuda_brick_ahead<T, TERMS>::WHEN_SUMMING;
-    const bool OVERLAPS = cuda_brick_ahead<T, TERMS>::OVERLAPS;
     __shared__ float all[V][YM_BLOCK];
     const int32_t c = cuda_first_channel<V>();
     const int64_t first = (int64_t)blockIdx.x * chunk, last = first + chunk;
@@ -32,37 +30,9 @@ __global__ void __launch_bounds__(YM_BLOCK, 2)
         for (int t = 0; t < TERMS; t++) {
             term[t].locate(brick.term[t], c);
         }
-        int32_t left = cuda_own_pixels(first, last < pixels ? last : pixels);
+        const int32_t own = cuda_own_pixels(first, last < pixels ? last : pixels);
         cuda_walk<T, V, TERMS> pixel(term, dout, c, first + threadIdx.y);
-        cuda_stored<T, V, TERMS> now[EACH], later[EACH], one[1];
-        const bool has_some = OVERLAPS && left >= EACH;
-        if (has_some) {
-            pixel.next(now);
-        }
-#pragma unroll
-        for (int t = 0; t < TERMS; t++) {
-            term[t].prepare(brick.term[t], c);
-        }
-        for (; left >= (OVERLAPS ? 2 : 1) * EACH; left -= EACH) {
-            pixel.next(later);
-            if constexpr (OVERLAPS) {
-                sum.add(brick, term, now);
-#pragma unroll
-                for (int i = 0; i < EACH; i++) {
-                    now[i] = later[i];
-                }
-            } else {
-                sum.add(brick, term, later);
-            }
-        }
-        if (has_some) {
-            sum.add(brick, term, now);
-            left -= EACH;
-        }
-        for (; left > 0; left--) {
-            pixel.next(one);
-            sum.add(brick, term, one);
-        }
+        sum.walk(brick, term, pixel, c, own);
     }
 #pragma unroll
     for (int i = 0; i < 1 + TERMS; i++) {

@@ -99,6 +99,45 @@ template <typename T, int V, int TERMS> struct cuda_sums {
             }
         }
     }
+    /* All of a thread's pixels; what the terms need beside them is loaded while the
+     * first are on their way. */
+    __device__ __forceinline__ void walk(const cuda_brick &brick,
+                                         cuda_term_channels<T, V> (&term)[TERMS],
+                                         cuda_walk<T, V, TERMS> &pixel, int32_t c,
+                                         int32_t left)
+    {
+        const int EACH = cuda_brick_ahead<T, TERMS>::WHEN_SUMMING;
+        const bool OVERLAPS = cuda_brick_ahead<T, TERMS>::OVERLAPS;
+        cuda_stored<T, V, TERMS> now[EACH], later[EACH], one[1];
+        const bool has_some = OVERLAPS && left >= EACH;
+        if (has_some) {
+            pixel.next(now);
+        }
+#pragma unroll
+        for (int t = 0; t < TERMS; t++) {
+            term[t].prepare(brick.term[t], c);
+        }
+        for (; left >= (OVERLAPS ? 2 : 1) * EACH; left -= EACH) {
+            pixel.next(later);
+            if constexpr (OVERLAPS) {
+                add(brick, term, now);
+#pragma unroll
+                for (int i = 0; i < EACH; i++) {
+                    now[i] = later[i];
+                }
+            } else {
+                add(brick, term, later);
+            }
+        }
+        if (has_some) {
+            add(brick, term, now);
+            left -= EACH;
+        }
+        for (; left > 0; left--) {
+            pixel.next(one);
+            add(brick, term, one);
+        }
+    }
 };
 
 #endif

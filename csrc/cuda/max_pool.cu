@@ -113,6 +113,22 @@ __device__ __forceinline__ cuda_window windows_over_tile(int32_t begin, int32_t 
     return found;
 }
 
+/* Where the maximum of a window is, for each channel. */
+template <typename T, int V>
+__device__ __forceinline__ void
+find_places(const ym_pool &pool, const cuda_values<T> &x, int32_t n, int32_t oh,
+            int32_t ow, int32_t c, uint8_t (&places)[V])
+{
+    float most[V];
+    int32_t place[V];
+    find_maximum<T, V>(pool, x, n, cuda_rows(pool, oh, x.h),
+                       cuda_columns(pool, ow, x.w), c, most, place);
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+        places[v] = (uint8_t)place[v];
+    }
+}
+
 /* blockIdx.x: the tile, y: the image, z: the channels. */
 template <typename T, int V>
 __global__ void __launch_bounds__(YM_BLOCK)
@@ -134,15 +150,8 @@ __global__ void __launch_bounds__(YM_BLOCK)
     const int32_t windows = high * wide;
     for (int32_t i = (int32_t)threadIdx.y; c < channels && i < windows;
          i += (int32_t)blockDim.y) {
-        const cuda_window rows = cuda_rows(pool, over_h.first + i / wide, x.h);
-        const cuda_window columns = cuda_columns(pool, over_w.first + i % wide, x.w);
-        float most[V];
-        int32_t place[V];
-        find_maximum<T, V>(pool, x, n, rows, columns, c, most, place);
-#pragma unroll
-        for (int v = 0; v < V; v++) {
-            places[i][threadIdx.x][v] = (uint8_t)place[v];
-        }
+        find_places<T, V>(pool, x, n, over_h.first + i / wide, over_w.first + i % wide,
+                          c, places[i][threadIdx.x]);
     }
     __syncthreads();
     const int32_t h = top + (int32_t)threadIdx.y / TILE;
