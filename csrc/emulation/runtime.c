@@ -12,9 +12,9 @@
 
 #define MOST_DEVICES 4
 #define MULTIPROCESSORS 132
-#define ASYNCHRONOUS 65536 /* bytes of pageable memory; of more, the driver may wait \
-                            */
-#define PATIENCE 10000     /* milliseconds */
+/* Bytes of pageable memory; where there are more the driver may wait. */
+#define ASYNCHRONOUS 65536
+#define PATIENCE 10000 /* milliseconds */
 
 static cudaError_t pending = cudaSuccess;
 static cudaError_t driver = cudaSuccess;
