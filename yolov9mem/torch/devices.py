@@ -85,11 +85,11 @@ def why_not_built() -> str | None:
 class CudnnSettings(NamedTuple):
     """What torch says of cuDNN's convolutions.
 
-    tf32: float32 may be rounded to TF32. search: engines are tried, and the fastest kept.
+    tf32: float32 may be rounded to TF32. trials: engines are tried, and the fastest kept.
     """
 
     tf32: bool
-    search: bool
+    trials: bool
 
 
 def cudnn_settings() -> CudnnSettings:
