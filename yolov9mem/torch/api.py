@@ -34,7 +34,8 @@ def checkpoint(
             parameters, state_dict keys, pickles; copies of it are stock.
         keep: what is kept between forward and backward: "conv" (convolution outputs, no
             convolution runs twice), "min" (the smallest peak with each convolution run at
-            most twice), "all" (as eager) or a size (the cheapest plan that fits it).
+            most twice), "all" (as eager) or a size (the cheapest plan that fits it). Where
+            "min" would leave a small module to stock PyTorch, it is "conv".
         strict: raise CannotLower, naming the call and the path, when a part of the module
             can't be lowered; False leaves that part in stock PyTorch (see report()). The
             module is then several graphs with stock calls before, between and after
@@ -60,8 +61,10 @@ def checkpoint(
 
     The module is recorded lazily, at its next training forward, and again where its
     attributes, the objects in them that forward reads, or the arguments are others. Global
-    variables and attributes of classes are taken as they were. In eval mode, without
-    gradients and under tracing the stock forward runs. Outputs are channels_last tensors;
+    variables and attributes of classes are taken as they were, and a forward that compares
+    the type of a tensor with torch.Tensor is shown another class. In eval mode, without
+    gradients, under tracing and within torch.utils.checkpoint, which keeps nothing, the
+    stock forward runs. Outputs are channels_last tensors;
     those of children, where the module itself runs stock, are laid out as in stock PyTorch.
     The module may be moved between devices at any time. On a GPU a training forward raises
     BackendError where there is no driver, or one too old, or no cuDNN 9; in a build without
