@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Where the tests of test_gpu_*.py run: on a GPU.
+"""Where the tests of test_gpu_*.py run: on a GPU, and nowhere else; those of test_cuda_*.py
+need none. `python -m benchmarks gpu` goes by these names.
 
 YOLOV9MEM_REHEARSE=1 runs most of them on the CPU, to try the tests themselves where there
 is no GPU: host memory stands for a GPU's and the adapter takes its CUDA path over the
@@ -8,6 +9,7 @@ emulated backend (emulated_gpu.py).
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from emulated_gpu import emulated_gpu
-from test_cuda_tensors import exact_float32, why_no_gpu
+from tensor_run import EMULATED
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # benchmarks
@@ -25,6 +27,17 @@ sys.path.append(str(ROOT))  # benchmarks
 REHEARSES = os.environ.get("YOLOV9MEM_REHEARSE") == "1"
 DEVICE = "cpu" if REHEARSES else "cuda"
 NAMES = ("cuda", "cuda:plain")  # as ym.checkpoint(backend=...) takes them
+PLANS = (
+    tuple(EMULATED) if REHEARSES else ("cuda:0", "cuda:0:plain")
+)  # as TensorRun does
+
+
+def why_no_gpu() -> str | None:
+    if importlib.util.find_spec("yolov9mem._cuda") is None:
+        return "built without CUDA"
+    return None if torch.cuda.is_available() else "no GPU"
+
+
 needs_gpu = pytest.mark.skipif(
     not REHEARSES and why_no_gpu() is not None, reason=str(why_no_gpu())
 )
@@ -38,6 +51,20 @@ def rehearsal() -> Iterator[None]:
     """Imported by every test_gpu_*.py."""
     with emulated_gpu() if REHEARSES else nullcontext():
         yield
+
+
+@pytest.fixture(autouse=True)
+def exact_float32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For those who import it: where there is a GPU, float32 does without TF32."""
+    if why_no_gpu():
+        yield
+        return
+    from yolov9mem import _cuda
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    _cuda.use_cudnn(False, False)
+    yield
+    _cuda.use_cudnn(True, False)
 
 
 def dtypes() -> tuple[torch.dtype, ...]:
@@ -57,7 +84,3 @@ def warm_up(step: Callable[[], None], times: int = 3) -> None:
         for _ in range(times):
             step()
     torch.cuda.current_stream().wait_stream(side)
-
-
-__all__ = ["DEVICE", "NAMES", "REHEARSES", "ROOT", "dtypes", "exact_float32"]
-__all__ += ["needs_gpu", "on_a_gpu_only", "rehearsal", "warm_up"]

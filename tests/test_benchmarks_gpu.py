@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from gpu_machine import ROOT
+from gpu_machine import ROOT, why_no_gpu
 from test_benchmarks_session import session
-from test_cuda_tensors import why_no_gpu
 
 from benchmarks import record, render
 from benchmarks.gpu import rest, suites, table

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -11,8 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from gpu_machine import ROOT
-from test_cuda_tensors import why_no_gpu
+from gpu_machine import ROOT, why_no_gpu
 
 from benchmarks import record
 from benchmarks.gpu import build, stages, table
@@ -219,12 +219,24 @@ def test_what_pytest_and_the_sanitizer_print_is_read() -> None:
     assert build.counts("no tests here") == {}
 
 
-def test_files_of_the_gpu_are_those_that_run_on_it() -> None:
-    files = build.test_files()
-    assert all(path.exists() for path in files)
-    names = {path.name for path in files}
-    assert {"test_gpu_rule.py", "test_cuda_tensors.py", "test_cuda_torch.py"} <= names
-    assert "test_cuda_kernels.py" not in names
+def test_a_file_s_name_says_whether_its_tests_need_a_gpu() -> None:
+    """test_cuda_*.py never, test_gpu_*.py always: those are what a GPU machine runs."""
+    tests = ROOT / "tests"
+    assert build.test_files() == sorted(tests.glob("test_gpu_*.py"))
+    assert {"test_gpu_torch.py", "test_gpu_step.py"} <= {
+        path.name for path in build.test_files()
+    }
+    for path in tests.glob("test_cuda_*.py"):
+        found = re.search(r"gpu_machine|is_available\(|\.cuda\(", path.read_text())
+        assert found is None, (path.name, found)
+    for path in build.test_files():
+        text = path.read_text()
+        marks = re.findall(
+            r"^(?:pytestmark = |@)(?:needs_gpu|on_a_gpu_only)\b", text, re.M
+        )
+        every = any(mark.startswith("pytestmark") for mark in marks)
+        count = len(re.findall(r"^def test_", text, re.M))
+        assert every or len(marks) == count, path.name
 
 
 def test_a_missing_sanitizer_is_noted(tmp_path: Path, monkeypatch) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Runs that are repeated as CUDA graphs: the bits of runs whose work is queued each time.
 
-The core on the emulated CUDA backend, where a stream records its calls and a graph is a
-list of them; and the torch adapter there and on a GPU.
+The core and the torch adapter on the emulated CUDA backend, where a stream records its
+calls and a graph is a list of them; test_gpu_torch.py has the adapter on a GPU.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import pytest
 import torch
 from emulated_gpu import LAUNCHES, emulated_gpu
 from graph_oracle import Run, arena
-from models_for_tests import Net, assert_close, backward, image
+from models_for_tests import Net, backward, image
 from test_cuda_plan import small_elan
-from test_cuda_torch import BACKENDS
 
 import yolov9mem.torch as ym
 from yolov9mem.torch.running import autograd_nodes, registry
@@ -245,45 +244,39 @@ def test_a_graph_that_fails_to_start_loses_nothing(runs) -> None:
     assert runs[0].plan.replays == (PARTS, PARTS, True)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("keep", ["conv", "min"])
-def test_a_module_trains_as_without(keep: str, backend: str) -> None:
-    """Over steps of two sizes: the same bits, whatever was repeated."""
+def trained_with_and_without_graphs(
+    keep: str, device: str, backend: str
+) -> torch.nn.Module:
+    """Over steps of two sizes the same bits, whatever was repeated; the one with graphs."""
     torch.manual_seed(0)
-    device = "cpu" if backend == "emulated" else "cuda"
-    wanted = "cuda" if backend == "emulated" else backend
     plain = Net().to(device)
     graphs = copy.deepcopy(plain)
-    ym.checkpoint(plain, keep, segments=2, backend=wanted)
-    ym.checkpoint(graphs, keep, segments=2, backend=wanted, cuda_graphs=True)
-
-    def train(module: torch.nn.Module) -> None:
+    ym.checkpoint(plain, keep, segments=2, backend=backend)
+    ym.checkpoint(graphs, keep, segments=2, backend=backend, cuda_graphs=True)
+    for module in (plain, graphs):
         for step in range(10):
             backward(module(image(size=16 + 8 * (step % 2)).to(device)), seed=step)
             with torch.no_grad():
                 for parameter in module.parameters():
                     parameter -= 0.01 * parameter.grad
-
-    def both() -> None:
-        for module in (plain, graphs):
-            train(module)
-
-    if backend == "emulated":
-        with emulated_gpu():
-            both()
-    else:
-        both()
     for a, b in zip(plain.state_dict().values(), graphs.state_dict().values()):
         assert torch.equal(a, b)
-    assert_close(
-        [p.grad for p in graphs.parameters()], [p.grad for p in plain.parameters()]
-    )
-    if device == "cuda":  # whose allocator gives the same memory again
-        plans = [
-            p
-            for low in registry.runner_of(graphs).lowered.values()
-            for g in low.graphs
-            for p in g.plans.values()
-        ]
-        assert sum(plan.core.replays[1] for plan in plans) > 0
-        assert not any(plan.core.replays[2] for plan in plans)
+    for p, q in zip(plain.parameters(), graphs.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad)
+    return graphs
+
+
+def plans_of(module: torch.nn.Module) -> list:
+    return [
+        plan
+        for lowered in registry.runner_of(module).lowered.values()
+        for graph in lowered.graphs
+        for plan in graph.plans.values()
+    ]
+
+
+@pytest.mark.parametrize("keep", ["conv", "min"])
+def test_a_module_trains_as_without(keep: str) -> None:
+    with emulated_gpu():
+        module = trained_with_and_without_graphs(keep, "cpu", "cuda")
+        assert sum(plan.core.replays[0] for plan in plans_of(module)) > 0

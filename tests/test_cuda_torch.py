@@ -1,29 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""The torch adapter on the CUDA backend: a module trains as in stock PyTorch.
-
-"emulated" is the backend on the CPU; "cuda" and "cuda:plain" run where there is a GPU.
-"""
+"""The torch adapter on the CUDA backend, emulated: a module trains as in stock PyTorch.
+test_gpu_torch.py is the same on a GPU."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import cuda_emulation as ce
 import pytest
 import torch
 from models_for_tests import Detector, Elan, assert_same_training, image
-from test_cuda_tensors import exact_float32, why_no_gpu  # noqa: F401
 
 import yolov9mem.torch as ym
-
-BACKENDS = [
-    "emulated",
-    *(
-        pytest.param(name, marks=pytest.mark.skipif(bool(why), reason=str(why)))
-        for why in [why_no_gpu()]
-        for name in ("cuda", "cuda:plain")
-    ),
-]
 
 
 def train(module: torch.nn.Module, device: str) -> list[torch.Tensor]:
@@ -36,33 +25,40 @@ def train(module: torch.nn.Module, device: str) -> list[torch.Tensor]:
     return [t.detach().cpu() for t in (y, *grads, *module.buffers())]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("keep", ["conv", "min"])
-def test_a_module_trains_as_in_stock(backend: str, keep: str) -> None:
+def check_one_graph(device: str, backend: Any, keep: str) -> None:
     torch.manual_seed(0)
-    device = "cpu" if backend == "emulated" else "cuda"
     stock = Elan(16, 24, 8).to(device).train()
     ours = copy.deepcopy(stock)
-    wanted = ce.capsule() if backend == "emulated" else backend
-    ym.checkpoint(ours, keep, segments=2, backend=wanted)
+    ym.checkpoint(ours, keep, segments=2, backend=backend)
     for made, truth in zip(train(ours, device), train(stock, device), strict=True):
         torch.testing.assert_close(made, truth, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_several_graphs_with_stock_calls_between(backend: str) -> None:
+def check_several_graphs(device: str, backend: Any) -> None:
     torch.manual_seed(0)
-    device = "cpu" if backend == "emulated" else "cuda"
-    wanted = ce.capsule() if backend == "emulated" else backend
     stock = Detector().to(device).train()
-    ours = ym.checkpoint(copy.deepcopy(stock), "min", strict=False, backend=wanted)
+    ours = ym.checkpoint(copy.deepcopy(stock), "min", strict=False, backend=backend)
     for size in (16, 24):
         assert_same_training(ours, stock, image(size=size).to(device))
     assert ym.report(ours).rows[0].detail == "keep=min, 2 graphs"
 
 
-def test_tensors_on_the_cpu_run_in_stock_when_cuda_was_asked_for() -> None:
+def check_tensors_on_the_cpu() -> None:
+    """Those run in stock PyTorch where backend="cuda" was asked for."""
     stock = Elan(16, 24, 8).train()
     ours = ym.checkpoint(copy.deepcopy(stock), backend="cuda")
     for made, truth in zip(train(ours, "cpu"), train(stock, "cpu"), strict=True):
         torch.testing.assert_close(made, truth, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("keep", ["conv", "min"])
+def test_a_module_trains_as_in_stock(keep: str) -> None:
+    check_one_graph("cpu", ce.capsule(), keep)
+
+
+def test_several_graphs_with_stock_calls_between() -> None:
+    check_several_graphs("cpu", ce.capsule())
+
+
+def test_tensors_on_the_cpu_run_in_stock_when_cuda_was_asked_for() -> None:
+    check_tensors_on_the_cpu()

@@ -16,10 +16,10 @@ import pytest
 import torch
 from cuda_emulation import BF16, F16, F32, STORED
 from graph_oracle import Tracer
+from tensor_run import TensorRun, traced
 from test_cuda_conv import weight_of
 from test_cuda_failures import fake_cudnn, run  # noqa: F401
 from test_cuda_plan import draw_gradients
-from test_cuda_tensors import TensorRun, traced
 
 from yolov9mem.plan_table import plan_table, readable_bytes
 

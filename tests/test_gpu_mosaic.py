@@ -12,8 +12,10 @@ from gpu_machine import (  # noqa: F401
     on_a_gpu_only,
     rehearsal,
 )
+from test_cuda_mosaic_batch import HYPS, make_mosaic, samples
 
 from yolov9mem.augment import HYP_SCRATCH_HIGH, Mosaic
+from yolov9mem.torch import MosaicBatchDataset, MosaicDataset
 
 SIZE, COUNT = 96, 12
 CASES = {
@@ -49,6 +51,18 @@ def test_a_batch_has_the_bytes_of_the_cpu(case: str, nine: bool) -> None:
 
 
 @on_a_gpu_only
+@pytest.mark.parametrize("hyp", HYPS.values(), ids=HYPS)
+def test_a_data_set_s_batch_has_the_bytes_of_the_cpu(hyp: dict) -> None:
+    """From pinned memory to the GPU and rendered there."""
+    mosaic = make_mosaic(hyp)
+    images, _ = samples(MosaicDataset(mosaic))
+    batch, _ = samples(MosaicBatchDataset(mosaic))
+    made = batch.pin_memory().to("cuda").render()
+    assert made.is_cuda
+    assert torch.equal(made.cpu(), images)
+
+
+@on_a_gpu_only
 def test_a_captured_stream_is_refused_and_the_next_batch_works() -> None:
     from benchmarks.gpu.jobs import DeviceBatch
     from yolov9mem import BackendError
@@ -63,6 +77,7 @@ def test_a_captured_stream_is_refused_and_the_next_batch_works() -> None:
     assert torch.equal(batch.render(), truth)
 
 
+@needs_gpu
 def test_drawn_jobs_are_those_that_are_rendered() -> None:
     """The CPU renders from the noted arguments what the sample itself would be."""
     import random

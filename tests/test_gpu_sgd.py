@@ -9,6 +9,7 @@ import pytest
 import torch
 from gpu_machine import DEVICE, needs_gpu, rehearsal  # noqa: F401
 from models_for_tests import Elan
+from sgd_twins import assert_same, assert_same_state, official_groups, twins
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
@@ -114,6 +115,37 @@ def test_as_stock_within_rounding() -> None:
         scaler.update()
     for a, b in zip(ours.model.parameters(), stock.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("poison", [None, 1])
+def test_without_clip_the_bits_are_stock_s(poison: int | None) -> None:
+    rates = OPTIONS | {"lr": 0.01}
+    mine, theirs = (net.to(DEVICE) for net in twins())
+    ours = ym.AccumulatingSGD(official_groups(mine), **rates)
+    stock = torch.optim.SGD(official_groups(theirs), **rates, foreach=False)
+    scalers = [torch.amp.GradScaler(DEVICE, growth_interval=2) for _ in range(2)]
+    random = torch.Generator().manual_seed(2)
+    for number in range(4):
+        for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
+            if not p.requires_grad:
+                continue
+            p.grad = torch.randn(p.shape, generator=random).to(DEVICE) * 65536
+            p.grad = torch.empty_like(p).copy_(p.grad)  # of the parameter's layout
+            q.grad = p.grad.clone()
+        if number == poison:
+            mine.conv.weight.grad[0, 0, 0, 0] = torch.inf
+            theirs.conv.weight.grad[0, 0, 0, 0] = torch.inf
+        for scaler in scalers:
+            scaler.scale(torch.zeros((), device=DEVICE))
+        ours.step(scaler=scalers[0])
+        scalers[1].step(stock)
+        for scaler in scalers:
+            scaler.update()
+        assert ours.skipped == (number == poison)
+        assert scalers[0].get_scale() == scalers[1].get_scale()
+    assert ours.fallback is None
+    assert_same(mine, theirs)
+    assert_same_state(ours, stock)
 
 
 def test_gradients_are_zeroed_in_place_and_groups_count() -> None:

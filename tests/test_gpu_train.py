@@ -97,10 +97,12 @@ def train(model: nn.Module, dtype: torch.dtype, steps: int = 3) -> list[Tensor]:
     return [t.detach().clone() for t in (*model.state_dict().values(), *grads)]
 
 
-def checkpointed(name: str, keep: str = "conv") -> nn.Module:
+def checkpointed(
+    name: str, keep: str = "conv", segments: int | None = None
+) -> nn.Module:
     torch.manual_seed(0)
     module = Elan(16, 24, 8).to(DEVICE).train()
-    return ym.checkpoint(module, keep, backend=name)
+    return ym.checkpoint(module, keep, backend=name, segments=segments)
 
 
 @pytest.mark.parametrize("dtype", dtypes())
@@ -124,21 +126,29 @@ def test_outputs_that_are_not_needed_and_frozen_parameters() -> None:
 
 
 @on_a_gpu_only
+@pytest.mark.parametrize("segments", [None, 1])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_captured_step_replays_with_the_bits_of_an_eager_one(name: str) -> None:
-    model = checkpointed(name)
+def test_a_captured_step_replays_with_the_bits_of_an_eager_one(
+    name: str, segments: int | None
+) -> None:
+    model = checkpointed(name, segments=segments)
     x = torch.randn(2, 16, 12, 8, device=DEVICE)
     state = copy.deepcopy(model.state_dict())
+    running = [b for n, b in model.named_buffers() if "running" in n]
 
     def step() -> None:
         for p in model.parameters():
             p.grad = None
         model(x).square().mean().backward()
 
+    def found() -> list[Tensor]:
+        return [*(p.grad for p in model.parameters()), *running]
+
     warm_up(step)
     model.load_state_dict(state)
+    before = [b.clone() for b in running]
     step()
-    truth = [p.grad.clone() for p in model.parameters()]
+    truth = [t.clone() for t in found()]
     graph = torch.cuda.CUDAGraph()
     for p in model.parameters():
         p.grad = None
@@ -147,8 +157,9 @@ def test_a_captured_step_replays_with_the_bits_of_an_eager_one(name: str) -> Non
     model.load_state_dict(state)
     graph.replay()
     torch.cuda.synchronize()
-    for p, t in zip(model.parameters(), truth, strict=True):
-        assert torch.equal(p.grad, t)
+    for made, t in zip(found(), truth, strict=True):
+        assert torch.equal(made, t)
+    assert not any(torch.equal(b, old) for b, old in zip(running, before, strict=True))
 
 
 @on_a_gpu_only

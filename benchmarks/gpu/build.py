@@ -21,10 +21,6 @@ from benchmarks.record import ROOT
 WORDS = 1500  # of an output that the record keeps
 ARCHIVE = "site.tar.gz"  # the built package, beside the record
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
-# Of the test_cuda_*.py those that a GPU runs, with what of them is not emulated; the
-# others know the emulation alone and are CI's.
-GPU_TESTS = ("gpu", "tensors", "torch", "module")
-ON_THE_GPU = "not emulated and not packed"
 TEST_SECONDS = 120  # of one test, beside the sanitizers
 
 
@@ -141,10 +137,8 @@ def counts(output: str) -> dict[str, int]:
 
 
 def test_files() -> list[Path]:
-    """Those that run on a GPU's tensors."""
-    tests = ROOT / "tests"
-    cuda = [tests / f"test_cuda_{kind}.py" for kind in GPU_TESTS]
-    return sorted([*tests.glob("test_gpu_*.py"), *cuda])
+    """Those that need a GPU; test_cuda_*.py know its emulation alone and are CI's."""
+    return sorted((ROOT / "tests").glob("test_gpu_*.py"))
 
 
 def run_tests(session: Session, seconds: float) -> dict[str, Any]:
@@ -159,8 +153,6 @@ def run_tests(session: Session, seconds: float) -> dict[str, Any]:
         "--tb=short",
         "-p",
         "no:cacheprovider",
-        "-k",
-        ON_THE_GPU,
     ]
     if importlib.util.find_spec("pytest_timeout"):
         words += ["-o", f"timeout={TEST_SECONDS}", "-o", "timeout_method=thread"]

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpu_machine import REHEARSES, exact_float32, needs_gpu  # noqa: F401
+from gpu_machine import PLANS, exact_float32, needs_gpu  # noqa: F401
+from tensor_run import LIMIT, TensorRun, exact
 from test_cuda_plan import draw_gradients
-from test_cuda_tensors import EMULATED, LIMIT, TensorRun
 from test_plan import random_case
 
 pytestmark = needs_gpu
-BACKENDS = tuple(EMULATED) if REHEARSES else ("cuda:0", "cuda:0:plain")
 # Graphs of a few pixels amplify: what one rounding in a value may become.
 SLACK = 10.0
 
@@ -21,7 +20,7 @@ def error(made: torch.Tensor, truth: torch.Tensor, scale: float) -> float:
     return float((made.cpu().double() - truth.detach()).norm()) / norm
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLANS)
 @pytest.mark.parametrize("keep", ["all", "conv", "min"])
 @pytest.mark.parametrize("seed", range(12))
 def test_random_graphs(seed: int, keep: str, backend: str) -> None:
@@ -34,18 +33,7 @@ def test_random_graphs(seed: int, keep: str, backend: str) -> None:
         assert error(a, b, scale) < SLACK * LIMIT[torch.float32], (i, tuple(b.shape))
 
 
-def exact(t, grads) -> list[torch.Tensor]:
-    """As test_cuda_tensors.exact; a parameter that no output reads has zeros."""
-    values = [t.values[v] for v in t.outputs]
-    found = torch.autograd.grad(
-        values, t.inputs + t.params, grads, retain_graph=True, materialize_grads=True
-    )
-    count = len(t.inputs)
-    made = [x.permute(0, 2, 3, 1) for x in [*values, *found[:count]]]
-    return [*made, *found[count:]]
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLANS)
 @pytest.mark.parametrize("dtype", LIMIT, ids=["f32", "f16", "bf16"])
 def test_two_runs_have_the_same_bits(dtype: torch.dtype, backend: str) -> None:
     t, _ = random_case(217)
