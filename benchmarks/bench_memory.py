@@ -7,7 +7,8 @@ import json
 import sys
 
 from benchmarks import memory
-from benchmarks.step import DTYPES, STOCK, WAYS, Step
+from benchmarks.gpu.names import EAGER
+from benchmarks.step import DTYPES, WAYS, Step
 
 TITLE = "Memory of a training step above its level before it (VmHWM, VmRSS)"
 COLUMNS = [
@@ -73,7 +74,7 @@ def rows(quick: bool) -> list[dict]:
             for kind in ("held", "peak"):
                 value = figures[f"{kind}_bytes"]
                 row[f"{kind}_mb"] = value / 1e6
-                row[f"{kind}_ratio"] = value / found[STOCK][f"{kind}_bytes"]
+                row[f"{kind}_ratio"] = value / found[EAGER][f"{kind}_bytes"]
             made.append(row)
     return made
 

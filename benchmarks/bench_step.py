@@ -9,7 +9,8 @@ before the step.
 from __future__ import annotations
 
 from benchmarks import memory, timing
-from benchmarks.step import DTYPES, STOCK, WAYS, Step
+from benchmarks.gpu.names import CONV, EAGER, LAST, MIN
+from benchmarks.step import DTYPES, WAYS, Step
 
 TITLE = "Training step: forward, loss, backward"
 COLUMNS = [
@@ -20,14 +21,13 @@ COLUMNS = [
     ("peak_ratio", "peak, of eager's", ".2f"),
     *timing.TARGET_COLUMNS,
 ]
-NHWC = "torch channels_last"
 TARGET_CASE = "yolov9-s"
 # Of the speed of eager and channels_last at least, of eager's peak at most.
 TARGETS = {
-    ("yolov9mem conv", "fp32"): {"speed": 1.25, "speed_nhwc": 0.95, "peak_ratio": 0.40},
-    ("yolov9mem min", "fp32"): {"speed_nhwc": 0.95, "peak_ratio": 0.25},
-    ("yolov9mem conv", "bf16"): {"speed": 0.7, "peak_ratio": 0.40},
-    ("yolov9mem min", "bf16"): {"speed": 0.7, "peak_ratio": 0.25},
+    (CONV, "fp32"): {"speed": 1.25, "speed_nhwc": 0.95, "peak_ratio": 0.40},
+    (MIN, "fp32"): {"speed_nhwc": 0.95, "peak_ratio": 0.25},
+    (CONV, "bf16"): {"speed": 0.7, "peak_ratio": 0.40},
+    (MIN, "bf16"): {"speed": 0.7, "peak_ratio": 0.25},
 }
 WORDS = {
     "speed": "{:.2f} x eager",
@@ -62,13 +62,13 @@ def _case_rows(name: str, batch: int, size: int, dtype: str) -> list[dict]:
     timings = timing.compare(cases(name, batch, size, dtype), leading=1)
     made = []
     for row in timing.rows(
-        f"{name}, batch {batch}, {size} px, {dtype}", timings, STOCK
+        f"{name}, batch {batch}, {size} px, {dtype}", timings, EAGER
     ):
         way = row["implementation"]
         row["speed"] = 1 / row["ratio"]
-        row["speed_nhwc"] = 1 / timing.paired_ratio(timings[way], timings[NHWC])
+        row["speed_nhwc"] = 1 / timing.paired_ratio(timings[way], timings[LAST])
         row["peak_mb"] = peaks[way] / 1e6
-        row["peak_ratio"] = peaks[way] / peaks[STOCK]
+        row["peak_ratio"] = peaks[way] / peaks[EAGER]
         wanted = TARGETS.get((way, dtype)) if name == TARGET_CASE else None
         made.append(judge(row, wanted) if wanted else row)
         print(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
+from benchmarks.gpu.names import CONV, EAGER, LAST, MIN, PER_LAYER
 from benchmarks.models import detection_loss, detection_model
 
 OBJECTS = 8  # per image
@@ -35,20 +36,20 @@ def checkpointed_by_torch(model: nn.Module) -> nn.Module:
     return model
 
 
-def checkpointed(model: nn.Module, keep: str) -> nn.Module:
+def checkpointed(model: nn.Module, **options: Any) -> nn.Module:
+    """By yolov9mem; the options are those of its checkpoint()."""
     from yolov9mem.torch import checkpoint
 
-    return checkpoint(model, keep=keep)
+    return checkpoint(model, **options)
 
 
 WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "torch eager": as_it_is,
-    "torch channels_last": in_channels_last,
-    "torch.utils.checkpoint": checkpointed_by_torch,
-    "yolov9mem conv": partial(checkpointed, keep="conv"),
-    "yolov9mem min": partial(checkpointed, keep="min"),
+    EAGER: as_it_is,
+    LAST: in_channels_last,
+    PER_LAYER: checkpointed_by_torch,
+    CONV: partial(checkpointed, keep="conv"),
+    MIN: partial(checkpointed, keep="min"),
 }
-STOCK = "torch eager"
 
 
 class Step:
@@ -67,7 +68,7 @@ class Step:
         self._loss = detection_loss(model)
         self.model = WAYS[way](model)
         self._images = torch.rand(batch, 3, size, size)
-        if way == "torch channels_last":
+        if way == LAST:
             self._images = self._images.contiguous(memory_format=torch.channels_last)
         targets = torch.rand(batch * OBJECTS, 6)
         targets[:, 0] = torch.arange(batch).repeat_interleave(OBJECTS)

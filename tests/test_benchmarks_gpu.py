@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from gpu_machine import ROOT, why_no_gpu
@@ -16,7 +17,7 @@ from test_benchmarks_session import session
 
 from benchmarks import record, render
 from benchmarks.gpu import rest, suites, table
-from benchmarks.gpu.names import COMPILED, CONV, EAGER, GRAPHS, MIN
+from benchmarks.gpu.names import COMPILED, CONV, EAGER, GRAPHS, GROWING, MIN, REDUCED
 
 
 def test_every_configuration_has_a_name_of_its_own(tmp_path: Path) -> None:
@@ -27,10 +28,10 @@ def test_every_configuration_has_a_name_of_its_own(tmp_path: Path) -> None:
         for way in (EAGER, "torch channels_last", "torch.utils.checkpoint", CONV, MIN):
             assert (batch, way) in wanted
     free = {r["way"] for r in requests if not r["deterministic"]}
-    assert {EAGER, CONV, MIN, COMPILED} <= free
-    assert requests[: len(table.core(False))] == table.core(False)
+    assert {EAGER, CONV, GRAPHS, MIN, COMPILED, REDUCED} <= free
+    changing = {r["way"] for r in requests if r["multi_scale"]}
+    assert changing == {EAGER, GROWING, CONV, GRAPHS, MIN}
     assert any(r["objects"] == 100 for r in requests)
-    assert any(r["multi_scale"] for r in requests)
     made = session(tmp_path)
     assert [t.key for t in rest.tasks(made)] == [
         *("bandwidth", "sgd", "mosaic", "losses", "determinism", "rule yolov9-t")
@@ -162,6 +163,27 @@ def test_a_step_is_rehearsed_on_the_cpu(way: str) -> None:
     assert ("plan" in found) == (way != EAGER)
     if way == MIN:
         assert 0 < found["plan"]["held"] < found["plan"]["peak"]
+
+
+@pytest.mark.parametrize(
+    "way, fixed, grows",
+    [
+        *((EAGER, False, False), (GROWING, False, True)),
+        *((MIN, False, True), (MIN, True, False)),
+    ],
+)
+def test_who_has_segments_that_grow(way: str, fixed: bool, grows: bool) -> None:
+    """Ours, and a stock row beside them: what it is worth without us."""
+    from benchmarks.gpu import step
+
+    request = table.configuration(way, 16, multi_scale=True, fixed_segments=fixed)
+    with (
+        mock.patch("yolov9mem.torch.use_expandable_segments") as asked,
+        mock.patch.object(step, "Training", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        step.run(request | {"device": "cpu"})
+    assert asked.called == grows
 
 
 def test_small_cases_run_on_the_cpu(capsys) -> None:

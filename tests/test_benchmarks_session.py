@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,8 +16,17 @@ import pytest
 from gpu_machine import ROOT, why_no_gpu
 
 from benchmarks import record
-from benchmarks.gpu import build, stages, table
-from benchmarks.gpu.names import CONV, EAGER, MIN
+from benchmarks.gpu import build, compiling, rest, stages, table
+from benchmarks.gpu.names import (
+    COMPILED,
+    CONV,
+    EAGER,
+    GRAPHS,
+    GROWING,
+    LAST,
+    MIN,
+    REDUCED,
+)
 from benchmarks.gpu.session import Session, Task
 
 
@@ -190,20 +200,101 @@ def test_what_is_not_timed_runs_side_by_side_and_what_is_alone(tmp_path: Path) -
     assert list(s.record["tasks"]) in (list("abcd"), list("acbd"))
 
 
-def test_the_most_wanted_comes_first(tmp_path: Path, monkeypatch) -> None:
-    s = session(tmp_path)
-    s.quick, s.device = False, "cuda"
-    made = stages.in_order(s, list(stages.STAGES))
-    keys = [task.key for _, task in made]
+def whole(tmp_path: Path) -> Session:
+    """As on a GPU machine, whose tasks nobody runs."""
+    made = session(tmp_path)
+    made.quick, made.device = False, "cuda"
+    return made
+
+
+def test_the_most_wanted_comes_first(tmp_path: Path) -> None:
+    beside, timed = stages.in_order(whole(tmp_path), list(stages.STAGES))
+    names = [task.key for _, task in beside]
+    assert names[0] == "tests on the GPU" and not any(task.timed for _, task in beside)
+    assert {"losses", "determinism", *(f"rule {n}" for n in rest.DETECTORS)} < set(
+        names
+    )
+    assert all(task.timed for _, task in timed)
+    keys = [task.key for _, task in timed]
     assert len(keys) == len(set(keys))
-    assert [task.request["way"] for _, task in made[:6]] == 2 * [EAGER, CONV, MIN]
-    assert all(task.request["multi_scale"] for _, task in made[6:9])
-    beside = [task.key for _, task in made[9:] if not task.timed]
-    assert beside == keys[9 : 9 + len(beside)]
-    assert beside[:2] == [table.COMPILING, "tests on the GPU"]
-    dense = next(key for key in keys if "100 objects" in key)
-    wanted = [table.key(request) for request in table.wanted(False)]
-    assert max(map(keys.index, [*wanted, "bandwidth"])) < keys.index(dense)
+
+    def place(way: str, batch: int, **change) -> int:
+        return keys.index(table.key(table.configuration(way, batch, **change)))
+
+    assert (
+        max(keys.index(table.key(table.free(w))) for w in (CONV, GRAPHS, COMPILED)) == 2
+    )
+    table_proper = [place(w, n) for n in (16, 32, 8) for w in (EAGER, CONV, MIN)]
+    assert max(table_proper) < place(LAST, 16) < place(CONV, 16, objects=100)
+    rows = range(place(GROWING, 16, multi_scale=True), keys.index("bandwidth"))
+    assert place(CONV, 64) in rows
+    after = [table.key(request) for request in table.late(False)]
+    assert keys[-len(after) :] == after and "reduce-overhead" in after[-1]
+
+
+def test_limits_are_twice_what_a_task_has_taken(tmp_path: Path) -> None:
+    """On the machines of the records; beside other tasks it takes more."""
+    made = whole(tmp_path)
+    tasks = [task for stage in stages.STAGES.values() for task in stage(made)]
+    limits = {task.key: task.limit_s for task in tasks}
+    seen = {}
+    for found in record.read_all():
+        for key, task in found.get("tasks", {}).items():
+            if task["outcome"] == "done" and key in limits:
+                seen[key] = max(seen.get(key, 0), task["seconds"])
+    assert len(seen) > 15
+    assert {k: s for k, s in seen.items() if limits[k] < 2 * s} == {}
+    assert all(task.need_s <= task.limit_s / 2 for task in tasks)
+
+
+def test_torch_compile_begins_before_the_build(tmp_path: Path, monkeypatch) -> None:
+    """Its first time lasts as long as the build and what is not timed; what is waits."""
+    s, order, begun = session(tmp_path), [], threading.Event()
+
+    def task(key: str, timed: bool, seconds: float = 0) -> Task:
+        def run(session: Session, limit: float) -> dict:
+            order.append(key)
+            begun.set()
+            time.sleep(seconds)
+            order.append(f"{key} ended")
+            return {"outcome": "done", "result": {}}
+
+        return Task(key, 9, 1, run, timed=timed)
+
+    def ready(session: Session) -> bool:
+        assert begun.wait(60)
+        order.append("build")
+        return True
+
+    pairs = [("step", task("row", True))], [("rest", task("rule", False))]
+    monkeypatch.setattr(stages, "in_order", lambda *_: pairs[::-1])
+    monkeypatch.setattr(compiling, "tasks", lambda _: [task("first", False, 1.5)])
+    monkeypatch.setattr(build, "make_ready", ready)
+    stages.perform(s, ["step", "rest"])
+    assert order[:4] == ["first", "build", "rule", "rule ended"]
+    assert order[4:] == ["first ended", "row", "row ended"]
+
+
+def test_compiled_code_travels_while_a_row_of_it_lacks(tmp_path: Path, capsys) -> None:
+    s = whole(tmp_path)
+    compiling.fetch(s)
+    assert compiling.leave(s) is None, "nothing was compiled"
+    (s.compiled / "triton").mkdir(parents=True)
+    (s.compiled / "triton" / "a.cubin").write_bytes(bytes(100))
+    archive = compiling.leave(s)
+    assert archive is not None and archive.parent == s.out
+    build.shutil.rmtree(s.compiled)
+    compiling.fetch(s)
+    assert (s.compiled / "triton" / "a.cubin").read_bytes() == bytes(100)
+    (s.compiled / "large").write_bytes(os.urandom(compiling.MOST_BYTES + 1))
+    assert compiling.leave(s) is None and not archive.exists()
+    assert "too large to travel" in capsys.readouterr().out
+    (s.compiled / "large").unlink()
+    assert compiling.leave(s) == archive
+    for way in (COMPILED, REDUCED):
+        s.record["tasks"][table.key(table.free(way))] = {"outcome": "done"}
+    assert compiling.leave(s) is None and not archive.exists()
+    assert s.crew.environment["TORCHINDUCTOR_CACHE_DIR"] == str(s.compiled)
 
 
 def test_commands_are_ended_at_their_limit(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ import os
 import re
 import shutil
 import sys
-import tarfile
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu import archives
 from benchmarks.gpu.crew import command
 from benchmarks.gpu.session import NoGpuError, Session, Task
 from benchmarks.record import ROOT
@@ -88,8 +88,7 @@ def build(session: Session, seconds: float) -> dict[str, Any]:
         what = "ended at its limit" if status is None else f"exit status {status}"
         return answer | {"outcome": "failed", "reason": f"{what}: {output[-WORDS:]}"}
     (session.site / "built.txt").write_text(stamp(session))
-    made = shutil.make_archive(str(session.out / "half"), "gztar", session.site)
-    Path(made).rename(session.out / ARCHIVE)  # never there in part
+    archives.pack(session.site, session.out / ARCHIVE)
     return answer | {"outcome": "done", "result": {"archs": architecture(session)}}
 
 
@@ -97,14 +96,7 @@ def unpack(session: Session) -> None:
     """The package as an earlier call left it beside the record, maybe elsewhere."""
     archive = session.out / ARCHIVE
     if not is_built(session) and archive.exists():
-        shutil.rmtree(session.site, ignore_errors=True)
-        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        try:
-            shutil.unpack_archive(archive, session.site, "gztar", **safely)
-        except (OSError, shutil.ReadError, tarfile.TarError) as error:
-            print(f"{archive} cannot be read ({error}): it is built again", flush=True)
-            shutil.rmtree(session.site, ignore_errors=True)
-            archive.unlink()
+        archives.unpack(archive, session.site)
         # One that waits has looked for the package already and found none.
         session.crew.dismiss()
 
@@ -116,7 +108,7 @@ def make_ready(session: Session) -> bool:
     unpack(session)
     if is_built(session):
         return True
-    session.record["tasks"].pop("build", None)
+    session.forget("build")
     session.perform("build-test", Task("build", 300, 60, build))
     return is_built(session)
 
@@ -230,17 +222,10 @@ def tasks(session: Session) -> list[Task]:
     """Those of stage build-test; the build itself comes before every stage."""
     if session.device == "cpu":
         return []
-    return [
-        Task("tests on the GPU", 150, 30, run_tests, timed=False),
-        *(
-            Task(
-                f"compute-sanitizer {tool}",
-                100,
-                20,
-                partial(sanitize, tool),
-                None,
-                False,
-            )
-            for tool in SANITIZERS
-        ),
-    ]
+    made = [Task("tests on the GPU", 240, 60, run_tests, timed=False)]
+    for tool in SANITIZERS:
+        # racecheck looks at every access to shared memory.
+        limit, need = (150, 60) if tool == "racecheck" else (100, 20)
+        key = f"compute-sanitizer {tool}"
+        made.append(Task(key, limit, need, partial(sanitize, tool), timed=False))
+    return made

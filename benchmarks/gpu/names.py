@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The ways of running a training step, by name."""
+"""The ways of running a training step, by name; knows nothing else."""
 
 EAGER, LAST = "torch eager", "torch channels_last"
+# Eager with the allocator's settings that our ways have.
+GROWING = "torch eager, expandable segments"
 PER_LAYER, COMPILED = "torch.utils.checkpoint", "torch.compile channels_last"
+REDUCED = "torch.compile channels_last, reduce-overhead"  # with CUDA graphs
 CONV, MIN = "yolov9mem conv", "yolov9mem min"
 GRAPHS = "yolov9mem conv, CUDA graphs"
-WAYS = (EAGER, LAST, PER_LAYER, COMPILED, CONV, GRAPHS, MIN)
+WAYS = (EAGER, GROWING, LAST, PER_LAYER, COMPILED, REDUCED, CONV, GRAPHS, MIN)
+COMPILED_WAYS, OURS = (COMPILED, REDUCED), (CONV, GRAPHS, MIN)
+
+LARGE_DETECTORS = ("-c", "-e")  # ends of their names

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu.names import LARGE_DETECTORS
 from benchmarks.models import _tests, detection_model
 
 KEEPS = ("conv", "min")
 SIZE, BATCH = 128, 2
-SEEDS, SEEDS_OF_LARGE, LARGE = 5, 3, ("-c", "-e")
+SEEDS, SEEDS_OF_LARGE = 5, 3
 NO_BF16 = (8, 0)  # GPUs below have none
 
 
@@ -33,7 +34,7 @@ def seeds(model: str, quick: bool) -> int:
     """How many the median is of."""
     if quick:
         return 1
-    return SEEDS_OF_LARGE if model.endswith(LARGE) else SEEDS
+    return SEEDS_OF_LARGE if model.endswith(LARGE_DETECTORS) else SEEDS
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:

@@ -97,6 +97,7 @@ class Session:
         self.deadline = time.monotonic() + seconds
         self._lock = threading.Lock()
         self.site, self.work = scratch / "site", scratch / "work"
+        self.compiled = scratch / "compiled"
         self.work.mkdir(parents=True, exist_ok=True)
         self.out.mkdir(parents=True, exist_ok=True)
         self.common = {"device": device, "quick": quick}
@@ -105,10 +106,12 @@ class Session:
         self.record = self._continued() or self._begun()
 
     def environment(self) -> dict[str, str]:
-        """Of every process: the built package before the sources."""
+        """Of every process: the built package before the sources, one cache of
+        torch.compile."""
         paths = [str(self.site)] if self.device == "cuda" else []
         paths += [str(record.ROOT), os.environ.get("PYTHONPATH", "")]
-        return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        made = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        return {**os.environ, **made, "TORCHINDUCTOR_CACHE_DIR": str(self.compiled)}
 
     def _begun(self) -> dict[str, Any]:
         made = record.software() | {"device": "gpu", "quick": self.quick}
@@ -148,6 +151,11 @@ class Session:
         """What a task found, None if it did not."""
         task = self.record["tasks"].get(key, {})
         return task.get("result") if task.get("outcome") == "done" else None
+
+    def forget(self, key: str) -> None:
+        """So that the task is run again."""
+        with self._lock:
+            self.record["tasks"].pop(key, None)
 
     def perform(self, stage: str, task: Task) -> None:
         """Runs a task unless it has its result already, and notes what became of it."""

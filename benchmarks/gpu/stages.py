@@ -3,48 +3,70 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks import render
-from benchmarks.gpu import build, rest, table
+from benchmarks.gpu import build, compiling, rest, table
 from benchmarks.gpu.session import Session, Task
 
 STAGES = {"build-test": build.tasks, "step": table.tasks, "rest": rest.tasks}
 
 
-def in_order(session: Session, stages: list[str]) -> list[tuple[str, Task]]:
-    """(stage, task) of the stages, what is wanted most first: a call may end before all
-    is done. The core of the table; what is not timed, side by side; what else has a
-    target; the rest of the table."""
+Pairs = list[tuple[str, Task]]
+
+
+def in_order(session: Session, stages: list[str]) -> tuple[Pairs, Pairs]:
+    """(stage, task) of the stages: those that run beside each other, then the timed ones.
+
+    Tests come before anything is timed, so that no figure is of something that is wrong.
+    Of the first the longest begin first; of the timed ones those that are wanted most, for
+    a call may end before all is done.
+    """
     made = [(stage, task) for stage in stages for task in STAGES[stage](session)]
-    core, wanted = table.core(session.quick), table.wanted(session.quick)
+    late = table.late(session.quick)
 
-    def rank(pair: tuple[str, Task]) -> tuple[int, bool]:
+    def rank(pair: tuple[str, Task]) -> int:
         stage, task = pair
-        if not task.timed:
-            return 1, task.key != table.COMPILING  # the longest
-        if task.request in core:
-            return 0, False
-        return 2 if task.request in wanted or stage == "rest" else 3, False
+        return 1 if stage == "rest" else 2 if task.request in late else 0
 
-    return sorted(made, key=rank)
+    beside = [pair for pair in made if not pair[1].timed]
+    timed = [pair for pair in made if pair[1].timed]
+    beside.sort(key=lambda pair: -pair[1].limit_s)
+    return beside, sorted(timed, key=rank)
+
+
+def perform(session: Session, stages: list[str]) -> None:
+    """All that there is time for. torch.compile needs nothing of ours and its first time
+    begins at once."""
+    beside, timed = in_order(session, stages)
+    early = compiling.tasks(session) if "step" in stages else []
+    with ThreadPoolExecutor(1) as pool:
+        begun = [pool.submit(session.perform, "step", task) for task in early]
+        ready = build.make_ready(session)
+        if ready:
+            session.perform_all(beside)
+        for task in begun:
+            task.result()
+    if ready:
+        session.perform_all(timed)
+        return
+    why = "the package could not be built for this GPU, see task build"
+    for stage, task in (*beside, *timed):
+        session.skip(stage, task, why)
 
 
 def run(session: Session, stages: list[str]) -> Path:
     """Runs the stages within the call's time and returns the record's path.
 
     Raises:
-        NoGpuError: there is no GPU, or another than the record's.
+        NoGpuError: there is no GPU.
     """
     try:
         build.look_at_the_gpu(session)
-        made = in_order(session, stages)
-        if build.make_ready(session):
-            session.perform_all(made)
-        else:
-            why = "the package could not be built for this GPU, see task build"
-            for stage, task in made:
-                session.skip(stage, task, why)
+        compiling.fetch(session)
+        perform(session, stages)
+        compiling.leave(session)
         return session.save()
     finally:
         session.close()

@@ -11,7 +11,9 @@ settings of the script, else PyTorch's own with cuDNN's search), multi_scale; it
 seconds (of timing, for each half) and steps (timed at least).
 
 fixed_segments: torch's allocator as it is by itself; else our ways have the segments
-that grow which the example and the launcher ask for.
+that grow which the example and the launcher ask for, as has one stock way beside them.
+
+choices_are_kept: False: what torch.compile finds fastest beside other work is not kept.
 
 multi_scale: the sides of SCALES one after the other, twice: a first time with all that a
 new size costs, for the peaks of memory, and a second time for the times as well.
@@ -26,6 +28,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch._inductor.config
 from torch import Tensor, nn
 
 from benchmarks.gpu import names, ways
@@ -94,7 +97,7 @@ class Training:
         from yolov9.ema import ModelEMA
         from yolov9.optim import make_optimizer, make_step
 
-        stock = not ways.is_ours(self.request["way"])
+        stock = self.request["way"] not in names.OURS
         ema = ModelEMA(self.model)
         optimizer = make_optimizer(self.model, "SGD", HYP, ema, stock)
         self.step = make_step(self.model, optimizer, self.scaler, ema)
@@ -106,8 +109,10 @@ class Training:
             images = nn.functional.interpolate(
                 images, size=(side, side), mode="bilinear"
             )
-        if self.request["way"] in (names.LAST, names.COMPILED):
+        if self.request["way"] in (names.LAST, *names.COMPILED_WAYS):
             images = images.contiguous(memory_format=torch.channels_last)
+        if self.request["way"] == names.REDUCED:
+            torch.compiler.cudagraph_mark_step_begin()
         with torch.autocast(**self.autocast):
             output = self.runner(images)
         loss, _ = self.loss(output, self.targets)
@@ -161,10 +166,13 @@ def measure(
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    if ways.is_ours(request["way"]) and not request.get("fixed_segments"):
+    growing = request["way"] in (*names.OURS, names.GROWING)
+    if growing and not request.get("fixed_segments"):
         from yolov9mem.torch import use_expandable_segments
 
         use_expandable_segments()
+    if not request.get("choices_are_kept", True):
+        torch._inductor.config.autotune_local_cache = False
     clock, training = Clock(request["device"]), Training(request)
     warmup = len(sides(request)) if request["multi_scale"] else WARM_UP
     alone = measure(clock, training.alone, warmup, request)
@@ -182,6 +190,6 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     typical = "mean_ms" if request["multi_scale"] else "median_ms"
     for name, part in (("alone", alone), ("full", full)):
         found[name] = part | {"images_per_s": batch * 1e3 / part[typical]}
-    if ways.is_ours(request["way"]):
+    if request["way"] in names.OURS:
         found["plan"] = ways.plan_bytes(training.model)
     return found

@@ -5,14 +5,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.gpu.names import COMPILED, CONV, EAGER, GRAPHS, LAST, MIN, PER_LAYER
+from benchmarks.gpu.names import (
+    COMPILED,
+    COMPILED_WAYS,
+    CONV,
+    EAGER,
+    GRAPHS,
+    GROWING,
+    LAST,
+    MIN,
+    PER_LAYER,
+    REDUCED,
+)
 from benchmarks.gpu.session import Session, Task, asking
 
-BATCHES = (16, 64, 32, 8)
 LIMIT_S, NEED_S = 60.0, 14.0
-# torch.compile: a first time beside what is not timed, which leaves its code in a cache.
-COMPILE_LIMIT_S, COMPILE_NEED_S = 240.0, 40.0
-COMPILING = "torch.compile's first time"
+COMPILE_LIMIT_S, COMPILE_NEED_S = (
+    240.0,
+    40.0,
+)  # with its code in a cache; see compiling.py
 
 
 def configuration(way: str, batch: int, **change: Any) -> dict[str, Any]:
@@ -32,74 +43,63 @@ def key(request: dict[str, Any]) -> str:
     return ", ".join(filter(None, words))
 
 
-def core(quick: bool) -> list[dict[str, Any]]:
-    """Those that the targets are about, the most wanted first."""
-    if quick:
-        return configurations(True)[:1]
-    ways = (EAGER, CONV, MIN)
-    made = [configuration(way, batch) for batch in (16, 64) for way in ways]
-    changing = (CONV, MIN, EAGER)
-    return made + [configuration(way, 16, multi_scale=True) for way in changing]
-
-
 def free(way: str) -> dict[str, Any]:
     """As PyTorch runs when nobody asks for determinism."""
     return configuration(way, 32, deterministic=False)
 
 
-def wanted(quick: bool) -> list[dict[str, Any]]:
-    """The rest of what the targets are about, which the GPU command does when it has
-    waited for COMPILING."""
+def rehearsed() -> list[dict[str, Any]]:
+    """yolov9-t, one batch of 2 images of 64 px."""
+    small = {"model": "yolov9-t", "size": 64, "seconds": 0.0, "steps": 2}
+    made = [configuration(way, 2, **small) for way in (EAGER, LAST, PER_LAYER, CONV)]
+    return [*made, configuration(MIN, 2, multi_scale=True, **small)]
+
+
+def changing(way: str, **change: Any) -> dict[str, Any]:
+    """With sizes that change."""
+    return configuration(way, 16, multi_scale=True, **change)
+
+
+def late(quick: bool) -> list[dict[str, Any]]:
+    """Those without a target, after all that has one."""
     if quick:
         return []
-    return [free(CONV), free(GRAPHS), configuration(GRAPHS, 16), free(COMPILED)]
+    return [free(way) for way in (MIN, LAST, EAGER, REDUCED)]
 
 
 def configurations(quick: bool) -> list[dict[str, Any]]:
-    """All, the most wanted first: those of core and of wanted, the rest of the table as the
-    official script's settings make it, dense images, torch's own segments, graphs of
-    many sizes.
+    """All, the most wanted first: ours beside torch.compile; the table as the official
+    script's settings make it; dense images; sizes that change, in torch's own segments
+    too.
 
-    quick: yolov9-t, one batch of 2 images of 64 px, as a rehearsal.
+    quick: a rehearsal's.
     """
     if quick:
-        small = {"model": "yolov9-t", "size": 64, "seconds": 0.0, "steps": 2}
-        ways = (EAGER, LAST, PER_LAYER, CONV)
-        made = [configuration(way, 2, **small) for way in ways]
-        return [*made, configuration(MIN, 2, multi_scale=True, **small)]
-    table = [
-        configuration(way, batch)
-        for ways in ((EAGER, CONV, MIN), (LAST, PER_LAYER))
-        for batch in BATCHES
-        for way in ways
-    ]
-    dense = [configuration(w, 16, objects=100) for w in (EAGER, CONV, MIN)]
-    fixed = [
-        configuration(way, 16, multi_scale=True, fixed_segments=True)
-        for way in (CONV, MIN)
-    ]
-    graphs = configuration(GRAPHS, 16, multi_scale=True)  # what they take of the device
-    rest = [*table, *dense, *fixed, graphs]
-    rest += [free(way) for way in (MIN, LAST, EAGER)]
-    first = [*core(quick), *wanted(quick)]
-    return [*first, *(request for request in rest if request not in first)]
+        return rehearsed()
+    made = [free(way) for way in (CONV, GRAPHS, COMPILED)]
+    made += [configuration(way, 16) for way in (EAGER, CONV, GRAPHS, MIN)]
+    made += [configuration(w, n) for n in (32, 8) for w in (EAGER, CONV, MIN)]
+    made += [configuration(w, n) for n in (16, 32, 64, 8) for w in (LAST, PER_LAYER)]
+    made += [configuration(way, 16, objects=100) for way in (EAGER, CONV, MIN)]
+    made += [changing(way) for way in (GROWING, GRAPHS)]
+    made += [changing(way, fixed_segments=True) for way in (CONV, MIN)]
+    made += [configuration(way, 64) for way in (EAGER, CONV, MIN)]
+    made += [changing(way) for way in (CONV, MIN, EAGER)]
+    return [*made, *late(quick)]
 
 
-def tasks_of(requests: list[dict[str, Any]]) -> list[Task]:
-    made = []
-    for request in requests:
-        limit, need = LIMIT_S, NEED_S
-        if request["way"] == COMPILED:
-            limit, need = COMPILE_LIMIT_S, COMPILE_NEED_S
-        made.append(asking(key(request), limit, need, "step", **request))
-    return made
+def first_time() -> dict[str, Any]:
+    """What fills torch.compile's cache and is not timed. It chooses among Triton's
+    settings beside other work: what is timed chooses anew."""
+    return free(COMPILED) | {"seconds": 0.0, "steps": 2, "choices_are_kept": False}
 
 
 def tasks(session: Session) -> list[Task]:
-    """Those of stage step."""
-    made = tasks_of(configurations(session.quick))
-    if not session.quick:
-        request = free(COMPILED) | {"seconds": 0.0, "steps": 2}
-        limit, need = COMPILE_LIMIT_S, COMPILE_NEED_S
-        made.append(asking(COMPILING, limit, need, "step", False, **request))
+    """Those of stage step, but for torch.compile's first time."""
+    made = []
+    for request in configurations(session.quick):
+        limit, need = LIMIT_S, NEED_S
+        if request["way"] in COMPILED_WAYS:
+            limit, need = COMPILE_LIMIT_S, COMPILE_NEED_S
+        made.append(asking(key(request), limit, need, "step", **request))
     return made

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,49 +10,50 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.gpu.names import COMPILED, CONV, EAGER, GRAPHS, LAST, MIN, PER_LAYER
-from benchmarks.step import checkpointed_by_torch, in_channels_last
+from benchmarks.gpu.names import (
+    COMPILED,
+    CONV,
+    EAGER,
+    GRAPHS,
+    GROWING,
+    LAST,
+    MIN,
+    PER_LAYER,
+    REDUCED,
+)
+from benchmarks.step import (
+    as_it_is,
+    checkpointed,
+    checkpointed_by_torch,
+    in_channels_last,
+)
 
 
-def compiled(model: nn.Module) -> nn.Module:
-    return torch.compile(in_channels_last(model))
-
-
-def checkpointed(
-    model: nn.Module, keep: str, backend: Any, **options: Any
-) -> nn.Module:
-    """By yolov9mem; `backend` None: what the tensors' device asks for."""
-    from yolov9mem.torch import checkpoint
-
-    chosen = inspect.signature(checkpoint).parameters["backend"].default
-    if backend is None and chosen == "cpu" and next(model.parameters()).is_cuda:
-        backend = "cuda"
-    options |= {"backend": backend} if backend else {}
-    return checkpoint(model, keep=keep, **options)
+def compiled(model: nn.Module, **options: Any) -> nn.Module:
+    return torch.compile(in_channels_last(model), **options)
 
 
 def prepare(way: str, model: nn.Module, backend: Any = None) -> nn.Module:
-    """The model, ready to be called.
+    """The model, ready to be called; `backend` None: what its tensors' device asks for.
 
     Raises:
         ValueError: way is none of those above.
     """
+    on = {"backend": backend} if backend else {}
     ways: dict[str, Callable[[nn.Module], nn.Module]] = {
-        EAGER: lambda model: model,
+        EAGER: as_it_is,
+        GROWING: as_it_is,
         LAST: in_channels_last,
         PER_LAYER: checkpointed_by_torch,
         COMPILED: compiled,
-        CONV: partial(checkpointed, keep="conv", backend=backend),
-        GRAPHS: partial(checkpointed, keep="conv", backend=backend, cuda_graphs=True),
-        MIN: partial(checkpointed, keep="min", backend=backend),
+        REDUCED: partial(compiled, mode="reduce-overhead"),
+        CONV: partial(checkpointed, keep="conv", **on),
+        GRAPHS: partial(checkpointed, keep="conv", cuda_graphs=True, **on),
+        MIN: partial(checkpointed, keep="min", **on),
     }
     if way not in ways:
         raise ValueError(f"way: is {way!r}, must be one of {list(ways)}")
     return ways[way](model)
-
-
-def is_ours(way: str) -> bool:
-    return way in (CONV, GRAPHS, MIN)
 
 
 def plan_bytes(model: nn.Module) -> dict[str, int]:

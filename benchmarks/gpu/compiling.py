@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+"""torch.compile's first time, which takes minutes, most of them on the CPU: while our
+package is built and tested, so that what is timed finds the code in a cache.
+
+The cache lies where the machine is worked on. As long as a row of torch.compile lacks, it
+also travels with the record.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.gpu import archives, table
+from benchmarks.gpu.names import COMPILED_WAYS
+from benchmarks.gpu.session import FINAL, Session, Task, asking
+
+KEY = "torch.compile's first time"
+LIMIT_S, NEED_S = 300.0, 60.0
+ARCHIVE = "compiled.tar.gz"
+MOST_BYTES = 15 << 20  # of a file that a lent machine sends back
+
+
+def tasks(session: Session) -> list[Task]:
+    """One, or none in a rehearsal."""
+    if session.quick:
+        return []
+    request = table.first_time()
+    return [asking(KEY, LIMIT_S, NEED_S, "step", False, **request)]
+
+
+def is_wanted(session: Session) -> bool:
+    """Whether a row of torch.compile has no result yet."""
+    found = session.record["tasks"]
+    return any(
+        found.get(table.key(request), {}).get("outcome") not in FINAL
+        for request in table.configurations(session.quick)
+        if request["way"] in COMPILED_WAYS
+    )
+
+
+def fetch(session: Session) -> None:
+    """The cache of an earlier call, unless this machine has one."""
+    archive = session.out / ARCHIVE
+    if archive.exists() and not session.compiled.exists():
+        archives.unpack(archive, session.compiled)
+
+
+def leave(session: Session) -> Path | None:
+    """The cache for the next call, if that needs it and it is small enough."""
+    archive = session.out / ARCHIVE
+    if not is_wanted(session) or not session.compiled.exists():
+        archive.unlink(missing_ok=True)
+        return None
+    if archives.pack(session.compiled, archive, MOST_BYTES):
+        return archive
+    print(f"{session.compiled} is too large to travel: it is made again", flush=True)
+    return None
