@@ -130,14 +130,26 @@ def test_each_request_has_a_process_of_its_own(tmp_path: Path) -> None:
     assert "no such" in (tmp_path / "out" / "log.txt").read_text()
 
 
-def test_another_gpu_than_the_record_s_is_refused(tmp_path: Path) -> None:
-    s = session(tmp_path)
-    s.crew.ask = lambda request, limit: {
-        "outcome": "done",
-        "result": {"name": "another", "threads": {}},
-    }
-    with pytest.raises(build.NoGpuError, match="invented, this machine has another"):
+def test_each_gpu_has_a_record_of_its_own(tmp_path: Path, capsys, monkeypatch) -> None:
+    """The first machine is an H100, the second an H200, the third an H100 again."""
+    facts, days = record.software(), iter(range(1, 9))
+    monkeypatch.setattr(
+        record, "software", lambda: facts | {"date": f"2026-01-0{next(days)}"}
+    )
+    for number, name in enumerate(("H100", "H200", "H100")):
+        s = Session(tmp_path / "out", "cpu", True, scratch=tmp_path / f"{number}")
+        found = {"name": name, "capability": [9, 0], "threads": {"torch": 1}}
+        s.crew.ask = lambda *_, found=found: {"outcome": "done", "result": found}
         build.look_at_the_gpu(s)
+        assert s.record["gpu"]["name"] == name
+        s.perform("rest", fixed(f"task {number}", [{"outcome": "done", "result": {}}]))
+    first, second = record.read_all(tmp_path / "out")
+    assert (first["gpu"]["name"], list(first["tasks"])) == (
+        "H100",
+        ["task 0", "task 2"],
+    )
+    assert (second["gpu"]["name"], list(second["tasks"])) == ("H200", ["task 1"])
+    assert "is of H100, this is H200: left alone" in capsys.readouterr().out
 
 
 def test_a_built_package_is_taken_from_beside_the_record(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def look_at_the_gpu(session: Session) -> None:
     """Puts the facts of the GPU into the record.
 
     Raises:
-        NoGpuError: there is none, or another one than the record's.
+        NoGpuError: there is none.
     """
     answer = session.crew.ask(session.common | {"task": "facts"}, 240)
     if answer["outcome"] != "done":
@@ -36,15 +36,7 @@ def look_at_the_gpu(session: Session) -> None:
             f"no GPU to measure on: {answer.get('reason')}. `python -m benchmarks cpu` "
             "measures this machine's CPU"
         )
-    found = answer["result"]
-    known = session.record.get("gpu", found)
-    if known["name"] != found["name"]:
-        raise NoGpuError(
-            f"the record in {session.out} is of {known['name']}, this machine has "
-            f"{found['name']}: give another --out"
-        )
-    session.record["threads"] = found.pop("threads")
-    session.record["gpu"] = found
+    session.is_on(answer["result"])
 
 
 def architecture(session: Session) -> str:

@@ -118,8 +118,8 @@ class Session:
         made |= {"rehearsal": self.device != "cuda", "sources": record.sources()}
         return made | {"tasks": {}, "suites": {}}
 
-    def _continued(self) -> dict[str, Any] | None:
-        """The record of this package and kind that has most results."""
+    def _continued(self, gpu: str | None = None) -> dict[str, Any] | None:
+        """The record of this package and kind that has most results; `gpu`: of that one."""
         best, most = None, -1
         for folder in (self.out, self.scratch / "keep"):
             for path in sorted(folder.glob("gpu-*.json"), reverse=True):
@@ -129,12 +129,26 @@ class Session:
                 if not same or found.get("rehearsal") != (self.device != "cuda"):
                     print(f"{path} is of another package: left alone", flush=True)
                     continue
+                name = found.get("gpu", {}).get("name")
+                if gpu is not None and name != gpu:
+                    print(f"{path} is of {name}, this is {gpu}: left alone", flush=True)
+                    continue
                 tasks = found["tasks"].values()
                 count = sum(task["outcome"] in FINAL for task in tasks)
                 if count > most:
                     best, most = found | {"commit": record.commit()}, count
                     print(f"continues {path}: {count} results", flush=True)
         return best
+
+    def is_on(self, gpu: dict[str, Any]) -> None:
+        """Notes the facts of this machine's GPU. The record is changed for one of such a
+        GPU, or a new one, if it is of another: a lent machine may be of another kind the
+        next time, and figures of two do not compare."""
+        known = self.record.get("gpu", gpu)["name"]
+        if known != gpu["name"]:
+            self.record = self._continued(gpu["name"]) or self._begun()
+        self.record["threads"] = gpu.pop("threads")
+        self.record["gpu"] = gpu
 
     def save(self) -> Path:
         """Writes the record with its tables so far."""
