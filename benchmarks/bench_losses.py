@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.exactness import pooled_error
 from benchmarks.gpu.names import EAGER, LAST
 from benchmarks.gpu.ways import plan_bytes
 from benchmarks.models import _examples, detection_loss, detection_model
@@ -131,15 +132,10 @@ class Runner:
         self.optimizer.step()
 
 
-def pooled_error(model: nn.Module, exact: nn.Module) -> float:
-    pairs = [
-        (p.grad, q.grad)
-        for p, q in zip(model.parameters(), exact.parameters(), strict=True)
-        if q.grad is not None
-    ]
-    wrong = torch.stack([(g.double() - e).square().sum() for g, e in pairs]).sum()
-    size = torch.stack([e.square().sum() for _, e in pairs]).sum()
-    return float((wrong / size).sqrt())
+def gradient_error(model: nn.Module, exact: nn.Module) -> float:
+    pairs = zip(model.parameters(), exact.parameters(), strict=True)
+    grads = [(p.grad, q.grad) for p, q in pairs if q.grad is not None]
+    return pooled_error(*zip(*grads))
 
 
 @dataclass(frozen=True)
@@ -187,7 +183,7 @@ def step_by_step(batches: Batches, case: Case) -> list[dict[str, Any]]:
             exact.model.load_state_dict(before)
             exact.gradients(batch)
             for name, way in ways.items():
-                errors[name].append(pooled_error(way.model, exact.model))
+                errors[name].append(gradient_error(way.model, exact.model))
         stock.step()
     plan_bytes(ways[case.ours].model)  # raises where it did not run through us
     made = []

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks import timing
-from benchmarks.models import detection_model
+from benchmarks.models import detection_model, moving_average
 
 TITLE = "Optimizer step: clip, SGD with Nesterov momentum, moving average, zero"
 COLUMNS = [
@@ -30,27 +29,6 @@ RATES = {"lr": 1e-3, "momentum": 0.937, "nesterov": True, "weight_decay": 5e-4}
 BYTES_PER_PARAMETER = 36  # read g; read p, g, m, e; write p, g, m, e
 
 
-class OfficialEMA:
-    """The moving average of the official trainer, in its own two calls per tensor."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.ema = copy.deepcopy(model).eval()
-        self.updates = 0
-
-    def decay(self, updates: int) -> float:
-        return 0.9999 * (1 - math.exp(-updates / 2000))
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        self.updates += 1
-        decay = self.decay(self.updates)
-        source = model.state_dict()
-        for name, value in self.ema.state_dict().items():
-            if value.dtype.is_floating_point:
-                value *= decay
-                value += (1 - decay) * source[name].detach()
-
-
 def _fill_gradients(model: nn.Module) -> Callable[[], None]:
     def fill() -> None:
         for p in model.parameters():
@@ -63,7 +41,7 @@ def _fill_gradients(model: nn.Module) -> Callable[[], None]:
 
 def stock_case(model: nn.Module, **kind: Any) -> timing.Case:
     """The official trainer's lines with torch.optim.SGD(**kind)."""
-    ema = OfficialEMA(model)
+    ema = moving_average(model)
     optimizer = torch.optim.SGD(model.parameters(), **RATES, **kind)
 
     def step() -> None:
@@ -79,7 +57,11 @@ def our_case(model: nn.Module) -> timing.Case:
     from yolov9mem.torch.optimizer.sgd import AccumulatingSGD
 
     optimizer = AccumulatingSGD(
-        model.parameters(), **RATES, max_norm=10.0, ema=OfficialEMA(model), model=model
+        model.parameters(),
+        **RATES,
+        max_norm=10.0,
+        ema=moving_average(model),
+        model=model,
     )
     return timing.Case(optimizer.step, _fill_gradients(model))
 

@@ -35,6 +35,14 @@ def detection_model(name: str, classes: int = 80) -> nn.Module:
     return DetectionModel(name, classes).train()
 
 
+def moving_average(model: nn.Module) -> Any:
+    """The example's, in the official trainer's two calls a tensor."""
+    _examples()
+    from yolov9.ema import ModelEMA
+
+    return ModelEMA(model)
+
+
 def detection_loss(model: nn.Module) -> Any:
     """loss(output, targets) -> (scalar, parts) with the example's hyper-parameters."""
     _examples()

@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("yolov9mem", "torch", "numpy", "opencv-python-headless", "scipy-openblas32")
+PACKAGES = ("yolov9mem", "torch", "numpy", "opencv-python-headless")
 
 
 def cpu_model() -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +20,6 @@ import torch
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
-
-HALF = (torch.float16, torch.bfloat16)
-Key = tuple[str, torch.dtype]  # keep, dtype
 
 
 @dataclass(frozen=True)
@@ -36,36 +32,6 @@ class Place:
     device: str
     exact: str = "cpu"
     backend: Any = "auto"
-
-
-def run(
-    model: nn.Module,
-    inputs: Sequence[Tensor],
-    seed: int,
-    dtype: torch.dtype,
-    scale: float = 1.0,
-) -> rule.Result:
-    """A step on the model's device, its loss times `scale`.
-
-    The result is the model's own memory: what is loaded next overwrites it.
-    """
-    device = next(model.parameters()).device
-    leaves = [x.to(device, copy=True).requires_grad_() for x in inputs]
-    mixed = dtype in HALF
-    with torch.autocast(device.type, dtype if mixed else None, enabled=mixed):
-        outputs = rule.flatten(model(*leaves))
-    generator = torch.Generator().manual_seed(seed)
-    loss = sum(
-        (o.to(leaves[0].dtype) * torch.randn(o.shape, generator=generator).to(o)).sum()
-        for o in outputs
-    )
-    (loss * scale).backward()
-    grads = [p.grad for p in [*leaves, *model.parameters()] if p.grad is not None]
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    state = [t for m in norms for t in (m.running_mean, m.running_var)]
-    calls = [m.num_batches_tracked for m in norms]
-    counted = torch.stack(calls).tolist() if calls else []  # one wait for all
-    return rule.Result([o.detach() for o in outputs], grads, state, counted)
 
 
 def below_overflow(gradients: list[Tensor]) -> float:
@@ -105,7 +71,7 @@ class Comparison:
 
     def errors(
         self, shape: Sequence[int], seed: int
-    ) -> dict[Key, tuple[list[float], list[float]]]:
+    ) -> dict[rule.Key, tuple[list[float], list[float]]]:
         """The three errors of ours and of stock, with weights and input of the seed."""
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
@@ -114,16 +80,16 @@ class Comparison:
         inputs = [torch.randn(*shape, generator=generator)]
         doubled = [x.double() for x in inputs]
         state = model.to(self.place.device).state_dict()
-        exact = run(load(self.exact, state), doubled, seed, torch.float64)
+        exact = rule.run(load(self.exact, state), doubled, seed, torch.float64)
         scale = below_overflow(exact.gradients)
         for g in exact.gradients:
             g.mul_(scale)
         found = {}
         for dtype, kept in self.ours.items():
-            stock = run(load(self.stock, state), inputs, seed, dtype, scale)
+            stock = rule.run(load(self.stock, state), inputs, seed, dtype, scale=scale)
             stock_errors = rule.errors(stock, exact)
             for keep, mine in kept.items():
-                made = run(load(mine, state), inputs, seed, dtype, scale)
+                made = rule.run(load(mine, state), inputs, seed, dtype, scale=scale)
                 assert [r.state for r in ym.report(mine).rows] == ["swapped"]
                 assert made.calls == stock.calls
                 found[keep, dtype] = (rule.errors(made, exact), stock_errors)
@@ -148,16 +114,4 @@ def medians(
     compared = Comparison(make, place, keeps, dtypes)
     runs = [compared.errors(shape, seed) for seed in range(seeds)]
     compared.release()
-    found = {}
-    for key in runs[0]:
-        for i, kind in enumerate(rule.KINDS):
-            ours, stock = (
-                statistics.median(r[key][k][i] for r in runs) for k in (0, 1)
-            )
-            found[(*key, kind)] = (ours, stock)
-    return found
-
-
-def holds(ours: float, stock: float) -> bool:
-    """The rule, but for four roundings where stock makes (almost) no error at all."""
-    return ours <= 2 * stock + 1e-7
+    return rule.medians(runs)

@@ -13,6 +13,7 @@ import torch
 from test_benchmarks_gpu import invent_step
 
 from benchmarks import bench_losses, render
+from benchmarks.exactness import ROUNDINGS, holds
 from benchmarks.gpu import determinism, losses, rest, suites, table
 from benchmarks.gpu import rule as rule_task
 from benchmarks.gpu.names import COMPILED, CONV, EAGER, MIN
@@ -39,6 +40,8 @@ def losses_of(mine: dict, stock: float | None = 1e-5) -> dict:
     [
         ({"gradient_error": 1.9e-5}, 1e-5, "met"),
         ({"gradient_error": 2.1e-5}, 1e-5, "not met: gradients"),
+        ({"gradient_error": 0.9 * ROUNDINGS}, 0.0, "met"),
+        ({"gradient_error": 1.1 * ROUNDINGS}, 0.0, "not met: gradients"),
         ({"gradient_error": 1e-6, "loss_max": 6e-4}, 1e-5, "not met: loss 5e-04"),
         ({"gradient_error": 1e-6, "images_differ": 1}, 1e-5, "not met: equal images"),
         ({"gradient_error": 1e-6}, None, "not met: no stock row"),
@@ -141,6 +144,16 @@ def test_errors_of_the_rule() -> None:
         )
     nothing = rule.Result([], [], [], [])
     assert rule.errors(nothing, nothing) == one_by_one(nothing, nothing)
+
+
+def test_the_rule_is_twice_stock_s_error_everywhere() -> None:
+    """And exactly that on the CPU, whose errors are never (almost) none."""
+    assert holds(2e-8, 1e-8) and not holds(2.01e-8, 1e-8)
+    assert holds(2.01e-8, 1e-8, ROUNDINGS)
+    key = ("conv", torch.float32)
+    runs = [{key: ([e, e, e], [1.0, 2.0, 3.0])} for e in (1.0, 9.0, 4.0)]
+    found = rule.medians(runs)
+    assert [found[(*key, kind)] for kind in rule.KINDS] == [(4, 1), (4, 2), (4, 3)]
 
 
 def test_the_large_detectors_have_fewer_seeds() -> None:

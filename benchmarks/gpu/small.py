@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.models import _examples
+from benchmarks.models import _examples, moving_average
 
 TRAINED = (
     (torch.float32, "conv"),
@@ -68,13 +68,16 @@ def train(
 
 def optimize(device: str, good: bool) -> None:
     """A step with a scaler, clip and average; not `good`: a gradient overflows."""
-    from benchmarks.bench_sgd import OfficialEMA
     from yolov9mem.torch import AccumulatingSGD
 
     model = network().to(device)
     options: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "nesterov": True}
     optimizer = AccumulatingSGD(
-        model.parameters(), **options, max_norm=1.0, ema=OfficialEMA(model), model=model
+        model.parameters(),
+        **options,
+        max_norm=1.0,
+        ema=moving_average(model),
+        model=model,
     )
     scaler = torch.amp.GradScaler(device)
     for _ in range(2):
