@@ -309,6 +309,15 @@ def test_compiled_code_travels_while_a_row_of_it_lacks(tmp_path: Path, capsys) -
     assert s.crew.environment["TORCHINDUCTOR_CACHE_DIR"] == str(s.compiled)
 
 
+def test_the_map_of_the_folder_is_whole_and_orders_need_no_torch() -> None:
+    folder = ROOT / "benchmarks" / "gpu"
+    names = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+    assert names == set(re.findall(r"\w+\.py", (folder / "__init__.py").read_text()))
+    code = "import sys, benchmarks.gpu.stages; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120)
+    assert done.returncode == 0
+
+
 def test_commands_are_ended_at_their_limit(tmp_path: Path) -> None:
     words = [sys.executable, "-u", "-c", "print('begun'); import time; time.sleep(60)"]
     status, output = build.command(words, 5, tmp_path, {})
