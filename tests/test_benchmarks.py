@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import memory, record, render, timing
+
+ROOT = record.ROOT
 
 
 def make_record(folder, date, suites, device="cpu"):
@@ -86,3 +90,25 @@ def test_peak_of_a_process():
     assert 49e6 < peak < 60e6
     with pytest.raises(RuntimeError, match="no_such_module"):
         memory.in_fresh_process("no_such_module", {})
+
+
+def test_cases_for_pytest_benchmark_are_found():
+    """Also where it is not installed: each file is skipped after its imports."""
+    words = ["-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [sys.executable, *words, "benchmarks"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode in (0, 5), done.stdout
+    for name in ("loader", "mosaic", "sgd", "step"):
+        assert f"test_{name}.py" in done.stdout
+
+
+def test_the_extra_for_pytest_benchmark_has_what_pytest_s_settings_need():
+    text = (ROOT / "pyproject.toml").read_text()
+    settings = text[text.index("[tool.pytest.ini_options]") :]
+    assert "timeout = " in settings and "--strict-config" in settings
+    extra = re.search(r"^benchmarks = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    assert extra is not None
+    assert {"pytest-benchmark", "pytest-timeout"} <= set(
+        re.findall(r'"([\w-]+)', extra[1])
+    )
