@@ -170,6 +170,7 @@ def sgd_step(
 def unchanged(
     states: tuple[tuple[Any, ...], ...], empty: tuple[str, ...], /
 ) -> bool: ...
+def array_spans(arrays: list[_Array], /) -> bytes: ...
 def mosaic_render(
     out: _Array,
     scenes: tuple[Any, ...],

@@ -8,18 +8,29 @@ y = block.forward(x, params)             # x (4, 80, 80, 64), y (4, 80, 80, 128)
 dx, grads = block.backward(dy)           # grads["cv1.conv.weight"], ...
 """
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from yolov9mem import _core
+from yolov9mem._checks import (
+    Array,
+    check_apart,
+    check_array,
+    check_mapping,
+    check_names,
+    check_size,
+    check_text,
+    check_value,
+    check_writable,
+    dtype_name,
+)
 from yolov9mem._keep import parse_keep
 from yolov9mem.plan_table import plan_table
 
-Array = npt.NDArray[Any]
 Size = tuple[int, int, int]
 NormState = tuple[Array, Array, float, float, bool, bool]
 ALIGNMENT = 64  # bytes, of the arenas
@@ -94,28 +105,6 @@ def _arena(size: int) -> Array:
     return memory[first : first + size]
 
 
-def _check_apart(written: Mapping[str, Array], read: Mapping[str, Array]) -> None:
-    """Raises ValueError where an array to be written shares memory with another."""
-    seen = {name: a for name, a in read.items() if isinstance(a, np.ndarray)}
-    for name, array in written.items():
-        for other, known in seen.items():
-            if isinstance(array, np.ndarray) and np.may_share_memory(array, known):
-                raise ValueError(
-                    f"{name}: shares memory with {other}, must have its own"
-                )
-        seen[name] = array
-
-
-def _dtype_name(x: Array) -> str:
-    """float32, or bfloat16 for ml_dtypes.bfloat16 and for its bits as uint16."""
-    name = "bfloat16" if x.dtype == np.uint16 else str(x.dtype)
-    if name not in ("float32", "bfloat16"):
-        raise TypeError(
-            f"x: dtype is {name}, must be float32 or bfloat16 (or its bits, uint16)"
-        )
-    return name
-
-
 class Block:
     """A module on NumPy arrays, (N, H, W, C); made by the builders of blocks.py.
 
@@ -127,13 +116,16 @@ class Block:
         self,
         kind: str,
         graph: _core.Graph,
+        channels: int,
         param_shapes: Mapping[str, tuple[int, ...]],
         norms: list[Norm],
     ) -> None:
         self.kind = kind
         self.param_shapes = dict(param_shapes)
         self.norms = list(norms)
-        self._graph = graph
+        self._graph, self._channels = graph, channels
+        buffers = {name for norm in self.norms for name in norm.running}
+        self._needed = (*self.param_shapes, *sorted(buffers))
         self._plans: dict[tuple[Any, ...], BlockPlan] = {}
         self._run: _Run | None = None
 
@@ -156,19 +148,22 @@ class Block:
             frozen: names of parameters that need no gradient.
             backend: "cpu", or "ref" for the slow and plain reference.
 
-        Raises ValueError naming the value and the rule it breaks.
+        Raises ValueError or TypeError naming the value and the rule it breaks.
         """
-        unknown = set(frozen) - set(self.param_shapes)
+        fixed = check_names("frozen", frozen)
+        unknown = fixed - set(self.param_shapes)
         if unknown:
             raise ValueError(f"frozen: {min(unknown)!r} is no parameter of {self.kind}")
         rule = parse_keep(keep)
-        n, h, w = input_size
-        key = ((n, h, w), dtype, rule, input_grad, frozenset(frozen), backend)
+        size = check_size("input_size", input_size)
+        check_text("dtype", dtype)
+        check_text("backend", backend)
+        key = (size, dtype, rule, bool(input_grad), fixed, backend)
         if key not in self._plans:
-            trained = [name not in frozen for name in self.param_shapes]
+            trained = [name not in fixed for name in self.param_shapes]
             core = _core.Plan(
                 self._graph,
-                [(n, h, w)],
+                [size],
                 dtype=dtype,
                 keep=rule.rule,
                 budget=rule.budget,
@@ -176,7 +171,7 @@ class Block:
                 input_grads=[input_grad],
                 param_grads=trained,
             )
-            self._plans[key] = BlockPlan(core, set(self.param_shapes) - set(frozen))
+            self._plans[key] = BlockPlan(core, set(self.param_shapes) - fixed)
         return self._plans[key]
 
     def initial_params(self, seed: int = 0) -> dict[str, Array]:
@@ -188,7 +183,7 @@ class Block:
         params: dict[str, Array] = {}
         for name, shape in self.param_shapes.items():
             if len(shape) == 4:
-                bound = float(np.prod(shape[1:])) ** -0.5
+                bound = float(math.prod(shape[1:])) ** -0.5
                 params[name] = random.uniform(-bound, bound, shape).astype(np.float32)
             else:
                 fill = 1 if name.endswith("bn.weight") else 0
@@ -219,7 +214,7 @@ class Block:
                 changed before backward has run.
             params: by state_dict name, float32: `param_shapes` and the running buffers.
                 With `training` the running buffers (and num_batches_tracked, where
-                given) are moved in place, once.
+                given) are moved in place, once, and share no memory with another tensor.
             training: normalise by the batch; False: by the running buffers.
             keep, input_grad, frozen, backend: see `plan`.
             out: the output (N, H', W', C'), of the dtype of x; made if not given.
@@ -227,26 +222,27 @@ class Block:
         Returns the output. Raises ValueError or TypeError naming tensor and rule. A
         value that is not finite goes through, as in PyTorch.
         """
-        if not isinstance(x, np.ndarray):
-            raise TypeError(f"x: is a {type(x).__name__}, must be a NumPy array")
-        if x.ndim != 4:
-            raise ValueError(f"x: shape is {x.shape}, must be (N, H, W, C)")
-        if not x.flags.c_contiguous:
-            raise ValueError(f"x: strides are {x.strides}, must be packed (C order)")
+        check_array("x", x)
+        if x.ndim != 4 or 0 in x.shape:
+            raise ValueError(
+                f"x: shape is {x.shape}, must be (N, H, W, C) and not empty"
+            )
+        dtype = dtype_name("x", x)
+        check_value("x", x, (*x.shape[:3], self._channels), dtype)
         n, h, w, _ = x.shape
         plan = self.plan(
             (n, h, w),
-            _dtype_name(x),
+            dtype,
             keep,
             input_grad=input_grad,
             frozen=frozen,
             backend=backend,
         )
-        self._check_names(params)
-        if training:
-            self._check_counters(params)
+        self._check_params(params)
         if out is not None:
-            _check_apart({"out": out}, {"x": x, **params})
+            check_value("out", out, plan.output_shape, dtype)
+            check_writable("out", out)
+        self._check_written(x, params, out, training)
         weights = [params[name] for name in self.param_shapes]
         norms = [self._norm_state(norm, params, training) for norm in self.norms]
         y = np.empty(plan.output_shape, x.dtype) if out is None else out
@@ -270,7 +266,8 @@ class Block:
                 They are overwritten; what is not given is made.
 
         Returns (dx, or None if it was not wanted; gradients by name, float32).
-        Raises RuntimeError when no forward is there to go back through.
+        Raises RuntimeError when no forward is there to go back through; ValueError or
+        TypeError naming tensor and rule, which consumes nothing.
         """
         run = self._run
         if run is None:
@@ -278,13 +275,9 @@ class Block:
                 "backward: no forward to go back through; backward consumes what its "
                 "forward kept, so it runs once per forward"
             )
-        given = dict(out or {})
-        unknown = set(given) - run.plan.trained - ({"x"} if run.input_grad else set())
-        if unknown:
-            raise ValueError(f"out: no gradient of {min(unknown)!r} is computed")
-        if given:
-            read = dict(zip(self.param_shapes, run.params), dy=dy, x=run.x)
-            _check_apart({f"gradient of {name}": a for name, a in given.items()}, read)
+        dtype = dtype_name("x", run.x)
+        check_value("dy", dy, run.plan.output_shape, dtype)
+        given = self._given_gradients(out, run, dy)
         dx = given.pop("x", None)
         if dx is None and run.input_grad:
             dx = np.empty(run.x.shape, run.x.dtype)
@@ -312,21 +305,63 @@ class Block:
         self._run = None
 
     def __repr__(self) -> str:
-        count = sum(int(np.prod(shape)) for shape in self.param_shapes.values())
+        count = sum(math.prod(shape) for shape in self.param_shapes.values())
         return f"<yolov9mem {self.kind}, {count} parameters>"
 
-    def _check_names(self, params: Mapping[str, Array]) -> None:
-        buffers = {name for norm in self.norms for name in norm.running}
-        needed = [*self.param_shapes, *sorted(buffers)]
-        for name in needed:
+    def _given_gradients(
+        self, out: Mapping[str, Array] | None, run: _Run, dy: Array
+    ) -> dict[str, Array]:
+        """What the caller wants written, checked."""
+        if out is not None:
+            check_mapping("out", out)
+        given = {name: a for name, a in (out or {}).items() if a is not None}
+        inputs = {"x"} if run.input_grad else set()
+        unknown = set(given) - run.plan.trained - inputs
+        if unknown:
+            worst = min(unknown, key=str)
+            raise ValueError(f"out: no gradient of {worst!r} is computed")
+        for name, array in given.items():
+            check_array(f"gradient of {name}", array)
+            if name == "x":
+                dtype = dtype_name("x", run.x)
+                check_value("gradient of x", array, run.x.shape, dtype)
+            check_writable(f"gradient of {name}", array)
+        if given:
+            read = dict(zip(self.param_shapes, run.params, strict=True), dy=dy, x=run.x)
+            for norm, state in zip(self.norms, run.norms, strict=True):
+                read |= zip(norm.running, state[:2], strict=True)
+            check_apart({f"gradient of {name}": a for name, a in given.items()}, read)
+        return given
+
+    def _check_params(self, params: Mapping[str, Array]) -> None:
+        """All that is needed is there, nothing else is, and all are arrays."""
+        check_mapping("params", params)
+        for name in self._needed:
             if name not in params:
                 raise ValueError(f"params: {name!r} is missing")
-        unknown = set(params) - set(needed) - {norm.counter for norm in self.norms}
+            if not isinstance(params[name], np.ndarray):  # no message made in vain
+                check_array(f"params: {name!r}", params[name])
+        counters = {norm.counter for norm in self.norms}
+        unknown = set(params).difference(self._needed, counters)
         if unknown:
-            raise ValueError(f"params: {min(unknown)!r} is no tensor of {self.kind}")
+            worst = min(unknown, key=str)
+            raise ValueError(f"params: {worst!r} is no tensor of {self.kind}")
+
+    def _check_written(
+        self, x: Array, params: Mapping[str, Array], out: Array | None, training: bool
+    ) -> None:
+        """What forward writes lies apart from all else, before anything has moved."""
+        written = {} if out is None else {"out": out}
+        if training:
+            self._check_counters(params)
+            for norm in self.norms:
+                moved = (*norm.running, norm.counter)
+                written |= {name: params[name] for name in moved if name in params}
+        if written:
+            rest = {name: a for name, a in params.items() if name not in written}
+            check_apart(written, {"x": x} | rest)
 
     def _check_counters(self, params: Mapping[str, Array]) -> None:
-        """Before anything has moved."""
         for norm in self.norms:
             count = params.get(norm.counter)
             if count is None:
@@ -334,6 +369,8 @@ class Block:
             if not isinstance(count, np.ndarray) or count.dtype.kind not in "iu":
                 kind = getattr(count, "dtype", type(count).__name__)
                 raise TypeError(f"{norm.counter}: is {kind}, must be an integer array")
+            if count.size != 1:
+                raise ValueError(f"{norm.counter}: shape is {count.shape}, must be ()")
             if not count.flags.writeable:
                 raise ValueError(f"{norm.counter}: is read-only, must be writable")
 

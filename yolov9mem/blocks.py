@@ -5,12 +5,14 @@ Arguments and tensor names (`cv1.conv.weight`, `cv2.0.m.0.cv1.conv1.bn.running_m
 ...) are those of the YOLOv9 modules (arXiv:2402.13616), so a state_dict fits.
 """
 
-import math
 from dataclasses import dataclass, field
 from numbers import Integral
 
 from yolov9mem import _core
+from yolov9mem._checks import INT_MAX, check_real, check_whole
 from yolov9mem.block import Block, Norm
+
+_FLOAT_MAX = 3.4028234663852886e38  # eps is a float32 in the core
 
 
 @dataclass
@@ -22,12 +24,21 @@ class _Recipe:
     graph: _core.Graph = field(default_factory=_core.Graph)
     params: dict[str, tuple[int, ...]] = field(default_factory=dict)
     norms: list[Norm] = field(default_factory=list)
+    channels: int = 0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.eps) and self.eps >= 0):
-            raise ValueError(f"eps is {self.eps}, must be finite and at least 0")
+        check_real("eps", self.eps)
+        check_real("momentum", self.momentum)
+        if not 0 <= self.eps <= _FLOAT_MAX:
+            raise ValueError(
+                f"eps is {self.eps}, must be finite in float32 and at least 0"
+            )
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"momentum is {self.momentum}, must be in [0, 1]")
+
+    def input(self, channels: int) -> int:
+        self.channels = channels
+        return self.graph.input(channels)
 
     def param(self, name: str, *shape: int) -> int:
         self.params[name] = shape
@@ -35,13 +46,15 @@ class _Recipe:
 
     def finish(self, kind: str, y: int) -> Block:
         self.graph.output(y)
-        return Block(kind, self.graph, self.params, self.norms)
+        return Block(kind, self.graph, self.channels, self.params, self.norms)
 
 
 def _check(kind: str, **sizes: int) -> None:
     for name, value in sizes.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{kind}: {name} is {value!r}, must be a positive integer")
+        if value > INT_MAX:
+            raise ValueError(f"{kind}: {name} is {value}, must be at most {INT_MAX}")
 
 
 def _check_even(kind: str, **sizes: int) -> None:
@@ -65,8 +78,15 @@ def _conv(
 ) -> int:
     """Convolution without bias, batch norm, SiLU."""
     if c1 % g or c2 % g:
-        raise ValueError(f"{path}: g is {g}, must divide the channels {c1} and {c2}")
+        raise ValueError(
+            f"{path}conv: g is {g}, must divide the channels {c1} and {c2}"
+        )
     pad = (d * (k - 1) + 1) // 2 if p is None else p
+    if pad > INT_MAX:
+        raise ValueError(
+            f"{path}conv: k is {k} and d is {d}, a padding of {pad}, must be at most "
+            f"{INT_MAX}"
+        )
     weight = r.param(f"{path}conv.weight", c2, c1 // g, k, k)
     gamma = r.param(f"{path}bn.weight", c2)
     beta = r.param(f"{path}bn.bias", c2)
@@ -127,15 +147,17 @@ def conv(
     p: padding, None for "same" at stride 1; g: groups; d: dilation.
     """
     _check("conv", c1=c1, c2=c2, k=k, s=s, g=g, d=d)
+    if p is not None:
+        p = check_whole("conv: p", p, 0, INT_MAX)
     r = _Recipe(eps, momentum)
-    return r.finish("Conv", _conv(r, r.graph.input(c1), "", c1, c2, k, s, p, g, d, act))
+    return r.finish("Conv", _conv(r, r.input(c1), "", c1, c2, k, s, p, g, d, act))
 
 
 def aconv(c1: int, c2: int, *, eps: float = 1e-5, momentum: float = 0.1) -> Block:
     """AConv: 2x2 mean at stride 1, then a 3x3 Conv at stride 2."""
     _check("aconv", c1=c1, c2=c2)
     r = _Recipe(eps, momentum)
-    x = r.graph.avg_pool(r.graph.input(c1), (2, 2), (1, 1), name="mean")
+    x = r.graph.avg_pool(r.input(c1), (2, 2), (1, 1), name="mean")
     return r.finish("AConv", _conv(r, x, "cv1.", c1, c2, 3, 2, 1))
 
 
@@ -144,7 +166,7 @@ def adown(c1: int, c2: int, *, eps: float = 1e-5, momentum: float = 0.1) -> Bloc
     _check("adown", c1=c1, c2=c2)
     _check_even("adown", c1=c1, c2=c2)
     r = _Recipe(eps, momentum)
-    x = r.graph.avg_pool(r.graph.input(c1), (2, 2), (1, 1), name="mean")
+    x = r.graph.avg_pool(r.input(c1), (2, 2), (1, 1), name="mean")
     left, right = _halves(r, x, "chunk", c1)
     left = _conv(r, left, "cv1.", c1 // 2, c2 // 2, 3, 2, 1)
     right = r.graph.max_pool(right, (3, 3), (2, 2), (1, 1), name="pool")
@@ -159,7 +181,7 @@ def elan1(
     _check("elan1", c1=c1, c2=c2, c3=c3, c4=c4)
     _check_even("elan1", c3=c3)
     r = _Recipe(eps, momentum)
-    parts = _halves(r, _conv(r, r.graph.input(c1), "cv1.", c1, c3), "chunk", c3)
+    parts = _halves(r, _conv(r, r.input(c1), "cv1.", c1, c3), "chunk", c3)
     parts.append(_conv(r, parts[-1], "cv2.", c3 // 2, c4, 3))
     parts.append(_conv(r, parts[-1], "cv3.", c4, c4, 3))
     joined = r.graph.concat(parts, name="cat")
@@ -180,7 +202,7 @@ def rep_ncsp_elan4(
     _check("rep_ncsp_elan4", c1=c1, c2=c2, c3=c3, c4=c4, c5=c5)
     _check_even("rep_ncsp_elan4", c3=c3, c4=c4)
     r = _Recipe(eps, momentum)
-    parts = _halves(r, _conv(r, r.graph.input(c1), "cv1.", c1, c3), "chunk", c3)
+    parts = _halves(r, _conv(r, r.input(c1), "cv1.", c1, c3), "chunk", c3)
     for path, width in (("cv2", c3 // 2), ("cv3", c4)):
         branch = _rep_ncsp(r, parts[-1], f"{path}.0.", width, c4, c5)
         parts.append(_conv(r, branch, f"{path}.1.", c4, c4, 3))
@@ -194,7 +216,7 @@ def sppelan(
     """SPPELAN: a 1x1 Conv to c3 and three 5x5 max pools in a row, all to c2."""
     _check("sppelan", c1=c1, c2=c2, c3=c3)
     r = _Recipe(eps, momentum)
-    parts = [_conv(r, r.graph.input(c1), "cv1.", c1, c3)]
+    parts = [_conv(r, r.input(c1), "cv1.", c1, c3)]
     for i in (2, 3, 4):
         parts.append(
             r.graph.max_pool(parts[-1], (5, 5), (1, 1), (2, 2), name=f"cv{i}.m")

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * The only file that uses NumPy's C API.
  */
-#include "python/arguments.h"
+#include "python/module.h"
 
 #define NPY_NO_DEPRECATED_API NPY_1_7_API_VERSION
 #include <numpy/arrayobject.h>
@@ -122,6 +122,9 @@ static int parse_tuple(PyObject *source, const char *name, ym_array *array)
     PyObject *shape, *stride;
     if (!PyArg_ParseTuple(source, "KsOOi", &address, &dtype, &shape, &stride,
                           &array->device)) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s: a tuple must be (address, dtype, shape, strides, device)",
+                     name);
         return -1;
     }
     if (dtype_from_name(dtype, &array->dtype) < 0) {
@@ -241,6 +244,55 @@ int ym_require_packed(const ym_array *array, const char *name)
     }
     return 0;
 }
+
+/* The bytes of memory that an array lies in, the strides' signs counted. */
+static void find_span(PyArrayObject *array, int64_t span[2])
+{
+    span[0] = span[1] = (int64_t)(uintptr_t)PyArray_DATA(array);
+    if (PyArray_SIZE(array) == 0) {
+        return;
+    }
+    for (int i = 0; i < PyArray_NDIM(array); i++) {
+        int64_t reach = (int64_t)PyArray_STRIDE(array, i) * (PyArray_DIM(array, i) - 1);
+        span[reach < 0 ? 0 : 1] += reach;
+    }
+    span[1] += (int64_t)PyArray_ITEMSIZE(array);
+}
+
+PyDoc_STRVAR(array_spans_doc,
+             "array_spans($module, arrays, /)\n--\n\n"
+             "Of each NumPy array of a list the address of its first byte and of the\n"
+             "one after its last, as int64 in bytes; both equal for an empty array.");
+
+static PyObject *array_spans(PyObject *module, PyObject *arrays)
+{
+    (void)module;
+    if (!PyList_Check(arrays)) {
+        PyErr_SetString(PyExc_TypeError, "arrays: must be a list");
+        return NULL;
+    }
+    const Py_ssize_t count = PyList_GET_SIZE(arrays);
+    PyObject *spans = PyBytes_FromStringAndSize(NULL, count * 2 * sizeof(int64_t));
+    for (Py_ssize_t i = 0; spans != NULL && i < count; i++) {
+        PyObject *array = PyList_GET_ITEM(arrays, i);
+        int64_t span[2];
+        if (!PyArray_Check(array)) {
+            PyErr_Format(PyExc_TypeError, "arrays[%zd]: expected a NumPy array, got %s",
+                         i, Py_TYPE(array)->tp_name);
+            Py_CLEAR(spans);
+            break;
+        }
+        find_span((PyArrayObject *)array, span);
+        memcpy(PyBytes_AS_STRING(spans) + i * (Py_ssize_t)sizeof span, span,
+               sizeof span);
+    }
+    return spans;
+}
+
+PyMethodDef ym_array_methods[] = {
+    {"array_spans", array_spans, METH_O, array_spans_doc},
+    {NULL, NULL, 0, NULL},
+};
 
 static PyObject *exception_type(ym_status status)
 {

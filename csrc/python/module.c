@@ -5,7 +5,7 @@
 
 static int add_methods(PyObject *module)
 {
-    PyMethodDef *const tables[] = {ym_mosaic_methods, ym_sgd_methods,
+    PyMethodDef *const tables[] = {ym_array_methods, ym_mosaic_methods, ym_sgd_methods,
                                    ym_runtime_methods, ym_unchanged_methods};
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
         if (PyModule_AddFunctions(module, tables[i]) < 0) {

@@ -7,6 +7,7 @@
 #include "python/arguments.h"
 
 /* Method tables, each ended by a NULL entry. */
+extern PyMethodDef ym_array_methods[];
 extern PyMethodDef ym_mosaic_methods[];
 extern PyMethodDef ym_sgd_methods[];
 extern PyMethodDef ym_runtime_methods[];

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: MIT
+"""Checks of what a user gives: each raises TypeError or ValueError naming it."""
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from yolov9mem import _core
+
+Array = npt.NDArray[Any]
+INT_MAX = 2**31 - 1  # sizes are int32 in the core
+_HARD: Any = 10_000  # steps of NumPy's search for a shared byte; its stubs know no int
+
+
+def check_whole(name: str, value: Any, low: int, high: int) -> int:
+    """`value` as an int from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} is {value!r}, must be a whole number")
+    whole = int(value)
+    if not low <= whole <= high:
+        raise ValueError(f"{name} is {whole}, must be {low} to {high}")
+    return whole
+
+
+def check_real(name: str, value: Any) -> None:
+    """A number; its range is the caller's."""
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r}, must be a number")
+
+
+def check_sequence(name: str, value: Any) -> None:
+    """A list, tuple, array, ...: what has a length and entries by number."""
+    sized = hasattr(value, "__len__") and hasattr(value, "__getitem__")
+    if isinstance(value, str | Mapping) or not sized:
+        raise TypeError(f"{name}: is a {type(value).__name__}, must be a sequence")
+
+
+def check_mapping(name: str, value: Any) -> None:
+    """A dict of arrays or the like; the arrays are not looked at."""
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"{name}: is a {type(value).__name__}, must map names to NumPy arrays"
+        )
+
+
+def check_size(name: str, value: Any) -> tuple[int, int, int]:
+    """(N, H, W), each from 1."""
+    check_sequence(name, value)
+    if len(value) != 3:
+        raise ValueError(f"{name}: is {value!r}, must be (N, H, W)")
+    n, h, w = (
+        check_whole(f"{name}: {axis}", size, 1, INT_MAX)
+        for axis, size in zip("NHW", value, strict=True)
+    )
+    return n, h, w
+
+
+def check_text(name: str, value: Any) -> None:
+    """A str."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: is {value!r}, must be a str")
+
+
+def check_names(name: str, value: Any) -> frozenset[str]:
+    """A collection of names; one str alone would be read as its letters."""
+    if isinstance(value, str):
+        raise TypeError(f"{name}: is the str {value!r}, must be a collection of names")
+    try:
+        names = list(value)
+    except TypeError:
+        raise TypeError(
+            f"{name}: is a {type(value).__name__}, must be a collection of names"
+        ) from None
+    for entry in names:
+        check_text(f"{name}: an entry", entry)
+    return frozenset(names)
+
+
+def check_array(name: str, array: Any) -> None:
+    """A NumPy array: the core would read a tuple as an address."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
+
+
+def dtype_name(name: str, array: Array) -> str:
+    """float32, or bfloat16 for ml_dtypes.bfloat16 and for its bits as uint16."""
+    found = "bfloat16" if array.dtype == np.uint16 else str(array.dtype)
+    if found not in ("float32", "bfloat16"):
+        raise TypeError(
+            f"{name}: dtype is {found}, must be float32 or bfloat16 (or its bits, "
+            "uint16)"
+        )
+    return found
+
+
+def check_value(name: str, array: Any, shape: Sequence[int], dtype: str) -> None:
+    """An activation or its gradient: a packed array of that shape and dtype."""
+    check_array(name, array)
+    if array.shape != tuple(shape):
+        raise ValueError(f"{name}: shape is {array.shape}, must be {tuple(shape)}")
+    if dtype_name(name, array) != dtype:
+        raise TypeError(f"{name}: dtype is {array.dtype}, must be {dtype} as of x")
+    if not array.flags.c_contiguous:
+        raise ValueError(
+            f"{name}: strides are {array.strides}, must be packed (C order)"
+        )
+    if not array.flags.aligned:
+        raise ValueError(f"{name}: must be aligned to its {array.itemsize} bytes")
+
+
+def check_writable(name: str, array: Array) -> None:
+    """Not read-only, and each element a place of its own."""
+    if not array.flags.writeable:
+        raise ValueError(f"{name}: is read-only, must be writable")
+    reach = array.itemsize
+    steps = zip(array.strides, array.shape, strict=True)
+    for stride, count in sorted((abs(s), n) for s, n in steps if n > 1):
+        if stride < reach:
+            raise ValueError(
+                f"{name}: strides are {array.strides} for shape {array.shape}, must "
+                "give each element memory of its own"
+            )
+        reach += stride * (count - 1)
+
+
+def _shares(a: Array, b: Array) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=_HARD)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def check_apart(written: Mapping[str, Array], read: Mapping[str, Array]) -> None:
+    """Raises ValueError where an array to be written shares memory with another.
+
+    What is only read may share. A module has a hundred arrays, so they are first looked
+    at all at once: sorted by address, almost always each ends before the next begins.
+    """
+    names, arrays = [*written, *read], [*written.values(), *read.values()]
+    spans = np.frombuffer(_core.array_spans(arrays), np.int64).reshape(-1, 2)
+    order = np.argsort(spans[:, 0], kind="stable")
+    first, end = spans[order].T
+    if (np.maximum.accumulate(end)[:-1] <= first[1:]).all():
+        return
+    near: list[int] = []
+    for i in order.tolist():
+        near = [other for other in near if spans[other, 1] > spans[i, 0]]
+        for other in near:
+            a, b = min(i, other), max(i, other)  # the written ones come first
+            if a < len(written) and _shares(arrays[a], arrays[b]):
+                a, b = (a, b) if b >= len(written) else (b, a)
+                raise ValueError(
+                    f"{names[a]}: shares memory with {names[b]}, must have its own"
+                )
+        near.append(i)
