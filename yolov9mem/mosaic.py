@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from yolov9mem._checks import check_apart
 from yolov9mem.labels import (
     check_labels,
     check_segments,
@@ -193,7 +194,8 @@ def mosaic(
 
     Returns the image, (3, image_size, image_size) uint8 RGB, and its labels, (n, 5)
     float32: class and normalised xywh. Beside both no more than 0.3 MB is allocated.
-    Raises ValueError or TypeError naming what breaks a rule; tiles are never written.
+    Raises ValueError or TypeError naming what breaks a rule; tiles are never written,
+    so `out` may share no memory with them.
     """
     scene = mosaic_scene(
         images,
@@ -204,6 +206,8 @@ def mosaic(
         warp=warp,
         paste=paste,
     )
+    if isinstance(out, np.ndarray):  # the scene holds what is seen of the tiles only
+        check_apart({"out": out}, {f"tile {i}": tile for i, tile in enumerate(images)})
     image = (image_size, image_size)
     if partner is not None and partner.canvas.size != scene.canvas.size:
         raise ValueError(

@@ -103,6 +103,51 @@ static ym_status check_scene(const ym_mosaic_job *job, const ym_scene *scene,
     return YM_OK;
 }
 
+/* Whether the picture's bytes lie apart from these. */
+static bool is_apart(const ym_mosaic_job *job, const uint8_t *first, int64_t bytes)
+{
+    const uintptr_t out = (uintptr_t)job->out, read = (uintptr_t)first;
+    const uintptr_t out_bytes = (uintptr_t)3 * (uintptr_t)job->height * job->width;
+    return read + (uintptr_t)bytes <= out || out + out_bytes <= read;
+}
+
+/* Pixels are looked up while others are written. */
+static ym_status check_tile_apart(const ym_mosaic_job *job, const ym_scene *scene,
+                                  int32_t index, ym_error *error)
+{
+    const ym_tile *tile = &scene->tile[index];
+    bool apart = true;
+    for (int32_t row = 0; apart && row < tile->height; row++) {
+        apart = is_apart(job, tile->pixels + row * tile->row_bytes,
+                         (int64_t)3 * tile->width);
+    }
+    YM_CHECK(error, apart, YM_ERR_ARGUMENT,
+             "mosaic: out shares memory with %stile %d, %dx%d at (x %d, y %d), must "
+             "have its own",
+             scene == job->scene ? "" : "the partner's ", index, tile->width,
+             tile->height, tile->x, tile->y);
+    return YM_OK;
+}
+
+static ym_status check_apart(const ym_mosaic_job *job, ym_error *error)
+{
+    for (int32_t i = 0; i < job->scene_count; i++) {
+        const ym_scene *scene = &job->scene[i];
+        for (int32_t k = 0; k < scene->tile_count; k++) {
+            YM_TRY(check_tile_apart(job, scene, k, error));
+        }
+        YM_CHECK(
+            error,
+            scene->paste == NULL ||
+                is_apart(job, scene->paste, scene->paste_row_bytes * scene->height),
+            YM_ERR_ARGUMENT,
+            "mosaic: out shares memory with the paste mask, must have its own");
+    }
+    YM_CHECK(error, job->hsv == NULL || is_apart(job, job->hsv, 3 * 256),
+             YM_ERR_ARGUMENT, "mosaic: out shares memory with hsv, must have its own");
+    return YM_OK;
+}
+
 ym_status ym_mosaic_check(const ym_mosaic_job *job, ym_error *error)
 {
     YM_TRY(check_side(job->height, "the image's height", error));
@@ -113,6 +158,7 @@ ym_status ym_mosaic_check(const ym_mosaic_job *job, ym_error *error)
     for (int32_t i = 0; i < job->scene_count; i++) {
         YM_TRY(check_scene(job, &job->scene[i], error));
     }
+    YM_TRY(check_apart(job, error));
     YM_CHECK(error, job->scene_count == 1 || (job->ratio >= 0.0 && job->ratio <= 1.0),
              YM_ERR_ARGUMENT, "mosaic: the mixup ratio is %g, must be 0 to 1",
              job->ratio);

@@ -149,12 +149,14 @@ class MosaicBatch:
 
         On a GPU one launch on the current stream, which cannot be captured. ``out`` is
         written and returned if given. Raises ValueError for an ``out`` of another shape,
-        type or device, BackendError where the GPU fails.
+        type or device or in the batch's own memory, BackendError where the GPU fails.
         """
         shape = (len(self), 3, *self.size)
         device = self.pixels.device
         if out is None:
             out = torch.empty(shape, dtype=torch.uint8, device=device)
+        if not isinstance(out, Tensor):
+            raise TypeError(f"out: expected a Tensor, got {type(out).__name__}")
         if (
             out.shape != shape
             or out.dtype is not torch.uint8
@@ -164,6 +166,12 @@ class MosaicBatch:
             raise ValueError(
                 f"out: is {tuple(out.shape)} {out.dtype} on {out.device}, must be "
                 f"contiguous {shape} torch.uint8 on {device}"
+            )
+        first, last = out.data_ptr(), out.data_ptr() + out.numel()
+        held = self.pixels.data_ptr(), self.pixels.data_ptr() + self.pixels.numel()
+        if first < held[1] and held[0] < last:  # one image's pixels, read for another
+            raise ValueError(
+                "out: shares memory with the batch's pixels, must have its own"
             )
         jobs = tuple(
             self._job(job, image) for job, image in zip(self._jobs, out, strict=True)
