@@ -8,30 +8,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from mosaic_tiles import SIZE, TRIANGLE, make_labels, make_tiles
 
 from yolov9mem import _core
 from yolov9mem.augment import Mosaic
 from yolov9mem.mosaic import mosaic, mosaic_scene
 from yolov9mem.scene import render
-from yolov9mem.warp import Warp, hsv_tables
-
-SIZE = 64
-
-
-def make_tiles(count=4, seed=0):
-    rng = np.random.default_rng(seed)
-    shapes = [(SIZE, 40), (50, SIZE), (SIZE, SIZE), (33, SIZE)]
-    return [
-        rng.integers(0, 256, (*shapes[i % 4], 3), dtype=np.uint8) for i in range(count)
-    ]
-
-
-def make_labels(count=4):
-    box = np.array([[1, 0.5, 0.5, 0.5, 0.5]], np.float32)
-    return [box.copy() for _ in range(count)]
-
-
-TRIANGLE = np.array([[0.3, 0.3], [0.7, 0.3], [0.5, 0.7]], np.float32)
+from yolov9mem.warp import hsv_tables
 
 
 def test_the_middle_of_four_tiles():
@@ -106,142 +89,6 @@ def test_tiles_are_not_written():
     np.testing.assert_array_equal(segments[0][0], TRIANGLE)
 
 
-def bad_tile(change):
-    tiles = make_tiles()
-    tiles[2] = change(tiles[2])
-    return {"images": tiles}
-
-
-NAN_MATRIX = np.full((3, 3), np.nan)
-READ_ONLY = np.zeros((3, SIZE, SIZE), np.uint8)
-READ_ONLY.setflags(write=False)
-BAD_LABELS = {
-    "shape": np.zeros((1, 4), np.float32),
-    "nan": np.full((1, 5), np.nan, np.float32),
-    "outside": np.array([[0, 1.5, 0.5, 0.1, 0.1]], np.float32),
-    "negative": np.array([[-1, 0.5, 0.5, 0.1, 0.1]], np.float32),
-}
-
-BAD = {
-    "three images": ({"images": make_tiles(3)}, ValueError, "3 images, must be 4 or 9"),
-    "no array": (bad_tile(lambda t: t.tolist()), ValueError, "tile 2 must be an array"),
-    "float tile": (bad_tile(lambda t: t.astype(np.float32)), TypeError, "float32"),
-    "uint16 tile": (
-        bad_tile(lambda t: t.astype(np.uint16)),
-        TypeError,
-        "dtype is uint16, must be uint8",
-    ),
-    "partner of another size": (
-        {"partner": mosaic_scene(make_tiles(), image_size=SIZE // 2)},
-        ValueError,
-        f"partner: image_size is {SIZE // 2}, must be {SIZE}",
-    ),
-    "grey tile": (bad_tile(lambda t: t[..., 0]), ValueError, "tile 2"),
-    "four channels": (
-        bad_tile(lambda t: np.concatenate((t, t[..., :1]), 2)),
-        ValueError,
-        "shape",
-    ),
-    "RGB view": (bad_tile(lambda t: t[..., ::-1]), ValueError, "strides of a pixel"),
-    "every other column": (bad_tile(lambda t: t[:, ::2]), ValueError, "strides"),
-    "big endian": (
-        bad_tile(lambda t: t.astype(">u2")),
-        (TypeError, ValueError),
-        "tile",
-    ),
-    "image_size 0": ({"image_size": 0}, ValueError, "image_size is 0"),
-    "huge image": ({"image_size": 20000}, ValueError, "must be 1 to 32766"),
-    "NaN matrix": ({"warp": Warp(NAN_MATRIX)}, ValueError, "must be finite"),
-    "short matrix": ({"warp": Warp(np.eye(2))}, TypeError, "9 numbers"),
-    "ratio": (
-        {"partner": mosaic_scene(make_tiles(), image_size=SIZE), "ratio": 1.5},
-        ValueError,
-        "ratio is 1.5",
-    ),
-    "hue": ({"hsv": np.full((3, 256), 200, np.uint8)}, ValueError, "below 180"),
-    "hsv shape": ({"hsv": np.zeros((3, 255), np.uint8)}, ValueError, "hsv: shape"),
-    "hsv dtype": ({"hsv": np.zeros((3, 256), np.float32)}, TypeError, "hsv: dtype"),
-    "out shape": ({"out": np.zeros((3, 8, 8), np.uint8)}, ValueError, "out: shape"),
-    "out dtype": ({"out": np.zeros((3, SIZE, SIZE), np.float32)}, TypeError, "out"),
-    "out no array": ({"out": [1]}, TypeError, "out: expected a NumPy array"),
-    "out read-only": ({"out": READ_ONLY}, ValueError, "out: is read-only"),
-    "out strides": (
-        {"out": np.zeros((3, SIZE, 2 * SIZE), np.uint8)[:, :, ::2]},
-        ValueError,
-        "packed",
-    ),
-    "backend": ({"backend": "gpu"}, ValueError, "backend is 'gpu'"),
-    "label count": ({"labels": make_labels(3)}, ValueError, "3 arrays of labels"),
-    "paste without polygon": (
-        {"labels": make_labels(), "paste": [1]},
-        ValueError,
-        "has no polygon",
-    ),
-    "paste below 0": (
-        {"labels": make_labels(), "segments": [[TRIANGLE]] * 4, "paste": [-1]},
-        ValueError,
-        "label is -1",
-    ),
-    "polygon count": (
-        {"labels": make_labels(), "segments": [[TRIANGLE] * 2] * 4},
-        ValueError,
-        "2 polygons for 1 labels",
-    ),
-    "polygon shape": (
-        {"labels": make_labels(), "segments": [[np.zeros((3, 3))]] * 4},
-        ValueError,
-        "polygon 0 has shape",
-    ),
-    "polygon NaN": (
-        {"labels": make_labels(), "segments": [[TRIANGLE * np.nan]] * 4},
-        ValueError,
-        "not finite",
-    ),
-} | {
-    f"labels {name}": ({"labels": [array] * 4}, ValueError, "labels of tile 0")
-    for name, array in BAD_LABELS.items()
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input(name):
-    changes, error, text = BAD[name]
-    arguments = {"images": make_tiles(), "image_size": SIZE} | changes
-    with pytest.raises(error, match=text):
-        mosaic(**arguments)
-
-
-def test_empty_tile_is_refused():
-    out = np.zeros((3, 8, 8), np.uint8)
-    for shape in ((0, 4, 3), (4, 0, 3)):
-        scene = (((np.zeros(shape, np.uint8), 0, 0),), (8, 8), 0, None, None)
-        with pytest.raises(ValueError, match="must be 1 to"):
-            _core.mosaic_render(out, (scene,))
-
-
-@pytest.mark.parametrize(
-    ("scene", "error"),
-    [
-        (((make_tiles()[0], -1, 0),), ValueError),
-        (((make_tiles()[0], 2**31, 0),), OverflowError),
-        (((make_tiles()[0], 50, 0),), ValueError),
-        (((make_tiles()[0],),), TypeError),
-        ((5,), TypeError),
-    ],
-)
-def test_tiles_off_the_canvas_are_refused(scene, error):
-    out = np.zeros((3, SIZE, SIZE), np.uint8)
-    with pytest.raises(error):
-        _core.mosaic_render(out, ((scene, (SIZE, SIZE), 0, None, None),))
-
-
-def test_short_paste_mask_is_refused():
-    out = np.zeros((3, SIZE, SIZE), np.uint8)
-    scene = ((), (SIZE, SIZE), 0, None, np.zeros((SIZE, SIZE // 8), np.uint8))
-    with pytest.raises(ValueError, match="paste mask has 8 bytes"):
-        _core.mosaic_render(out, (scene,))
-
-
 def make_mosaic(**changes):
     labels = make_labels(6)
     segments = [[TRIANGLE] for _ in labels]
@@ -254,19 +101,6 @@ def test_mosaic_resizes_and_takes_functions():
     assert augment.load(0).shape == (SIZE, SIZE // 2, 3)
     image, _ = augment.sample(1)
     assert image.shape == (3, SIZE, SIZE)
-
-
-def test_mosaic_checks_its_data():
-    with pytest.raises(ValueError, match="must be even"):
-        Mosaic(make_tiles(), make_labels(), image_size=63)
-    with pytest.raises(ValueError, match="4 images but 3"):
-        Mosaic(make_tiles(), make_labels(3))
-    with pytest.raises(ValueError, match="labels of image 0"):
-        Mosaic(make_tiles(1), [BAD_LABELS["outside"]])
-    with pytest.raises(ValueError, match="no images"):
-        Mosaic([], [])
-    with pytest.raises(IndexError, match="image 6"):
-        make_mosaic().sample(6)
 
 
 def test_a_seed_gives_the_same_sample():

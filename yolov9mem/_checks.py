@@ -96,6 +96,22 @@ def dtype_name(name: str, array: Array) -> str:
     return found
 
 
+def check_image(name: str, image: Any) -> None:
+    """(h, w, 3) uint8, not empty, its pixels packed; rows may lie apart."""
+    check_array(name, image)
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(
+            f"{name}: shape is {image.shape}, must be (h, w, 3) and not empty"
+        )
+    if image.dtype != np.uint8:
+        raise TypeError(f"{name}: dtype is {image.dtype}, must be uint8")
+    pixel = image.strides[1:]
+    if pixel[1] != 1 or (image.shape[1] > 1 and pixel[0] != 3):
+        raise ValueError(
+            f"{name}: strides of a pixel are {pixel}, must be (3, 1): make it contiguous"
+        )
+
+
 def check_value(name: str, array: Any, shape: Sequence[int], dtype: str) -> None:
     """An activation or its gradient: a packed array of that shape and dtype."""
     check_array(name, array)

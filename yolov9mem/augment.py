@@ -1,11 +1,20 @@
 # SPDX-License-Identifier: MIT
 """YOLOv9's training augmentation: random draws in its order, pixels in one pass."""
 
+import math
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 
+from yolov9mem._checks import (
+    check_real,
+    check_sequence,
+    check_whole,
+)
 from yolov9mem.draws import (
     Recipe,
     Source,
@@ -13,12 +22,26 @@ from yolov9mem.draws import (
     draw_mosaic_picture,
     finish_recipe,
 )
-from yolov9mem.images import read_image, resize_to_fit
+from yolov9mem.images import MAX_SIDE, read_image, resize_to_fit
 from yolov9mem.labels import check_labels, check_segments
 from yolov9mem.official import official_item, official_sample
 from yolov9mem.warp import HYP_SCRATCH_HIGH
 
 __all__ = ["HYP_SCRATCH_HIGH", "Mosaic", "official_item", "official_sample"]
+
+
+def _check_hyp(hyp: Any) -> dict[str, float]:
+    """With what is missing; entries that augmentation does not read are not looked at."""
+    if hyp is not None and not isinstance(hyp, Mapping):
+        raise TypeError(f"hyp: is a {type(hyp).__name__}, must map names to numbers")
+    full = {**HYP_SCRATCH_HIGH, **(hyp or {})}
+    for name in HYP_SCRATCH_HIGH:
+        check_real(f"hyp: {name}", full[name])
+        if not math.isfinite(full[name]):
+            raise ValueError(f"hyp: {name} is {full[name]}, must be finite")
+    if not 0 <= full["copy_paste"] <= 1:
+        raise ValueError(f"hyp: copy_paste is {full['copy_paste']}, must be 0 to 1")
+    return full
 
 
 class Mosaic:
@@ -36,7 +59,8 @@ class Mosaic:
         nine: nine tiles instead of four.
 
     `mosaic` may be set to False for the last epochs (--close-mosaic): images are then
-    letterboxed. Draws come from `random` and `numpy.random`.
+    letterboxed. Draws come from `random` and `numpy.random`. Raises ValueError or
+    TypeError naming what breaks a rule; images are looked at when they are loaded.
     """
 
     def __init__(
@@ -49,8 +73,14 @@ class Mosaic:
         hyp: Mapping[str, float] | None = None,
         nine: bool = False,
     ) -> None:
-        if image_size < 2 or image_size % 2:
+        image_size = check_whole("image_size", image_size, 2, MAX_SIDE // 2)
+        if image_size % 2:
             raise ValueError(f"image_size is {image_size}, must be even, at least 2")
+        check_sequence("labels", labels)
+        if not callable(images):
+            check_sequence("images", images)
+        if segments is not None:
+            check_sequence("segments", segments)
         if not callable(images) and len(images) != len(labels):
             raise ValueError(f"{len(images)} images but {len(labels)} arrays of labels")
         if segments is not None and len(segments) != len(labels):
@@ -79,7 +109,7 @@ class Mosaic:
             range(len(checked)),
             image_size,
             (-half, -half),
-            {**HYP_SCRATCH_HIGH, **(hyp or {})},
+            _check_hyp(hyp),
             len(checked),
         )
 
@@ -99,9 +129,11 @@ class Mosaic:
     def load(self, index: int) -> np.ndarray:
         """A tile, (h, w, 3) uint8 BGR, its long side image_size."""
         image = self.images(index) if callable(self.images) else self.images[index]
-        if not isinstance(image, np.ndarray):
+        name = f"image {index}"
+        if isinstance(image, str | os.PathLike):
+            name += f" ({os.fspath(image)})"
             image = read_image(image)
-        return resize_to_fit(image, self._source.image_size)
+        return resize_to_fit(image, self._source.image_size, name)
 
     def sample(
         self, index: int, out: np.ndarray | None = None
@@ -115,6 +147,8 @@ class Mosaic:
 
     def recipe(self, index: int) -> Recipe:
         """The same sample, drawn but not rendered."""
+        if isinstance(index, bool) or not isinstance(index, Integral):
+            raise TypeError(f"index is {index!r}, must be a whole number")
         if not 0 <= index < len(self):
             raise IndexError(f"image {index}, must be 0 to {len(self) - 1}")
         source = self._source

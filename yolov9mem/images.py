@@ -6,8 +6,9 @@ import os
 import numpy as np
 
 from yolov9mem import _core
+from yolov9mem._checks import check_image
 
-_MAX_SIDE = 32766
+MAX_SIDE = 32766
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
@@ -54,28 +55,34 @@ def _read_with_pillow(name: str) -> np.ndarray:
     return np.ascontiguousarray(rgb[..., ::-1])
 
 
-def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize_image(
+    image: np.ndarray, height: int, width: int, name: str = "image"
+) -> np.ndarray:
     """A new (height, width, 3) uint8 image, bit-equal to cv2.resize, INTER_LINEAR.
 
-    Raises ValueError for another shape, or sides that are not 1 to 32766.
+    Raises ValueError or TypeError for another shape or dtype, or sides that are not 1
+    to 32766; it begins with `name`.
     """
-    if not (1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE):
-        raise ValueError(
-            f"resize: to {width}x{height} pixels, sides must be 1 to {_MAX_SIDE}"
-        )
+    check_image(name, image)
+    for what, (h, w) in (("is", image.shape[:2]), ("resized is", (height, width))):
+        if not (1 <= h <= MAX_SIDE and 1 <= w <= MAX_SIDE):
+            raise ValueError(
+                f"{name}: {what} {w}x{h} pixels, sides must be 1 to {MAX_SIDE}"
+            )
     out = np.empty((height, width, 3), np.uint8)
     _core.resize_image(image, out)
     return out
 
 
-def resize_to_fit(image: np.ndarray, image_size: int) -> np.ndarray:
+def resize_to_fit(
+    image: np.ndarray, image_size: int, name: str = "image"
+) -> np.ndarray:
     """The image with its long side `image_size` pixels, as YOLOv9's load_image has it.
 
-    The very same array if it fits already. Raises ValueError where the short side would
-    vanish.
+    The very same array if it fits already. Raises ValueError or TypeError that begins
+    with `name` for no image, or where the short side would vanish.
     """
-    if image.ndim != 3 or 0 in image.shape:
-        raise ValueError(f"image: shape is {image.shape}, must be (h, w, 3), not empty")
+    check_image(name, image)
     height, width = image.shape[:2]
     ratio = image_size / max(height, width)
     if ratio == 1:
@@ -83,7 +90,7 @@ def resize_to_fit(image: np.ndarray, image_size: int) -> np.ndarray:
     new_height, new_width = int(height * ratio), int(width * ratio)
     if new_height < 1 or new_width < 1:
         raise ValueError(
-            f"image: {width}x{height} resized to a long side of {image_size} "
+            f"{name}: {width}x{height} resized to a long side of {image_size} "
             f"is {new_width}x{new_height}, sides must be at least 1"
         )
-    return resize_image(image, new_height, new_width)
+    return resize_image(image, new_height, new_width, name)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from yolov9mem import _core
+from yolov9mem._checks import check_sequence
 from yolov9mem.warp import Warp
 
 
@@ -20,7 +21,10 @@ def check_labels(labels: np.ndarray, name: str = "labels") -> np.ndarray:
     Raises ValueError for another shape, values that are not finite, negative, or boxes
     beyond 1; TypeError for what is no array of numbers.
     """
-    array = np.asarray(labels)
+    try:
+        array = np.asarray(labels)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name}: are no array (n, 5): {error}") from error
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: dtype is {array.dtype}, must be numbers")
     if array.size == 0:
@@ -45,10 +49,18 @@ def check_segments(
 
     Raises ValueError for another count or shape, or values that are not finite.
     """
+    check_sequence(name, segments)
     if len(segments) not in (0, count):
         raise ValueError(f"{name}: {len(segments)} polygons for {count} labels")
-    checked = [np.asarray(s, dtype=np.float32) for s in segments]
-    for i, polygon in enumerate(checked):
+    checked = []
+    for i, given in enumerate(segments):
+        try:
+            polygon = np.asarray(given, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name}: polygon {i} is no array (points, 2): {error}"
+            ) from error
+        checked.append(polygon)
         if polygon.ndim != 2 or polygon.shape[1] != 2 or len(polygon) < 1:
             raise ValueError(
                 f"{name}: polygon {i} has shape {polygon.shape}, must be (points, 2)"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from yolov9mem._checks import check_image
 from yolov9mem.images import resize_image
 from yolov9mem.labels import boxes_to_pixels
 from yolov9mem.scene import Canvas, Scene, make_scene
@@ -48,6 +49,7 @@ def letterbox_canvas(
 
     image: (h, w, 3) uint8 BGR. labels: (n, 5) float32, class and normalised xywh.
     """
+    check_image("image", image)
     height, width = image.shape[:2]
     fit = letterbox_fit((height, width), size, scale_up=scale_up)
     if (fit.height, fit.width) != (height, width):

@@ -5,10 +5,18 @@ Where the tiles lie: load_mosaic and load_mosaic9 of utils/dataloaders.py.
 """
 
 from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 
-from yolov9mem._checks import check_apart
+from yolov9mem._checks import (
+    check_apart,
+    check_image,
+    check_sequence,
+    check_whole,
+)
+from yolov9mem.images import MAX_SIDE
 from yolov9mem.labels import (
     check_labels,
     check_segments,
@@ -106,6 +114,63 @@ def _middle(canvas: tuple[int, int], image: tuple[int, int]) -> Warp:
     return Warp(matrix)
 
 
+_FAR = 2**30  # pixels; further out nothing is seen, and sums stay within int32
+
+
+def _check_center(center: Any) -> tuple[int, int]:
+    check_sequence("center", center)
+    if len(center) != 2:
+        raise ValueError(f"center is {center!r}, must be (x, y)")
+    if not all(isinstance(c, Integral) and not isinstance(c, bool) for c in center):
+        raise TypeError(f"center is {center!r}, must be whole numbers (x, y)")
+    x, y = int(center[0]), int(center[1])
+    if max(abs(x), abs(y)) > _FAR:
+        raise ValueError(f"center is {center!r}, must be at most {_FAR} from 0")
+    return x, y
+
+
+def _check_warp(warp: Any) -> None:
+    if not isinstance(warp, Warp):
+        raise TypeError(f"warp: is a {type(warp).__name__}, must be a Warp")
+    warp.check()
+
+
+def _check_paste(paste: Any) -> None:
+    check_sequence("paste", paste)
+    if not all(isinstance(label, Integral) for label in paste):
+        raise TypeError(f"paste: is {paste!r}, must be whole numbers")
+
+
+def _check_tiles(
+    images: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray] | None,
+    segments: Sequence[Sequence[np.ndarray]] | None,
+) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    """The labels and polygons of each tile, as float32."""
+    check_sequence("images", images)
+    for name, given in (("labels", labels), ("segments", segments)):
+        if given is not None:
+            check_sequence(name, given)
+    count = len(images)
+    if count not in (4, 9):
+        raise ValueError(f"mosaic: {count} images, must be 4 or 9")
+    for i, tile in enumerate(images):
+        check_image(f"tile {i}", tile)
+    labels = [np.zeros((0, 5), np.float32)] * count if labels is None else labels
+    segments = [[]] * count if segments is None else segments
+    if len(labels) != count or len(segments) != count:
+        raise ValueError(
+            f"mosaic: {count} images but {len(labels)} arrays of labels and "
+            f"{len(segments)} lists of segments"
+        )
+    checked = [check_labels(x, f"labels of tile {i}") for i, x in enumerate(labels)]
+    polygons = [
+        check_segments(s, len(x), f"segments of tile {i}")
+        for i, (s, x) in enumerate(zip(segments, checked, strict=True))
+    ]
+    return checked, polygons
+
+
 def mosaic_scene(
     images: Sequence[np.ndarray],
     labels: Sequence[np.ndarray] | None = None,
@@ -120,32 +185,19 @@ def mosaic_scene(
 
     The arguments are those of `mosaic`.
     """
-    count = len(images)
-    if count not in (4, 9):
-        raise ValueError(f"mosaic: {count} images, must be 4 or 9")
-    for i, tile in enumerate(images):
-        if not isinstance(tile, np.ndarray) or tile.ndim != 3:
-            raise ValueError(f"mosaic: tile {i} must be an array (h, w, 3) uint8")
-    if image_size < 1:
-        raise ValueError(f"mosaic: image_size is {image_size}, must be at least 1")
-    labels = [np.zeros((0, 5), np.float32)] * count if labels is None else labels
-    segments = [[]] * count if segments is None else segments
-    if len(labels) != count or len(segments) != count:
-        raise ValueError(
-            f"mosaic: {count} images but {len(labels)} arrays of labels and "
-            f"{len(segments)} lists of segments"
-        )
-    checked = [check_labels(x, f"labels of tile {i}") for i, x in enumerate(labels)]
-    polygons = [
-        check_segments(s, len(x), f"segments of tile {i}")
-        for i, (s, x) in enumerate(zip(segments, checked, strict=True))
-    ]
+    checked, polygons = _check_tiles(images, labels, segments)
+    image_size = check_whole("image_size", image_size, 1, MAX_SIDE // 2)
+    four = len(images) == 4
     if center is None:
-        center = (image_size, image_size) if count == 4 else (image_size // 2,) * 2
-    make = four_canvas if count == 4 else nine_canvas
-    canvas = make(images, checked, polygons, image_size, center)
+        center = (image_size, image_size) if four else (image_size // 2,) * 2
+    if warp is not None:
+        _check_warp(warp)
+    _check_paste(paste)
+    make = four_canvas if four else nine_canvas
+    canvas = make(images, checked, polygons, image_size, _check_center(center))
     image = (image_size, image_size)
-    return make_scene(canvas, warp or _middle(canvas.size, image), image, paste)
+    warp = _middle(canvas.size, image) if warp is None else warp
+    return make_scene(canvas, warp, image, paste)
 
 
 def finish_labels(
@@ -197,6 +249,8 @@ def mosaic(
     Raises ValueError or TypeError naming what breaks a rule; tiles are never written,
     so `out` may share no memory with them.
     """
+    if partner is not None and not isinstance(partner, Scene):
+        raise TypeError(f"partner: is a {type(partner).__name__}, must be a Scene")
     scene = mosaic_scene(
         images,
         labels,
@@ -208,7 +262,7 @@ def mosaic(
     )
     if isinstance(out, np.ndarray):  # the scene holds what is seen of the tiles only
         check_apart({"out": out}, {f"tile {i}": tile for i, tile in enumerate(images)})
-    image = (image_size, image_size)
+    image = (int(image_size), int(image_size))
     if partner is not None and partner.canvas.size != scene.canvas.size:
         raise ValueError(
             f"partner: image_size is {partner.canvas.size[0] // 2}, must be {image_size}"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from yolov9mem._checks import check_image
 from yolov9mem.draws import (
     Picture,
     Source,
@@ -43,6 +44,7 @@ def _source(dataset: Any) -> Source:
 
 def _letterbox(dataset: Any, index: int) -> tuple[Picture, Shapes]:
     image, (height0, width0), (height, width) = dataset.load_image(index)
+    check_image(f"image {index}", image)
     size = dataset.img_size
     if dataset.rect:
         size = dataset.batch_shapes[dataset.batch[index]]

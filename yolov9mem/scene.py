@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from yolov9mem import _core
+from yolov9mem._checks import check_array, check_real, check_text
 from yolov9mem.copy_paste import paste_objects
 from yolov9mem.labels import warp_labels
 from yolov9mem.warp import NO_WARP, Warp
@@ -134,12 +135,18 @@ def render(
 
     partner: blended in (mixup), `ratio` being the part of `scene`. hsv: (3, 256) uint8
     tables, see `hsv_tables`. out: written and returned, made if None. Raises ValueError
-    or TypeError naming the tile or argument that breaks a rule.
+    or TypeError naming the tile or argument that breaks a rule, such as an `out` that
+    shares memory with what is read.
     """
     if out is None:
         out = np.empty((3, *image), np.uint8)
-    elif isinstance(out, np.ndarray) and out.shape[1:] != image:
+    check_array("out", out)
+    if out.shape != (3, *image):
         raise ValueError(f"out: shape is {out.shape}, must be {(3, *image)}")
+    if hsv is not None:
+        check_array("hsv", hsv)
+    check_real("ratio", ratio)
+    check_text("backend", backend)
     scenes = tuple(s.packed() for s in (scene, partner) if s is not None)
     _core.mosaic_render(
         out, scenes, ratio, hsv, flip_vertical, flip_horizontal, backend

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from yolov9mem._checks import check_array, check_real
+
 HYP_SCRATCH_HIGH: Mapping[str, float] = {
     "hsv_h": 0.015,
     "hsv_s": 0.7,
@@ -64,6 +66,19 @@ class Warp:
     matrix: np.ndarray
     scale: float = 1.0
     perspective: bool = False
+
+    def check(self) -> None:
+        """Raises TypeError or ValueError naming what is no number or no (3, 3)."""
+        check_array("warp: matrix", self.matrix)
+        if self.matrix.shape != (3, 3):
+            raise ValueError(
+                f"warp: matrix has shape {self.matrix.shape}, must be (3, 3)"
+            )
+        if self.matrix.dtype.kind not in "fiu":
+            raise TypeError(
+                f"warp: matrix has dtype {self.matrix.dtype}, must be numbers"
+            )
+        check_real("warp: scale", self.scale)
 
     def kind(self) -> int:
         """As `_core.mosaic_render` takes it."""
