@@ -92,6 +92,20 @@ int ym_parse_values(const ym_plan *plan, PyObject *object, const ym_value_list *
     return status;
 }
 
+/* Norms and biases are read and written as packed vectors, whatever their shape. */
+static bool is_vector(const ym_graph *g, const ym_param *param)
+{
+    const int32_t number = (int32_t)(param - g->param);
+    bool found = false;
+    for (int32_t i = 0; !found && i < g->norm_count; i++) {
+        found = g->norm[i].gamma == number || g->norm[i].beta == number;
+    }
+    for (int32_t i = 0; !found && i < g->node_count; i++) {
+        found = g->node[i].op == YM_OP_CONV && g->node[i].u.conv.bias == number;
+    }
+    return found;
+}
+
 static int read_weight(const ym_plan *plan, PyObject *object, const char *name,
                        const ym_param *param, bool writes, ym_weight *weight)
 {
@@ -102,11 +116,13 @@ static int read_weight(const ym_plan *plan, PyObject *object, const char *name,
         (writes && ym_require_writable(&array, name) < 0)) {
         return -1;
     }
-    bool vector = param->c == 1 && param->r == 1 && param->s == 1 && array.ndim == 1;
+    bool column = param->c == 1 && param->r == 1 && param->s == 1;
+    bool vector = column && array.ndim == 1;
     if (ym_require_shape(&array, name, vector ? 1 : 4, shape) < 0) {
         return -1;
     }
-    if (array.ndim == 1 && param->k > 1 && array.stride[0] != 1) {
+    if (column && param->k > 1 && array.stride[0] != 1 &&
+        (vector || is_vector(plan->graph, param))) {
         return ym_require_packed(&array, name);
     }
     if (require_device(&array, name, plan) < 0) {
@@ -126,8 +142,8 @@ static int read_weight(const ym_plan *plan, PyObject *object, const char *name,
     return 0;
 }
 
-/* A weight (K, C / groups, R, S) with any strides, or a vector (C). A detector has a
- * thousand, so a name is made up only where one is wrong. */
+/* A weight (K, C / groups, R, S) with any strides, or a packed vector (C). A detector
+ * has a thousand, so a name is made up only where one is wrong. */
 static int parse_weight(const ym_plan *plan, PyObject *object, const ym_param *param,
                         bool writes, ym_weight *weight)
 {
