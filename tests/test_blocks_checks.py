@@ -104,6 +104,11 @@ def wrong_calls():
             ValueError,
             "conv: c1 is 2147483648, must be at most 2147483647",
         ),
+        "huge weight": (
+            lambda: yolov9mem.conv(1, 1, 46341),
+            ValueError,
+            r"conv.weight: shape is \(1, 1, 46341, 46341\), 2147488281 elements, must",
+        ),
         "padding": (
             lambda: yolov9mem.conv(4, 4, p=1.5),
             TypeError,
@@ -179,10 +184,44 @@ def test_wrong_calls_name_tensor_value_and_rule(name: str) -> None:
         call()
 
 
+@pytest.mark.parametrize("name", ["cv1.bn.weight", "cv1.bn.bias"])
+def test_vectors_with_gaps_are_refused_in_any_shape(name: str) -> None:
+    """They are read and written as packed; (C, 1, 1, 1) is a shape of theirs, too."""
+    block, params, x = small()
+    shape = (4, 1, 1, 1)
+    y = block.forward(x, params | {name: params[name].reshape(shape)})
+    assert block.backward(y)[1][name].shape == (4,)
+    memory = np.full(12, 7, np.float32)
+    for place in (memory[:8:2], memory[7:3:-1]):
+        with pytest.raises(ValueError, match=f"{name}: stride of .* must be 1 .packed"):
+            block.forward(x, params | {name: place.reshape(shape)})
+        block.forward(x, params)
+        with pytest.raises(ValueError, match=f"{name}: stride of .* must be 1 .packed"):
+            block.backward(y, out={name: place.reshape(shape)})
+    assert (memory == 7).all()
+
+
+def test_a_weight_of_one_input_channel_may_have_gaps() -> None:
+    block = yolov9mem.conv(1, 6)
+    params, x = block.initial_params(), np.ones((1, 3, 3, 1), np.float32)
+    y = block.forward(x, params)
+    _, grads = block.backward(y)
+    wide = np.zeros((6, 2, 1, 1), np.float32)
+    wide[:, :1] = params["conv.weight"]
+    found = block.forward(x, params | {"conv.weight": wide[:, :1]})
+    np.testing.assert_array_equal(found, y)
+    wide = np.zeros_like(wide)
+    block.backward(y, out={"conv.weight": wide[:, :1]})
+    np.testing.assert_array_equal(wide[:, :1], grads["conv.weight"])
+    assert not wide[:, 1:].any()
+
+
 def test_sizes_may_be_numpy_s_integers() -> None:
     block = yolov9mem.elan1(*np.array([4, 6, 6, 3]))
     assert block.param_shapes == yolov9mem.elan1(4, 6, 6, 3).param_shapes
     assert block.plan((1, 5, 5)).output_shape == (1, 5, 5, 6)
+    most = block.plan(np.array([1, 5, 5]), keep=np.int64(10**6)).peak_bytes
+    assert most == block.plan((1, 5, 5), keep=10**6).peak_bytes
 
 
 def test_wrong_gradients() -> None:

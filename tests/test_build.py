@@ -135,7 +135,9 @@ def test_threads() -> None:
         for wrong in (0, -1, 257, 10**6):
             with pytest.raises(ValueError, match=f"count: is {wrong}"):
                 yolov9mem.set_num_threads(wrong)
-        with pytest.raises(TypeError):
+        with pytest.raises(ValueError, match=f"count: is {2**80}"):
+            yolov9mem.set_num_threads(2**80)
+        with pytest.raises(TypeError, match=r"count: is 1\.5, must be a whole number"):
             yolov9mem.set_num_threads(1.5)  # type: ignore[arg-type]
     finally:
         yolov9mem.set_num_threads(before)

@@ -94,6 +94,7 @@ BAD = {
     "warp scale": ({"warp": Warp(np.eye(3), "a")}, TypeError, "warp: scale is 'a'"),
     "paste number": ({"paste": 3}, TypeError, "paste: is a int, must be a sequence"),
     "paste float": ({"paste": [1.0]}, TypeError, r"paste: is \[1.0\], must be whole"),
+    "paste bool": ({"paste": [True]}, TypeError, r"paste: is \[True\], must be whole"),
     "partner": ({"partner": 5}, TypeError, "partner: is a int, must be a Scene"),
     "ratio text": ({"ratio": "a"}, TypeError, "ratio is 'a', must be a number"),
     "backend type": ({"backend": None}, TypeError, "backend: is None, must be a str"),

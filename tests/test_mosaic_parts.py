@@ -51,6 +51,10 @@ def test_resize_to_fit_truncates_as_yolov9():
     assert resize_to_fit(np.zeros((3, 1000, 3), np.uint8), 640).shape == (1, 640, 3)
     with pytest.raises(ValueError, match="sides must be at least 1"):
         resize_to_fit(np.zeros((1, 1000, 3), np.uint8), 640)
+    with pytest.raises(
+        TypeError, match=r"image_size is 640\.5, must be a whole number"
+    ):
+        resize_to_fit(image, 640.5)
 
 
 def filled(points, height, width):
@@ -136,6 +140,12 @@ def test_hsv_tables():
     before = np.random.get_state()[2]
     assert draw_hsv(dict.fromkeys(HYP_SCRATCH_HIGH, 0.0)) is None
     assert np.random.get_state()[2] == before
+
+
+@pytest.mark.parametrize("gains", [[1, 1], [1, np.nan, 1], ["a"] * 3, np.ones((3, 2))])
+def test_hsv_tables_are_of_three_finite_gains(gains):
+    with pytest.raises(ValueError, match=r"gains: [\s\S]* 3 "):
+        hsv_tables(gains)
 
 
 def test_letterbox_gaps_may_be_halves():

@@ -3,6 +3,7 @@
 
 import re
 from dataclasses import dataclass
+from numbers import Integral
 
 UNITS = {
     "": 1,
@@ -36,8 +37,8 @@ def parse_keep(keep: str | int) -> Keep:
     size: float | None = None
     if isinstance(keep, str) and keep in ("all", "conv", "min"):
         return Keep(keep)
-    if isinstance(keep, int) and not isinstance(keep, bool):
-        size = keep
+    if isinstance(keep, Integral) and not isinstance(keep, bool):
+        size = int(keep)
     elif isinstance(keep, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", keep)
         unit = UNITS.get(match[2].upper()) if match else None

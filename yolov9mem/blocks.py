@@ -5,6 +5,7 @@ Arguments and tensor names (`cv1.conv.weight`, `cv2.0.m.0.cv1.conv1.bn.running_m
 ...) are those of the YOLOv9 modules (arXiv:2402.13616), so a state_dict fits.
 """
 
+import math
 from dataclasses import dataclass, field
 from numbers import Integral
 
@@ -41,6 +42,11 @@ class _Recipe:
         return self.graph.input(channels)
 
     def param(self, name: str, *shape: int) -> int:
+        if math.prod(shape) > INT_MAX:
+            raise ValueError(
+                f"{name}: shape is {shape}, {math.prod(shape)} elements, must be at most "
+                f"{INT_MAX}"
+            )
         self.params[name] = shape
         return self.graph.param(shape, name)
 

@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from yolov9mem import _core
-from yolov9mem._checks import check_image
+from yolov9mem._checks import check_image, check_whole
 
 MAX_SIDE = 32766
 
@@ -83,6 +83,7 @@ def resize_to_fit(
     with `name` for no image, or where the short side would vanish.
     """
     check_image(name, image)
+    image_size = check_whole("image_size", image_size, 1, MAX_SIDE)
     height, width = image.shape[:2]
     ratio = image_size / max(height, width)
     if ratio == 1:

@@ -137,7 +137,7 @@ def _check_warp(warp: Any) -> None:
 
 def _check_paste(paste: Any) -> None:
     check_sequence("paste", paste)
-    if not all(isinstance(label, Integral) for label in paste):
+    if not all(isinstance(i, Integral) and not isinstance(i, bool) for i in paste):
         raise TypeError(f"paste: is {paste!r}, must be whole numbers")
 
 

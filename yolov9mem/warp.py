@@ -129,9 +129,16 @@ def draw_warp(
 def hsv_tables(gains: np.ndarray) -> np.ndarray:
     """(3, 256) uint8: new hue, saturation and value for factors `gains` (3,).
 
-    NumPy's own float64 arithmetic, then truncated. Source: augment_hsv.
+    NumPy's own float64 arithmetic, then truncated. Source: augment_hsv. Raises
+    ValueError for other shapes and for what is no finite number.
     """
-    tables = np.arange(256) * np.asarray(gains, np.float64)[:, None]
+    try:
+        factors = np.asarray(gains, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"gains: must be 3 numbers: {error}") from error
+    if factors.shape != (3,) or not np.isfinite(factors).all():
+        raise ValueError(f"gains: are {gains!r}, must be 3 finite numbers")
+    tables = np.arange(256) * factors[:, None]
     tables[0] %= 180
     np.clip(tables[1:], 0, 255, out=tables[1:])
     return tables.astype(np.uint8)

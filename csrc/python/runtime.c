@@ -32,13 +32,15 @@ static PyObject *set_num_threads(PyObject *module, PyObject *count)
 {
     (void)module;
     long threads = PyLong_AsLong(count);
-    if (threads == -1 && PyErr_Occurred()) {
-        return NULL;
+    if (threads == -1 && PyErr_Occurred() &&
+        !PyErr_ExceptionMatches(PyExc_OverflowError)) {
+        return PyErr_Format(PyExc_TypeError, "count: is %R, must be a whole number",
+                            count);
     }
-    if (threads < 1 || threads > YM_POOL_MAX_THREADS) {
+    if (threads < 1 || threads > YM_POOL_MAX_THREADS) { /* what overflowed is -1 */
         return PyErr_Format(PyExc_ValueError,
-                            "count: is %ld, must be a number of threads from 1 to %d",
-                            threads, YM_POOL_MAX_THREADS);
+                            "count: is %R, must be a number of threads from 1 to %d",
+                            count, YM_POOL_MAX_THREADS);
     }
     ym_pool_set_threads((int32_t)threads);
     Py_RETURN_NONE;
