@@ -174,5 +174,6 @@ def test_torch_data_set():
         assert images.dtype == torch.uint8
         assert labels.shape[1] == 6
         assert set(labels[:, 0].tolist()) <= {0.0, 1.0, 2.0}
+    assert dataset[torch.tensor(1)][0].shape == (3, SIZE, SIZE)  # as a sampler may give
     dataset.mosaic = False
     assert not dataset.augment.mosaic

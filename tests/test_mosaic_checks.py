@@ -301,7 +301,7 @@ def test_the_file_that_is_wrong_is_named(tmp_path):
             augment.sample(0)
 
 
-@pytest.mark.parametrize("index", [1.5, None, "a", True])
+@pytest.mark.parametrize("index", [1.5, None, "a"])
 def test_an_index_is_a_whole_number(index):
     augment = Mosaic(make_tiles(), make_labels(), image_size=SIZE)
     with pytest.raises(TypeError, match="index is .*, must be a whole number"):

@@ -126,6 +126,8 @@ class Plan:
         stream: int = 0,
         /,
     ) -> None: ...
+    # Writes the gradients that reached_params and reached_inputs tell for the mask of
+    # grad_outputs that are not None, and no other memory.
     def backward(
         self,
         segment: int,

@@ -2,10 +2,10 @@
 """YOLOv9's training augmentation: random draws in its order, pixels in one pass."""
 
 import math
+import operator
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -147,8 +147,10 @@ class Mosaic:
 
     def recipe(self, index: int) -> Recipe:
         """The same sample, drawn but not rendered."""
-        if isinstance(index, bool) or not isinstance(index, Integral):
-            raise TypeError(f"index is {index!r}, must be a whole number")
+        try:
+            index = operator.index(index)  # a sampler may give NumPy's or a tensor's
+        except TypeError:
+            raise TypeError(f"index is {index!r}, must be a whole number") from None
         if not 0 <= index < len(self):
             raise IndexError(f"image {index}, must be 0 to {len(self) - 1}")
         source = self._source
