@@ -210,12 +210,20 @@ def test_results_changed_in_place(before: bool) -> None:
     assert ran_in_core(ours) > 0
 
 
-def test_many_small_graphs_are_left_to_the_children() -> None:
+def test_graphs_of_a_convolution_each_are_made() -> None:
     bricks = [part for _ in range(4) for part in (Brick(8, 8, 3), nn.Softsign())]
     ours, stock = pair(nn.Sequential(Elan(3, 8, 4), *bricks))
     assert_same_training(ours, stock, image())
+    row = ym.report(ours).rows[0]
+    assert row.state == "swapped" and row.detail == "keep=min, 4 graphs"
+
+
+def test_smaller_graphs_are_left_to_the_children() -> None:
+    norms = [part for _ in range(6) for part in (nn.BatchNorm2d(8), nn.Softsign())]
+    ours, stock = pair(nn.Sequential(Elan(3, 8, 4), *norms))
+    assert_same_training(ours, stock, image())
     found = {row.path: row for row in ym.report(ours).rows}
-    assert found[""].state == "stock" and "into 4 graphs" in found[""].detail
+    assert found[""].state == "stock" and "into 6 graphs" in found[""].detail
     assert found["0"].state == "swapped"
 
 

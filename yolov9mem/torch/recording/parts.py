@@ -23,8 +23,7 @@ from .to_stock import can_be_left, leave_to_stock
 HALVES = (torch.bfloat16, torch.float16)
 # What rounding before them changes no more than rounding after them.
 ROUNDED_BEFORE = ("slice", "concat", "max_pool", "avg_pool", "upsample")
-LEAST_CONVOLUTIONS = 3  # in a part, on average: smaller graphs save nothing
-MOST_PARTS_OF_ANY_SIZE = 2
+MOST_PARTS_OF_ANY_SIZE = 2  # more need a convolution each, on average
 
 
 def divide(done: Recording, strict: bool) -> None:
@@ -256,7 +255,7 @@ def _hand_out(done: Recording, stages: list[int]) -> None:
 def _check_sizes(done: Recording) -> None:
     count = len(done.parts)
     convolutions = sum(node.op == "conv" for node in done.nodes)
-    if count > MOST_PARTS_OF_ANY_SIZE and convolutions < LEAST_CONVOLUTIONS * count:
+    if count > MOST_PARTS_OF_ANY_SIZE and convolutions < count:
         name, path = _first_division(done)
         reason = f"it and others divide {convolutions} convolutions into {count} graphs"
         raise CannotLower(name, path, reason)
