@@ -26,7 +26,7 @@ _top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", Non
 
 def packing() -> Callable[[Tensor], Any] | None:
     """The pack function of the innermost torch.autograd.graph.saved_tensors_hooks; None:
-    there is none, or PyTorch is too old to tell (before 2.5)."""
+    there is none, or this PyTorch (2.4) does not tell."""
     hooks = None if _top_hooks is None else _top_hooks(True)
     return None if hooks is None else hooks[0]
 
