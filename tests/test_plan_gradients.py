@@ -13,7 +13,7 @@ import cuda_emulation as ce
 import numpy as np
 import pytest
 import torch
-from graph_oracle import Run, Tracer, nhwc
+from graph_oracle import Run, Tracer, nhwc, relative_error
 from test_cuda_plan import draw_gradients
 from test_plan import float32_error, random_case
 
@@ -120,6 +120,31 @@ def test_rectifiers_without_a_norm(kind: str, keep: str, backend: str) -> None:
     run.forward()
     run.backward([nhwc(g) for g in grads])
     check_params(run, exact, [None] * len(exact))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["identity", "silu"])
+@pytest.mark.parametrize("wanted", [(False, True), (True, False)])
+def test_a_sum_of_which_one_term_wants_a_gradient(
+    wanted: tuple[bool, bool], kind: str, backend: str
+) -> None:
+    """The other may be a frozen batch norm, whose sums nobody asks for."""
+    t = Tracer(4)
+    x, side = t.input(2, 8, 6, 5), t.input(2, 8, 6, 5)
+    t.output(t.act(t.add(t.batch_norm(x), side), kind))
+    (grad,) = draw_gradients(t, 0)
+    run = Run(
+        *(t, t.fresh_norms()),
+        input_grads=list(wanted),
+        param_grads=[False] * len(t.params),
+        backend=backend_of(backend),
+    )
+    run.forward()
+    run.backward([nhwc(grad)])
+    exact = torch.autograd.grad(t.values[t.outputs[0]], t.inputs, grad)
+    made = run.grad_inputs[wanted.index(True)]
+    truth = exact[wanted.index(True)].permute(0, 2, 3, 1)
+    assert relative_error(made, truth) < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,8 @@ static void finish_sums(const run *r)
     }
 }
 
-/* dz's mean, and the factor of v - mean; zeros where nothing but dz is propagated. */
+/* dz's mean, and the factor of v - mean; zeros where nothing but dz is propagated, or
+ * nothing at all: the sums are made for the terms that want them. */
 static void fill_back_coefficients(const run *r, const cpu_patch *patch, int32_t t,
                                    float *d_mean, float *back)
 {
@@ -196,7 +197,8 @@ static void fill_back_coefficients(const run *r, const cpu_patch *patch, int32_t
     const double pixels = (double)ym_pixels(r->dout);
     memset(d_mean, 0, CPU_ROW * sizeof *d_mean);
     memset(back, 0, CPU_ROW * sizeof *back);
-    if (!term->has_norm || !term->norm.batch_statistics) {
+    if (r->gradient[t].dvalue.data == NULL || !term->has_norm ||
+        !term->norm.batch_statistics) {
         return;
     }
     for (int32_t i = 0; i < patch->count; i++) {

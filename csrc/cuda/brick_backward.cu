@@ -286,7 +286,8 @@ ym_status cuda_brick_backward(ym_context *context, const ym_brick *brick,
         out.data[t] = dvalue.data;
         out.pitch[t] = dvalue.pitch;
         out.accumulate[t] = gradient[t].accumulate;
-        out.batch_statistics[t] = term->has_norm && term->norm.batch_statistics;
+        out.batch_statistics[t] = term->has_norm && term->norm.batch_statistics &&
+                                  dvalue.data != nullptr; /* else no sums, maybe */
         if (out.batch_statistics[t]) {
             out.mean[0] = sums.mean[0];
             out.mean[1 + t] = sums.mean[1 + t];
