@@ -17,6 +17,7 @@ CASES = {
     "1x1 of many channels": (1, 5, 5, 70, 68, 1, 1, 0, 1, 1),
     "stride 2, odd size": (1, 9, 8, 4, 3, 3, 2, 1, 1, 1),
     "stride 2, no padding": (1, 8, 8, 3, 4, 3, 2, 0, 1, 1),
+    "stride beyond the image": (2, 2, 5, 3, 4, 3, 6, 1, 1, 1),
     "dilated": (1, 9, 9, 2, 3, 3, 1, 2, 2, 1),
     "groups": (1, 6, 5, 6, 4, 3, 1, 1, 1, 2),
     "depthwise": (1, 6, 5, 4, 4, 3, 2, 1, 1, 4),

@@ -2,7 +2,8 @@
  *
  * Convolution forward and its data gradient, as correlations with repacked weights. The
  * data gradient of a convolution with stride s is s * s correlations: the pixels h with
- * the same (h + pad) % s meet the same taps of the kernel, one dy row apart.
+ * the same (h + pad) % s meet the same taps of the kernel, one dy row apart. A stride
+ * beyond the image has no more phases than there are pixels.
  */
 #include "cpu/winograd.h"
 
@@ -22,6 +23,11 @@ static cpu_axis forward_axis(int32_t out_size, int32_t taps, int32_t stride,
     };
 }
 
+static int32_t phases_of(int32_t stride, int32_t size)
+{
+    return (int32_t)cpu_min(stride, size);
+}
+
 /* The pixels h = phase, phase + stride, ... of a side of `size` pixels. Kernel rows r
  * with (phase + pad - r * dilation) % stride == 0 reach them: an arithmetic series, the
  * last of which reads the lowest dy. */
@@ -29,7 +35,7 @@ static cpu_axis backward_axis(int32_t size, int32_t taps, int32_t stride, int32_
                               int32_t dilation, int32_t phase)
 {
     cpu_axis axis = {.out_first = phase, .out_step = stride, .in_step = 1};
-    axis.out_count = phase < size ? (size - 1 - phase) / stride + 1 : 0;
+    axis.out_count = (size - 1 - phase) / stride + 1;
     int32_t previous = -1;
     for (int32_t r = 0; r < taps; r++) {
         if ((phase + pad - r * dilation) % stride != 0) {
@@ -62,13 +68,14 @@ static cpu_correlation forward_correlation(const ym_conv *conv, const ym_tensor 
 }
 
 static cpu_correlation backward_correlation(const ym_conv *conv, const ym_tensor *dx,
-                                            const ym_tensor *dy, int32_t phase)
+                                            const ym_tensor *dy, int64_t phase)
 {
+    const int32_t columns = phases_of(conv->stride_w, dx->w);
     cpu_correlation c = {
         .h = backward_axis(dx->h, conv->r, conv->stride_h, conv->pad_h,
-                           conv->dilation_h, phase / conv->stride_w),
+                           conv->dilation_h, (int32_t)(phase / columns)),
         .w = backward_axis(dx->w, conv->s, conv->stride_w, conv->pad_w,
-                           conv->dilation_w, phase % conv->stride_w),
+                           conv->dilation_w, (int32_t)(phase % columns)),
         .in = *dy,
         .out = *dx,
         .groups = conv->groups,
@@ -78,6 +85,11 @@ static cpu_correlation backward_correlation(const ym_conv *conv, const ym_tensor
     };
     c.winograd = cpu_winograd_fits(&c);
     return c;
+}
+
+static int64_t phase_count(const ym_conv *conv, const ym_tensor *dx)
+{
+    return (int64_t)phases_of(conv->stride_h, dx->h) * phases_of(conv->stride_w, dx->w);
 }
 
 static int64_t packed_floats(const cpu_correlation *c, const ym_conv *conv)
@@ -93,8 +105,9 @@ static int64_t bias_floats(const cpu_correlation *c)
 static int64_t backward_panel_floats(const ym_conv *conv, const ym_tensor *dx,
                                      const ym_tensor *dy)
 {
+    const int64_t phases = phase_count(conv, dx);
     int64_t most = 0;
-    for (int32_t phase = 0; phase < conv->stride_h * conv->stride_w; phase++) {
+    for (int64_t phase = 0; phase < phases; phase++) {
         cpu_correlation c = backward_correlation(conv, dx, dy, phase);
         most = cpu_max(most, cpu_correlate_panel_floats(&c));
     }
@@ -171,8 +184,9 @@ ym_status cpu_conv_backward_data(ym_context *context, const ym_conv *conv,
                                  bool accumulate)
 {
     const int64_t panel = backward_panel_floats(conv, dx, dy);
+    const int64_t phases = phase_count(conv, dx);
     float *scratch = context->scratch;
-    for (int32_t phase = 0; phase < conv->stride_h * conv->stride_w; phase++) {
+    for (int64_t phase = 0; phase < phases; phase++) {
         cpu_correlation c = backward_correlation(conv, dx, dy, phase);
         const int64_t packed = packed_floats(&c, conv);
         int32_t threads = 1;

@@ -165,7 +165,7 @@ static void add_tap(const run *r, const visit *v, const int32_t tap[2], int64_t 
     const int64_t x_row = first_h * conv->stride_h + h - v->low;
     const int64_t x_column = first_w * conv->stride_w + w;
     product->loop[1] =
-        (cpu_loop){end_h - first_h, conv->stride_h * width * rows, r->dy->w * b_step};
+        (cpu_loop){end_h - first_h, conv->stride_h * rows * width, r->dy->w * b_step};
     product->loop[2] = (cpu_loop){end_w - first_w, conv->stride_w * rows, b_step};
     product->a = v->x + c * (v->high - v->low) * width +
                  (x_row * width + x_column) * rows;

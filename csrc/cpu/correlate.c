@@ -313,7 +313,5 @@ void cpu_correlate(const cpu_correlation *correlation, float *panels,
              panels,
              panel_floats};
     int32_t count = c.in.n * c.groups * r.tiles.tiles_h * r.tiles.tiles_w;
-    if (c.h.out_count > 0 && c.w.out_count > 0) {
-        ym_pool_run_on(threads, correlate_task, &r, count);
-    }
+    ym_pool_run_on(threads, correlate_task, &r, count);
 }

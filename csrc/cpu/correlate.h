@@ -14,8 +14,9 @@
 
 #include "cpu/cpu.h"
 
-/* One image dimension. Output t lies at pixel out_first + out_step * t of `out`; tap a
- * of it reads pixel in_step * t + tap_first + tap_step * a of `in` (0 outside). */
+/* One image dimension; out_count is at least 1. Output t lies at pixel out_first +
+ * out_step * t of `out`; tap a of it reads pixel in_step * t + tap_first + tap_step * a
+ * of `in` (0 outside). */
 typedef struct cpu_axis {
     int32_t out_count, out_first, out_step;
     int32_t in_step, tap_count, tap_first, tap_step;
