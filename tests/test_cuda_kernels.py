@@ -223,11 +223,12 @@ def test_brick(dtype: int, terms: int, norms: str, activation: int, seed: int) -
 def test_activation_at_corners_and_extremes(dtype: int, activation: int) -> None:
     case = BrickCase(1, "-", activation, dtype, 1, (1, 2, 8, 3))
     corners = [0.0, LOW, HIGH, -3.0, 3.0, 200.0, -200.0, 6e4, -6e4, 20.0, -20.0, np.nan]
+    corners += [np.inf, -np.inf, 1e38, -1e38]
     values = ce.random_values(1, case.shape)
-    values.reshape(-1)[:24] = corners * 2
+    values.reshape(-1)[:32] = corners * 2
     gradients = case.dout.numpy()
     if activation not in (ce.SILU, ce.MISH):  # whose derivatives are never chosen
-        gradients.reshape(-1)[12:24] = np.inf
+        gradients.reshape(-1)[16:32] = np.inf
     case.values, case.dout = [Value(values, dtype)], Value(gradients, dtype)
     near = {"rtol": LIMIT[dtype], "atol": LIMIT[dtype]}
     made, exact = (case.forward(backend) for backend in ("cuda", "ref"))

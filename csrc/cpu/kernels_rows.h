@@ -189,6 +189,13 @@ static void row_add_deviation(int32_t n, const float *restrict v,
 
 YM_DEFINE_ACTIVATION(ALWAYS_INLINE, row, float, row_exp, MULTIPLY_ADD)
 
+/* back x, where back is 0 for a value that only dz reaches: 0 also of an infinite x. */
+ALWAYS_INLINE float row_back(float back, float x)
+{
+    const float finite = back != 0.0f ? x : 0.0f;
+    return back * finite;
+}
+
 /* z, with the terms' x_0 and x_1. */
 ALWAYS_INLINE float row_combine(const cpu_brick_row *r, int terms, int32_t i,
                                 float x[2])
@@ -244,10 +251,10 @@ ALWAYS_INLINE void values_loop(const cpu_brick_row *row, int terms,
         float x[2];
         const float z = row_combine(&r, terms, i, x);
         const float dz = ym_activate_backward_row(r.activation, z, r.d[i]);
-        const float back = r.back[0][i] * x[0];
+        const float back = row_back(r.back[0][i], x[0]);
         r.dv[0][i] = MULTIPLY_ADD(r.scale[0][i], dz - r.d_mean[0][i], -back);
         if (terms > 1) {
-            const float other = r.back[1][i] * x[1];
+            const float other = row_back(r.back[1][i], x[1]);
             r.dv[1][i] = MULTIPLY_ADD(r.scale[1][i], dz - r.d_mean[1][i], -other);
         }
     }

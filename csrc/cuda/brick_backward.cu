@@ -162,8 +162,8 @@ __global__ void __launch_bounds__(YM_BLOCK, 2)
             }
 #pragma unroll
             for (int v = 0; v < V; v++) {
-                const float middle = out.batch_statistics[t] ? mean[v] : 0.0f;
-                const float rest = fmaf(distance[t][v], slope[t][v], middle);
+                const float made = fmaf(distance[t][v], slope[t][v], mean[v]);
+                const float rest = out.batch_statistics[t] ? made : 0.0f;
                 dv[v] = (dz[v] - rest) * term[t].scale[v];
             }
             put<T, V>(static_cast<T *>(out.data[t]) + p * out.pitch[t] + c, dv,

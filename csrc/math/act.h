@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT
  *
  * Activations of the pre-activation z and, for backward, d times their derivative, for
- * float and double. NaN passes through; corners have the derivative that torch gives
- * them, and where that is 0 the result is 0 whatever d is.
+ * float and double. NaN passes through; corners, infinities and (of those made of
+ * pieces) NaN have the derivative that torch's scalar loops give them, and where that
+ * is 0 the result is 0 whatever d is.
  *
  *     silu(z)       = z s,  s = 1 / (1 + exp(-z));    silu'(z) = s (1 + z (1 - s))
  *     relu(z)       = max(z, 0);    leaky_relu(z) = z > 0 ? z : slope z
  *     hardtanh(z)   = min(max(z, low), high)
  *     hardswish(z)  = z min(max(z + 3, 0), 6) / 6
- *     mish(z)       = z tanh(log(1 + exp(z))) = z s (1 + w) r,
- *     mish'(z)      = s r (1 + w + 4 z w^2 r),  w = 1 - s,  r = 1 / (1 + w^2)
+ *     mish(z)       = z tanh(log(1 + exp(z))) = z s (1 + w) / (1 + w^2),  w = 1 - s,
+ *     mish'(z)      = s t ((1 + w) / 2 + z w^2 t),  t = 2 / (1 + w^2)
  */
 #ifndef YM_MATH_ACT_H
 #define YM_MATH_ACT_H
@@ -30,7 +31,8 @@
 #define YM_RECIPROCAL(x) (1 / (x))
 
 /* Those made of pieces, without an exponential. They are written so that compilers make
- * vectors of them: no piece is a product, nor a factor of 1. */
+ * vectors of them: no piece is a product, nor a factor of 1. No factor is infinite
+ * where z alone is: 0 times that were NaN. */
 #define YM_DEFINE_PIECEWISE(function, suffix, real, multiply_add)                   \
     function real ym_clamp_##suffix(real z, real low, real high)                    \
     {                                                                               \
@@ -45,12 +47,13 @@
                                                                                     \
     function real ym_hardswish_##suffix(real z)                                     \
     {                                                                               \
-        return z * ym_clamp_##suffix(z + 3, 0, 6) * ((real)1 / 6);                  \
+        return z * (ym_clamp_##suffix(z + 3, 0, 6) * ((real)1 / 6));                \
     }                                                                               \
                                                                                     \
     function real ym_hardswish_backward_##suffix(real z, real d)                    \
     {                                                                               \
-        const real most = z > 3 ? 3 : z, more = z < 3 ? (real)0.5 : 0;              \
+        const real least = z <= -3 ? 0 : z, most = least < 3 ? least : 3;           \
+        const real more = z < 3 ? (real)0.5 : 0;                                    \
         const real slope = multiply_add(most, (real)1 / 3, more); /* 1 from 3 on */ \
         return slope * (z <= -3 ? 0 : d);                                           \
     }                                                                               \
@@ -103,8 +106,10 @@
                                                                               \
     function real ym_mish_backward_##suffix(real z, real s, real d)           \
     {                                                                         \
-        const real w = 1 - s, r = reciprocal(multiply_add(w, w, 1));          \
-        return d * (s * r * multiply_add(4 * z * w, w * r, 1 + w));           \
+        const real w = 1 - s, half = (real)0.5 * w;                           \
+        const real t = reciprocal(multiply_add(half, w, (real)0.5));          \
+        /* w t is at most 1: z w^2 t does not overflow. */                    \
+        return d * (s * t * multiply_add(z * w, w * t, (real)0.5 + half));    \
     }
 
 /* ym_activate_<suffix> and ym_activate_backward_<suffix>. A backend with an exponential
