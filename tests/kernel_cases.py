@@ -236,6 +236,16 @@ CASES = [
     pool_case((1, 6, 11, 13), "avg", 3, 2, 1, ceil=True, pad=False),
     pool_case((1, 6, 11, 13), "avg", 3, 2, 1, ceil=True),
     pool_case((1, 16, 9, 9), "avg", 2, 1, 0),
+    *(  # windows larger than the image
+        pool_case(shape, kind, k, s, p, ceil=True, pad=pad)
+        for shape, k, s, p in [
+            ((2, 5, 1, 1), 2, 2, 0),
+            ((1, 17, 2, 2), 3, 2, 0),
+            ((1, 3, 1, 2), 3, 2, 1),
+            ((2, 8, 3, 5), 7, 6, 1),
+        ]
+        for kind, pad in (("max", True), ("avg", True), ("avg", False))
+    ),
     upsample_case((2, 3, 4, 5), 2),
     upsample_case((1, 64, 3, 3), 3),
     upsample_case((1, 600, 2, 3), size=(5, 4)),

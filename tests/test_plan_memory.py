@@ -252,8 +252,43 @@ class TestBadInput:
         g = _core.Graph()
         w = g.param((4, 3, 5, 5), "w")
         g.output(g.conv(g.input(3), w, name="stem"))
-        with pytest.raises(ValueError, match="conv stem: an input of .* no output"):
+        with pytest.raises(
+            ValueError, match=r"conv stem: .*\(4, 4\) pixels has an output of"
+        ):
             _core.Plan(g, [(1, 4, 4)])
+
+    def test_a_window_without_a_place(self) -> None:
+        g = _core.Graph()
+        g.output(g.max_pool(g.input(3), (3, 3), (2, 2), ceil_mode=True, name="p"))
+        message = r"max_pool p: an input of \(1, 1\) pixels has an output of \(0, 0\)"
+        with pytest.raises(ValueError, match=message):
+            _core.Plan(g, [(1, 1, 1)])
+        assert _core.Plan(g, [(1, 2, 2)]).output_shapes == [(1, 1, 1, 3)]
+
+    @pytest.mark.parametrize("side", [0, 1])
+    @pytest.mark.parametrize("what", ["stride", "padding", "dilation"])
+    def test_windows_beyond_any_image(self, what: str, side: int) -> None:
+        g = _core.Graph()
+        x, w = g.input(3), g.param((4, 3, 3, 3), "w")
+        for wrong in (-1, 32769, 2**30, 2**31 - 1):
+            pair = (wrong, 1) if side == 0 else (1, wrong)
+            rule = (
+                rf"conv c: {what} is \({pair[0]}, {pair[1]}\), must be from . to 32768"
+            )
+            with pytest.raises(ValueError, match=rule):
+                g.conv(x, w, name="c", **{what: pair})
+        with pytest.raises(ValueError, match=r"avg_pool q: stride is \(1, 2147483647"):
+            g.avg_pool(x, (3, 3), (1, 2**31 - 1), name="q")
+        with pytest.raises(
+            ValueError, match=r"max_pool q: padding is \(2, 0\), .*half"
+        ):
+            g.max_pool(x, (3, 3), (1, 1), (2, 0), name="q")
+
+    @pytest.mark.parametrize("size", [(1, 2**30 + 1, 1), (1, 1, 2**31 - 1)])
+    def test_sides_beyond_any_image(self, size: tuple[int, int, int]) -> None:
+        t, _ = tower(1, 16)
+        with pytest.raises(ValueError, match="input 0: .* must be at most 1073741824"):
+            _core.Plan(t.graph, [size])
 
     def test_huge(self) -> None:
         g = _core.Graph()

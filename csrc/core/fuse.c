@@ -227,6 +227,10 @@ static ym_status fuse_input(fuser *f, ym_item *item, int32_t v)
     YM_CHECK(f->error, size[0] > 0 && size[1] > 0 && size[2] > 0, YM_ERR_ARGUMENT,
              "input %d: size is (%d, %d, %d) in N, H, W, must be positive", number,
              size[0], size[1], size[2]);
+    YM_CHECK(f->error, size[1] <= YM_MAX_SIDE && size[2] <= YM_MAX_SIDE,
+             YM_ERR_ARGUMENT,
+             "input %d: size is (%d, %d, %d) in N, H, W, sides must be at most %d",
+             number, size[0], size[1], size[2], YM_MAX_SIDE);
     item->kind = YM_ITEM_INPUT;
     item->u.input.number = number;
     item->n = size[0];

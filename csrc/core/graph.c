@@ -165,6 +165,17 @@ ym_status ym_graph_norm(ym_graph *g, int32_t channels, int32_t gamma, int32_t be
     return YM_OK;
 }
 
+/* Both sides of what a window slides by or over. */
+static ym_status check_sides(const char *op, const char *name, const char *what,
+                             int32_t h, int32_t w, int32_t least, ym_error *error)
+{
+    YM_CHECK(error,
+             h >= least && w >= least && h <= YM_MAX_WINDOW && w <= YM_MAX_WINDOW,
+             YM_ERR_ARGUMENT, "%s %s: %s is (%d, %d), must be from %d to %d", op, name,
+             what, h, w, least, YM_MAX_WINDOW);
+    return YM_OK;
+}
+
 static ym_status check_conv(const ym_graph *g, int32_t x, const ym_conv *conv,
                             int32_t weight, const char *name, ym_error *error)
 {
@@ -172,14 +183,14 @@ static ym_status check_conv(const ym_graph *g, int32_t x, const ym_conv *conv,
     YM_CHECK(error, weight >= 0 && weight < g->param_count, YM_ERR_ARGUMENT,
              "conv %s: param %d does not exist, the graph has %d", name, weight,
              g->param_count);
-    YM_CHECK(
-        error,
-        conv->stride_h > 0 && conv->stride_w > 0 && conv->dilation_h > 0 &&
-            conv->dilation_w > 0 && conv->pad_h >= 0 && conv->pad_w >= 0 &&
-            conv->groups > 0,
-        YM_ERR_ARGUMENT,
-        "conv %s: stride, dilation and groups must be positive, padding not negative",
-        name);
+    YM_TRY(check_sides("conv", name, "kernel", conv->r, conv->s, 1, error));
+    YM_TRY(
+        check_sides("conv", name, "stride", conv->stride_h, conv->stride_w, 1, error));
+    YM_TRY(check_sides("conv", name, "dilation", conv->dilation_h, conv->dilation_w, 1,
+                       error));
+    YM_TRY(check_sides("conv", name, "padding", conv->pad_h, conv->pad_w, 0, error));
+    YM_CHECK(error, conv->groups > 0, YM_ERR_ARGUMENT,
+             "conv %s: groups is %d, must be positive", name, conv->groups);
     int32_t channels = g->node[x].channels;
     YM_CHECK(
         error,
@@ -308,15 +319,18 @@ ym_status ym_graph_pool(ym_graph *g, ym_op op, int32_t x, const ym_pool *window,
 {
     YM_CHECK(error, op == YM_OP_MAX_POOL || op == YM_OP_AVG_POOL, YM_ERR_ARGUMENT,
              "pool %s: op is neither max_pool nor avg_pool", name);
-    YM_CHECK(error,
-             window->kernel_h > 0 && window->kernel_w > 0 && window->stride_h > 0 &&
-                 window->stride_w > 0,
-             YM_ERR_ARGUMENT, "pool %s: kernel and stride must be positive", name);
+    const char *call = ym_op_name(op);
+    YM_TRY(check_sides(call, name, "kernel", window->kernel_h, window->kernel_w, 1,
+                       error));
+    YM_TRY(check_sides(call, name, "stride", window->stride_h, window->stride_w, 1,
+                       error));
     YM_CHECK(error,
              window->pad_h >= 0 && window->pad_h <= window->kernel_h / 2 &&
                  window->pad_w >= 0 && window->pad_w <= window->kernel_w / 2,
-             YM_ERR_ARGUMENT, "pool %s: padding must be at most half of the kernel",
-             name);
+             YM_ERR_ARGUMENT,
+             "%s %s: padding is (%d, %d), must be at most half of the kernel, (%d, %d)",
+             call, name, window->pad_h, window->pad_w, window->kernel_h,
+             window->kernel_w);
     ym_node *node = NULL;
     YM_TRY(append(g, op, &x, 1, name, &node, error));
     node->channels = g->node[x].channels;

@@ -88,6 +88,10 @@ typedef struct ym_graph {
 ym_graph *ym_graph_create(void); /* NULL: out of memory */
 void ym_graph_free(ym_graph *graph);
 
+/* Kernels, strides, paddings and dilations are at most this on each side: an image has
+ * fewer pixels there, and kernels multiply two of them in 32 bits. */
+#define YM_MAX_WINDOW 32768
+
 /* Each adds one thing and stores its number in *made. On error the graph is unchanged.
  */
 ym_status ym_graph_input(ym_graph *g, int32_t channels, int32_t *made, ym_error *error);

@@ -22,50 +22,57 @@ size_t ym_item_bytes(const ym_program *program, int32_t item)
            ym_dtype_bytes(program->dtype);
 }
 
-/* 0 stands for a side that is none, or more than can be counted. */
-static int64_t countable(int64_t side)
+/* How many windows a side has place for, less than 1 if none. As pooling_output_shape
+ * of torch: the quotient is rounded down, also below 0. */
+static int64_t windows_of(int64_t in, int32_t kernel, int32_t stride, int32_t pad,
+                          bool ceil_mode)
 {
-    return side <= INT32_MAX ? side : 0;
-}
-
-static int64_t pooled_size(int64_t in, int32_t kernel, int32_t stride, int32_t pad,
-                           bool ceil_mode)
-{
-    int64_t span = in + 2 * (int64_t)pad - kernel;
-    if (span < 0) {
-        return 0;
-    }
-    int64_t out = (span + (ceil_mode ? stride - 1 : 0)) / stride + 1;
-    /* The last window must start inside the image or its left padding, as in torch. */
+    int64_t span = in + 2 * (int64_t)pad - kernel + (ceil_mode ? stride - 1 : 0);
+    int64_t out = (span < 0 ? -((stride - 1 - span) / stride) : span / stride) + 1;
+    /* The last window must start inside the image or its left padding. */
     if (ceil_mode && (out - 1) * stride >= in + pad) {
         out--;
     }
-    return countable(out);
+    return out;
 }
 
-static int64_t conv_size(int64_t in, int32_t kernel, int32_t stride, int32_t pad,
-                         int32_t dilation)
+static int32_t reach_of(int32_t kernel, int32_t dilation)
 {
-    int64_t span = in + 2 * (int64_t)pad - (int64_t)dilation * (kernel - 1) - 1;
-    return span < 0 ? 0 : countable(span / stride + 1);
+    return dilation * (kernel - 1) + 1;
 }
 
-static void size_like_operand(ym_item *item, const ym_item *x)
-{
-    item->n = x->n;
-    item->h = x->h;
-    item->w = x->w;
-}
-
-static void size_of_upsample(const ym_node *node, ym_item *item, const ym_item *x)
+static void size_of_upsample(const ym_node *node, ym_item *item, const ym_item *x,
+                             int64_t size[2])
 {
     const ym_upsample *u = &node->u.upsample;
-    int64_t h = u->factor_h > 0 ? (int64_t)x->h * u->factor_h : u->out_h;
-    int64_t w = u->factor_w > 0 ? (int64_t)x->w * u->factor_w : u->out_w;
-    item->h = (int32_t)countable(h);
-    item->w = (int32_t)countable(w);
-    item->u.upsample.scale_h = u->scale_h > 0 ? u->scale_h : (float)x->h / (float)h;
-    item->u.upsample.scale_w = u->scale_w > 0 ? u->scale_w : (float)x->w / (float)w;
+    size[0] = u->factor_h > 0 ? (int64_t)x->h * u->factor_h : u->out_h;
+    size[1] = u->factor_w > 0 ? (int64_t)x->w * u->factor_w : u->out_w;
+    item->u.upsample.scale_h = u->scale_h > 0 ? u->scale_h
+                                              : (float)x->h / (float)size[0];
+    item->u.upsample.scale_w = u->scale_w > 0 ? u->scale_w
+                                              : (float)x->w / (float)size[1];
+}
+
+/* Pixels of each side of the output, in 64 bits. */
+static void output_size(const ym_node *node, ym_item *item, const ym_item *x,
+                        int64_t size[2])
+{
+    size[0] = x->h;
+    size[1] = x->w;
+    if (item->kind == YM_ITEM_CONV) {
+        const ym_conv *s = &item->u.conv.shape;
+        size[0] = windows_of(x->h, reach_of(s->r, s->dilation_h), s->stride_h, s->pad_h,
+                             false);
+        size[1] = windows_of(x->w, reach_of(s->s, s->dilation_w), s->stride_w, s->pad_w,
+                             false);
+    } else if (item->kind == YM_ITEM_MAX_POOL || item->kind == YM_ITEM_AVG_POOL) {
+        const ym_pool *s = &item->u.pool;
+        bool ceil_mode = node->u.pool.ceil_mode;
+        size[0] = windows_of(x->h, s->kernel_h, s->stride_h, s->pad_h, ceil_mode);
+        size[1] = windows_of(x->w, s->kernel_w, s->stride_w, s->pad_w, ceil_mode);
+    } else if (item->kind == YM_ITEM_UPSAMPLE) {
+        size_of_upsample(node, item, x, size);
+    }
 }
 
 /* All operands of an addition or concatenation cover the same pixels. */
@@ -89,25 +96,19 @@ ym_status ym_size_item(ym_program *p, const ym_node *node, ym_item *item,
 {
     const ym_item *x = &p->item[item->operand[0]];
     YM_TRY(check_same_pixels(p, item, error));
-    size_like_operand(item, x);
-    if (item->kind == YM_ITEM_CONV) {
-        const ym_conv *s = &item->u.conv.shape;
-        item->h = (int32_t)conv_size(x->h, s->r, s->stride_h, s->pad_h, s->dilation_h);
-        item->w = (int32_t)conv_size(x->w, s->s, s->stride_w, s->pad_w, s->dilation_w);
-    } else if (item->kind == YM_ITEM_MAX_POOL || item->kind == YM_ITEM_AVG_POOL) {
-        const ym_pool *s = &item->u.pool;
-        bool ceil_mode = node->u.pool.ceil_mode;
-        item->h =
-            (int32_t)pooled_size(x->h, s->kernel_h, s->stride_h, s->pad_h, ceil_mode);
-        item->w =
-            (int32_t)pooled_size(x->w, s->kernel_w, s->stride_w, s->pad_w, ceil_mode);
-    } else if (item->kind == YM_ITEM_UPSAMPLE) {
-        size_of_upsample(node, item, x);
-    }
-    YM_CHECK(error, item->h > 0 && item->w > 0, YM_ERR_ARGUMENT,
-             "%s %s: an input of (%d, %d) pixels leaves no output, or one of more than "
-             "2^31 - 1 pixels a side",
-             ym_item_kind_name(item->kind), item->name, x->h, x->w);
+    int64_t size[2];
+    output_size(node, item, x, size);
+    YM_CHECK(
+        error,
+        size[0] > 0 && size[1] > 0 && size[0] <= YM_MAX_SIDE && size[1] <= YM_MAX_SIDE,
+        YM_ERR_ARGUMENT,
+        "%s %s: an input of (%d, %d) pixels has an output of (%lld, %lld), must be "
+        "from 1 to %d a side",
+        ym_item_kind_name(item->kind), item->name, x->h, x->w, (long long)size[0],
+        (long long)size[1], YM_MAX_SIDE);
+    item->n = x->n;
+    item->h = (int32_t)size[0];
+    item->w = (int32_t)size[1];
     double bytes = (double)item->n * item->h * item->w * item->c * 4.0;
     YM_CHECK(error, bytes < 9e15, YM_ERR_MEMORY, "%s %s: (%d, %d, %d, %d) is too large",
              ym_item_kind_name(item->kind), item->name, item->n, item->h, item->w,

@@ -14,6 +14,10 @@
 
 #include "core/plan.h"
 
+/* Of a value at most: with windows and paddings (YM_MAX_WINDOW) places still fit into
+ * 32 bits. */
+#define YM_MAX_SIDE (1 << 30)
+
 typedef enum ym_item_kind {
     YM_ITEM_INPUT = 0,
     YM_ITEM_CONV,
