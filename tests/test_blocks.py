@@ -197,6 +197,15 @@ def test_frozen_parameters_and_no_input_gradient() -> None:
         np.testing.assert_array_equal(grad, expected[name])
 
 
+def test_running_buffers_may_be_read_only_where_nothing_moves_them() -> None:
+    block, params, x = small()
+    wanted = block.forward(x, params, training=False)
+    locked = {name: array.copy() for name, array in params.items()}
+    for array in locked.values():
+        array.flags.writeable = False
+    np.testing.assert_array_equal(block.forward(x, locked, training=False), wanted)
+
+
 def test_backward_once() -> None:
     block, params, x = small()
     with pytest.raises(RuntimeError, match="no forward"):

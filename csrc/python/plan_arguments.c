@@ -182,7 +182,7 @@ static int parse_weights(const ym_plan *plan, PyObject *object, const char *name
 }
 
 static int read_running(const ym_plan *plan, PyObject *object, const char *name,
-                        const ym_norm_module *module, float **data)
+                        const ym_norm_module *module, bool writes, float **data)
 {
     ym_array array;
     int64_t shape[1] = {module->channels};
@@ -195,7 +195,8 @@ static int read_running(const ym_plan *plan, PyObject *object, const char *name,
     }
     if (ym_require_dtype(&array, name, YM_F32) < 0 ||
         ym_require_shape(&array, name, 1, shape) < 0 ||
-        ym_require_packed(&array, name) < 0 || ym_require_writable(&array, name) < 0 ||
+        ym_require_packed(&array, name) < 0 ||
+        (writes && ym_require_writable(&array, name) < 0) ||
         require_device(&array, name, plan) < 0) {
         return -1;
     }
@@ -203,15 +204,15 @@ static int read_running(const ym_plan *plan, PyObject *object, const char *name,
 }
 
 static int parse_running(const ym_plan *plan, PyObject *object, const char *what,
-                         const ym_norm_module *module, float **data)
+                         const ym_norm_module *module, bool writes, float **data)
 {
-    if (read_running(plan, object, "", module, data) == 0) {
+    if (read_running(plan, object, "", module, writes, data) == 0) {
         return 0;
     }
     PyErr_Clear();
     char name[192];
     snprintf(name, sizeof name, "%s of %.150s", what, module->name);
-    return read_running(plan, object, name, module, data);
+    return read_running(plan, object, name, module, writes, data);
 }
 
 static int parse_norm(const ym_plan *plan, PyObject *object,
@@ -235,8 +236,11 @@ static int parse_norm(const ym_plan *plan, PyObject *object,
                       .momentum = (float)momentum,
                       .batch_statistics = batch_statistics != 0,
                       .update_running = update_running != 0};
-    if (parse_running(plan, mean, "running_mean", module, &norm->running_mean) < 0 ||
-        parse_running(plan, variance, "running_var", module, &norm->running_var) < 0) {
+    const bool writes = norm->update_running;
+    if (parse_running(plan, mean, "running_mean", module, writes, &norm->running_mean) <
+            0 ||
+        parse_running(plan, variance, "running_var", module, writes,
+                      &norm->running_var) < 0) {
         return -1;
     }
     if ((!norm->batch_statistics || norm->update_running) &&
