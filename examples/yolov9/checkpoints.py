@@ -5,13 +5,13 @@ A file holds the model's name, classes and state_dicts, no pickled classes: it o
 with torch.load(weights_only=True) where neither yolov9mem nor this example exists.
 """
 
-import contextlib
-import os
 import pickle
 import zipfile
 from pathlib import Path
 
 import torch
+
+from .files import replacing
 
 
 class CheckpointError(Exception):
@@ -19,36 +19,21 @@ class CheckpointError(Exception):
 
 
 def save(content: dict, path: Path) -> None:
-    """Writes beside `path`, syncs, then renames: on any error the old file stays."""
-    temporary = path.with_name(path.name + ".part")
+    """Replaces `path` by a complete new one: on any error the old file stays."""
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        kept = "the previous one is untouched" if path.exists() else "there is none yet"
+        there = path.is_file()
+        kept = "the previous one is untouched" if there else "there is none yet"
         raise CheckpointError(f"{path} was not written ({error}); {kept}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load(path: str | Path) -> dict:
     """Content of a checkpoint of this example, tensors on the CPU."""
     if not Path(path).is_file():
-        raise CheckpointError(f"checkpoint {str(path)!r} does not exist")
+        why = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise CheckpointError(f"checkpoint {str(path)!r} {why}")
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path} is not a checkpoint of this example: no archive")
     try:

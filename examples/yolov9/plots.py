@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Pictures: training curves and memory timelines."""
 
-import csv
 from pathlib import Path
 
 import matplotlib
@@ -9,12 +8,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from .files import replacing
 
-def plot_results(source: Path, target: Path) -> None:
-    """Curves of results.csv, one axes a column."""
-    with open(source, newline="") as file:
-        rows = list(csv.reader(file))
-    header, data = rows[0], [[float(v) for v in row] for row in rows[1:]]
+
+def plot_results(table: list, target: Path) -> None:
+    """Curves of the rows of results.csv, its header first: one axes a column."""
+    header, data = table[0], [[float(v) for v in row] for row in table[1:]]
     if not data:
         return
     shown = [i for i, name in enumerate(header) if i and not name.startswith("x/")]
@@ -27,8 +26,7 @@ def plot_results(source: Path, target: Path) -> None:
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(shown) :]:
         axis.set_visible(False)
-    figure.savefig(target, dpi=110)
-    plt.close(figure)
+    _write(figure, target)
 
 
 def plot_memory(probes: dict[str, dict], title: str, target: Path) -> None:
@@ -49,5 +47,14 @@ def plot_memory(probes: dict[str, dict], title: str, target: Path) -> None:
     axis.set_title(title)
     axis.legend()
     axis.grid(alpha=0.3)
-    figure.savefig(target, dpi=110)
+    _write(figure, target)
+
+
+def _write(figure: plt.Figure, target: Path) -> None:
+    """Where the picture can't be written, a warning: what was trained is kept."""
+    try:
+        with replacing(target) as file:
+            figure.savefig(file, format="png", dpi=110)
+    except OSError as error:
+        print(f"WARNING {target} was not written: {error}")
     plt.close(figure)

@@ -2,8 +2,10 @@
 """results.csv, results.png and the table printed at the end."""
 
 import csv
+import io
 from pathlib import Path
 
+from .files import replacing
 from .val import Metrics
 
 COLUMNS = (
@@ -26,15 +28,24 @@ COLUMNS = (
 
 
 class ResultsFile:
-    """One row an epoch; the first `keep` rows of an earlier run stay."""
+    """One row an epoch; the rows of the first `keep` epochs of an earlier run stay.
+
+    Each epoch replaces the file by a complete one, so that a full disk loses none of
+    its rows; those that could not be written come with the next that can.
+    """
 
     def __init__(self, folder: Path, keep: int = 0) -> None:
         self.path = folder / "results.csv"
-        rows = self._rows(keep) if keep and self.path.is_file() else []
-        with open(self.path, "w", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *rows])
+        self.rows = self._rows(keep) if keep and self.path.is_file() else []
+        self._write()
 
-    def _rows(self, keep: int) -> list[list[str]]:
+    def _write(self) -> None:
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([COLUMNS, *self.rows])
+        with replacing(self.path) as file:
+            file.write(text.getvalue().encode())
+
+    def _rows(self, keep: int) -> list[list]:
         """Rows of the epochs before `keep`, but for damaged ones."""
         text = self.path.read_text(errors="replace")
         lines = [line for line in text.splitlines() if "\0" not in line]
@@ -52,14 +63,14 @@ class ResultsFile:
         m = metrics
         values = [*losses, m.precision, m.recall, m.map50, m.map, *m.losses, *rates]
         row = [epoch, *(f"{v:.6g}" for v in values), f"{peak_bytes / 1e6:.1f}"]
-        with open(self.path, "a", newline="") as file:
-            csv.writer(file).writerow(row)
+        self.rows.append(row)
+        self._write()
 
     def plot(self) -> None:
         """Draws every column but the rates into results.png."""
         from .plots import plot_results
 
-        plot_results(self.path, self.path.with_suffix(".png"))
+        plot_results([COLUMNS, *self.rows], self.path.with_suffix(".png"))
 
 
 def _is_whole(row: list[str]) -> bool:

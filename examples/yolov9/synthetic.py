@@ -7,14 +7,27 @@ import cv2
 import numpy as np
 import yaml
 
+from .labels import DataError
+
 NAMES = ("circle", "square", "triangle")
 
 
 def make_shapes(folder: Path, train: int = 96, val: int = 32, size: int = 192) -> Path:
-    """Writes images and YOLO labels below `folder` unless there; its data.yaml."""
+    """Writes images and YOLO labels below `folder` unless there; its data.yaml.
+
+    Raises DataError where the folder can't be written.
+    """
     description = folder / "data.yaml"
     if description.is_file():
         return description
+    try:
+        _write_set(folder, train, val, size)
+    except OSError as error:
+        raise DataError(f"{folder}: shapes can't be drawn there: {error}") from error
+    return description
+
+
+def _write_set(folder: Path, train: int, val: int, size: int) -> None:
     rng = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
         images, labels = folder / "images" / split, folder / "labels" / split
@@ -29,8 +42,7 @@ def make_shapes(folder: Path, train: int = 96, val: int = 32, size: int = 192) -
             (labels / f"{i:04}.txt").write_text(text)
     content = {"path": ".", "train": "images/train", "val": "images/val"}
     content["names"] = dict(enumerate(NAMES))
-    description.write_text(yaml.safe_dump(content))
-    return description
+    (folder / "data.yaml").write_text(yaml.safe_dump(content))
 
 
 def _draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tuple]]:

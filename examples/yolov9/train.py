@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-import yaml
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -27,6 +26,7 @@ from .environment import (
     seed_everything,
     select_devices,
 )
+from .files import prepare_folder
 from .labels import list_images, read_data_yaml, read_records, report_problems
 from .loss import DetectionLoss
 from .model import DetectionModel, load_matching
@@ -211,14 +211,14 @@ class Trainer:
         self.model = model
 
     def _write_settings(self) -> None:
+        settings = {"opt.yaml": vars(self.opt), "hyp.yaml": self.hyp}
         try:
-            (self.folder / "weights").mkdir(parents=True, exist_ok=True)
+            prepare_folder(self.folder, settings)
+            self.results = ResultsFile(self.folder, keep=self.start_epoch)
         except OSError as error:
-            raise options.OptionError(f"--project, --name: {error}") from error
-        for name, content in (("opt", vars(self.opt)), ("hyp", self.hyp)):
-            text = yaml.safe_dump(dict(content), sort_keys=False)
-            (self.folder / f"{name}.yaml").write_text(text)
-        self.results = ResultsFile(self.folder, keep=self.start_epoch)
+            raise options.OptionError(
+                f"--project, --name: {self.folder} can't be written: {error}"
+            ) from error
 
     def run(self) -> Metrics:
         """Trains all epochs; the metrics of the last validation."""
@@ -243,7 +243,7 @@ class Trainer:
             if self._all_stop(stop):
                 break
         if self.processes.is_main:
-            self._finish(metrics, time.perf_counter() - started)
+            self._finish(metrics, time.perf_counter() - started, strip=saved_all)
             if not saved_all:
                 raise TrainingError("the last checkpoint could not be written")
         if self.processes.is_distributed:
@@ -335,7 +335,10 @@ class Trainer:
             self.best_fitness, self.best_epoch = metrics.fitness, epoch
         rates = [group["lr"] for group in self.optimizer.param_groups]
         used = memory.peak(self.device)
-        self.results.add(epoch, losses.tolist(), metrics, rates, used)
+        try:
+            self.results.add(epoch, losses.tolist(), metrics, rates, used)
+        except OSError as error:  # the checkpoint is written all the same
+            print(f"WARNING {self.results.path} was not written: {error}")
         print(
             f"  epoch {epoch + 1}: precision {metrics.precision:.3f} recall "
             f"{metrics.recall:.3f} mAP50 {metrics.map50:.3f} mAP50-95 {metrics.map:.3f}"
@@ -379,11 +382,12 @@ class Trainer:
         dist.broadcast_object_list(decision, 0)
         return decision[0]
 
-    def _finish(self, metrics: Metrics, seconds: float) -> None:
-        for name in ("last.pt", "best.pt"):
-            path = self.folder / "weights" / name
-            if path.exists():
-                checkpoints.strip(path)
+    def _finish(self, metrics: Metrics, seconds: float, strip: bool) -> None:
+        """strip: else a last.pt of an earlier epoch stays one to resume."""
         if not self.opt.noplots:
             self.results.plot()
         print(final_table(metrics, self.names, seconds, memory.peak(self.device)))
+        for name in ("last.pt", "best.pt") if strip else ():
+            path = self.folder / "weights" / name
+            if path.is_file():
+                checkpoints.strip(path)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""The example's run folders: resumed from anywhere, full, or not to be written."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from test_example_options import epochs
+from test_example_train import arguments, small_set  # noqa: F401
+
+from yolov9 import checkpoints, files
+from yolov9.main import main
+from yolov9.results import ResultsFile
+from yolov9.val import Metrics
+
+
+def interrupted(data: str, monkeypatch) -> Path:
+    """The folder of a run of two epochs with three wanted."""
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "strip", lambda path: None)
+        line = arguments(data, "--accumulate", "1", "--epochs", "2", "--name", "a")
+        assert main([*line, "--noval"]) == 0
+    folder = Path("runs/train/a").resolve()
+    last = folder / "weights/last.pt"
+    saved = checkpoints.load(last)
+    saved["opt"]["epochs"] = 3
+    checkpoints.save(saved, last)
+    settings = yaml.safe_load((folder / "opt.yaml").read_text())
+    (folder / "opt.yaml").write_text(yaml.safe_dump(settings | {"epochs": 3}))
+    return folder
+
+
+def full(_: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("name", ["opt.yaml", "results.csv", "weights/last.pt"])
+def test_folders_instead_of_files(name: str, small_set: str, capsys) -> None:  # noqa: F811
+    (Path("runs/train/a") / name).mkdir(parents=True)
+    line = arguments(small_set, "--epochs", "1", "--name", "a", "--exist-ok")
+    assert main(line) == 1
+    said = capsys.readouterr()
+    assert "--project, --name: runs/train/a can't be written: [Errno 21]" in said.err
+    assert name in said.err
+    assert "epoch 1" not in said.out
+
+
+def test_a_full_disk_at_the_start(small_set: str, monkeypatch, capsys) -> None:  # noqa: F811
+    folder = interrupted(small_set, monkeypatch)
+    before = {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    for failing in ("opt.yaml", "results.csv"):
+
+        def replace(source: Path, target: Path, failing: str = failing) -> None:
+            if target.name == failing:
+                full(0)
+            os.rename(source, target)
+
+        monkeypatch.setattr(files.os, "replace", replace)
+        assert main(["--resume", str(folder / "weights/last.pt")]) == 1
+        assert f"{folder} can't be written: [Errno 28]" in capsys.readouterr().err
+        assert (folder / failing).read_bytes() == before[folder / failing]
+
+
+def test_shapes_that_can_not_be_drawn(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs").write_text("")
+    assert main(["--cfg", "gelan-t", "--device", "cpu"]) == 1
+    assert "shapes can't be drawn there" in capsys.readouterr().err
+
+
+def test_rows_that_could_not_be_written_come_later(tmp_path: Path, monkeypatch) -> None:
+    results = ResultsFile(tmp_path)
+
+    def add(epoch: int) -> None:
+        results.add(epoch, [1.0] * 3, Metrics(), [0.1] * 3, 1)
+
+    add(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            add(1)
+        assert epochs(tmp_path) == ["0"]
+    add(2)
+    assert epochs(tmp_path) == ["0", "1", "2"]
+    assert [p.name for p in tmp_path.iterdir()] == ["results.csv"]
+
+
+def test_a_disk_that_fills_up_stops_no_training(
+    small_set: str,  # noqa: F811
+    monkeypatch,
+    capsys,
+) -> None:
+    """Results and pictures are warnings; a last.pt of before can be resumed."""
+    opened, saved = files.replacing, checkpoints.save
+
+    def replacing(path: Path) -> object:
+        if path.suffix == ".png" or (path.suffix == ".csv" and path.exists()):
+            full(0)
+        return opened(path)
+
+    def save(content: dict, path: Path) -> None:
+        if content["epoch"] != 0:
+            raise checkpoints.CheckpointError(f"{path} was not written (full)")
+        saved(content, path)
+
+    for module in ("results", "plots"):
+        monkeypatch.setattr(f"yolov9.{module}.replacing", replacing)
+    monkeypatch.setattr(checkpoints, "save", save)
+    line = arguments(small_set, "--epochs", "2", "--name", "a", "--noval")
+    assert main([a for a in line if a != "--noplots"]) == 1
+    said = capsys.readouterr()
+    assert said.out.count("results.csv was not written: [Errno 28]") == 2
+    assert "results.png was not written" in said.out
+    assert "peak memory" in said.out
+    assert said.err.rstrip().endswith("ERROR the last checkpoint could not be written")
+    assert checkpoints.load("runs/train/a/weights/last.pt")["epoch"] == 0
