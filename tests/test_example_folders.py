@@ -3,6 +3,7 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,19 @@ def interrupted(data: str, monkeypatch) -> Path:
     settings = yaml.safe_load((folder / "opt.yaml").read_text())
     (folder / "opt.yaml").write_text(yaml.safe_dump(settings | {"epochs": 3}))
     return folder
+
+
+def test_resuming_from_within_the_folder(small_set: str, monkeypatch, capsys) -> None:  # noqa: F811
+    folder = interrupted(small_set, monkeypatch)
+    shutil.copy(folder / "weights/last.pt", folder / "copy.pt")
+    for place, name in ((folder, "copy.pt"), (folder / "weights", "../copy.pt")):
+        monkeypatch.chdir(place)
+        assert main(["--resume", name, "--device", "cpu"]) == 1
+        assert f"{folder} is not the folder 'weights'" in capsys.readouterr().err
+    assert main(["--resume", "last.pt", "--device", "cpu"]) == 0
+    assert "WARNING" not in capsys.readouterr().out
+    assert epochs(folder) == ["0", "1", "2"]
+    assert not (folder / "weights/weights").exists()
 
 
 def full(_: int) -> None:

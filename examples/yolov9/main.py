@@ -2,6 +2,7 @@
 """From the command line to a training run, a resumed one or the demo."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -88,7 +89,14 @@ def _resumed(opt: argparse.Namespace) -> tuple[argparse.Namespace, dict, Path]:
                 f"--resume {last}: it has no {key!r} entry; start another training "
                 "from it with --weights"
             )
-    folder = last.parent.parent
+    # Absolute first: the parent of "last.pt" alone would be the working folder.
+    weights = Path(os.path.abspath(last)).parent
+    if weights.name != "weights":
+        raise checkpoints.CheckpointError(
+            f"--resume {last}: {weights} is not the folder 'weights' of a run, which "
+            "would go on beside it; start another training from it with --weights"
+        )
+    folder = weights.parent
     # The checkpoint knows them all; the file may have been changed by hand.
     known = vars(opt) | saved["opt"] | _edited(folder / "opt.yaml", saved["opt"])
     known.update(weights=str(last), resume=True, cfg="", device=opt.device)
