@@ -195,15 +195,18 @@ def _composite_backbone(w: Widths) -> list[Row]:
     return rows
 
 
+def model_names() -> list[str]:
+    return [f"{family}-{size}" for family in ("yolov9", "gelan") for size in SIZES]
+
+
 def layer_table(name: str) -> list[Row]:
     """Rows of a model by name ("yolov9-s", "gelan-c", ...), the head last.
 
     Raises ValueError for a name that is not known.
     """
+    if name not in model_names():
+        raise ValueError(f"unknown model {name!r}: one of {', '.join(model_names())}")
     family, _, size = name.partition("-")
-    if family not in ("yolov9", "gelan") or size not in SIZES:
-        known = ", ".join(f"{f}-{s}" for f in ("yolov9", "gelan") for s in SIZES)
-        raise ValueError(f"unknown model {name!r}: one of {known}")
     w, dual = SIZES[size], family == "yolov9"
     if size == "e":
         return _large(w, dual)

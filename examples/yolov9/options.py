@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from .architectures import model_name
+from .cfg import find_network
 
 HYP_FOLDER = Path(__file__).parent / "hyp"
 REQUIRED_HYP = [
@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
 def _field_options(p: argparse.ArgumentParser) -> None:
     add = p.add_argument
     add("--weights", default="", help="checkpoint to start from")
-    add("--cfg", default="", help="yolov9-t|s|m|c|e or gelan-t|s|m|c|e, .yaml allowed")
+    add("--cfg", default="", help="yolov9-t|s|m|c|e, gelan-t|s|m|c|e or a file of one")
     add("--data", default="", help="data.yaml; without it: drawn shapes")
     add("--hyp", default="hyp.scratch-high.yaml", help="file, or name in yolov9/hyp")
     add("--epochs", type=int, default=100)
@@ -149,7 +149,7 @@ def check(opt: argparse.Namespace) -> None:
         raise OptionError("--cfg or --weights must be given, e.g. --cfg yolov9-s")
     if opt.cfg:
         try:
-            model_name(opt.cfg)
+            find_network(opt.cfg)
         except ValueError as error:
             raise OptionError(f"--cfg: {error}") from None
     if opt.label_smoothing:

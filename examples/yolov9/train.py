@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from . import checkpoints, memory, options, swap
-from .architectures import model_name
+from .cfg import Network, find_network
 from .dataset import DetectionDataset, make_loader
 from .ema import ModelEMA
 from .environment import (
@@ -139,7 +139,10 @@ class Trainer:
 
     def _build_model(self) -> None:
         opt, saved = self.opt, self.saved
-        self.name = model_name(opt.cfg) if opt.cfg else saved["name"]
+        network = find_network(opt.cfg) if opt.cfg else Network(saved["name"], "")
+        self.name = network.name
+        if network.note and self.processes.is_main:
+            print(network.note)
         model = DetectionModel(self.name, self.nc)
         model.names = self.names
         if saved:
