@@ -129,6 +129,30 @@ def test_the_end_of_a_preview_is_not_the_end(tmp_path: Path) -> None:
         read_image(str(path))
 
 
+def test_lines_of_lists_count_from_the_working_folder(
+    tmp_path: Path, monkeypatch
+) -> None:
+    for name in (
+        "images/a.jpg",
+        "images/b.jpg",
+        "set/images/a.jpg",
+        "set/images/c.jpg",
+    ):
+        write_image(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    expected = {
+        "images/a.jpg": "images/a.jpg",
+        "./images/a.jpg": "set/images/a.jpg",
+        "images/b.jpg": "images/b.jpg",
+        "images/c.jpg": "set/images/c.jpg",  # only there
+        "images/none.jpg": "images/none.jpg",
+        str(tmp_path / "set/images/c.jpg"): "set/images/c.jpg",
+    }
+    for line, name in expected.items():
+        Path("set/list.txt").write_text(line + "\n")
+        assert list_images(["set/list.txt"]) in ([name], [str(tmp_path / name)])
+
+
 def test_image_lists(tmp_path: Path) -> None:
     write_set(tmp_path, {"a.jpg": None, "b.jpg": None})
     (tmp_path / "list.txt").write_text("./images/b.jpg\n\nimages/a.jpg\n")

@@ -108,6 +108,8 @@ def list_images(sources: list[str]) -> list[str]:
     """Sorted image paths of folders (searched deeply) and of text lists.
 
     What is hidden in a folder, its name beginning with a dot, is no image of the set.
+    Lines of a list that begin with ./ count from its folder; others, as in the field,
+    from the working folder, or from the list's where only that has the file.
     """
     files: list[str] = []
     for source in map(Path, sources):
@@ -118,15 +120,19 @@ def list_images(sources: list[str]) -> list[str]:
                 lines = source.read_text().splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise DataError(f"{source} is no list of images: {error}") from error
-            files += [
-                str(source.parent / line.strip()) for line in lines if line.strip()
-            ]
+            files += [_listed(source, line.strip()) for line in lines if line.strip()]
         else:
             raise DataError(f"image folder or list {str(source)!r} does not exist")
     images = sorted({f for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES})
     if not images:
         raise DataError(f"no images found in {', '.join(sources)}")
     return images
+
+
+def _listed(source: Path, line: str) -> str:
+    beside, here = source.parent / line, Path.cwd() / line
+    of_the_list = line.startswith("./") or (beside.exists() and not here.exists())
+    return str(beside if of_the_list else here)
 
 
 def _files_below(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
