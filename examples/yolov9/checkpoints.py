@@ -38,7 +38,14 @@ def load(path: str | Path) -> dict:
         raise CheckpointError(f"{path} is not a checkpoint of this example: no archive")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        # PyTorch's text names its own arguments, which nobody can pass here.
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this example: it holds pickled objects, "
+            "not only tensors and numbers; those of the official script go on with it: "
+            "python -m yolov9mem train_dual.py"
+        ) from error
+    except (OSError, RuntimeError, EOFError) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint of this example: {str(error).splitlines()[0]}"
         ) from error

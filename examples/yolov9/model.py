@@ -90,3 +90,11 @@ def load_matching(model: nn.Module, state: dict[str, Tensor]) -> int:
         )
     model.load_state_dict(fitting, strict=False)
     return len(fitting)
+
+
+def freeze(model: DetectionModel, layers: list[int]) -> None:
+    """No gradients for these layers, or, where it is one number, for the first N."""
+    frozen = set(layers) if len(layers) > 1 else range(layers[0])
+    for i, layer in enumerate(model.model):
+        if i in frozen:
+            layer.requires_grad_(False)

@@ -29,7 +29,7 @@ from .environment import (
 from .files import prepare_folder
 from .labels import list_images, read_data_yaml, read_records, report_problems
 from .loss import DetectionLoss
-from .model import DetectionModel, load_matching
+from .model import DetectionModel, freeze, load_matching
 from .optim import NOMINAL_BATCH, Warmup, make_optimizer, make_step, schedule
 from .results import ResultsFile, final_table
 from .val import Metrics, validate
@@ -79,8 +79,10 @@ class Trainer:
 
     def _set_size(self) -> None:
         size = max(math.ceil(self.opt.imgsz / STRIDE) * STRIDE, 2 * STRIDE)
-        if size != self.opt.imgsz:
-            print(f"WARNING --img {self.opt.imgsz} must be a multiple of 32: {size}")
+        if size != self.opt.imgsz and self.processes.is_main:
+            least = self.opt.imgsz < size == 2 * STRIDE
+            rule = f"at least {size}" if least else f"a multiple of {STRIDE}"
+            print(f"WARNING --img {self.opt.imgsz} must be {rule}: {size} is taken")
         self.imgsz = size
         if self.opt.batch_size % self.processes.world:
             raise options.OptionError(
@@ -154,13 +156,10 @@ class Trainer:
             except ValueError as error:
                 raise checkpoints.CheckpointError(f"{opt.weights}: {error}") from error
             print(f"{count}/{len(model.state_dict())} tensors from {opt.weights}")
-        frozen = opt.freeze if len(opt.freeze) > 1 else range(opt.freeze[0])
-        prefixes = tuple(f"model.{i}." for i in frozen)
-        for key, parameter in model.named_parameters():
-            if prefixes and key.startswith(prefixes):
-                parameter.requires_grad = False
+        freeze(model, opt.freeze)
         if not any(p.requires_grad for p in model.parameters()):
-            raise options.OptionError(f"--freeze {opt.freeze[0]}: no layer is left")
+            given = " ".join(map(str, opt.freeze))
+            raise options.OptionError(f"--freeze {given}: no layer is left")
         self.model = model.to(self.device)
 
     def _build_optimizer(self) -> None:
