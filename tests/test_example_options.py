@@ -4,6 +4,7 @@
 import csv
 import math
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -135,6 +136,60 @@ def test_what_may_be_unset_is_known() -> None:
     assert options.is_value("accumulate", None, 4)
     assert not options.is_value("accumulate", True, None)
     assert not options.is_value("amp", 1, None)
+
+
+def test_options_of_the_loggers_have_no_effect(capsys) -> None:
+    words = (
+        "--entity a --bucket b --upload_dataset --bbox_interval 1 --artifact_alias c"
+    )
+    opt = options.parser().parse_args(["--cfg", "gelan-t", *words.split()])
+    options.check(opt)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 5
+    assert all(line.endswith("no effect, this script has no loggers") for line in said)
+
+
+# The options of the official script, which a guide may tell to give.
+OFFICIAL = """weights cfg data hyp epochs batch-size imgsz img img-size rect resume nosave
+    noval noautoanchor noplots evolve bucket cache image-weights device multi-scale
+    single-cls optimizer sync-bn workers project name exist-ok quad cos-lr flat-cos-lr
+    fixed-lr label-smoothing patience freeze save-period seed local_rank min-items
+    close-mosaic entity upload_dataset bbox_interval artifact_alias"""
+OURS = "ckpt accumulate mosaic mixup amp stock demo"
+
+
+def test_the_options_are_those_that_readme_names() -> None:
+    actions = options.parser()._actions
+    known = {name.removeprefix("--") for a in actions for name in a.option_strings}
+    named = {*OFFICIAL.split(), *OURS.split()}
+    assert named <= known
+    assert known - named == {"batch", "local-rank", "no-amp", "help", "-h"}
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    start = readme.index("The command line of the official `train_dual.py`")
+    said = readme[start : readme.index("```python", start)]
+    assert set(OURS.split()) <= set(re.findall(r"--([\w-]+)", said))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("CUDA out of memory. Tried\nmore"), RuntimeError("x")],
+)
+def test_no_memory_is_one_line(error: Exception, monkeypatch, capsys) -> None:
+    def train(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("yolov9.main.train", train)
+    if str(error) == "x":
+        with pytest.raises(RuntimeError, match="x"):
+            main([])
+        return
+    assert main([]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(("ERROR MemoryError. ", "ERROR CUDA out of memory. Tried. "))
+    assert said.endswith(
+        "Memory has run out: a smaller --batch or --img, and --ckpt, take less.\n"
+    )
+    assert said.count("\n") == 1
 
 
 def test_images_drawn_by_weight_come_in_squares(small_set: str, capsys) -> None:  # noqa: F811

@@ -176,6 +176,11 @@ def test_bad_checkpoints_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(b"junk")
     with pytest.raises(checkpoints.CheckpointError, match="not a checkpoint"):
         checkpoints.load(tmp_path / "x.pt")
+    with pytest.raises(checkpoints.CheckpointError, match="is a folder"):
+        checkpoints.load(tmp_path)
+    torch.save({"model": torch.nn.Conv2d(1, 1, 1)}, tmp_path / "z.pt")
+    with pytest.raises(checkpoints.CheckpointError, match=r"pickled .*train_dual\.py$"):
+        checkpoints.load(tmp_path / "z.pt")
     torch.save({"a": 1}, tmp_path / "y.pt")
     with pytest.raises(checkpoints.CheckpointError, match="no 'model'"):
         checkpoints.load(tmp_path / "y.pt")
@@ -199,7 +204,19 @@ def test_held_bytes_of_a_known_graph() -> None:
         (["--mosaic", "2"], "--mosaic is 2"),
         (["--accumulate", "0"], "--accumulate is 0"),
         (["--epochs", "0"], "--epochs is 0"),
-        (["--workers", "-1"], "--workers is -1"),
+        (["--workers", "-1"], "--workers is -1: must be at least 0"),
+        (["--freeze", "3", "-1"], "--freeze is -1: must be at least 0"),
+        (["--seed", str(2**63)], "--seed is 9223372036854775808: must be from"),
+        (["--seed", str(-(2**64))], "2**63 - 1"),
+        (["--img", "16353"], "--imgsz is 16353: must be at most 16352"),
+        (["--quad"], "--quad is not in this script; the official"),
+        (["--evolve"], "--evolve is not in this script; the official"),
+        (["--cache", "disk"], "--cache disk is not in this script; the official"),
+        (["--cache", "disc"], "--cache is 'disc': must be ram"),
+        (["--optimizer", "LION"], "-m yolov9mem train_dual.py"),
+        (["--batch", "-1"], "--batch-size -1 is not in this script; the official"),
+        (["--demo", "--seed", str(2**64)], "--seed is 18446744073709551616"),
+        (["--hyp", "/no/hyp.short.yaml"], "--hyp '/no/hyp.short.yaml'"),
         (["--hyp", "none.yaml"], "--hyp 'none.yaml'"),
         (["--data", "none.yaml"], "'none.yaml' does not exist"),
         (["--weights", "none.pt"], "'none.pt' does not exist"),
@@ -306,6 +323,12 @@ def test_what_does_not_fit_is_a_message(small_set: str, monkeypatch, capsys) -> 
     assert "--ckpt 1kB: keep: a budget of 1000 bytes" in capsys.readouterr().err
     assert main([*line, "--freeze", "99"]) == 1
     assert "--freeze 99: no layer is left" in capsys.readouterr().err
+    assert main([*line, "--freeze", *map(str, range(40))]) == 1
+    assert "--freeze 0 1 2 3" in capsys.readouterr().err
+    assert main([*line, "--img", "32", "--freeze", "9" * 12]) == 1
+    assert "--img 32 must be at least 64: 64 is taken" in capsys.readouterr().out
+    assert main([*line, "--img", "65", "--freeze", "99"]) == 1
+    assert "--img 65 must be a multiple of 32: 96 is" in capsys.readouterr().out
     assert main([*line, "--project", small_set]) == 1
     assert "Not a directory" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "first")

@@ -22,6 +22,7 @@ def run_demo(opt: argparse.Namespace) -> None:
         name = "stock" if stock else "yolov9mem"
         print(f"\n== {name}")
         mine = _demo_options(opt, stock)
+        options.check(mine)
         hyp = options.read_hyp(mine.hyp, mine)
         started = time.perf_counter()
         metrics = Trainer(mine, hyp, folder / name).run()

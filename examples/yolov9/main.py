@@ -24,7 +24,10 @@ FAILURES = (
     TrainingError,
 )
 
-LOST_WORKER = "DataLoader worker (pid"  # so PyTorch tells of a process that has died
+# How PyTorch and OpenCV begin or say it when memory has run out.
+LOST_WORKER = "DataLoader worker (pid"
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+NO_MEMORY += ("Insufficient memory", "Unable to allocate")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,15 +41,24 @@ def main(arguments: list[str] | None = None) -> int:
     except FAILURES as error:
         print(f"ERROR {_message(error)}", file=sys.stderr)
         return 1
-    except RuntimeError as error:
-        if not str(error).startswith(LOST_WORKER):
+    except Exception as error:
+        advice = _advice(error)
+        if not advice:
             raise
-        print(
-            f"ERROR {error} Memory may have run out: fewer --workers take less.",
-            file=sys.stderr,
-        )
+        said = _message(error).strip().partition("\n")[0].rstrip(" .")
+        print(f"ERROR {said or type(error).__name__}. {advice}", file=sys.stderr)
         return 1
     return 0
+
+
+def _advice(error: Exception) -> str:
+    """What to do about an error of the machine, "" for one of the program."""
+    text = str(error)
+    if text.startswith(LOST_WORKER):
+        return "Memory may have run out: fewer --workers take less."
+    if isinstance(error, MemoryError) or any(words in text for words in NO_MEMORY):
+        return "Memory has run out: a smaller --batch or --img, and --ckpt, take less."
+    return ""
 
 
 def _message(error: Exception) -> str:

@@ -48,7 +48,18 @@ MAY_BE_UNSET = {
     "mosaic": (int, float),
     "mixup": (int, float),
     "amp": bool,
+    "evolve": int,
+    "bucket": str,
+    "entity": str,
+    "upload_dataset": str,
+    "bbox_interval": int,
+    "artifact_alias": str,
 }
+# Options of the field's loggers; there are none here.
+LOGGING = ("bucket", "entity", "upload_dataset", "bbox_interval", "artifact_alias")
+OFFICIAL_SCRIPT = "the official script has it: python -m yolov9mem train_dual.py"
+MAX_SIZE = 16352  # px; OpenCV warps below 2**15, and a mosaic has twice the side
+SEEDS = -(2**63), 2**63 - 1  # PyTorch's generators take 64 bits
 
 
 class OptionError(Exception):
@@ -67,7 +78,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         const="conv",
         metavar="KEEP",
-        help="checkpointed blocks: conv (the default of the bare flag) or min",
+        help="what backward finds kept: conv (the bare flag), min, all, or at most "
+        "as many bytes as 6GB",
     )
     own.add_argument(
         "--accumulate", type=int, metavar="N", help="batches a step (default: 64/batch)"
@@ -94,9 +106,9 @@ def _field_options(p: argparse.ArgumentParser) -> None:
     add("--batch-size", "--batch", type=int, default=16, help="over all devices")
     add("--imgsz", "--img", "--img-size", type=int, default=640, help="pixels")
     add("--resume", nargs="?", const=True, default=False, help="go on from last.pt")
-    add("--cache", nargs="?", const="ram", choices=["ram"], help="keep images decoded")
+    add("--cache", nargs="?", const="ram", metavar="ram", help="keep images decoded")
     add("--device", default="", help="cpu, or CUDA numbers such as 0 or 0,1")
-    add("--optimizer", choices=["SGD", "Adam", "AdamW"], default="SGD")
+    add("--optimizer", choices=["SGD", "Adam", "AdamW", "LION"], default="SGD")
     add("--workers", type=int, default=8, help="loader processes at most")
     add("--project", default="runs/train")
     add("--name", default="exp")
@@ -107,11 +119,17 @@ def _field_options(p: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0)
     add("--min-items", type=int, default=0, help="least objects an image must have")
     add("--close-mosaic", type=int, default=0, help="last epochs without mosaic")
+    add("--evolve", type=int, nargs="?", const=300, help="official script only")
+    for name in LOGGING:
+        kind = int if name == "bbox_interval" else str
+        optional = {"nargs": "?", "const": "train"} if name == "upload_dataset" else {}
+        add(f"--{name}", type=kind, help="accepted; no loggers here", **optional)
     add("--local_rank", "--local-rank", type=int, default=-1, help=argparse.SUPPRESS)
 
 
 def _field_switches(p: argparse.ArgumentParser) -> None:
     switches = {
+        "quad": "official script only",
         "rect": "rectangular batches, no mosaic",
         "nosave": "only the last checkpoint",
         "noval": "validate only the last epoch",
@@ -132,17 +150,8 @@ def _field_switches(p: argparse.ArgumentParser) -> None:
 
 def check(opt: argparse.Namespace) -> None:
     """Raises OptionError for values that can't work."""
-    for name in ("epochs", "batch_size", "imgsz"):
-        if getattr(opt, name) < 1:
-            raise OptionError(f"--{name} is {getattr(opt, name)}: must be at least 1")
-    if opt.workers < 0:
-        raise OptionError(f"--workers is {opt.workers}: must be at least 0")
-    if opt.accumulate is not None and opt.accumulate < 1:
-        raise OptionError(f"--accumulate is {opt.accumulate}: must be at least 1")
-    for name in ("mosaic", "mixup"):
-        value = getattr(opt, name)
-        if value is not None and not 0 <= value <= 1:
-            raise OptionError(f"--{name} is {value}: a probability from 0 to 1")
+    _check_official(opt)
+    _check_numbers(opt)
     if opt.stock and opt.ckpt:
         raise OptionError("--ckpt is yolov9mem's and can't be combined with --stock")
     if not opt.cfg and not opt.weights and not opt.resume:
@@ -154,6 +163,43 @@ def check(opt: argparse.Namespace) -> None:
             raise OptionError(f"--cfg: {error}") from None
     if opt.label_smoothing:
         print("WARNING --label-smoothing: the task-aligned loss has no use for it")
+    for name in LOGGING:
+        if getattr(opt, name) is not None:
+            print(f"WARNING --{name}: no effect, this script has no loggers")
+
+
+def _check_official(opt: argparse.Namespace) -> None:
+    """Raises OptionError for what the field's script can do and this one can't."""
+    missing = {
+        "--evolve": opt.evolve is not None,
+        "--quad": opt.quad,
+        "--cache disk": opt.cache == "disk",
+        "--optimizer LION": opt.optimizer == "LION",
+        "--batch-size -1": opt.batch_size == -1,
+    }
+    for option, given in missing.items():
+        if given:
+            raise OptionError(f"{option} is not in this script; {OFFICIAL_SCRIPT}")
+    if opt.cache not in (None, "ram"):
+        raise OptionError(f"--cache is {opt.cache!r}: must be ram")
+
+
+def _check_numbers(opt: argparse.Namespace) -> None:
+    for name in ("epochs", "batch_size", "imgsz", "accumulate"):
+        value = getattr(opt, name)
+        if value is not None and value < 1:
+            raise OptionError(f"--{name} is {value}: must be at least 1")
+    if opt.imgsz > MAX_SIZE:
+        raise OptionError(f"--imgsz is {opt.imgsz}: must be at most {MAX_SIZE}")
+    for name, values in (("workers", [opt.workers]), ("freeze", opt.freeze)):
+        if min(values) < 0:
+            raise OptionError(f"--{name} is {min(values)}: must be at least 0")
+    if not SEEDS[0] <= opt.seed <= SEEDS[1]:
+        raise OptionError(f"--seed is {opt.seed}: must be from -2**63 to 2**63 - 1")
+    for name in ("mosaic", "mixup"):
+        value = getattr(opt, name)
+        if value is not None and not 0 <= value <= 1:
+            raise OptionError(f"--{name} is {value}: a probability from 0 to 1")
 
 
 def is_value(name: str, value: object, like: object) -> bool:
@@ -166,7 +212,9 @@ def is_value(name: str, value: object, like: object) -> bool:
 
 def read_hyp(name: str, opt: argparse.Namespace) -> dict:
     """Hyper-parameters by file or by name, with --mosaic and --mixup on top."""
-    tried = [Path(name), HYP_FOLDER / Path(name).name]
+    tried = [Path(name)]
+    if Path(name).parent in (Path(), Path("data/hyps")):  # where the official ones are
+        tried.append(HYP_FOLDER / Path(name).name)
     path = next((p for p in tried if p.is_file()), None)
     if path is None:
         known = ", ".join(sorted(p.name for p in HYP_FOLDER.glob("*.yaml")))
