@@ -21,7 +21,9 @@ def interrupted(data: str, monkeypatch) -> Path:
     """The folder of a run of two epochs with three wanted."""
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "strip", lambda path: None)
-        line = arguments(data, "--accumulate", "1", "--epochs", "2", "--name", "a")
+        line = arguments(
+            os.path.relpath(data), "--accumulate", "1", "--epochs", "2", "--name", "a"
+        )
         assert main([*line, "--noval"]) == 0
     folder = Path("runs/train/a").resolve()
     last = folder / "weights/last.pt"
