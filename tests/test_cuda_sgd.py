@@ -175,6 +175,18 @@ def test_an_overflow_skips_parameters_and_momentum(bad: float) -> None:
         assert (arrays[1] == 0).all()
 
 
+def test_what_overflows_only_when_unscaled_is_no_overflow() -> None:
+    """As GradScaler, which looks at the gradients as they come."""
+    scale, found = np.float32([2.0**-10]), np.zeros(1, np.float32)
+    made, truth = Model(), Model()
+    for model in (made, truth):
+        model.arrays[1][1][3] = 3e38
+    norm = cuda_step(made, scale, found)
+    ref_step(truth, inverse_scale=2.0**10)
+    assert_same(made, truth)
+    assert found[0] == 0 and norm == np.inf
+
+
 def test_an_overflow_found_elsewhere_skips_too() -> None:
     found = np.ones(1, np.float32)
     made, before = Model(), Model()

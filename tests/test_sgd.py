@@ -95,6 +95,18 @@ def test_non_finite_gradient_skips(poison, backend):
     assert not any(g.any() for g in grads)
 
 
+@pytest.mark.parametrize("backend", ["ref", "cpu"])
+def test_infs_are_looked_for_in_gradients_as_they_come(backend):
+    """As torch.amp.GradScaler: what overflows only when it is unscaled is no reason."""
+    param = np.zeros(20, np.float32)
+    grad = np.full(20, 3e38, np.float32)
+    group = SGDGroup([param], [grad], lr=0.1)
+    result = sgd_step(group, loss_scale=2.0**-10, backend=backend)
+    assert result.stepped
+    assert result.norm == pytest.approx(3e38 * 2**10 * math.sqrt(20), rel=1e-6)
+    assert (param == -np.inf).all()
+
+
 def test_without_a_scaler_nan_goes_through():
     params, grads, buffers, _ = make(np.random.default_rng(3), [4])
     grads[0][1] = np.nan
@@ -187,6 +199,9 @@ MISALIGNED = np.zeros(17, np.uint8)[1:].view(np.float32)
         (bad(grads=[np.ones(8, np.float32)[::2]]), ValueError, "strides"),
         (bad(params=[np.ones(8, np.float32)[::-2]]), ValueError, "strides"),
         (bad(params=[F], grads=[F]), ValueError, "overlaps"),
+        (bad(lr="a"), TypeError, "group 0: lr: expected a number, got str: 'a'"),
+        (bad(dampening=math.inf), ValueError, "group 0: dampening is inf"),
+        (bad(first_step=1), TypeError, "group 0: first_step: expected a bool"),
         (bad(params=[np.broadcast_to(F[:1], 4)]), ValueError, "read-only"),
         (bad(grads=[MISALIGNED]), ValueError, r"grads\[0\]: is not aligned"),
     ],
@@ -201,6 +216,19 @@ def test_overlap_of_parts():
     group = SGDGroup([memory[:60], memory[40:]], [np.ones(60, np.float32)] * 2)
     with pytest.raises(ValueError, match=r"overlaps the .* of tensor"):
         sgd_step(group)
+    both = (
+        SGDGroup([memory[:50]], [None]),
+        SGDGroup([F, memory[50:]], [F.copy(), memory[50:]]),
+    )
+    text = "tensor 1 of group 1: grad overlaps the param of tensor 1 of group 1"
+    with pytest.raises(ValueError, match=text):
+        sgd_step(both)
+
+
+@pytest.mark.parametrize("name", ["max_norm", "loss_scale", "ema_decay"])
+def test_settings_of_other_types(name):
+    with pytest.raises(TypeError, match=f"{name}: expected a number, got str: '1'"):
+        sgd_step(bad(), **{name: "1"})
 
 
 @pytest.mark.parametrize(

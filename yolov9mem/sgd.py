@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import math
+import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -59,11 +61,13 @@ class SGDResult:
     stepped: bool
 
 
-def clip_coefficient(norm: float, max_norm: float) -> float:
-    """The float32 factor of clip_grad_norm_, at most 1; NaN stays NaN."""
+def clip_coefficient(
+    norm: float, max_norm: float, dtype: type[np.floating[Any]] = np.float32
+) -> float:
+    """The factor of clip_grad_norm_ in the gradients' dtype, at most 1; NaN stays NaN."""
     with np.errstate(all="ignore"):
-        reciprocal = np.float32(1) / (np.float32(norm) + np.float32(1e-6))
-        return float(np.minimum(reciprocal * np.float32(max_norm), np.float32(1)))
+        reciprocal = dtype(1) / (dtype(norm) + dtype(1e-6))
+        return float(np.minimum(reciprocal * dtype(max_norm), dtype(1)))
 
 
 def inverse_scale(scale: float) -> float:
@@ -73,6 +77,25 @@ def inverse_scale(scale: float) -> float:
     """
     with np.errstate(all="ignore"):
         return float(np.float32(1.0 / np.float64(scale)))
+
+
+def is_finite(name: str, value: Any) -> bool:
+    """Is this number, which a message calls `name`, neither infinite nor NaN?
+
+    Raises:
+        TypeError: it is no number.
+    """
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError, RuntimeError):  # the last two: several numbers
+        kind = type(value).__name__
+        raise TypeError(f"{name}: expected a number, got {kind}: {value!r}") from None
+
+
+def named(error: ValueError, name: Callable[[int], str]) -> ValueError:
+    """The same error, where C's "tensor 7", a row of its table, is called name(7)."""
+    text = re.sub(r"\btensor (\d+)", lambda found: name(int(found[1])), str(error))
+    return ValueError(text)
 
 
 def sgd_step(
@@ -92,8 +115,9 @@ def sgd_step(
     Args:
         groups: one group or several; all share one gradient norm.
         max_norm: clip the L2 norm of all gradients, as clip_grad_norm_ does.
-        loss_scale: the loss was multiplied by this; a non-finite gradient then skips
-            the update of parameters and momentum (averages still move).
+        loss_scale: the loss was multiplied by this; a gradient that is not finite, as
+            it is, then skips the update of parameters and momentum (averages still
+            move).
         ema_decay: averages become average * ema_decay + param * (1 - ema_decay).
         gradient: "zero", "keep" or "write" (left unscaled and clipped).
         backend: "cpu", or "ref" for the plain loops that define the result.
@@ -102,13 +126,13 @@ def sgd_step(
         SGDResult(norm, stepped).
 
     Raises:
-        TypeError: an array is not float32.
+        TypeError: an array is not float32, or a setting is of another type.
         ValueError: shapes or strides differ, memory overlaps, a value breaks its rule.
     """
     members = [groups] if isinstance(groups, SGDGroup) else list(groups)
     if gradient not in _GRADIENT:
         raise ValueError(f"gradient is {gradient!r}, must be one of {list(_GRADIENT)}")
-    _check_settings(max_norm, loss_scale)
+    _check_settings(max_norm, loss_scale, ema_decay)
     table = array("q")
     hyper = array("d")
     for number, group in enumerate(members):
@@ -116,39 +140,74 @@ def sgd_step(
         table.extend(_rows(group, number))
         hyper.extend(_hyper(group))
     inverse = 1.0 if loss_scale is None else inverse_scale(loss_scale)
-    norm = None
+    norm, stepped, clip = None, True, 1.0
     if max_norm is not None or loss_scale is not None:
-        norm = _core.sgd_norm(table, inverse, backend)
-    stepped = loss_scale is None or math.isfinite(norm or 0.0)
-    clip = 1.0 if max_norm is None else clip_coefficient(norm or 0.0, max_norm)
-    _core.sgd_step(
-        table,
-        hyper,
-        inverse_scale=inverse,
-        clip=clip,
-        update=stepped,
-        gradient=_GRADIENT[gradient],
-        ema_decay=ema_decay,
-        backend=backend,
-    )
+        scaled_norm = _core.sgd_norm(table, backend)
+        stepped = loss_scale is None or math.isfinite(scaled_norm)
+        norm = scaled_norm * inverse
+    if max_norm is not None and norm is not None:
+        clip = clip_coefficient(norm, max_norm)
+    try:
+        _core.sgd_step(
+            table,
+            hyper,
+            inverse_scale=inverse,
+            clip=clip,
+            update=stepped,
+            gradient=_GRADIENT[gradient],
+            ema_decay=ema_decay,
+            backend=backend,
+        )
+    except ValueError as error:
+        raise named(error, _names(members)) from None
     return SGDResult(norm, stepped)
 
 
-def _check_settings(max_norm: float | None, loss_scale: float | None) -> None:
-    if max_norm is not None and not max_norm >= 0:
+def _names(groups: Sequence[SGDGroup]) -> Callable[[int], str]:
+    """What a row of all groups is called in messages."""
+    places = [
+        (n, i) for n, group in enumerate(groups) for i in range(len(group.params))
+    ]
+    return lambda row: "tensor {1} of group {0}".format(*places[row])
+
+
+def checked_max_norm(max_norm: float | None) -> float | None:
+    """As a float; None, which means no clip, stays.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is below 0 or NaN.
+    """
+    if max_norm is None:
+        return None
+    is_finite("max_norm", max_norm)
+    if not max_norm >= 0:
         raise ValueError(f"max_norm is {max_norm}, must be at least 0")
-    if loss_scale is not None and not (math.isfinite(loss_scale) and loss_scale > 0):
+    return float(max_norm)
+
+
+def _check_settings(
+    max_norm: float | None, loss_scale: float | None, ema_decay: float | None
+) -> None:
+    checked_max_norm(max_norm)
+    if loss_scale is not None and not (
+        is_finite("loss_scale", loss_scale) and loss_scale > 0
+    ):
         raise ValueError(f"loss_scale is {loss_scale}, must be finite and above 0")
+    if ema_decay is not None:
+        is_finite("ema_decay", ema_decay)
 
 
 def _check_group(group: SGDGroup, number: int) -> None:
     where = f"group {number}"
     for name in ("lr", "momentum", "weight_decay"):
         value = getattr(group, name)
-        if not (math.isfinite(value) and value >= 0):
+        if not (is_finite(f"{where}: {name}", value) and value >= 0):
             raise ValueError(
                 f"{where}: {name} is {value}, must be finite and at least 0"
             )
+    if not is_finite(f"{where}: dampening", group.dampening):
+        raise ValueError(f"{where}: dampening is {group.dampening}, must be finite")
     if group.nesterov and (group.momentum == 0 or group.dampening != 0):
         raise ValueError(f"{where}: nesterov needs a momentum and zero dampening")
     if group.momentum != 0 and group.momentum_buffers is None:
@@ -207,14 +266,27 @@ def _address(x: np.ndarray | None, like: np.ndarray, name: str) -> int:
     return x.__array_interface__["data"][0] if x.size else 0
 
 
-def _rows(group: SGDGroup, number: int) -> list[int]:
-    rows: list[int] = []
-    count = len(group.params)
-    buffers = group.momentum_buffers if group.momentum != 0 else None
-    first = group.first_step
-    firsts = [first] * count if isinstance(first, (bool, np.bool_)) else list(first)
+def _firsts(group: SGDGroup, number: int) -> list[bool]:
+    """first_step of each tensor."""
+    first, count = group.first_step, len(group.params)
+    if isinstance(first, (bool, np.bool_)):
+        return [bool(first)] * count
+    try:
+        firsts = list(first)
+    except TypeError:
+        raise TypeError(
+            f"group {number}: first_step: expected a bool or one for each tensor, got "
+            f"{type(first).__name__}: {first!r}"
+        ) from None
     if len(firsts) != count:
         raise ValueError(f"group {number}: {len(firsts)} first_step for {count} params")
+    return firsts
+
+
+def _rows(group: SGDGroup, number: int) -> list[int]:
+    rows: list[int] = []
+    buffers = group.momentum_buffers if group.momentum != 0 else None
+    firsts = _firsts(group, number)
     for i, param in enumerate(group.params):
         name = f"group {number} params[{i}]"
         if param is None:

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * One optimizer step as two passes over memory: `sgd_norm` reads every gradient once
- * (sum of squares, which is finite exactly when every gradient is), `sgd_step` does the
- * rest element by element: unscale, clip, weight decay, momentum, Nesterov, parameter,
- * moving average, gradient zeroed. Everything is float32 and flat: the arrays of one
- * tensor share one dense layout, so element i of each belongs together.
+ * One optimizer step as two passes over memory: `sgd_norm` reads every gradient once,
+ * as it is, multiplied by a loss scale or not (sum of squares, which is finite exactly
+ * when every gradient is), `sgd_step` does the rest element by element: unscale, clip,
+ * weight decay, momentum, Nesterov, parameter, moving average, gradient zeroed.
+ * Everything is float32 and flat: the arrays of one tensor share one dense layout, so
+ * element i of each belongs together.
  */
 #ifndef YM_CORE_SGD_H
 #define YM_CORE_SGD_H
@@ -69,7 +70,7 @@ typedef struct ym_sgd_job {
     double *partial; /* sum of squares of each span */
     int32_t span_count, task_count;
 
-    double sum_of_squares; /* the answer of sgd_norm */
+    double sum_of_squares; /* the answer of sgd_norm, of gradients as they are */
 } ym_sgd_job;
 
 #endif

@@ -35,7 +35,7 @@ typedef float lanes_f32 __attribute__((vector_size(LANES * sizeof(float))));
 typedef double lanes_f64 __attribute__((vector_size(LANES * sizeof(double))));
 
 typedef struct kernels {
-    double (*sum_of_squares)(const float *g, int32_t count, float inverse_scale);
+    double (*sum_of_squares)(const float *g, int32_t count);
     void (*step)(const ym_sgd_job *job, const ym_sgd_span *span);
 } kernels;
 
@@ -44,17 +44,16 @@ typedef struct pass {
     const kernels *kernel;
 } pass;
 
-static VECTORISED void add_squares(const float *g, float inverse_scale, lanes_f64 *sum)
+static VECTORISED void add_squares(const float *g, lanes_f64 *sum)
 {
     lanes_f32 x;
     memcpy(&x, g, sizeof x);
-    lanes_f64 wide = __builtin_convertvector(x * inverse_scale, lanes_f64);
+    lanes_f64 wide = __builtin_convertvector(x, lanes_f64);
     *sum += wide * wide;
 }
 
 /* Lane i sums every 16th element from i on, whatever the width of the registers. */
-static VECTORISED double sum_of_squares(const float *g, int32_t count,
-                                        float inverse_scale)
+static VECTORISED double sum_of_squares(const float *g, int32_t count)
 {
     lanes_f64 sum[4] = {{0}, {0}, {0}, {0}};
     float tail[4 * LANES] = {0};
@@ -64,12 +63,12 @@ static VECTORISED double sum_of_squares(const float *g, int32_t count,
             __builtin_prefetch(g + i + AHEAD, 0, 3);
         }
         for (int j = 0; j < 4; j++) {
-            add_squares(g + i + j * LANES, inverse_scale, &sum[j]);
+            add_squares(g + i + j * LANES, &sum[j]);
         }
     }
     memcpy(tail, g + whole, (size_t)(count - whole) * sizeof *g);
     for (int j = 0; j < 4; j++) {
-        add_squares(tail + j * LANES, inverse_scale, &sum[j]);
+        add_squares(tail + j * LANES, &sum[j]);
     }
     lanes_f64 all = (sum[0] + sum[2]) + (sum[1] + sum[3]);
     return (all[0] + all[2]) + (all[1] + all[3]);
@@ -190,10 +189,9 @@ static VECTORISED void step_span(const ym_sgd_job *job, const ym_sgd_span *span)
 }
 
 #define KERNELS(name, attribute)                                                      \
-    attribute static double sum_of_squares_##name(const float *g, int32_t count,      \
-                                                  float inverse_scale)                \
+    attribute static double sum_of_squares_##name(const float *g, int32_t count)      \
     {                                                                                 \
-        return sum_of_squares(g, count, inverse_scale);                               \
+        return sum_of_squares(g, count);                                              \
     }                                                                                 \
     attribute static void step_##name(const ym_sgd_job *job, const ym_sgd_span *span) \
     {                                                                                 \
@@ -228,10 +226,8 @@ static void norm_task(void *argument, int32_t index)
     for (int32_t i = job->task_first[index]; i < job->task_first[index + 1]; i++) {
         const ym_sgd_span *span = &job->span[i];
         const float *g = job->tensor[span->tensor].grad;
-        job->partial[i] = g == NULL
-                              ? 0
-                              : p->kernel->sum_of_squares(g + span->first, span->count,
-                                                          job->inverse_scale);
+        job->partial[i] =
+            g == NULL ? 0 : p->kernel->sum_of_squares(g + span->first, span->count);
     }
 }
 

@@ -65,15 +65,14 @@ __device__ int32_t wide_count(const ym_sgd_span &span, uintptr_t addresses)
     return addresses % 16 == 0 && span.first % WIDE == 0 ? span.count / WIDE * WIDE : 0;
 }
 
-__device__ __forceinline__ double square(float g, float inverse_scale)
+__device__ __forceinline__ double square(float g)
 {
-    const double x = (double)ym_sgd_unscale(g, inverse_scale, 1.0f);
+    const double x = (double)g;
     return x * x;
 }
 
 /* This thread's share of the sum of squares of a span. */
-__device__ double sum_squares(const ym_sgd_span &span, const float *g,
-                              float inverse_scale)
+__device__ double sum_squares(const ym_sgd_span &span, const float *g)
 {
     const int32_t wide = wide_count(span, (uintptr_t)g);
     double sum = 0;
@@ -83,11 +82,11 @@ __device__ double sum_squares(const ym_sgd_span &span, const float *g,
         load<float, WIDE>(g + span.first + i, four);
 #pragma unroll
         for (int v = 0; v < WIDE; v++) {
-            sum += square(four[v], inverse_scale);
+            sum += square(four[v]);
         }
     }
     for (int32_t i = wide + (int32_t)threadIdx.x; i < span.count; i += THREADS) {
-        sum += square(g[span.first + i], inverse_scale);
+        sum += square(g[span.first + i]);
     }
     return sum;
 }
@@ -97,8 +96,7 @@ __global__ void __launch_bounds__(THREADS) sgd_norm_kernel(pass p)
     __shared__ unsigned position;
     const ym_sgd_span span = p.table.span[blockIdx.x];
     const float *g = p.table.tensor[span.tensor].grad;
-    const float inverse_scale = inverse_scale_of(p);
-    double sum = add_block(g != nullptr ? sum_squares(span, g, inverse_scale) : 0.0);
+    double sum = add_block(g != nullptr ? sum_squares(span, g) : 0.0);
     if (threadIdx.x == 0) {
         p.table.partial[blockIdx.x] = sum;
         __threadfence();
@@ -119,7 +117,7 @@ __global__ void __launch_bounds__(THREADS) sgd_norm_kernel(pass p)
     sum = add_block(sum);
     if (threadIdx.x == 0) {
         p.table.state->sum_of_squares = sum;
-        p.table.state->norm = (float)sqrt(sum);
+        p.table.state->norm = (float)(sqrt(sum) * (double)inverse_scale_of(p));
         p.table.state->arrived = 0;
         if (p.found_inf != nullptr && !(sum - sum == 0)) {
             *p.found_inf = 1.0f;

@@ -21,8 +21,8 @@ extern "C" {
 
 /* Results of the first pass. */
 typedef struct cuda_sgd_state {
-    double sum_of_squares; /* of the unscaled gradients */
-    float norm;            /* its root */
+    double sum_of_squares; /* of the gradients as they are */
+    float norm;            /* of the unscaled gradients */
     unsigned arrived; /* blocks of the first pass that are done; 0 between passes */
 } cuda_sgd_state;
 

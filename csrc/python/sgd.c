@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * yolov9mem._core.sgd_norm and sgd_step. The hundreds of tensors of a model come as one
- * table of addresses, made and kept alive by yolov9mem/sgd.py or yolov9mem/torch/.
+ * yolov9mem._core.sgd_norm, sgd_step and sgd_check. The hundreds of tensors of a model
+ * come as one table of addresses, made and kept alive by yolov9mem/sgd.py or
+ * yolov9mem/torch/.
  */
 #include "core/backend.h"
 #include "ops/sgd.h"
@@ -89,26 +90,24 @@ static ym_status run_step(const ym_backend *backend, call *c, const Py_buffer *t
     return status;
 }
 
-PyDoc_STRVAR(
-    sgd_norm_doc,
-    "sgd_norm(table, inverse_scale=1.0, backend='cpu') -> float\n\n"
-    "L2 norm of all gradients times inverse_scale; not finite exactly when one\n"
-    "of them is not. table: int64 rows (param, grad, momentum, ema, count,\n"
-    "group, first_step), addresses of float32 memory, 0: absent.");
+PyDoc_STRVAR(sgd_norm_doc,
+             "sgd_norm(table, backend='cpu') -> float\n\n"
+             "L2 norm of all gradients as they are; not finite exactly when one of\n"
+             "them is not. table: int64 rows (param, grad, momentum, ema, count,\n"
+             "group, first_step), addresses of float32 memory, 0: absent.");
 
 static PyObject *sgd_norm(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     (void)module;
-    static char *names[] = {"table", "inverse_scale", "backend", NULL};
+    static char *names[] = {"table", "backend", NULL};
     Py_buffer table;
-    double inverse_scale = 1;
     const char *backend_name = "cpu";
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*|ds:sgd_norm", names, &table,
-                                     &inverse_scale, &backend_name)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*|s:sgd_norm", names, &table,
+                                     &backend_name)) {
         return NULL;
     }
     const ym_backend *backend = backend_by_name(backend_name);
-    call c = {.job = {.inverse_scale = (float)inverse_scale, .clip = 1}};
+    call c = {.job = {.inverse_scale = 1, .clip = 1}};
     c.job.tensor_count = ym_sgd_tensor_rows(&table);
     if (backend == NULL || c.job.tensor_count < 0) {
         PyBuffer_Release(&table);
@@ -203,10 +202,49 @@ static PyObject *sgd_step(PyObject *module, PyObject *args, PyObject *kwargs)
     return status == YM_OK ? Py_NewRef(Py_None) : ym_raise(status, &error);
 }
 
+PyDoc_STRVAR(
+    sgd_check_doc,
+    "sgd_check(table, groups, *, ema_decay=None)\n\n"
+    "Raises what sgd_step would raise, and touches no tensor: the rows' memory\n"
+    "may be a GPU's.");
+
+static PyObject *sgd_check(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    (void)module;
+    static char *names[] = {"table", "groups", "ema_decay", NULL};
+    Py_buffer table, groups;
+    PyObject *ema_decay = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*y*|$O:sgd_check", names, &table,
+                                     &groups, &ema_decay)) {
+        return NULL;
+    }
+    call c = {.job = {.update = true}};
+    int read = read_job(&c.job, &table, &groups, YM_SGD_GRADIENT_KEEP, ema_decay);
+
+    ym_error error;
+    ym_status status = YM_OK;
+    if (read == 0) {
+        status = prepare(&c, &table, &groups, &error);
+        if (status == YM_OK) {
+            status = ym_sgd_check(&c.job, c.scratch, &error);
+        }
+        release(&c);
+    }
+
+    PyBuffer_Release(&table);
+    PyBuffer_Release(&groups);
+    if (read < 0) {
+        return NULL;
+    }
+    return status == YM_OK ? Py_NewRef(Py_None) : ym_raise(status, &error);
+}
+
 PyMethodDef ym_sgd_methods[] = {
     {"sgd_norm", (PyCFunction)(void (*)(void))sgd_norm, METH_VARARGS | METH_KEYWORDS,
      sgd_norm_doc},
     {"sgd_step", (PyCFunction)(void (*)(void))sgd_step, METH_VARARGS | METH_KEYWORDS,
      sgd_step_doc},
+    {"sgd_check", (PyCFunction)(void (*)(void))sgd_check, METH_VARARGS | METH_KEYWORDS,
+     sgd_check_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -12,7 +12,7 @@ ym_status ref_sgd_norm(ym_context *context, struct ym_sgd_job *job)
         const float *g = job->tensor[span->tensor].grad;
         job->partial[i] = 0;
         for (int64_t j = span->first; g != NULL && j < span->first + span->count; j++) {
-            double x = (double)ym_sgd_unscale(g[j], job->inverse_scale, 1.0F);
+            double x = (double)g[j];
             job->partial[i] += x * x;
         }
     }

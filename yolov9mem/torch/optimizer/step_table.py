@@ -215,7 +215,7 @@ class StepTable:
 
     def norm(self, inverse: float) -> float:
         """L2 norm of all gradients; those that C handles are still to be unscaled."""
-        norm = _core.sgd_norm(self._table, inverse)
+        norm = _core.sgd_norm(self._table) * inverse
         return math.hypot(norm, *self.rest.norms())
 
     def run(
