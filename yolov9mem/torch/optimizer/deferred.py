@@ -11,8 +11,11 @@ Within `deferred(optimizer)` the usual lines
     ema.update(model)
 
 touch memory twice instead of six times. Whatever cannot wait (another norm type, other
-parameters, clip_grad_value_) first gets the gradients as they should be. Only a script
-that reads `p.grad` by itself between unscale_ and step sees it still scaled.
+parameters, clip_grad_value_, a script that reads or sets the `grad` of a parameter) first
+gets the gradients as they should be. Gradients that are written unseen while something
+waits, by a backward or through a tensor that the script has taken before, are refused by
+the step with a RuntimeError; only what is written to such a tensor's `.data` cannot be
+seen.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import OptState
 from torch.nn.utils import clip_grad
 
+from . import gradients
 from .averages import unwrap
+from .gradients import grad_of
 from .sgd import AccumulatingSGD
 
 _active: weakref.WeakSet[AccumulatingSGD] = weakref.WeakSet()
@@ -86,6 +91,7 @@ class deferred:
 
     def _put_back(self) -> None:
         _active.discard(self._optimizer)
+        gradients.wait_no_longer(self._optimizer)
         self._optimizer.zero_grads = self._zero_grads
         if self._ema is not None:
             self._optimizer.attach_ema(None)
@@ -103,7 +109,12 @@ class deferred:
         value: BaseException | None,
         trace: types.TracebackType | None,
     ) -> None:
-        self.stop()
+        try:
+            self.stop()
+        except (RuntimeError, TypeError, ValueError):
+            if kind is None:
+                raise
+            # Else gradients that cannot be finished: the block's own error says more.
 
 
 def _counting_update(ema: Any, optimizer: AccumulatingSGD) -> Callable[..., None]:
@@ -121,6 +132,7 @@ def _counting_update(ema: Any, optimizer: AccumulatingSGD) -> Callable[..., None
 def _install() -> None:
     if _originals:
         return
+    gradients.install()
     scaler = torch.amp.GradScaler
     _patch(scaler, "unscale_", _unscale)
     for module in (torch.nn.utils, clip_grad):
@@ -140,6 +152,7 @@ def _patch(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
 
 
 def _uninstall() -> None:
+    gradients.uninstall()
     for (owner, name), original in _originals.items():
         setattr(owner, name, original)
     _originals.clear()
@@ -181,13 +194,13 @@ def _clip_grad_norm(
 def _owner_of(parameters: Tensor | Iterable[Tensor]) -> AccumulatingSGD | None:
     """The active optimizer whose gradients are exactly those of the parameters."""
     listed = [parameters] if isinstance(parameters, Tensor) else parameters
-    wanted = {id(p) for p in listed if p.grad is not None}
+    wanted = {id(p) for p in listed if grad_of(p) is not None}
     for optimizer in _active:
         owned = {
             id(p)
             for group in optimizer.param_groups
             for p in group["params"]
-            if p.grad is not None
+            if grad_of(p) is not None
         }
         if wanted and wanted == owned and not optimizer.has_pre_hooks():
             return optimizer

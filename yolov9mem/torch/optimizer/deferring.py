@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,9 @@ from yolov9mem.sgd import inverse_scale
 
 from .averages import AveragePairs
 from .gpu_step import Scaling
+from .gradients import wait_for, wait_no_longer
 from .lazy_scalar import LazyScalar
+from .names import name_of
 from .pending import Pending
 from .step_table import KEEP, WRITE, StepTable
 from .table_cache import TableCache
@@ -27,7 +28,6 @@ class DeferringOptimizer(torch.optim.Optimizer):
     Serves yolov9mem.torch.deferred; nothing here touches memory before it must.
     """
 
-    _skipped: bool | Tensor
     _ema: Any
     _pairs: AveragePairs | None
     _ema_is_ahead: bool
@@ -37,25 +37,37 @@ class DeferringOptimizer(torch.optim.Optimizer):
     def _table(self) -> StepTable:
         return self._tables.table(self.param_groups, self.state, self._pairs)
 
+    def _params(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _wait(self, pending: Pending) -> None:
+        self._pending = pending
+        wait_for(self)
+
+    def _wait_no_longer(self) -> None:
+        self._pending = None
+        wait_no_longer(self)
+
     def defer_unscale(self, scaler: Any) -> None:
         """scaler.unscale_(self) without touching memory: the step does it.
 
         The scaler's record gets a lazy found_inf, so that scaler.step and scaler.update
         go on as usual.
         """
-        self._drop_deferred()
+        self.apply_deferred()  # of a step that was not made, or a clip before unscale_
         scale, _ = scaler._check_scale_growth_tracker("unscale_")
         record = scaler._per_optimizer_states[id(self)]
-        self._pending = pending = Pending()
+        pending = Pending(self._params())
         table = self._table()
         if table.steps_on_gpu:
             self._unscale_on_gpu(scale, record, pending, table)
-            return
-        pending.inverse = inverse_scale(scale.item())
-        found = LazyScalar(lambda: self._found_inf(pending))
-        pending.readers.append(found)
-        record["found_inf_per_device"] = {scale.device: found}
-        record["stage"] = type(record["stage"])(OptState.UNSCALED.value)
+        else:
+            pending.inverse = inverse_scale(scale.item())
+            found = LazyScalar(lambda: self._found_inf(pending))
+            pending.readers.append(found)
+            record["found_inf_per_device"] = {scale.device: found}
+            record["stage"] = type(record["stage"])(OptState.UNSCALED.value)
+        self._wait(pending)
 
     def _unscale_on_gpu(
         self, scale: Tensor, record: Any, pending: Pending, table: StepTable
@@ -67,52 +79,34 @@ class DeferringOptimizer(torch.optim.Optimizer):
         record["found_inf_per_device"] = {table.device: scaling.found_inf}
         record["stage"] = type(record["stage"])(OptState.UNSCALED.value)
 
-    def _take_scaling(self, scaler: Any, table: StepTable, pending: Pending) -> None:
-        """The scaler's scalars for a step on a GPU; its record is that of a step."""
-        scale, record = self._begin_scaled(scaler)
-        if record["stage"].value == OptState.READY.value:
-            pending.scaling = Scaling.of(scale, table.device)
-            found = pending.scaling.found_inf
-            assert found is not None
-            record["found_inf_per_device"] = {found.device: found}
-        else:  # unscale_ was called: the gradients are themselves already
-            founds = [
-                f.to(table.device) for f in record["found_inf_per_device"].values()
-            ]
-            pending.scaling = Scaling(
-                None, founds[0] if len(founds) == 1 else sum(founds)
-            )
-        record["stage"] = type(record["stage"])(OptState.STEPPED.value)
-
-    def _begin_scaled(self, scaler: Any) -> tuple[Tensor, Any]:
-        scale, _ = scaler._check_scale_growth_tracker("step")
-        record = scaler._per_optimizer_states[id(self)]
-        if record["stage"].value == OptState.STEPPED.value:
-            raise RuntimeError(
-                "step() has already been called since the last update()."
-            )
-        return scale, record
-
     def defer_clip(self, max_norm: float) -> LazyScalar:
         """clip_grad_norm_ without touching memory; returns the norm, lazily."""
         max_norm = float(max_norm)
-        if self._pending is not None and self._pending.max_norm is not None:
+        pending = self._still_waiting()
+        if pending is not None and pending.max_norm is not None:
             self.apply_deferred()
-        if self._pending is None:
-            self._pending = Pending()
-        pending = self._pending
-        pending.max_norm = max_norm
-        norm = LazyScalar(lambda: self._norm(pending))
-        pending.readers.append(norm)
+            pending = None
+        if pending is None:
+            pending = Pending(self._params())
+        of = pending
+        of.max_norm = max_norm
+        norm = LazyScalar(lambda: self._norm(of))
+        of.readers.append(norm)
+        self._wait(of)
         return norm
 
     @torch.no_grad()
     def apply_deferred(self) -> None:
-        """Writes a waiting unscale_ and clip into the gradients, now."""
-        pending, self._pending = self._pending, None
+        """Writes a waiting unscale_ and clip into the gradients, now.
+
+        Raises:
+            RuntimeError: the gradients were written while it waited.
+        """
+        pending = self._still_waiting()
         if pending is None:
             return
         table = self._table()
+        table.check(update=False, writes=True)
         if table.steps_on_gpu:
             self._tell_readers(pending, table)
             table.run_on_gpu(
@@ -122,22 +116,58 @@ class DeferringOptimizer(torch.optim.Optimizer):
                 update=False,
                 gradient=WRITE,
             )
-            return
-        pending.resolve()
-        pending.measure(table)
-        table.run(
-            inverse=pending.factor, clip=pending.clip(), update=False, gradient=WRITE
+        else:
+            pending.resolve()
+            pending.measure(table)
+            table.run(
+                inverse=pending.factor,
+                clip=pending.clip(),
+                update=False,
+                gradient=WRITE,
+            )
+        self._wait_no_longer()
+
+    def waits_with(self, p: Tensor) -> bool:
+        """Is there something that the gradient of this tensor waits for?"""
+        return self._pending is not None and self._pending.concerns(p)
+
+    def _still_waiting(self) -> Pending | None:
+        """What waits; raises RuntimeError if its gradients were written since."""
+        if self._pending is not None:
+            self._check_unwritten(self._pending)
+        return self._pending
+
+    def _check_unwritten(self, pending: Pending) -> None:
+        p = pending.written(self._params())
+        if p is not None:
+            self._refuse(pending, p)
+
+    def _refuse(self, pending: Pending, p: Tensor) -> NoReturn:
+        call = "unscale_" if pending.is_scaled else "clip_grad_norm_"
+        raise RuntimeError(
+            f"{name_of(self.param_groups, p)}: its gradient was written or replaced "
+            f"(by a backward?) after {call}, which waits for the step within "
+            f"yolov9mem.torch.deferred: do that before {call}, or call "
+            "optimizer.apply_deferred() first; optimizer.zero_grad() forgets both"
         )
 
     def _drop_deferred(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is None or not pending.readers:
+        """Forgets what waits. Norms that were handed out are true, or refused."""
+        pending = self._pending
+        if pending is None:
             return
-        table = self._table()
-        if table.steps_on_gpu:
-            self._tell_readers(pending, table)
-        else:
-            pending.resolve()
+        p = pending.written(self._params())
+        if p is not None:
+            for reader in pending.readers:
+                if pending.norm is None:
+                    reader.later(lambda: self._refuse(pending, p))
+        elif pending.readers:
+            table = self._table()
+            if table.steps_on_gpu:
+                self._tell_readers(pending, table)
+            else:
+                pending.resolve()
+        self._wait_no_longer()
 
     @staticmethod
     def _tell_readers(pending: Pending, table: StepTable) -> None:
@@ -152,20 +182,21 @@ class DeferringOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _norm(self, pending: Pending) -> float:
+        if pending.norm is not None:
+            return pending.norm
+        self._check_unwritten(pending)
         table = self._table()
         if table.steps_on_gpu:
             return float(pending.measure_on_gpu(table).item())
-        return pending.measure(pending.table or self._table())
-
-    def _is_finite(self, pending: Pending, table: StepTable) -> bool:
-        return math.isfinite(pending.measure(table)) and pending.rest_is_finite
+        return pending.measure(table)
 
     @torch.no_grad()
     def _found_inf(self, pending: Pending) -> float:
-        """What a deferred unscale_ found; GradScaler does not call `step` if not 0."""
-        finite = self._is_finite(pending, pending.table or self._table())
-        self._skipped = not finite
-        return float(self._skipped)
+        """What a deferred unscale_ found."""
+        if pending.norm is None:
+            self._check_unwritten(pending)
+            pending.measure(self._table())
+        return float(not pending.is_finite)
 
     def has_pre_hooks(self) -> bool:
         """Would something look at the gradients before `step` does?"""
@@ -178,10 +209,8 @@ class DeferringOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def update_ema(self) -> None:
         """`ema.update(model)`: counts only if the last step has moved the average."""
-        if self._ema_is_ahead:
-            self._ema_is_ahead = False
-            self._ema.updates += 1
-            return
+        if not self._ema_is_ahead:
+            decay = float(self._ema.decay(self._ema.updates + 1))
+            StepTable([], self.state, self._pairs or ()).run(gradient=KEEP, decay=decay)
+        self._ema_is_ahead = False
         self._ema.updates += 1
-        decay = float(self._ema.decay(self._ema.updates))
-        StepTable([], self.state, self._pairs or ()).run(gradient=KEEP, decay=decay)

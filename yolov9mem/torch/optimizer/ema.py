@@ -58,9 +58,10 @@ class ModelEMA:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Counts one update and moves the average towards the model."""
-        self.updates += 1
+        decay = self.decay(self.updates + 1)
         pairs = AveragePairs(self.ema, model)
-        StepTable([], {}, pairs).run(gradient=KEEP, decay=self.decay(self.updates))
+        StepTable([], {}, pairs).run(gradient=KEEP, decay=decay)
+        self.updates += 1
 
     def update_attr(
         self,

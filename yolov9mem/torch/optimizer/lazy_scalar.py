@@ -15,7 +15,7 @@ class LazyScalar(Tensor):
     """A float32 scalar on the CPU; every torch call on it sees an ordinary tensor.
 
     Args:
-        compute: makes the value, called at most once and let go after that.
+        compute: makes the value; let go when it has.
     """
 
     _compute: Callable[[], float] | None
@@ -31,8 +31,8 @@ class LazyScalar(Tensor):
     def resolve(self) -> Tensor:
         """The ordinary tensor, computed now if it was not."""
         if self._compute is not None:
-            compute, self._compute = self._compute, None
-            self._value.fill_(compute())
+            self._value.fill_(self._compute())  # one that raises is asked again
+            self._compute = None
         return self._value
 
     def later(self, compute: Callable[[], float]) -> None:

@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
+from operator import is_
+
+import numpy as np
 from torch import Tensor
 
 from yolov9mem.sgd import clip_coefficient
 
 from .gpu_step import Scaling
+from .gradients import grad_of
 from .lazy_scalar import LazyScalar
 from .step_table import StepTable
 
@@ -15,45 +21,90 @@ from .step_table import StepTable
 class Pending:
     """An unscale_ or a clip that was asked for and not yet written into gradients.
 
+    Args:
+        params: of the optimizer; their gradients are remembered as they are now.
+
     Attributes:
         inverse: 1 / loss scale; None: unscale_ was not asked for.
         max_norm: of the clip; None: no clip was asked for.
-        norm: of the unscaled gradients, once somebody needed it; `table` is then the
-            table it was worked out from.
-        rest_is_finite: of the gradients that C does not handle.
+        norm: of the unscaled gradients, once somebody needed it.
+        is_finite: are all gradients, before they are unscaled? Known with the norm.
         readers: scalars already handed out; they must get their value before the
             gradients change.
         scaling: on a GPU instead of `inverse`: the scaler's scalars there.
         measured: on a GPU instead of `norm`: see StepTable.measure_on_gpu.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, params: Iterable[Tensor] = ()) -> None:
         self.inverse: float | None = None
         self.max_norm: float | None = None
         self.norm: float | None = None
-        self.table: StepTable | None = None
-        self.rest_is_finite = True
+        self.is_finite = True
         self.readers: list[LazyScalar] = []
         self.scaling = Scaling()
         self.measured: int | None = None
+        self._rest_is_unscaled = False
+        self._params = list(params)
+        self._ids: set[int] = set()
+        self._grads = list(map(grad_of, self._params))
+        self._versions = _versions(self._grads)
 
     @property
     def factor(self) -> float:
         return 1.0 if self.inverse is None else self.inverse
 
-    def clip(self) -> float:
-        """The clip coefficient, 1 without a clip."""
+    @property
+    def is_scaled(self) -> bool:
+        """Does an unscale_ wait, not only a clip?"""
+        return self.inverse is not None or self.scaling.found_inf is not None
+
+    def concerns(self, p: Tensor) -> bool:
+        """Is it one of the parameters?"""
+        if not self._ids:
+            self._ids = set(map(id, self._params))
+        return id(p) in self._ids
+
+    def written(self, params: Sequence[Tensor]) -> Tensor | None:
+        """The first parameter whose gradient was written or replaced since, or None."""
+        grads = list(map(grad_of, params))
+        versions = _versions(grads)
+        if (
+            len(grads) == len(self._grads)
+            and all(map(is_, grads, self._grads))
+            and versions == self._versions
+        ):
+            return None
+        now = list(zip(map(id, params), map(id, grads), versions, strict=True))
+        then = zip(
+            map(id, self._params), map(id, self._grads), self._versions, strict=True
+        )
+        changed = set(now).symmetric_difference(then)
+        places = {place for place, _, _ in changed}
+        return next(p for p in (*params, *self._params) if id(p) in places)
+
+    def clip(self) -> tuple[float, float]:
+        """The clip coefficient and that of gradients in double, 1 without a clip."""
         if self.max_norm is None or self.norm is None:
-            return 1.0
-        return clip_coefficient(self.norm, self.max_norm)
+            return 1.0, 1.0
+        return (
+            clip_coefficient(self.norm, self.max_norm),
+            clip_coefficient(self.norm, self.max_norm, np.float64),
+        )
+
+    def unscale_rest(self, table: StepTable) -> None:
+        """Unscales the gradients that C does not handle, once."""
+        if self.inverse is not None and not self._rest_is_unscaled:
+            self.is_finite = table.rest.unscale(self.inverse)
+            self._rest_is_unscaled = True
+            self._versions = _versions(self._grads)
 
     def measure(self, table: StepTable) -> float:
         """Works out the norm, and unscales the gradients that C does not handle."""
         if self.norm is None:
-            if self.inverse is not None and self.table is None:
-                self.rest_is_finite = table.rest.unscale(self.inverse)
-            self.table = table
-            self.norm = table.norm(self.factor)
+            self.unscale_rest(table)
+            norm = table.norm_of_rows()
+            self.is_finite = self.is_finite and math.isfinite(norm)
+            self.norm = math.hypot(norm * self.factor, *table.rest.norms())
         return self.norm
 
     def measure_on_gpu(self, table: StepTable) -> Tensor:
@@ -65,3 +116,7 @@ class Pending:
         """Gives every scalar that was handed out its value."""
         for reader in self.readers:
             reader.resolve()
+
+
+def _versions(grads: Iterable[Tensor | None]) -> list[int]:
+    return [-1 if g is None else g._version for g in grads]

@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.amp.grad_scaler import OptState
 
-from yolov9mem.sgd import inverse_scale
+from yolov9mem.sgd import checked_max_norm, inverse_scale
 
+from . import amp
+from .amp import Scaled
 from .averages import AveragePairs, find_model
 from .deferring import DeferringOptimizer
+from .gpu_step import Scaling
+from .hyper import check_finite, checked_count, refuse_other_steps
 from .pending import Pending
 from .step_table import WRITE, ZERO, StepTable
 from .table_cache import TableCache
@@ -32,17 +34,23 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
     Call `step()` after **every micro-batch**: with `accumulate=N` it returns at once
     N - 1 times and acts on each N-th call. Gradients are summed over the N
     micro-batches, never divided, as the official trainer does. Do not call
-    `zero_grad()` in between: `step()` zeroes the gradients that it used, in place
-    (`zero_grads=False` leaves them, as torch does). `zero_grad()` has torch's meaning
-    and does not restart the count. To the optimizer N micro-batches are one large batch;
-    to batch norm they are not: its statistics are those of each micro-batch, so prefer a
-    larger micro-batch where memory allows. After each call:
+    `zero_grad()` in between: `step()` zeroes the gradients that it used, in place, those
+    of a skipped step too (`zero_grads=False` leaves them, as torch does). `zero_grad()`
+    has torch's meaning and does not restart the count. To the optimizer N micro-batches
+    are one large batch; to batch norm they are not: its statistics are those of each
+    micro-batch, so prefer a larger micro-batch where memory allows. After each call:
 
     - `stepped`: this call acted (the N-th micro-batch); `scaler.update()` is due,
     - `skipped`: it acted, but a gradient was not finite under a scaler, so parameters
       and momentum stayed (the average still moved, as in the official trainer),
     - `grad_norm`: the L2 norm before clipping, None if nobody needed it,
     - `fallback`: why some parameters were stepped by stock torch, or None.
+
+    Under a torch.amp.GradScaler call `step(scaler=scaler)`. With accumulate=1 the usual
+    `scaler.step(optimizer)` does the same, after a pass of its own over the gradients;
+    with accumulate=N it is refused. Only where hooks before the step are registered, which
+    are to see unscaled gradients, GradScaler does not come here with a step that it skips:
+    then call `zero_grad()`, and move the average, by yourself.
 
     float32 parameters whose gradient, buffer and average have the same dense layout are
     stepped in C, on the CPU or on one GPU; all others by stock torch, in the same call,
@@ -78,8 +86,6 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
     pickles do not carry `ema`: attach it again with `attach_ema`.
     """
 
-    max_norm: float | None
-
     def __init__(
         self,
         params: Any,
@@ -99,16 +105,9 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        _refuse_other_steps({"differentiable": differentiable, "fused": fused})
-        for name, value in (
-            ("lr", lr),
-            ("momentum", momentum),
-            ("dampening", dampening),
-        ):
-            if not math.isfinite(value):
-                raise ValueError(f"{name} is {value}, must be finite")
-        if not math.isfinite(weight_decay):
-            raise ValueError(f"weight_decay is {weight_decay}, must be finite")
+        refuse_other_steps({"differentiable": differentiable, "fused": fused})
+        check_finite({"lr": lr, "momentum": momentum})
+        check_finite({"dampening": dampening, "weight_decay": weight_decay})
         super().__init__(
             params,
             lr,
@@ -121,20 +120,20 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
         )
         self._set_defaults()
         self.accumulate = accumulate
-        self.max_norm = _checked_max_norm(max_norm)
+        self.max_norm = max_norm
         self.zero_grads = bool(zero_grads)
         if ema is not None:
             self.attach_ema(ema, model)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if isinstance(param_group, dict):  # else torch says so
-            _refuse_other_steps(param_group)
+            refuse_other_steps(param_group)
         super().add_param_group(param_group)
 
     def _set_defaults(self) -> None:
         self._accumulate = 1
         self._micro_batches = 0
-        self.max_norm = None
+        self._max_norm: float | None = None
         self.zero_grads = True
         self.stepped = False
         self.fallback: str | None = None
@@ -148,7 +147,7 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
         self._tables = TableCache()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_accumulate", "_micro_batches", "max_norm", "zero_grads")
+        kept = ("_accumulate", "_micro_batches", "_max_norm", "zero_grads")
         return {
             **super().__getstate__(),
             **{name: getattr(self, name) for name in kept},
@@ -169,11 +168,16 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
 
     @accumulate.setter
     def accumulate(self, count: int) -> None:
-        if not math.isfinite(count) or int(count) != count or count < 1:
-            raise ValueError(
-                f"accumulate is {count}, must be a whole number of at least 1"
-            )
-        self._accumulate = int(count)
+        self._accumulate = checked_count("accumulate", count)
+
+    @property
+    def max_norm(self) -> float | None:
+        """The norm of all gradients is clipped to this, at least 0; None: it is not."""
+        return self._max_norm
+
+    @max_norm.setter
+    def max_norm(self, max_norm: float | None) -> None:
+        self._max_norm = checked_max_norm(max_norm)
 
     @property
     def skipped(self) -> bool:
@@ -233,6 +237,9 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
     ) -> Any:
         """One micro-batch is done; acts if it is the `accumulate`-th.
 
+        A step that raises by its own checks has done nothing: after the cause is mended
+        it may be called again.
+
         Args:
             closure: evaluates the model again and returns the loss.
             scaler: a torch.amp.GradScaler: does what unscale_, clipping and scaler.step
@@ -244,76 +251,80 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
 
         Raises:
             RuntimeError: wrong order of calls, or a closure together with a scaler.
-            ValueError: a hyper-parameter is not finite, tensors overlap in memory.
+            TypeError: a gradient is sparse, or an argument of another type.
+            ValueError: a hyper-parameter is not finite, tensors overlap in memory, a
+                shape does not fit.
         """
-        max_norm = _checked_max_norm(max_norm)
-        scaler = scaler if scaler is not None and scaler.is_enabled() else None
-        self._check_scaler(closure, scaler)
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self._micro_batches += 1
-        self.stepped = self._micro_batches >= self._accumulate
-        self._skipped = False
-        if self.stepped:
-            self._act(scaler, self.max_norm if max_norm is None else max_norm)
-            self._micro_batches = 0
+        self.stepped = self._skipped = False
+        try:
+            max_norm = checked_max_norm(max_norm)
+            scaler = amp.checked_scaler(self, closure, scaler)
+            loss = None
+            if closure is not None:
+                with torch.enable_grad():
+                    loss = closure()
+            acts = self._micro_batches + 1 >= self._accumulate
+            if acts:
+                self._act(scaler, self.max_norm if max_norm is None else max_norm)
+        except BaseException:
+            amp.forget_scale(self)
+            raise
+        self.stepped = acts
+        self._micro_batches = 0 if acts else self._micro_batches + 1
         return loss
-
-    def _check_scaler(self, closure: Any, scaler: Any) -> None:
-        pending = self._pending
-        if pending is not None and pending.scaling.found_inf is not None:
-            return  # scaler.step() came here after an unscale_ that waits on a GPU
-        if hasattr(self, "found_inf"):
-            for name in ("found_inf", "grad_scale"):
-                delattr(self, name)
-            raise RuntimeError(
-                f"accumulate is {self._accumulate}: scaler.step(optimizer) would "
-                "unscale each micro-batch; call optimizer.step(scaler=scaler), and "
-                "scaler.update() when optimizer.stepped"
-            )
-        if scaler is None:
-            return
-        if closure is not None:
-            raise RuntimeError(
-                "a closure cannot be combined with an enabled GradScaler"
-            )
-        if not hasattr(scaler, "_per_optimizer_states"):
-            raise TypeError(
-                f"scaler: expected a torch.amp.GradScaler, got {type(scaler).__name__}"
-            )
 
     @property
     def _step_supports_amp_scaling(self) -> bool:  # type: ignore[override]
-        """Makes GradScaler.step come straight to `step`: to be refused, or, where an
-        unscale_ waits on a GPU, because the kernel knows what to skip."""
+        """Makes GradScaler.step come straight to `step` and hand the scale over, so that
+        a step that is skipped comes here too: its gradients are zeroed and the average
+        moves. Hooks before the step are to see unscaled gradients: for them GradScaler
+        unscales by itself, unless that was done and waits on a GPU."""
         pending = self._pending
         waits = pending is not None and pending.scaling.found_inf is not None
-        return self._accumulate > 1 or waits
+        return self._accumulate > 1 or waits or not self.has_pre_hooks()
 
     def _act(self, scaler: Any, max_norm: float | None) -> None:
-        if self._pending is not None and (scaler is not None or max_norm is not None):
+        scaled = Scaled.of(self, scaler)
+        if scaler is not None or scaled.scale is not None or max_norm is not None:
             self.apply_deferred()
-        pending, self._pending = self._pending or Pending(), None
+        pending = self._still_waiting() or Pending()
         if pending.max_norm is None:
             pending.max_norm = max_norm
         table = self._table()
-        self.fallback = table.reason
+        decay = self._next_decay(table)
+        table.check(
+            decay=decay,
+            writes=pending.is_scaled
+            or (pending.max_norm, scaled.scale) != (None, None),
+        )
         if table.steps_on_gpu:
-            self._act_on_gpu(scaler, table, pending)
-            return
+            found = self._act_on_gpu(scaled, pending, table, decay)
+        else:
+            found = self._act_here(scaled, pending, table, decay)
+        self.fallback = table.reason
+        scaled.done(found)
+        self._wait_no_longer()
+        if decay is not None and self._ema_is_counted_outside:
+            self._ema_is_ahead = True
+        elif decay is not None:
+            self._ema.updates += 1
+
+    def _act_here(
+        self, scaled: Scaled, pending: Pending, table: StepTable, decay: float | None
+    ) -> Tensor | None:
+        """Returns found_inf, if it looked for it."""
+        found = None
+        if scaled.scale is not None:
+            pending.inverse = inverse_scale(scaled.scale.item())
         pending.resolve()
-        if pending.table is not None and not table.has_same_rows(pending.table):
-            pending.norm = None  # gradients were replaced since
-        is_finite = True
-        if scaler is not None:
-            is_finite = self._unscale(scaler, table, pending)
+        pending.unscale_rest(table)
+        is_finite = scaled.founds_are_zero()
+        if scaled.scale is not None and scaled.founds is None:
+            pending.measure(table)
+            is_finite = pending.is_finite
+            found = torch.full((), float(not is_finite), device=scaled.scale.device)
         if pending.max_norm is not None:
             pending.measure(table)
-        self._skipped = not is_finite
-        self._norm_found = pending.norm
-        decay = self._next_decay()
         table.run(
             inverse=pending.factor,
             clip=pending.clip(),
@@ -321,20 +332,21 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
             gradient=ZERO if self.zero_grads else WRITE,
             decay=decay,
         )
-        self._count_average(decay)
+        self._skipped = not is_finite
+        self._norm_found = pending.norm
+        return found
 
-    def _act_on_gpu(self, scaler: Any, table: StepTable, pending: Pending) -> None:
-        """As _act; what it finds stays on the GPU."""
-        if scaler is not None:
-            self._take_scaling(scaler, table, pending)
-        decay = self._next_decay()
-        if decay is not None and table.is_capturing:
-            raise RuntimeError(
-                "AccumulatingSGD.step: a moving average is attached, whose decay is "
-                "another in every step, and the stream is being captured, which would "
-                "keep one: capture without it, and move it by ema.update(model)"
-            )
-        scaling, max_norm = pending.scaling, pending.max_norm
+    def _act_on_gpu(
+        self, scaled: Scaled, pending: Pending, table: StepTable, decay: float | None
+    ) -> Tensor | None:
+        """As _act_here; what it finds stays on the GPU."""
+        scaling = pending.scaling
+        if scaling.found_inf is None:
+            scaling = scaled.on_gpu(table.device)
+            if scaled.founds is not None:
+                # What the scaler has found stands: this pass is for the norm alone.
+                pending.measured = table.measure_on_gpu(Scaling(scaling.scale))
+        max_norm = pending.max_norm
         needs_norm = scaling.found_inf is not None or max_norm is not None
         table.run_on_gpu(
             scaling,
@@ -349,9 +361,14 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
         norm = self._norm_found
         for reader in pending.readers:
             reader.later(lambda: float(norm))  # type: ignore[arg-type]
-        self._count_average(decay)
+        return found
 
-    def _next_decay(self) -> float | None:
+    def _next_decay(self, table: StepTable) -> float | None:
+        """Of the average in this step; None: there is none.
+
+        Raises:
+            RuntimeError: the step is being captured, or is one ahead of the average.
+        """
         if self._ema is None:
             return None
         if self._ema_is_ahead:
@@ -359,41 +376,15 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
                 "ema.update(model) was not called after the last optimizer step, "
                 "which had moved the average already"
             )
+        if table.steps_on_gpu and table.is_capturing:
+            raise RuntimeError(
+                "AccumulatingSGD.step: a moving average is attached, whose decay is "
+                "another in every step, and the stream is being captured, which would "
+                "keep one: capture without it, and move it by ema.update(model)"
+            )
         return float(self._ema.decay(self._ema.updates + 1))
-
-    def _count_average(self, decay: float | None) -> None:
-        if decay is not None and self._ema_is_counted_outside:
-            self._ema_is_ahead = True
-        elif decay is not None:
-            self._ema.updates += 1
-
-    def _unscale(self, scaler: Any, table: StepTable, pending: Pending) -> bool:
-        """As GradScaler.unscale_ and step, but for the writing. Are all finite?"""
-        scale, record = self._begin_scaled(scaler)
-        if record["stage"].value == OptState.READY.value:
-            pending.inverse = inverse_scale(scale.item())
-            is_finite = self._is_finite(pending, table)
-            found = torch.full((), float(not is_finite), device=scale.device)
-            record["found_inf_per_device"] = {scale.device: found}
-        else:
-            founds = record["found_inf_per_device"].values()
-            is_finite = sum(found.item() for found in founds) == 0
-        record["stage"] = type(record["stage"])(OptState.STEPPED.value)
-        return is_finite
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch; also forgets an unscale_ or a clip that still waits for a step."""
         self._drop_deferred()
         super().zero_grad(set_to_none)
-
-
-def _refuse_other_steps(settings: dict[str, Any]) -> None:
-    for name in ("differentiable", "fused"):
-        if settings.get(name):
-            raise NotImplementedError(f"AccumulatingSGD: {name}=True is not supported")
-
-
-def _checked_max_norm(max_norm: float | None) -> float | None:
-    if max_norm is not None and not max_norm >= 0:
-        raise ValueError(f"max_norm is {max_norm}, must be at least 0")
-    return None if max_norm is None else float(max_norm)

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import copy
-import math
-from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,16 @@ import torch
 from torch import Tensor
 
 from yolov9mem import _core
+from yolov9mem.sgd import named
 
 from .. import devices
 from ..layout import is_flat, matches
 from ..versions import count_up
 from .averages import move_average
 from .gpu_step import DeviceTable, Scaling
+from .gradients import grad_of
+from .hyper import hyper_of
+from .names import name_of
 from .stock_rest import KEEP, WRITE, ZERO, Rest, momentum_of
 
 _COLUMNS = 7
@@ -56,6 +59,7 @@ class StepTable:
         self._groups = param_groups
         self._state = state
         self._rows: list[int] = []
+        self._lives: list[Tensor] = []  # the parameter or buffer of each row
         self._stepped: list[Tensor] = []  # parameters and their momentum buffers
         self._grads: list[Tensor] = []
         self._averaged: list[Tensor] = []
@@ -94,7 +98,7 @@ class StepTable:
         return self.device is not None and devices.is_capturing(self.device)
 
     def _leave_all_to_torch(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        self._rows, self._stepped, self._grads = [], [], []
+        self._rows, self._lives, self._stepped, self._grads = [], [], [], []
         self._averaged, self._unborn, self._late = [], [], []
         self._averages.clear()
         self._sort_pairs(pairs)
@@ -130,7 +134,7 @@ class StepTable:
     def _add_group(self, number: int, group: dict[str, Any]) -> None:
         has_momentum = group["momentum"] != 0
         for p in group["params"]:
-            g = p.grad
+            g = grad_of(p)
             if g is None:
                 continue
             if g.layout is not torch.strided:
@@ -194,6 +198,7 @@ class StepTable:
         number: int,
     ) -> None:
         self.device = p.device
+        self._lives.append(p)
         self._rows += (
             p.data_ptr(),
             0 if g is None else g.data_ptr(),
@@ -209,29 +214,53 @@ class StepTable:
         if average is not None:
             self._averaged.append(average)
 
-    def has_same_rows(self, other: StepTable) -> bool:
-        """Are the same gradients at the same addresses?"""
-        return np.array_equal(self._table, other._table)
+    def check(
+        self, *, decay: float | None = None, update: bool = True, writes: bool = False
+    ) -> None:
+        """Raises what `run` would, before anything is written.
 
-    def norm(self, inverse: float) -> float:
-        """L2 norm of all gradients; those that C handles are still to be unscaled."""
-        norm = _core.sgd_norm(self._table) * inverse
-        return math.hypot(norm, *self.rest.norms())
+        Args:
+            decay, update: as `run`'s.
+            writes: gradients are to be unscaled or clipped.
+        """
+        if not self.rest and not self.on_gpu:
+            return  # C asks by itself before it writes
+        if update:
+            self._give_birth()
+        # The kernels' rows are looked at when they are uploaded.
+        rows = self._table if self.rest else self._table[:0]
+        with self._naming():
+            _core.sgd_check(rows, hyper_of(self._groups), ema_decay=decay)
+        self.rest.check(update=update, writes=writes)
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """C knows tensors by their rows."""
+        try:
+            yield
+        except ValueError as error:
+            lives = self._lives
+            raise named(error, lambda row: name_of(self._groups, lives[row])) from None
+
+    def norm_of_rows(self) -> float:
+        """L2 norm of the gradients that C handles, as they are."""
+        return _core.sgd_norm(self._table)
 
     def run(
         self,
         *,
         inverse: float = 1.0,
-        clip: float = 1.0,
+        clip: tuple[float, float] = (1.0, 1.0),
         update: bool = True,
         gradient: int = ZERO,
         decay: float | None = None,
     ) -> None:
-        """Does everything after the norm; `rest.unscale` has run if inverse is not 1.
+        """Does everything after the norm; `rest.unscale` has run if inverse is not 1, and
+        `check` if there is a rest.
 
         Args:
             inverse: factor of the gradients that C handles.
-            clip: clip coefficient.
+            clip: the clip coefficient, and that of gradients in double.
             update: False leaves parameters and momentum.
             gradient: KEEP, ZERO or WRITE.
             decay: of the moving average; None: no average.
@@ -240,7 +269,10 @@ class StepTable:
             ValueError: arrays overlap in memory, or a hyper-parameter is not finite.
         """
         born = self._give_birth() if update else []
-        gradient_now = gradient if (inverse, clip, gradient) != (1, 1, WRITE) else KEEP
+        self.rest.run(*clip, update, gradient)  # first: C, once asked, does not fail
+        gradient_now = (
+            gradient if (inverse, clip[0], gradient) != (1, 1, WRITE) else KEEP
+        )
         if self.on_gpu:  # averages only: parameters take `run_on_gpu`
             self._run_kernel(
                 Scaling(),
@@ -250,19 +282,19 @@ class StepTable:
                 ema_decay=decay,
             )
         else:
-            _core.sgd_step(
-                self._table,
-                _hyper(self._groups),
-                inverse_scale=inverse,
-                clip=clip,
-                update=update,
-                gradient=gradient_now,
-                ema_decay=decay,
-            )
+            with self._naming():
+                _core.sgd_step(
+                    self._table,
+                    hyper_of(self._groups),
+                    inverse_scale=inverse,
+                    clip=clip[0],
+                    update=update,
+                    gradient=gradient_now,
+                    ema_decay=decay,
+                )
         for p, buffer in born:
             self._state[p]["momentum_buffer"] = buffer
         self._tell_autograd(update, decay is not None)
-        self.rest.run(clip, update, gradient)
         if decay is not None:
             for average, live in self._late:
                 move_average(average, live, decay)
@@ -271,8 +303,8 @@ class StepTable:
         """Queues the pass over the gradients; what it returns goes to `run_on_gpu`."""
         device = self._gpu()
         self._give_birth()  # rows are whole; the state learns of it in `run_on_gpu`
-        with devices.current(device):
-            hyper = _hyper(self._groups)
+        with devices.current(device), self._naming():
+            hyper = hyper_of(self._groups)
             return self._memory.measure(self._table, hyper, device, scaling)
 
     def norm_on_gpu(self) -> Tensor:
@@ -291,9 +323,10 @@ class StepTable:
     ) -> None:
         """Queues everything; waits only for a first step under a GradScaler, to know
         whether momentum buffers come into being. Arguments as `run`'s."""
-        born = self._give_birth() if update else []
-        if born and scaling.found_inf is not None:
-            measured = self.measure_on_gpu(scaling)
+        born = self._give_birth()  # also where none is written: rows are whole
+        if update and born and scaling.found_inf is not None:
+            if measured is None:
+                measured = self.measure_on_gpu(scaling)
             update = scaling.found_inf.item() == 0
         plain = scaling.scale is None and max_norm is None
         self._run_kernel(
@@ -320,8 +353,8 @@ class StepTable:
         self, scaling: Scaling, groups: list[dict[str, Any]], **options: Any
     ) -> None:
         device = self._gpu()
-        with devices.current(device):
-            self._memory.run(self._table, _hyper(groups), device, scaling, **options)
+        with devices.current(device), self._naming():
+            self._memory.run(self._table, hyper_of(groups), device, scaling, **options)
 
     def _tell_autograd(self, update: bool, averaged: bool) -> None:
         """Counts up the versions of what C has written."""
@@ -339,9 +372,3 @@ class StepTable:
             self._table[row, _FIRST_STEP] = 1
             born.append((p, buffer))
         return born
-
-
-def _hyper(groups: list[dict[str, Any]]) -> array[float]:
-    """The groups' numbers as C takes them."""
-    names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
-    return array("d", [float(group[name]) for group in groups for name in names])

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd as stock_sgd
 
+from .gradients import grad_of
+from .names import name_of
+from .overlap import repeats
+
 KEEP, ZERO, WRITE = 0, 1, 2  # what becomes of the gradients
+_DOUBLE = (torch.float64, torch.complex128)
 
 
 def momentum_of(p: Tensor, state: dict[Tensor, Any]) -> Tensor | None:
@@ -37,19 +42,39 @@ class Rest:
     def take_all(self) -> None:
         """All parameters of all groups."""
         for params, group in zip(self._params, self._groups, strict=True):
-            params[:] = [p for p in group["params"] if p.grad is not None]
+            params[:] = [p for p in group["params"] if grad_of(p) is not None]
 
     def ids(self) -> set[int]:
         """Of the parameters."""
         return {id(p) for params in self._params for p in params}
 
+    def check(self, *, update: bool, writes: bool) -> None:
+        """Looks for what stock torch would refuse when half of the step is done.
+
+        Args:
+            update: parameters and momentum are to be written.
+            writes: gradients are to be unscaled or clipped in place.
+
+        Raises:
+            ValueError: a shape, dtype or device does not fit, or memory that is to be
+                written holds several elements at one place.
+        """
+        for group, params in zip(self._groups, self._params, strict=True):
+            for p in params:
+                reason = _why_not_written(p, writes)
+                if reason is None and update:
+                    moves = group["momentum"] != 0
+                    buffer = momentum_of(p, self._state) if moves else None
+                    reason = _why_not_stepped(p, buffer)
+                if reason is not None:
+                    raise ValueError(f"{name_of(self._groups, p)}: {reason}")
+
     def norms(self) -> list[float]:
         """L2 norm of each gradient."""
-        found = [torch.linalg.vector_norm(g) for g in self._gradients()]
-        return [float(norm) for norm in found]
+        return [float(torch.linalg.vector_norm(g)) for g in self._gradients()]
 
     def unscale(self, inverse: float) -> bool:
-        """Unscales the gradients in place; are all finite?
+        """Unscales the gradients in place; were all finite?
 
         Raises:
             ValueError: a gradient is float16.
@@ -67,21 +92,26 @@ class Rest:
             finite = finite and found.item() == 0
         return finite
 
-    def run(self, clip: float, update: bool, gradient: int) -> None:
-        """Clips and steps. gradient: KEEP, ZERO or WRITE."""
+    def run(self, clip: float, clip_double: float, update: bool, gradient: int) -> None:
+        """Clips and steps.
+
+        Args:
+            clip, clip_double: the coefficient, and that of gradients in double.
+            gradient: KEEP, ZERO or WRITE.
+        """
         for group, params in zip(self._groups, self._params, strict=True):
             if not params:
                 continue
-            grads = [p.grad for p in params if p.grad is not None]
-            if clip != 1:
-                torch._foreach_mul_(grads, clip)
+            grads = [g for g in map(grad_of, params) if g is not None]
+            _multiply([g for g in grads if g.dtype not in _DOUBLE], clip)
+            _multiply([g for g in grads if g.dtype in _DOUBLE], clip_double)
             if update:
                 self._step(group, params, grads)
             if gradient == ZERO:
                 torch._foreach_zero_(grads)
 
     def _gradients(self) -> list[Tensor]:
-        every = [p.grad for params in self._params for p in params]
+        every = [grad_of(p) for params in self._params for p in params]
         return [g for g in every if g is not None]
 
     def _step(
@@ -101,3 +131,46 @@ class Rest:
         )
         for p, buffer in zip(params, buffers, strict=False):
             self._state[p]["momentum_buffer"] = buffer
+
+
+def _why_not_written(p: Tensor, writes: bool) -> str | None:
+    """Why the gradient cannot be unscaled, clipped or used; None: it can."""
+    g = grad_of(p)
+    if g is None:
+        return None
+    if g.shape != p.shape or g.device != p.device:
+        return (
+            f"its gradient has shape {tuple(g.shape)} on {g.device}, must have the "
+            f"parameter's, on {p.device}"
+        )
+    if writes and repeats(g):
+        return (
+            "several elements of its gradient are one in memory (strides "
+            f"{g.stride()}), so it cannot be unscaled or clipped in place"
+        )
+    return None
+
+
+def _why_not_stepped(p: Tensor, buffer: Tensor | None) -> str | None:
+    """Why torch.optim.SGD could not write the parameter or its momentum."""
+    for name, x in (("its", p), ("its momentum's", buffer)):
+        if x is not None and repeats(x):
+            return (
+                f"several of {name} elements are one in memory (strides {x.stride()})"
+            )
+    if buffer is None:
+        return None
+    if buffer.shape != p.shape or buffer.device != p.device:
+        return (
+            f"its momentum has shape {tuple(buffer.shape)} on {buffer.device}, must "
+            f"have the parameter's, on {p.device}"
+        )
+    if not torch.can_cast(p.dtype, buffer.dtype):
+        return f"its momentum is {buffer.dtype}, which cannot hold {p.dtype}"
+    return None
+
+
+def _multiply(grads: list[Tensor], factor: float) -> None:
+    if factor == 1 or not grads:
+        return
+    torch._foreach_mul_(grads, factor)

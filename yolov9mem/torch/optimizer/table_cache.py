@@ -12,9 +12,9 @@ from torch import Tensor
 from ..layout import are_as_parameters
 from .averages import AveragePairs
 from .gpu_step import DeviceTable
+from .gradients import grad_of
 from .step_table import StepTable
 
-_grad = attrgetter("grad")
 _dtype = attrgetter("dtype")
 
 
@@ -39,10 +39,10 @@ class TableCache:
     ) -> StepTable:
         """The table of the present tensors; raises as StepTable."""
         params = [p for group in param_groups for p in group["params"]]
-        all_grads = list(map(_grad, params))
+        all_grads = list(map(grad_of, params))
         has_grad = [g is not None for g in all_grads]
         stepped = list(compress(params, has_grad))
-        grads = list(compress(all_grads, has_grad))
+        grads = [g for g in all_grads if g is not None]
         signature = _signature(param_groups, params, has_grad, stepped, state, pairs)
         if (
             self._table is not None
