@@ -79,6 +79,22 @@ def test_a_momentum_that_does_not_fit_is_refused_before_anything_is_written(
     assert_untouched(ours, [a], before)
 
 
+def test_a_changed_shape_is_seen():
+    """The last step's table must not be taken again."""
+    p = nn.Parameter(torch.zeros(6))
+    ours = AccumulatingSGD([p], lr=0.1, momentum=0.9)
+    for _ in range(3):
+        p.grad = torch.ones(6)
+        ours.step()
+    kept = p.detach().clone()
+    p.data = p.data.view(2, 3)
+    p.grad = None
+    p.grad = torch.ones(2, 3)
+    with pytest.raises(ValueError, match=r"its momentum has shape \(6,\)"):
+        ours.step()
+    assert torch.equal(p.view(6), kept)
+
+
 def set_lr(ours):
     ours.param_groups[0]["lr"] = math.nan
 

@@ -15,6 +15,7 @@ from .gpu_step import DeviceTable
 from .gradients import grad_of
 from .step_table import StepTable
 
+_shape = attrgetter("shape")
 _dtype = attrgetter("dtype")
 
 
@@ -69,6 +70,7 @@ def _signature(
     entries = map(state.get, stepped)
     buffers = [entry.get("momentum_buffer") if entry else None for entry in entries]
     tensors = stepped + [b for b in buffers if b is not None]
+    shapes = list(map(_shape, tensors))
     if pairs is not None:
         tensors += pairs.tensors()
     return [
@@ -76,6 +78,7 @@ def _signature(
         list(map(id, params)),
         has_grad,
         [b is None for b in buffers],
+        shapes,
         list(map(id, tensors)),
         list(map(Tensor.data_ptr, tensors)),
         list(map(Tensor.numel, tensors)),
