@@ -33,12 +33,13 @@ def _is_dense(x: Tensor) -> bool:
 
 
 def is_flat(x: Tensor) -> bool:
-    """Ordinary float32 memory on the CPU or on a GPU."""
+    """Ordinary float32 memory on the CPU or on a GPU, that holds the values as they are."""
     return (
         type(x) in PLAIN
         and x.dtype is torch.float32
         and (x.is_cpu or devices.kind(x.device) == "cuda")
         and x.layout is torch.strided
+        and not x.is_neg()
     )
 
 
@@ -62,6 +63,7 @@ def are_as_parameters(grads: list[Any], params: list[Tensor]) -> bool:
         or not set(map(_dtype, grads)) <= {torch.float32}
         or list(map(_device, grads)) != list(map(_device, params))
         or list(map(Tensor.numel, grads)) != list(map(Tensor.numel, params))
+        or any(map(Tensor.is_neg, grads))
     ):
         return False
     contiguous = zip(

@@ -157,7 +157,8 @@ class StepTable:
         shape = tuple(p.shape)
         if not is_flat(p) or not matches(p, p):
             return (
-                f"a parameter of shape {shape} is {p.dtype} on {p.device}, or has gaps"
+                f"a parameter of shape {shape} is {p.dtype} on {p.device}, or has gaps, "
+                "or is a lazily negated view"
             )
         if self.device not in (None, p.device):
             return f"parameters are on {self.device} and {p.device}"

@@ -79,16 +79,19 @@ class Rest:
         Raises:
             ValueError: a gradient is float16.
         """
-        lots: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+        lots: dict[tuple[torch.device, torch.dtype, bool], list[Tensor]] = {}
         for g in self._gradients():
             if g.dtype == torch.float16:
                 raise ValueError("Attempting to unscale FP16 gradients.")
-            lots.setdefault((g.device, g.dtype), []).append(g)
+            lots.setdefault((g.device, g.dtype, g.is_neg()), []).append(g)
         finite = True
-        for (device, _), grads in lots.items():
+        for (device, _, is_negated), grads in lots.items():
             found = torch.zeros((), device=device)
             factor = torch.full((), inverse, device=device)
-            torch._amp_foreach_non_finite_check_and_unscale_(grads, found, factor)
+            plain = [g.resolve_neg() for g in grads] if is_negated else grads
+            torch._amp_foreach_non_finite_check_and_unscale_(plain, found, factor)
+            for g, unscaled in zip(grads, plain, strict=True) if is_negated else ():
+                g.copy_(unscaled)
             finite = finite and found.item() == 0
         return finite
 
@@ -108,7 +111,7 @@ class Rest:
             if update:
                 self._step(group, params, grads)
             if gradient == ZERO:
-                torch._foreach_zero_(grads)
+                _zero(grads)
 
     def _gradients(self) -> list[Tensor]:
         every = [grad_of(p) for params in self._params for p in params]
@@ -121,11 +124,14 @@ class Rest:
         if group["momentum"] != 0:
             buffers = [momentum_of(p, self._state) for p in params]
         names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+        loops = params[0].is_cpu or any(
+            x is not None and x.is_neg() for x in (*params, *grads, *buffers)
+        )
         stock_sgd(
             params,
             grads,
             buffers,
-            foreach=group["foreach"] if not params[0].is_cpu else False,
+            foreach=False if loops else group["foreach"],
             fused=False,
             **{name: group[name] for name in names},
         )
@@ -173,4 +179,16 @@ def _why_not_stepped(p: Tensor, buffer: Tensor | None) -> str | None:
 def _multiply(grads: list[Tensor], factor: float) -> None:
     if factor == 1 or not grads:
         return
-    torch._foreach_mul_(grads, factor)
+    if any(map(Tensor.is_neg, grads)):  # foreach refuses lazily negated tensors
+        for g in grads:
+            g.mul_(factor)
+    else:
+        torch._foreach_mul_(grads, factor)
+
+
+def _zero(grads: list[Tensor]) -> None:
+    if any(map(Tensor.is_neg, grads)):
+        for g in grads:
+            g.zero_()
+    else:
+        torch._foreach_zero_(grads)
