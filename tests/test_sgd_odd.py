@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Tensors that C does not step or average: double or lazily negated."""
+"""Tensors that C does not step or average: double, lazily negated, sharing memory."""
 
 import pytest
 import torch
+from sgd_twins import assert_same, official_ema_update
 from torch import nn
 
 from yolov9mem.torch.optimizer.ema import ModelEMA
@@ -63,3 +64,56 @@ def test_lazily_negated_parameters_momentum_and_averages():
         outcomes.append([x.tolist() for x in (*net, *ema.ema)])
     assert outcomes[0] == outcomes[1]
     assert net[0].is_neg()
+
+
+class Views(nn.Module):
+    """Buffers that are views: of a parameter of a later module, and of each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Module()
+        self.body = nn.Linear(3, 3)
+        base = torch.arange(8.0)
+        self.head.register_buffer("weight", self.body.weight.data.view(9)[2:])
+        self.register_buffer("tail", base[2:])
+        self.register_buffer("base", base)
+        self.register_buffer("alone", torch.ones(3))
+        self.register_buffer("columns", torch.ones(4, 4)[:, 1:3])
+        self.tied = self.body
+
+
+def test_buffers_that_share_memory_are_averaged_as_the_official_loop_does():
+    made = []
+    for _ in range(2):  # a copy would take the views apart
+        torch.manual_seed(0)
+        made.append(Views())
+    mine, theirs = made
+    ema, official = ModelEMA(mine), ModelEMA(theirs)
+    ours = AccumulatingSGD(mine.parameters(), lr=0.1, ema=ema, model=mine)
+    stock = torch.optim.SGD(theirs.parameters(), lr=0.1, foreach=False)
+    for step in range(5):
+        for net, optimizer in ((mine, ours), (theirs, stock)):
+            net.base.add_(1.0 + step)
+            net.columns.mul_(2.0)
+            for p in net.parameters():
+                p.grad = torch.full_like(p, 0.5 + step)
+            optimizer.step()
+        official_ema_update(official, theirs)
+        assert_same(mine, theirs)
+        assert_same(ema.ema, official.ema)
+    ema.update(mine)
+    official_ema_update(official, theirs)
+    assert_same(ema.ema, official.ema)
+
+
+def test_a_buffer_in_a_parameter_that_is_not_averaged():
+    p = nn.Parameter(torch.ones(6))
+    net = nn.Module()
+    net.register_buffer("part", p.data[2:4])
+    ema, official = ModelEMA(net), ModelEMA(net)
+    ours = AccumulatingSGD([p], lr=0.5, ema=ema, model=net)
+    p.grad = torch.ones(6)
+    ours.step()
+    official_ema_update(official, net)
+    assert net.part.tolist() == [0.5] * 2
+    assert_same(ema.ema, official.ema)

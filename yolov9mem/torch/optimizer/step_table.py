@@ -23,6 +23,7 @@ from .gpu_step import DeviceTable, Scaling
 from .gradients import grad_of
 from .hyper import hyper_of
 from .names import name_of
+from .overlap import share_memory
 from .stock_rest import KEEP, WRITE, ZERO, Rest, momentum_of
 
 _COLUMNS = 7
@@ -120,16 +121,21 @@ class StepTable:
         made._table[: len(grads), _GRAD] = [g.data_ptr() for g in grads]
         return made
 
-    def _sort_pairs(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-        seen: set[int] = set()
-        for average, live in pairs:
-            # A tied tensor is averaged once per name, as the official loop does.
-            addresses = {average.data_ptr(), live.data_ptr()}
-            if seen & addresses:
+    def _sort_pairs(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        """Those that share memory (tied ones, buffers that are views of each other or of
+        parameters) are averaged after the step, each in its turn: once for each name, as
+        the official loop does."""
+        if not pairs:
+            return
+        paired = [x for pair in pairs for x in pair]
+        lives = set(map(id, paired[1::2]))
+        others = [p for group in self._groups for p in group["params"] if is_flat(p)]
+        shares = share_memory(paired + [p for p in others if id(p) not in lives])
+        for i, (average, live) in enumerate(pairs):
+            if shares[2 * i] or shares[2 * i + 1]:
                 self._late.append((average, live))
             else:
                 self._averages[id(live)] = (average, live)
-                seen |= addresses
 
     def _add_group(self, number: int, group: dict[str, Any]) -> None:
         has_momentum = group["momentum"] != 0
