@@ -80,7 +80,8 @@ class Pending:
         )
         changed = set(now).symmetric_difference(then)
         places = {place for place, _, _ in changed}
-        return next(p for p in (*params, *self._params) if id(p) in places)
+        every = (*params, *self._params)
+        return next((p for p in every if id(p) in places), None)
 
     def clip(self) -> tuple[float, float]:
         """The clip coefficient and that of gradients in double, 1 without a clip."""
