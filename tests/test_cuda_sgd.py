@@ -60,7 +60,7 @@ class Call(C.Structure):
         ("ema_decay", C.c_float),
         ("ema_weight", C.c_float),
         ("group_count", C.c_int32),
-        ("group", SgdGroup * 32),
+        ("group", SgdGroup * 128),
     ]
 
 
