@@ -93,8 +93,8 @@ def test_a_table_of_tensors_is_checked() -> None:
         ValueError, match="tensor 1: param overlaps the param of tensor 0"
     ):
         _cuda.sgd_table(rows, groups)
-    with pytest.raises(NotImplementedError, match="40, at most 32"):
-        _cuda.sgd_table(rows, np.zeros((40, 6)))
+    with pytest.raises(NotImplementedError, match="129, at most 128"):
+        _cuda.sgd_table(rows, np.zeros((_cuda.SGD_GROUPS + 1, 6)))
     with pytest.raises(ValueError, match="rows of 56 bytes"):
         _cuda.sgd_table(np.zeros(3, np.int64), groups)
 
@@ -126,7 +126,7 @@ def test_mosaic_jobs_are_checked(change: dict, message: str) -> None:
 
     tile = change.get("tile", image(128, (10, 10, 3)))
     scene = (((tile, 0, 0),), (20, 20), 0, None, change.get("paste"))
-    job = (image(256, (3, 20, 20)), (scene,), 1.0, change.get("hsv"), False, False)
+    job = (image(4096, (3, 20, 20)), (scene,), 1.0, change.get("hsv"), False, False)
     device = change.get("device", 0)
     scratch = image(64, (_cuda.mosaic_scratch_bytes(1),), device)
     with pytest.raises(ValueError, match=message):
