@@ -106,7 +106,7 @@ def plan(model: nn.Module, batch: int, size: int, keep: str, backend: Any) -> An
     """The plan of a training step under fp16 autocast, the image needing no gradient."""
     from yolov9mem._keep import parse_keep
     from yolov9mem.torch.recording.fakes import FakeCopy
-    from yolov9mem.torch.recording.recorder import record
+    from yolov9mem.torch.recording.record import record
     from yolov9mem.torch.running.lower import TorchPlan, lower
 
     image = torch.empty(batch, 3, size, size)

@@ -73,10 +73,9 @@ def test_a_replayed_call_works_where_forward_runs() -> None:
     """A replica is run by the recording of its original, on another GPU."""
     replay = Replay.__new__(Replay)
     replay._leaves = [on_gpu(2)[1]]
-    given = replay._resolved({"device": torch.device("cuda:0"), "n": 3})
-    assert given == {"device": torch.device("cuda:2"), "n": 3}
-    for same in (torch.device("cpu"), torch.device("cuda")):
-        assert replay._resolved([same]) == [same]
+    assert replay._given(torch.device("cuda:0")) == torch.device("cuda:2")
+    for same in (torch.device("cpu"), torch.device("cuda"), 3):
+        assert replay._given(same) == same
 
 
 def test_a_slice_that_starts_between_vectors_is_copied(gpu) -> None:  # noqa: F811
