@@ -15,9 +15,14 @@ INT_MAX = 2**31 - 1  # sizes are int32 in the core
 _HARD: Any = 10_000  # steps of NumPy's search for a shared byte; its stubs know no int
 
 
+def is_whole(value: Any) -> bool:
+    """A whole number of Python's or NumPy's; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def check_whole(name: str, value: Any, low: int, high: int) -> int:
     """`value` as an int from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    if not is_whole(value):
         raise TypeError(f"{name} is {value!r}, must be a whole number")
     whole = int(value)
     if not low <= whole <= high:

@@ -3,7 +3,8 @@
 
 import re
 from dataclasses import dataclass
-from numbers import Integral
+
+from yolov9mem._checks import is_whole
 
 UNITS = {
     "": 1,
@@ -37,7 +38,7 @@ def parse_keep(keep: str | int) -> Keep:
     size: float | None = None
     if isinstance(keep, str) and keep in ("all", "conv", "min"):
         return Keep(keep)
-    if isinstance(keep, Integral) and not isinstance(keep, bool):
+    if is_whole(keep):
         size = int(keep)
     elif isinstance(keep, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", keep)

@@ -7,10 +7,9 @@ Arguments and tensor names (`cv1.conv.weight`, `cv2.0.m.0.cv1.conv1.bn.running_m
 
 import math
 from dataclasses import dataclass, field
-from numbers import Integral
 
 from yolov9mem import _core
-from yolov9mem._checks import INT_MAX, check_real, check_whole
+from yolov9mem._checks import INT_MAX, check_real, check_whole, is_whole
 from yolov9mem.block import Block, Norm
 
 _FLOAT_MAX = 3.4028234663852886e38  # eps is a float32 in the core
@@ -57,7 +56,7 @@ class _Recipe:
 
 def _check(kind: str, **sizes: int) -> None:
     for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        if not is_whole(value) or value < 1:
             raise ValueError(f"{kind}: {name} is {value!r}, must be a positive integer")
         if value > INT_MAX:
             raise ValueError(f"{kind}: {name} is {value}, must be at most {INT_MAX}")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yolov9mem._checks import check_image
 from yolov9mem.copy_paste import draw_paste
 from yolov9mem.letterbox import letterbox_scene
 from yolov9mem.mosaic import finish_labels, four_canvas, nine_canvas
@@ -22,8 +21,8 @@ from yolov9mem.warp import draw_hsv, draw_warp
 class Source:
     """Where tiles and labels come from.
 
-    load: index to a resized tile (h, w, 3) uint8 BGR. labels: for each image (n, 5)
-    float32, class and normalised xywh. segments: for each image its normalised
+    load: index to a resized tile (h, w, 3) uint8 BGR, checked. labels: for each image
+    (n, 5) float32, class and normalised xywh. segments: for each image its normalised
     polygons. indices: what the other tiles are drawn from. border: (y, x), minus what
     the image is smaller than the canvas on each side. count: of images.
     """
@@ -44,18 +43,11 @@ def _draw_tiles(source: Source, index: int, count: int) -> list[int]:
     return indices
 
 
-def _load(source: Source, chosen: Sequence[int]) -> list[np.ndarray]:
-    tiles = [source.load(i) for i in chosen]
-    for i, tile in zip(chosen, tiles, strict=True):
-        check_image(f"image {i}", tile)  # seen or not, and by its own number
-    return tiles
-
-
 def _four(source: Source, index: int) -> Canvas:
     size = source.image_size
     y, x = (int(random.uniform(-b, 2 * size + b)) for b in source.border)
     chosen = _draw_tiles(source, index, 4)
-    tiles = _load(source, chosen)
+    tiles = [source.load(i) for i in chosen]
     labels = [source.labels[i] for i in chosen]
     segments = [source.segments[i] for i in chosen]
     return four_canvas(tiles, labels, segments, size, (x, y))

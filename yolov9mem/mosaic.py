@@ -5,7 +5,6 @@ Where the tiles lie: load_mosaic and load_mosaic9 of utils/dataloaders.py.
 """
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from yolov9mem._checks import (
     check_image,
     check_sequence,
     check_whole,
+    is_whole,
 )
 from yolov9mem.images import MAX_SIDE
 from yolov9mem.labels import (
@@ -121,7 +121,7 @@ def _check_center(center: Any) -> tuple[int, int]:
     check_sequence("center", center)
     if len(center) != 2:
         raise ValueError(f"center is {center!r}, must be (x, y)")
-    if not all(isinstance(c, Integral) and not isinstance(c, bool) for c in center):
+    if not all(map(is_whole, center)):
         raise TypeError(f"center is {center!r}, must be whole numbers (x, y)")
     x, y = int(center[0]), int(center[1])
     if max(abs(x), abs(y)) > _FAR:
@@ -137,7 +137,7 @@ def _check_warp(warp: Any) -> None:
 
 def _check_paste(paste: Any) -> None:
     check_sequence("paste", paste)
-    if not all(isinstance(i, Integral) and not isinstance(i, bool) for i in paste):
+    if not all(map(is_whole, paste)):
         raise TypeError(f"paste: is {paste!r}, must be whole numbers")
 
 

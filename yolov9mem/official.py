@@ -29,9 +29,16 @@ Shapes = tuple[Any, tuple[tuple[float, float], tuple[float, float]]]
 """Original (h, w), and the resize ratios (h, w) with the padding (x, y)."""
 
 
+def _load(dataset: Any, index: int) -> Any:
+    """What the object's load_image gives: the image, the original (h, w), its own."""
+    loaded = dataset.load_image(index)
+    check_image(f"image {index}", loaded[0])
+    return loaded
+
+
 def _source(dataset: Any) -> Source:
     return Source(
-        lambda index: dataset.load_image(index)[0],
+        lambda index: _load(dataset, index)[0],
         dataset.labels,
         dataset.segments,
         dataset.indices,
@@ -43,8 +50,7 @@ def _source(dataset: Any) -> Source:
 
 
 def _letterbox(dataset: Any, index: int) -> tuple[Picture, Shapes]:
-    image, (height0, width0), (height, width) = dataset.load_image(index)
-    check_image(f"image {index}", image)
+    image, (height0, width0), (height, width) = _load(dataset, index)
     size = dataset.img_size
     if dataset.rect:
         size = dataset.batch_shapes[dataset.batch[index]]

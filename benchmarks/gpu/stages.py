@@ -11,8 +11,6 @@ from benchmarks.gpu import build, compiling, rest, table
 from benchmarks.gpu.session import Session, Task
 
 STAGES = {"build-test": build.tasks, "step": table.tasks, "rest": rest.tasks}
-
-
 Pairs = list[tuple[str, Task]]
 
 

@@ -20,10 +20,8 @@ from benchmarks.gpu.names import (
 from benchmarks.gpu.session import Session, Task, asking
 
 LIMIT_S, NEED_S = 60.0, 14.0
-COMPILE_LIMIT_S, COMPILE_NEED_S = (
-    240.0,
-    40.0,
-)  # with its code in a cache; see compiling.py
+# With its code in a cache: see compiling.py.
+COMPILE_LIMIT_S, COMPILE_NEED_S = 240.0, 40.0
 
 
 def configuration(way: str, batch: int, **change: Any) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 """The gradients of parameters, for us and, within `deferred`, for everybody else.
 
 What `deferred` lets wait must be in the gradients before a script sees or replaces them:
-`Parameter.grad` first asks the optimizer to do now what waits. What this package reads,
-it reads by `grad_of`, which asks nobody. Neither does C++: what backward adds to gradients
-is noticed by their versions (see pending.py).
+`Parameter.grad` first asks the optimizer to do now what waits. What the optimizer reads, it
+reads by `grad_of`, which asks nobody. Neither does C++: what autograd adds to gradients is
+noticed by their versions (see pending.py).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.sgd import sgd as stock_sgd
 
 from .gradients import grad_of
+from .hyper import NAMES
 from .names import name_of
 from .overlap import repeats
 
@@ -123,7 +124,6 @@ class Rest:
         buffers: list[Tensor | None] = []
         if group["momentum"] != 0:
             buffers = [momentum_of(p, self._state) for p in params]
-        names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
         loops = params[0].is_cpu or any(
             x is not None and x.is_neg() for x in (*params, *grads, *buffers)
         )
@@ -133,7 +133,7 @@ class Rest:
             buffers,
             foreach=False if loops else group["foreach"],
             fused=False,
-            **{name: group[name] for name in names},
+            **{name: group[name] for name in NAMES},
         )
         for p, buffer in zip(params, buffers, strict=False):
             self._state[p]["momentum_buffer"] = buffer

@@ -70,7 +70,6 @@ def _signature(
     entries = map(state.get, stepped)
     buffers = [entry.get("momentum_buffer") if entry else None for entry in entries]
     tensors = stepped + [b for b in buffers if b is not None]
-    shapes = list(map(_shape, tensors))
     if pairs is not None:
         tensors += pairs.tensors()
     return [
@@ -78,10 +77,9 @@ def _signature(
         list(map(id, params)),
         has_grad,
         [b is None for b in buffers],
-        shapes,
         list(map(id, tensors)),
         list(map(Tensor.data_ptr, tensors)),
-        list(map(Tensor.numel, tensors)),
+        list(map(_shape, tensors)),
         list(map(_dtype, tensors)),
         list(map(Tensor.is_contiguous, tensors)),
     ]
