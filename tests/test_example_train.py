@@ -373,7 +373,12 @@ def test_two_processes_agree(small_set: str, tmp_path: Path) -> None:
     command += ["--master-port", str(20000 + os.getpid() % 20000), str(SCRIPT), *line]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,  # a hang is a failure
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert checkpoints.load(tmp_path / "runs/train/ddp/weights/last.pt")["nc"] == 3

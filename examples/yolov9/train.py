@@ -249,6 +249,9 @@ class Trainer:
             if not saved_all:
                 raise TrainingError("the last checkpoint could not be written")
         if self.processes.is_distributed:
+            # gloo's threads need the GIL to let go of a broadcast's tensors, and its end
+            # joins them with the GIL held (PyTorch 2.4): let them finish first.
+            dist.barrier()
             dist.destroy_process_group()
         return metrics
 
