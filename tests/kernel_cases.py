@@ -113,6 +113,13 @@ class Net:
         run = lambda: F.interpolate(self.values[x], **given_torch)  # noqa: E731
         return self.call("upsample", x, run, **given)
 
+    def multiply(self, a: int, b: int) -> int:
+        return self.call("multiply", a, lambda: self.values[a] * self.values[b], b)
+
+    def mean(self, x: int, axes: str) -> int:
+        sides = ["nchw".index(axis) for axis in axes]
+        return self.call("mean", x, lambda: self.values[x].mean(sides, True), axes)
+
 
 @dataclass
 class Case:
@@ -122,6 +129,12 @@ class Case:
     inputs: int = 1
     frozen: bool = False
     seeds: int = 1  # of which the median error counts
+    second: tuple[int, int, int, int] | None = None  # of input 1, where it is another
+
+    @property
+    def shapes(self) -> list[tuple[int, int, int, int]]:
+        every = [self.shape] * self.inputs
+        return [every[0], self.second, *every[2:]] if self.second else every
 
 
 def conv_case(n, h, w, c, k, kernel, stride=1, pad=0, dilation=1, groups=1) -> Case:
@@ -155,6 +168,27 @@ def pool_case(shape, kind, k, s, p, ceil=False, pad=True) -> Case:
 def upsample_case(shape, scale=0, size=None) -> Case:
     name = f"upsample {shape} {scale} {size}"
     return Case(name, shape, lambda net, xs: net.upsample(xs[0], scale, size))
+
+
+def mean_case(shape, axes) -> Case:
+    return Case(f"mean {shape} {axes}", shape, lambda net, xs: net.mean(xs[0], axes))
+
+
+def product_case(shape, second, seeds=1) -> Case:
+    """A factor of other sides, such as the gate of an attention."""
+    name = f"product {shape} {second}"
+    build = lambda net, xs: net.multiply(xs[0], xs[1])  # noqa: E731
+    return Case(name, shape, build, 2, seeds=seeds, second=second)
+
+
+def gates(net: Net, xs: list[int]) -> int:
+    """Slices that are gated by their own means, a square and an outer product; values
+    are read several times, so that gradients are added up in place."""
+    left, middle = net.slice(xs[0], 0, 5), net.slice(xs[0], 3, 6)
+    a = net.multiply(middle, net.mean(middle, "hw"))
+    b = net.multiply(net.mean(left, "c"), left)
+    c = net.multiply(net.mean(middle, "h"), net.mean(middle, "w"))
+    return net.concat(a, b, c, net.multiply(left, left), net.multiply(a, c))
 
 
 def twins(net: Net, xs: list[int]) -> int:
@@ -251,6 +285,23 @@ CASES = [
     upsample_case((1, 600, 2, 3), size=(5, 4)),
     upsample_case((1, 8, 7, 7), size=(10, 12)),
     upsample_case((1, 8, 5, 5), size=(3, 4)),
+    mean_case((3, 17, 9, 11), "hw"),
+    mean_case((2, 700, 3, 5), "hwc"),
+    mean_case((1, 64, 80, 90), "hw"),
+    mean_case((2, 6, 11, 600), "h"),
+    mean_case((2, 33, 7, 5), "w"),
+    mean_case((2, 1100, 5, 3), "c"),
+    mean_case((1, 1, 1, 1), "hw"),
+    product_case((2, 13, 9, 7), (2, 13, 9, 7)),
+    product_case((3, 64, 21, 20), (3, 64, 1, 1)),
+    product_case((2, 7, 5, 90), (2, 7, 1, 1), seeds=5),
+    product_case((2, 600, 5, 4), (2, 1, 5, 4), seeds=5),
+    product_case((2, 24, 9, 8), (1, 24, 1, 1)),
+    product_case((2, 24, 9, 8), (1, 1, 1, 1), seeds=5),
+    product_case((2, 30, 9, 1), (2, 30, 1, 8)),
+    product_case((1, 1, 9, 8), (2, 19, 1, 8)),
+    product_case((2, 1, 1, 1), (2, 520, 1, 3)),
+    Case("gates", (2, 9, 11, 7), gates, seeds=5),
     Case("slices", (2, 9, 11, 7), slices, seeds=5),
     Case("twins", (2, 32, 13, 10), twins),
 ]

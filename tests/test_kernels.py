@@ -56,10 +56,10 @@ def draw(case: Case, dtype: torch.dtype, seed: int = 3) -> tuple[object, Arrays]
     graph = _core.Graph()
     net = Net(graph)
     c = case.shape[1]
-    xs = [graph.input(c) for _ in range(case.inputs)]
+    xs = [graph.input(shape[1]) for shape in case.shapes]
     graph.output(case.build(net, xs))
     spread, offset = 1 + normal(1, c, 1, 1).abs(), 5 * normal(1, c, 1, 1)
-    inputs = [normal(*case.shape) for _ in xs]
+    inputs = [normal(*shape) for shape in case.shapes]
     inputs = [x * spread + offset for x in inputs] if net.norms else inputs
     params = [normal(*s) / max(1, np.prod(s[1:])) ** 0.5 for s in net.shapes]
     running = [(normal(c), 0.5 + normal(c).abs()) for c in net.norms]
@@ -108,14 +108,13 @@ def ours(
     case: Case, graph: object, arrays: Arrays, backend: str, dtype: torch.dtype
 ) -> list[torch.Tensor]:
     """The same list as `stock`, from a plan."""
-    n, _, h, w = case.shape
     name = str(dtype).removeprefix("torch.")
     inputs = [packed(x, dtype) for x in arrays.inputs]
     params = [p.clone() for p in arrays.params]
     running = [(m.clone(), v.clone()) for m, v in arrays.running]
     plan = _core.Plan(
         graph,
-        [(n, h, w)] * len(inputs),
+        [(n, h, w) for n, _, h, w in case.shapes],
         dtype=name,
         keep="all",
         backend=backend,

@@ -17,7 +17,7 @@
 #include "core/status.h"
 #include "core/tensor.h"
 
-#define YM_BACKEND_API_VERSION 4
+#define YM_BACKEND_API_VERSION 5
 
 typedef struct ym_context {
     const struct ym_backend *backend;
@@ -171,6 +171,15 @@ typedef struct ym_backend {
                                   const ym_tensor *x, ym_tensor *y);
     ym_status (*upsample_backward)(ym_context *context, float scale_h, float scale_w,
                                    const ym_tensor *dy, ym_tensor *dx, bool accumulate);
+
+    /* y (+)= scale * sum of a * b over the sides that are 1 in y only. Each side (n, h,
+     * w, c) of each tensor is as long as the longest of the three, or 1: repeated in a
+     * and b, summed in y. b->data may be NULL: ones of y's sizes. Where y has all
+     * sides in full it may be exactly the memory of a or of b that has them too. */
+    size_t (*multiply_scratch_bytes)(const ym_tensor *a, const ym_tensor *b,
+                                     const ym_tensor *y);
+    ym_status (*multiply)(ym_context *context, const ym_tensor *a, const ym_tensor *b,
+                          double scale, ym_tensor *y, bool accumulate);
 
     /* y (+)= x, any pitches. */
     ym_status (*copy)(ym_context *context, const ym_tensor *x, ym_tensor *y,

@@ -4,19 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool needs_grad(const ym_backwarder *s, int32_t item)
-{
-    return s->b.program->item[item].needs_grad;
-}
-
-/* A gradient may be given a value's memory only if the value is no slice and no input
- * (the input's gradient lies in the caller's memory). */
-static bool can_adopt(const ym_backwarder *s, int32_t item)
-{
-    ym_item_kind kind = s->b.program->item[item].kind;
-    return kind != YM_ITEM_SLICE && kind != YM_ITEM_INPUT && !ym_has_gradient(s, item);
-}
-
 static bool reach_param(ym_backwarder *s, int32_t param)
 {
     bool again = s->param_written[param];
@@ -52,7 +39,7 @@ static void visit_conv(ym_backwarder *s, int32_t i, ym_view dy)
     int32_t x = s->b.program->item[i].operand[0];
     dy = ym_packed_view(&s->b, i, dy);
     visit_conv_weight(s, i, dy);
-    if (!needs_grad(s, x)) {
+    if (!ym_needs_grad(s, x)) {
         return;
     }
     bool accumulate;
@@ -91,10 +78,10 @@ static bool visit_residual(ym_backwarder *s, const ym_item *brick, ym_view dout)
         return false;
     }
     int32_t residual = brick->operand[brick->u.brick.term_count];
-    if (!needs_grad(s, residual)) {
+    if (!ym_needs_grad(s, residual)) {
         return false;
     }
-    if (can_adopt(s, residual) && !is_term(brick, residual)) {
+    if (ym_can_adopt(s, residual) && !is_term(brick, residual)) {
         ym_adopt_gradient(s, residual, dout);
         return true;
     }
@@ -127,21 +114,6 @@ static void reach_norm(ym_backwarder *s, int32_t call, bool *again)
                reach_param(s, norm->beta);
 }
 
-/* Where a term's gradient goes: in place of dout if nobody else wants that memory. */
-static ym_view term_target(ym_backwarder *s, int32_t term, ym_view dout,
-                           bool *dout_taken, bool *accumulate)
-{
-    bool strided = (s->b.backend->capabilities & YM_CAP_STRIDED_CONV) != 0;
-    if (!*dout_taken && can_adopt(s, term) && ym_is_writable(s, dout) &&
-        (strided || ym_is_packed(&s->b, dout))) {
-        *dout_taken = true;
-        *accumulate = false;
-        ym_adopt_gradient(s, term, dout);
-        return dout;
-    }
-    return ym_gradient_target(s, term, accumulate);
-}
-
 /* What backward reads for term t: the kept result, where that tells as much. */
 static ym_view read_term(ym_backwarder *s, int32_t i, int32_t t)
 {
@@ -161,7 +133,7 @@ static void visit_brick(ym_backwarder *s, int32_t i, ym_view dout)
     bool same = terms == 2 && brick->operand[0] == brick->operand[1];
     bool any = false;
     for (int32_t t = 0; t < terms; t++) {
-        any = any || needs_grad(s, brick->operand[t]) ||
+        any = any || ym_needs_grad(s, brick->operand[t]) ||
               wants_norm_params(s, brick->u.brick.norm_call[t]);
         if (ym_backward_reads(s->b.program, i, t)) {
             in[t] = read_term(s, i, t);
@@ -172,11 +144,11 @@ static void visit_brick(ym_backwarder *s, int32_t i, ym_view dout)
         return;
     }
     for (int32_t t = 0; t < terms; t++) {
-        if (needs_grad(s, brick->operand[t])) {
+        if (ym_needs_grad(s, brick->operand[t])) {
             out[t] = t == 1 && same
                          ? ym_new_view(&s->b, YM_PLACE_WORKSPACE, 0, brick->operand[1])
-                         : term_target(s, brick->operand[t], dout, &dout_taken,
-                                       &accumulate[t]);
+                         : ym_take_or_target(s, brick->operand[t], dout, &dout_taken,
+                                             &accumulate[t]);
         }
     }
     ym_step *step = ym_add_step(&s->b, YM_STEP_BRICK_BACKWARD, i);
@@ -200,10 +172,10 @@ static void visit_concat(ym_backwarder *s, int32_t i, ym_view dout)
         int32_t member = item->operand[k], count = s->b.program->item[member].c;
         ym_view part = ym_subview(dout, first, count);
         first += count;
-        if (!needs_grad(s, member)) {
+        if (!ym_needs_grad(s, member)) {
             continue;
         }
-        if (can_adopt(s, member) && ym_is_near(s->conv_count, member, i)) {
+        if (ym_can_adopt(s, member) && ym_is_near(s->conv_count, member, i)) {
             ym_adopt_gradient(s, member, part);
         } else {
             add_to_gradient(s, member, part);
@@ -215,7 +187,7 @@ static void visit_window(ym_backwarder *s, int32_t i, ym_view dout)
 {
     const ym_item *item = &s->b.program->item[i];
     int32_t x = item->operand[0];
-    if (!needs_grad(s, x)) {
+    if (!ym_needs_grad(s, x)) {
         return;
     }
     ym_view in = YM_NO_VIEW;
@@ -254,6 +226,12 @@ static void visit(ym_backwarder *s, int32_t i)
     case YM_ITEM_CONCAT:
         visit_concat(s, i, dout);
         break;
+    case YM_ITEM_MULTIPLY:
+        ym_visit_multiply(s, i, dout);
+        break;
+    case YM_ITEM_MEAN:
+        ym_visit_mean(s, i, dout);
+        break;
     case YM_ITEM_INPUT:
         break;
     default:
@@ -270,11 +248,11 @@ static void seed(ym_backwarder *s)
         bool wanted = s->request->output_has_grad == NULL ||
                       s->request->output_has_grad[o];
         s->b.schedule->mask[o] = wanted;
-        if (!wanted || !needs_grad(s, item)) {
+        if (!wanted || !ym_needs_grad(s, item)) {
             continue;
         }
         ym_view given = ym_new_view(&s->b, YM_PLACE_GRAD_OUTPUT, o, item);
-        if (can_adopt(s, item)) {
+        if (ym_can_adopt(s, item)) {
             ym_adopt_gradient(s, item, given);
         } else {
             add_to_gradient(s, item, given);

@@ -47,6 +47,11 @@ typedef struct ym_backwarder {
     int32_t now; /* the item being visited */
 } ym_backwarder;
 
+static inline bool ym_needs_grad(const ym_backwarder *s, int32_t item)
+{
+    return s->b.program->item[item].needs_grad;
+}
+
 /* values.c: where item's value can be read now. */
 ym_view ym_read_value(ym_backwarder *s, int32_t item);
 
@@ -58,5 +63,14 @@ bool ym_has_gradient(const ym_backwarder *s, int32_t item);
 bool ym_is_writable(const ym_backwarder *s, ym_view view);
 /* Makes `view` the gradient of item, which has none, without a copy. */
 void ym_adopt_gradient(ym_backwarder *s, int32_t item, ym_view view);
+bool ym_can_adopt(const ym_backwarder *s, int32_t item);
+/* As ym_gradient_target, for a kernel that reads dout element by element: in place of
+ * dout, unless that is taken or must stay. */
+ym_view ym_take_or_target(ym_backwarder *s, int32_t item, ym_view dout,
+                          bool *dout_taken, bool *accumulate);
+
+/* multiply.c */
+void ym_visit_multiply(ym_backwarder *s, int32_t item, ym_view dout);
+void ym_visit_mean(ym_backwarder *s, int32_t item, ym_view dout);
 
 #endif

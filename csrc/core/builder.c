@@ -153,6 +153,13 @@ static size_t scratch_bytes(const ym_builder *b, const ym_step *step)
         ym_tensor x = shape_of(b, step->in[0]);
         return b->backend->norm_scratch_bytes(&x);
     }
+    case YM_STEP_MULTIPLY: {
+        const ym_tensor a = shape_of(b, step->in[0]), y = shape_of(b, step->out[0]);
+        const ym_tensor ones = {0};
+        const ym_tensor other = step->in[1].block >= 0 ? shape_of(b, step->in[1])
+                                                       : ones;
+        return b->backend->multiply_scratch_bytes(&a, &other, &y);
+    }
     case YM_STEP_BRICK_BACKWARD: {
         ym_tensor dout = shape_of(b, step->in[3]);
         return b->backend->brick_scratch_bytes(&dout);
@@ -204,6 +211,9 @@ static ym_step_kind forward_kind(ym_item_kind kind)
         return YM_STEP_AVG_POOL;
     case YM_ITEM_UPSAMPLE:
         return YM_STEP_UPSAMPLE;
+    case YM_ITEM_MULTIPLY:
+    case YM_ITEM_MEAN:
+        return YM_STEP_MULTIPLY;
     default:
         return YM_STEP_BRICK;
     }
@@ -220,6 +230,7 @@ void ym_add_forward_step(ym_builder *b, int32_t item, const ym_view *operand,
         step->in[slot] = operand[k];
     }
     step->out[0] = out;
+    step->scale = made->kind == YM_ITEM_MEAN ? ym_share(b->program, item) : 1;
     step->first_channel = first_channel;
     step->rebuilds = rebuilds;
     ym_finish_step(b);

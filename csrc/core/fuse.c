@@ -216,6 +216,20 @@ static ym_status fuse_window(fuser *f, const ym_node *node, ym_item *item)
     return set_operands(f, item, &x, 1);
 }
 
+static ym_status fuse_multiply(fuser *f, const ym_node *node, ym_item *item)
+{
+    const int32_t factors[2] = {operand_item(f, node, 0), operand_item(f, node, 1)};
+    item->kind = YM_ITEM_MULTIPLY;
+    return set_operands(f, item, factors, 2);
+}
+
+static ym_status fuse_mean(fuser *f, const ym_node *node, ym_item *item)
+{
+    const int32_t x = operand_item(f, node, 0);
+    item->kind = YM_ITEM_MEAN;
+    return set_operands(f, item, &x, 1);
+}
+
 static ym_status fuse_input(fuser *f, ym_item *item, int32_t v)
 {
     const ym_graph *g = f->p->graph;
@@ -267,6 +281,10 @@ static ym_status fuse_node(fuser *f, int32_t v)
         return fuse_concat(f, node, item, v);
     case YM_OP_SLICE:
         return fuse_slice(f, node, item, v);
+    case YM_OP_MULTIPLY:
+        return fuse_multiply(f, node, item);
+    case YM_OP_MEAN:
+        return fuse_mean(f, node, item);
     default:
         return fuse_window(f, node, item);
     }

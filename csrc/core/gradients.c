@@ -124,3 +124,25 @@ void ym_adopt_gradient(ym_backwarder *s, int32_t item, ym_view view)
 {
     s->gradient[item].view = view;
 }
+
+/* A gradient may be given a value's memory only if the value is no slice and no input
+ * (the input's gradient lies in the caller's memory). */
+bool ym_can_adopt(const ym_backwarder *s, int32_t item)
+{
+    ym_item_kind kind = s->b.program->item[item].kind;
+    return kind != YM_ITEM_SLICE && kind != YM_ITEM_INPUT && !ym_has_gradient(s, item);
+}
+
+ym_view ym_take_or_target(ym_backwarder *s, int32_t item, ym_view dout,
+                          bool *dout_taken, bool *accumulate)
+{
+    bool strided = (s->b.backend->capabilities & YM_CAP_STRIDED_CONV) != 0;
+    if (!*dout_taken && ym_can_adopt(s, item) && ym_is_writable(s, dout) &&
+        (strided || ym_is_packed(&s->b, dout))) {
+        *dout_taken = true;
+        *accumulate = false;
+        ym_adopt_gradient(s, item, dout);
+        return dout;
+    }
+    return ym_gradient_target(s, item, accumulate);
+}

@@ -14,8 +14,8 @@
 const char *ym_op_name(ym_op op)
 {
     static const char *const names[] = {
-        "input",  "conv",  "batch_norm", "activation", "add",
-        "concat", "slice", "max_pool",   "avg_pool",   "upsample"};
+        "input", "conv",     "batch_norm", "activation", "add",      "concat",
+        "slice", "max_pool", "avg_pool",   "upsample",   "multiply", "mean"};
     return names[op];
 }
 
@@ -352,6 +352,38 @@ ym_status ym_graph_upsample(ym_graph *g, int32_t x, const ym_upsample *upsample,
     YM_TRY(append(g, YM_OP_UPSAMPLE, &x, 1, name, &node, error));
     node->channels = g->node[x].channels;
     node->u.upsample = *upsample;
+    *made = g->node_count - 1;
+    return YM_OK;
+}
+
+ym_status ym_graph_multiply(ym_graph *g, int32_t a, int32_t b, const char *name,
+                            int32_t *made, ym_error *error)
+{
+    const int32_t pair[2] = {a, b};
+    for (int i = 0; i < 2; i++) {
+        YM_TRY(check_value(g, pair[i], "multiply", error));
+    }
+    const int32_t left = g->node[a].channels, right = g->node[b].channels;
+    YM_CHECK(error, left == right || left == 1 || right == 1, YM_ERR_ARGUMENT,
+             "multiply %s: factors have %d and %d channels, must have as many, or one",
+             name, left, right);
+    ym_node *node = NULL;
+    YM_TRY(append(g, YM_OP_MULTIPLY, pair, 2, name, &node, error));
+    node->channels = left > right ? left : right;
+    *made = g->node_count - 1;
+    return YM_OK;
+}
+
+ym_status ym_graph_mean(ym_graph *g, int32_t x, ym_axes axes, const char *name,
+                        int32_t *made, ym_error *error)
+{
+    YM_TRY(check_value(g, x, "mean", error));
+    YM_CHECK(error, axes.h || axes.w || axes.c, YM_ERR_ARGUMENT,
+             "mean %s: needs at least one of the axes h, w and c", name);
+    ym_node *node = NULL;
+    YM_TRY(append(g, YM_OP_MEAN, &x, 1, name, &node, error));
+    node->channels = axes.c ? 1 : g->node[x].channels;
+    node->u.mean = axes;
     *made = g->node_count - 1;
     return YM_OK;
 }

@@ -74,7 +74,8 @@ static void keep_sources(const ym_program *p, int32_t item, bool *keep, bool *se
         return;
     }
     seen[item] = true;
-    if (made->kind == YM_ITEM_CONV || (!made->needs_grad && !is_window(made->kind))) {
+    if (made->kind == YM_ITEM_CONV || ym_is_digest(p, item) ||
+        (!made->needs_grad && !is_window(made->kind))) {
         keep[item] = true;
         return;
     }
@@ -106,7 +107,7 @@ bool ym_keep_conv(const ym_program *p, bool *keep)
 static bool is_solid(const ym_program *p, int32_t item)
 {
     const ym_item *made = &p->item[item];
-    if (made->kind == YM_ITEM_CONV) {
+    if (made->kind == YM_ITEM_CONV || ym_is_digest(p, item)) {
         return true;
     }
     if (made->kind != YM_ITEM_BRICK) {

@@ -10,8 +10,9 @@
 
 const char *ym_item_kind_name(ym_item_kind kind)
 {
-    static const char *const names[] = {"input", "conv",     "brick",    "concat",
-                                        "slice", "max_pool", "avg_pool", "upsample"};
+    static const char *const names[] = {"input",    "conv",     "brick",    "concat",
+                                        "slice",    "max_pool", "avg_pool", "upsample",
+                                        "multiply", "mean"};
     return names[kind];
 }
 
@@ -53,10 +54,17 @@ static void size_of_upsample(const ym_node *node, ym_item *item, const ym_item *
                                               : (float)x->w / (float)size[1];
 }
 
+/* A side of a product, or 0: the two factors do not fit. */
+static int32_t product_side(int32_t a, int32_t b)
+{
+    return a == b || b == 1 ? a : a == 1 ? b : 0;
+}
+
 /* Pixels of each side of the output, in 64 bits. */
-static void output_size(const ym_node *node, ym_item *item, const ym_item *x,
+static void output_size(const ym_program *p, const ym_node *node, ym_item *item,
                         int64_t size[2])
 {
+    const ym_item *x = &p->item[item->operand[0]];
     size[0] = x->h;
     size[1] = x->w;
     if (item->kind == YM_ITEM_CONV) {
@@ -72,7 +80,29 @@ static void output_size(const ym_node *node, ym_item *item, const ym_item *x,
         size[1] = windows_of(x->w, s->kernel_w, s->stride_w, s->pad_w, ceil_mode);
     } else if (item->kind == YM_ITEM_UPSAMPLE) {
         size_of_upsample(node, item, x, size);
+    } else if (item->kind == YM_ITEM_MULTIPLY) {
+        const ym_item *other = &p->item[item->operand[1]];
+        size[0] = product_side(x->h, other->h);
+        size[1] = product_side(x->w, other->w);
+    } else if (item->kind == YM_ITEM_MEAN) {
+        size[0] = node->u.mean.h ? 1 : x->h;
+        size[1] = node->u.mean.w ? 1 : x->w;
     }
+}
+
+/* The factors of a product have the same sides, or one has a side of 1. */
+static ym_status check_factors(const ym_program *p, const ym_item *item,
+                               ym_error *error)
+{
+    const ym_item *a = &p->item[item->operand[0]], *b = &p->item[item->operand[1]];
+    YM_CHECK(error,
+             product_side(a->n, b->n) > 0 && product_side(a->h, b->h) > 0 &&
+                 product_side(a->w, b->w) > 0,
+             YM_ERR_ARGUMENT,
+             "multiply %s: the factors are (%d, %d, %d) and (%d, %d, %d) in N, H, W, "
+             "each side must be the same or 1",
+             item->name, a->n, a->h, a->w, b->n, b->h, b->w);
+    return YM_OK;
 }
 
 /* All operands of an addition or concatenation cover the same pixels. */
@@ -95,9 +125,10 @@ ym_status ym_size_item(ym_program *p, const ym_node *node, ym_item *item,
                        ym_error *error)
 {
     const ym_item *x = &p->item[item->operand[0]];
-    YM_TRY(check_same_pixels(p, item, error));
+    const bool product = item->kind == YM_ITEM_MULTIPLY;
+    YM_TRY((product ? check_factors : check_same_pixels)(p, item, error));
     int64_t size[2];
-    output_size(node, item, x, size);
+    output_size(p, node, item, size);
     YM_CHECK(
         error,
         size[0] > 0 && size[1] > 0 && size[0] <= YM_MAX_SIDE && size[1] <= YM_MAX_SIDE,
@@ -106,7 +137,7 @@ ym_status ym_size_item(ym_program *p, const ym_node *node, ym_item *item,
         "from 1 to %d a side",
         ym_item_kind_name(item->kind), item->name, x->h, x->w, (long long)size[0],
         (long long)size[1], YM_MAX_SIDE);
-    item->n = x->n;
+    item->n = product ? product_side(x->n, p->item[item->operand[1]].n) : x->n;
     item->h = (int32_t)size[0];
     item->w = (int32_t)size[1];
     double bytes = (double)item->n * item->h * item->w * item->c * 4.0;
@@ -167,9 +198,25 @@ bool ym_backward_reads(const ym_program *p, int32_t i, int32_t operand)
         return operand < item->u.brick.term_count &&
                (item->u.brick.activation.kind != YM_IDENTITY ||
                 item->u.brick.norm_call[operand] >= 0);
+    case YM_ITEM_MULTIPLY: /* for the gradient of the other factor */
+        return p->item[item->operand[1 - operand]].needs_grad;
     default:
         return false;
     }
+}
+
+double ym_share(const ym_program *p, int32_t i)
+{
+    const ym_item *mean = &p->item[i], *x = &p->item[mean->operand[0]];
+    return (double)mean->h / x->h * ((double)mean->w / x->w) * ((double)mean->c / x->c);
+}
+
+bool ym_is_digest(const ym_program *p, int32_t i)
+{
+    const int32_t far = 16;
+    const ym_item *item = &p->item[i];
+    return item->kind == YM_ITEM_MEAN &&
+           ym_item_bytes(p, i) <= ym_item_bytes(p, item->operand[0]) / far;
 }
 
 bool ym_result_tells(const ym_program *p, int32_t i)

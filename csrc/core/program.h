@@ -27,6 +27,8 @@ typedef enum ym_item_kind {
     YM_ITEM_MAX_POOL,
     YM_ITEM_AVG_POOL,
     YM_ITEM_UPSAMPLE,
+    YM_ITEM_MULTIPLY,
+    YM_ITEM_MEAN,
 } ym_item_kind;
 
 typedef struct ym_item {
@@ -86,6 +88,13 @@ size_t ym_item_bytes(const ym_program *program, int32_t item);
 
 /* Does item's backward read its operand number i? */
 bool ym_backward_reads(const ym_program *program, int32_t item, int32_t i);
+
+/* Of a mean: one over the number of elements that each of its elements is made of. */
+double ym_share(const ym_program *program, int32_t item);
+
+/* Is the value far smaller than what it is made of? Then it is kept rather than made
+ * again. */
+bool ym_is_digest(const ym_program *program, int32_t item);
 
 /* Does item's result tell its backward what its operand would? A rectifier alone asks
  * for the sign, and a result has that of its operand. */

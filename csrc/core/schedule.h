@@ -51,6 +51,7 @@ typedef enum ym_step_kind {
     YM_STEP_MAX_POOL_BACKWARD,
     YM_STEP_AVG_POOL_BACKWARD,
     YM_STEP_UPSAMPLE_BACKWARD,
+    YM_STEP_MULTIPLY, /* of in[0] and in[1]: both directions of products and means */
 } ym_step_kind;
 
 typedef struct ym_step {
@@ -62,6 +63,7 @@ typedef struct ym_step {
     bool accumulate_param[4]; /* weight, bias; or gamma, beta of each term */
     bool rebuilds;            /* a value that forward had already */
     int32_t term;             /* STATISTICS: which term */
+    double scale;             /* MULTIPLY */
     int32_t first_channel; /* BRICK: of the item, when only some channels are rebuilt */
     int32_t scratch;       /* block, or -1 */
     int32_t weight;        /* CONV, CONV_DATA: block of the packed weight, or -1 */

@@ -100,7 +100,10 @@ typedef struct cpu_kernels {
     void (*winograd_out)(int32_t count, const float *points, int64_t point_step,
                          const float *bias, bool accumulate, float *const pixel[4]);
 
-    void (*add)(int32_t n, const float *x, float *y);     /* y += x */
+    void (*add)(int32_t n, const float *x, float *y);      /* y += x */
+    void (*multiply)(int32_t n, const float *x, float *y); /* y *= x */
+    /* y += a * b */
+    void (*add_product)(int32_t n, const float *a, const float *b, float *y);
     void (*divide)(int32_t n, float divisor, float *y);   /* y /= divisor */
     void (*maximum)(int32_t n, const float *x, float *y); /* NaN wins */
     /* Where x > most or x is NaN: most = x, codes = code. */

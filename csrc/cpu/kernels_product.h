@@ -184,6 +184,8 @@ static void product_pairs(const cpu_product *p)
         .pair_channels = row_pair_channels, \
         .pair_images = row_pair_images,     \
         .add = row_add,                     \
+        .multiply = row_multiply,           \
+        .add_product = row_add_product,     \
         .divide = row_divide,               \
         .maximum = row_maximum,             \
         .arg_maximum = row_arg_maximum,     \

@@ -136,6 +136,21 @@ static void row_narrow(int64_t pixels, int32_t count, const float *x, int64_t x_
     }
 }
 
+static void row_multiply(int32_t n, const float *restrict x, float *restrict y)
+{
+    for (int32_t i = 0; i < n; i++) {
+        y[i] *= x[i];
+    }
+}
+
+static void row_add_product(int32_t n, const float *a, const float *b,
+                            float *restrict y)
+{
+    for (int32_t i = 0; i < n; i++) {
+        y[i] = MULTIPLY_ADD(a[i], b[i], y[i]);
+    }
+}
+
 static void row_add(int32_t n, const float *restrict x, float *restrict y)
 {
     for (int32_t i = 0; i < n; i++) {

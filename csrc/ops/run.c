@@ -235,6 +235,11 @@ static ym_status run_forward_step(const runner *r, const ym_step *step)
     case YM_STEP_UPSAMPLE:
         return backend->upsample_forward(r->context, item->u.upsample.scale_h,
                                          item->u.upsample.scale_w, &x, &y);
+    case YM_STEP_MULTIPLY: {
+        const ym_tensor other = resolve(r, step->in[1]);
+        return backend->multiply(r->context, &x, &other, step->scale, &y,
+                                 step->accumulate[0]);
+    }
     case YM_STEP_COPY:
         return backend->copy(r->context, &x, &y, step->accumulate[0]);
     default:

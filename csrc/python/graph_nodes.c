@@ -227,6 +227,59 @@ PyObject *ym_node_slice(PyObject *self, PyObject *args, PyObject *kwargs)
     return ym_graph_made(status, made, &error);
 }
 
+const char ym_node_multiply_doc[] =
+    PyDoc_STR("multiply(a, b, name='') -> value\n\n"
+              "Element by element. Sides of 1 (N, H, W or C) are repeated.");
+
+PyObject *ym_node_multiply(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"a", "b", "name", NULL};
+    int a, b;
+    const char *name = "";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii|s:multiply", names, &a, &b,
+                                     &name)) {
+        return NULL;
+    }
+    ym_graph *graph = ym_graph_open(self);
+    if (graph == NULL) {
+        return NULL;
+    }
+    int32_t made = -1;
+    ym_error error;
+    ym_status status = ym_graph_multiply(graph, a, b, name, &made, &error);
+    return ym_graph_made(status, made, &error);
+}
+
+const char ym_node_mean_doc[] =
+    PyDoc_STR("mean(x, axes, name='') -> value\n\n"
+              "Over some of 'h', 'w' and 'c', as in 'hw'; these sides become 1.");
+
+PyObject *ym_node_mean(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"x", "axes", "name", NULL};
+    int x;
+    const char *text, *name = "";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "is|s:mean", names, &x, &text,
+                                     &name)) {
+        return NULL;
+    }
+    if (text[strspn(text, "hwc")] != '\0') {
+        PyErr_Format(PyExc_ValueError,
+                     "mean: axes are '%s', must be some of 'h', 'w' and 'c'", text);
+        return NULL;
+    }
+    ym_graph *graph = ym_graph_open(self);
+    if (graph == NULL) {
+        return NULL;
+    }
+    const ym_axes axes = {strchr(text, 'h') != NULL, strchr(text, 'w') != NULL,
+                          strchr(text, 'c') != NULL};
+    int32_t made = -1;
+    ym_error error;
+    ym_status status = ym_graph_mean(graph, x, axes, name, &made, &error);
+    return ym_graph_made(status, made, &error);
+}
+
 const char ym_node_max_pool_doc[] =
     PyDoc_STR("max_pool(x, kernel, stride, padding=(0, 0), ceil_mode=False, name='')\n"
               "    -> value");

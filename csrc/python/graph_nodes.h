@@ -16,6 +16,8 @@ PyObject *ym_node_slice(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *ym_node_max_pool(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *ym_node_avg_pool(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *ym_node_upsample(PyObject *self, PyObject *args, PyObject *kwargs);
+PyObject *ym_node_multiply(PyObject *self, PyObject *args, PyObject *kwargs);
+PyObject *ym_node_mean(PyObject *self, PyObject *args, PyObject *kwargs);
 
 extern const char ym_node_conv_doc[];
 extern const char ym_node_batch_norm_doc[];
@@ -26,5 +28,7 @@ extern const char ym_node_slice_doc[];
 extern const char ym_node_max_pool_doc[];
 extern const char ym_node_avg_pool_doc[];
 extern const char ym_node_upsample_doc[];
+extern const char ym_node_multiply_doc[];
+extern const char ym_node_mean_doc[];
 
 #endif

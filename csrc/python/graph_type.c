@@ -195,6 +195,8 @@ static PyMethodDef graph_methods[] = {
     METHOD("max_pool", ym_node_max_pool, ym_node_max_pool_doc),
     METHOD("avg_pool", ym_node_avg_pool, ym_node_avg_pool_doc),
     METHOD("upsample", ym_node_upsample, ym_node_upsample_doc),
+    METHOD("multiply", ym_node_multiply, ym_node_multiply_doc),
+    METHOD("mean", ym_node_mean, ym_node_mean_doc),
     METHOD("output", graph_output, output_doc),
     {NULL, NULL, 0, NULL},
 };

@@ -22,6 +22,8 @@ const ym_backend *ym_ref_backend(void)
         .avg_pool_backward = ref_avg_pool_backward,
         .upsample_forward = ref_upsample_forward,
         .upsample_backward = ref_upsample_backward,
+        .multiply_scratch_bytes = ref_multiply_scratch_bytes,
+        .multiply = ref_multiply,
         .copy = ref_copy,
         .fill_zero = ref_fill_zero,
         .mosaic = ref_mosaic,
