@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from kernel_cases import ACTIVATIONS, HIGH, LOW, SLOPE
+from kernel_cases import ACTIVATIONS, HIGH, LOW, SLOPE, maximum
 
 from yolov9mem import _core
 
@@ -143,6 +143,18 @@ class Tracer:
             return self.keep(y, F.interpolate(self.values[x], size=size))
         y = self.graph.upsample(x, scale=(float(scale), float(scale)))
         return self.keep(y, F.interpolate(self.values[x], scale_factor=scale))
+
+    def multiply(self, a: int, b: int) -> int:
+        made = self.graph.multiply(a, b)
+        return self.keep(made, self.values[a] * self.values[b])
+
+    def mean(self, x: int, axes: str) -> int:
+        sides = ["nchw".index(axis) for axis in axes]
+        return self.keep(self.graph.mean(x, axes), self.values[x].mean(sides, True))
+
+    def maximum(self, x: int, axes: str) -> int:
+        made = self.graph.maximum(x, axes)
+        return self.keep(made, maximum(self.values[x], axes))
 
     def fresh_norms(self) -> list[dict]:
         """The norms before their first call."""

@@ -26,6 +26,14 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+def maximum(x: torch.Tensor, axes: str) -> torch.Tensor:
+    """The first, in row-major order: amax would divide the gradient among equals."""
+    if axes == "hw":
+        n, c = x.shape[:2]
+        return x.flatten(2).max(2).values.view(n, c, 1, 1)
+    return x.max("nchw".index(axes), keepdim=True).values
+
+
 @dataclass
 class Net:
     """A graph, or, with `values`, the same calls on torch tensors (N, C, H, W)."""
@@ -120,6 +128,9 @@ class Net:
         sides = ["nchw".index(axis) for axis in axes]
         return self.call("mean", x, lambda: self.values[x].mean(sides, True), axes)
 
+    def maximum(self, x: int, axes: str) -> int:
+        return self.call("maximum", x, lambda: maximum(self.values[x], axes), axes)
+
 
 @dataclass
 class Case:
@@ -174,6 +185,11 @@ def mean_case(shape, axes) -> Case:
     return Case(f"mean {shape} {axes}", shape, lambda net, xs: net.mean(xs[0], axes))
 
 
+def maximum_case(shape, axes) -> Case:
+    name = f"maximum {shape} {axes}"
+    return Case(name, shape, lambda net, xs: net.maximum(xs[0], axes))
+
+
 def product_case(shape, second, seeds=1) -> Case:
     """A factor of other sides, such as the gate of an attention."""
     name = f"product {shape} {second}"
@@ -188,7 +204,10 @@ def gates(net: Net, xs: list[int]) -> int:
     a = net.multiply(middle, net.mean(middle, "hw"))
     b = net.multiply(net.mean(left, "c"), left)
     c = net.multiply(net.mean(middle, "h"), net.mean(middle, "w"))
-    return net.concat(a, b, c, net.multiply(left, left), net.multiply(a, c))
+    d = net.multiply(
+        net.maximum(left, "c"), net.multiply(left, net.maximum(left, "hw"))
+    )
+    return net.concat(a, b, c, d, net.multiply(left, left), net.multiply(a, c))
 
 
 def twins(net: Net, xs: list[int]) -> int:
@@ -292,6 +311,13 @@ CASES = [
     mean_case((2, 33, 7, 5), "w"),
     mean_case((2, 1100, 5, 3), "c"),
     mean_case((1, 1, 1, 1), "hw"),
+    maximum_case((3, 17, 9, 11), "hw"),
+    maximum_case((2, 700, 3, 5), "c"),
+    maximum_case((1, 64, 80, 90), "hw"),
+    maximum_case((2, 6, 11, 600), "h"),
+    maximum_case((2, 530, 7, 5), "w"),
+    maximum_case((2, 5, 13, 3), "c"),
+    maximum_case((1, 1, 1, 1), "hw"),
     product_case((2, 13, 9, 7), (2, 13, 9, 7)),
     product_case((3, 64, 21, 20), (3, 64, 1, 1)),
     product_case((2, 7, 5, 90), (2, 7, 1, 1), seeds=5),

@@ -28,6 +28,7 @@ from kernel_cases import (
     Case,
     Net,
     brick_case,
+    maximum_case,
     pool_case,
 )
 
@@ -181,6 +182,21 @@ def test_result_does_not_depend_on_the_threads() -> None:
 @pytest.mark.parametrize("backend", ["ref", "cpu"])
 def test_max_pool_takes_the_first_maximum_and_nan_wins(backend: str) -> None:
     case = pool_case((2, 19, 9, 8), "max", 5, 1, 2)
+    graph, arrays = draw(case, torch.float32)
+    arrays.inputs[0].round_()
+    arrays.inputs[0][0, 3, 4, 4] = float("nan")
+    arrays.inputs[0][1, 2] = float("-inf")
+    arrays.grad.round_()
+    exact = stock(case, arrays, torch.float32)
+    mine = ours(case, graph, arrays, backend, torch.float32)
+    for a, b in zip(mine, exact, strict=True):
+        assert torch.equal(a.nan_to_num(77.0), b.nan_to_num(77.0))
+
+
+@pytest.mark.parametrize("axes", ["hw", "h", "w", "c"])
+@pytest.mark.parametrize("backend", ["ref", "cpu"])
+def test_maximum_takes_the_first_and_nan_wins(backend: str, axes: str) -> None:
+    case = maximum_case((2, 19, 9, 8), axes)
     graph, arrays = draw(case, torch.float32)
     arrays.inputs[0].round_()
     arrays.inputs[0][0, 3, 4, 4] = float("nan")

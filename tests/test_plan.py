@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def grow(t: Tracer, rng: random.Random, pool: list[int]) -> int:
     """Adds one random call that reads values of the pool."""
     x = rng.choice(pool[-6:])
     n, c, h, w = t.values[x].shape
-    kind = rng.randrange(12)
+    kind = rng.randrange(15)
     if kind <= 2:
         return t.brick(x, rng.choice((2, 4, 6)), rng.choice((1, 3)))
     if kind == 3:
@@ -45,7 +46,21 @@ def grow(t: Tracer, rng: random.Random, pool: list[int]) -> int:
     same = [v for v in pool if t.values[v].shape == (n, c, h, w)]
     if kind == 10:
         return t.add(x, *rng.choices(same, k=rng.randrange(1, 3)))
+    if kind == 11:
+        return t.multiply(t.act(x, "hardtanh"), rng.choice(same))
+    if kind == 12:
+        return gated(t, x, rng.choice(("h", "w", "c", "hw", "hwc")))
+    if kind == 13:
+        return gated(t, x, rng.choice(("h", "w", "c", "hw")), t.maximum)
     return rep_conv(t, x)
+
+
+def gated(t: Tracer, x: int, axes: str, squeeze: Callable | None = None) -> int:
+    """Squeeze and excitation, over any sides: x * hardtanh(conv(silu(conv(mean(x)))))"""
+    c = 1 if "c" in axes else t.values[x].shape[1]
+    inner = t.act(t.conv((squeeze or t.mean)(x, axes), 2, bias=True))
+    gate = t.act(t.conv(inner, c, bias=True), "hardtanh")
+    return t.multiply(x, gate) if len(axes) == 1 else t.multiply(gate, x)
 
 
 def rep_conv(t: Tracer, x: int) -> int:

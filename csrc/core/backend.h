@@ -17,7 +17,7 @@
 #include "core/status.h"
 #include "core/tensor.h"
 
-#define YM_BACKEND_API_VERSION 5
+#define YM_BACKEND_API_VERSION 6
 
 typedef struct ym_context {
     const struct ym_backend *backend;
@@ -171,6 +171,13 @@ typedef struct ym_backend {
                                   const ym_tensor *x, ym_tensor *y);
     ym_status (*upsample_backward)(ym_context *context, float scale_h, float scale_w,
                                    const ym_tensor *dy, ym_tensor *dx, bool accumulate);
+
+    /* The maximum over the sides that are 1 in y: those of pixels, or the channels. The
+     * first in row-major order, NaN wins, as max_pool. The backward finds it again. */
+    size_t (*maximum_scratch_bytes)(const ym_tensor *x, const ym_tensor *y);
+    ym_status (*maximum_forward)(ym_context *context, const ym_tensor *x, ym_tensor *y);
+    ym_status (*maximum_backward)(ym_context *context, const ym_tensor *x,
+                                  const ym_tensor *dy, ym_tensor *dx, bool accumulate);
 
     /* y (+)= scale * sum of a * b over the sides that are 1 in y only. Each side (n, h,
      * w, c) of each tensor is as long as the longest of the three, or 1: repeated in a

@@ -191,13 +191,14 @@ static void visit_window(ym_backwarder *s, int32_t i, ym_view dout)
         return;
     }
     ym_view in = YM_NO_VIEW;
-    if (item->kind == YM_ITEM_MAX_POOL) {
+    if (ym_backward_reads(s->b.program, i, 0)) {
         in = ym_read_value(s, x);
     }
     bool accumulate;
     ym_view dx = ym_gradient_target(s, x, &accumulate);
     ym_step_kind kind = item->kind == YM_ITEM_MAX_POOL   ? YM_STEP_MAX_POOL_BACKWARD
                         : item->kind == YM_ITEM_AVG_POOL ? YM_STEP_AVG_POOL_BACKWARD
+                        : item->kind == YM_ITEM_MAXIMUM  ? YM_STEP_MAXIMUM_BACKWARD
                                                          : YM_STEP_UPSAMPLE_BACKWARD;
     ym_step *step = ym_add_step(&s->b, kind, i);
     step->in[0] = in;

@@ -153,6 +153,14 @@ static size_t scratch_bytes(const ym_builder *b, const ym_step *step)
         ym_tensor x = shape_of(b, step->in[0]);
         return b->backend->norm_scratch_bytes(&x);
     }
+    case YM_STEP_MAXIMUM: {
+        const ym_tensor x = shape_of(b, step->in[0]), y = shape_of(b, step->out[0]);
+        return b->backend->maximum_scratch_bytes(&x, &y);
+    }
+    case YM_STEP_MAXIMUM_BACKWARD: {
+        const ym_tensor x = shape_of(b, step->in[0]), dy = shape_of(b, step->in[3]);
+        return b->backend->maximum_scratch_bytes(&x, &dy);
+    }
     case YM_STEP_MULTIPLY: {
         const ym_tensor a = shape_of(b, step->in[0]), y = shape_of(b, step->out[0]);
         const ym_tensor ones = {0};
@@ -211,6 +219,8 @@ static ym_step_kind forward_kind(ym_item_kind kind)
         return YM_STEP_AVG_POOL;
     case YM_ITEM_UPSAMPLE:
         return YM_STEP_UPSAMPLE;
+    case YM_ITEM_MAXIMUM:
+        return YM_STEP_MAXIMUM;
     case YM_ITEM_MULTIPLY:
     case YM_ITEM_MEAN:
         return YM_STEP_MULTIPLY;

@@ -223,10 +223,10 @@ static ym_status fuse_multiply(fuser *f, const ym_node *node, ym_item *item)
     return set_operands(f, item, factors, 2);
 }
 
-static ym_status fuse_mean(fuser *f, const ym_node *node, ym_item *item)
+static ym_status fuse_reduction(fuser *f, const ym_node *node, ym_item *item)
 {
     const int32_t x = operand_item(f, node, 0);
-    item->kind = YM_ITEM_MEAN;
+    item->kind = node->op == YM_OP_MEAN ? YM_ITEM_MEAN : YM_ITEM_MAXIMUM;
     return set_operands(f, item, &x, 1);
 }
 
@@ -284,7 +284,8 @@ static ym_status fuse_node(fuser *f, int32_t v)
     case YM_OP_MULTIPLY:
         return fuse_multiply(f, node, item);
     case YM_OP_MEAN:
-        return fuse_mean(f, node, item);
+    case YM_OP_MAXIMUM:
+        return fuse_reduction(f, node, item);
     default:
         return fuse_window(f, node, item);
     }

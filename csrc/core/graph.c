@@ -14,8 +14,8 @@
 const char *ym_op_name(ym_op op)
 {
     static const char *const names[] = {
-        "input", "conv",     "batch_norm", "activation", "add",      "concat",
-        "slice", "max_pool", "avg_pool",   "upsample",   "multiply", "mean"};
+        "input",    "conv",     "batch_norm", "activation", "add",  "concat", "slice",
+        "max_pool", "avg_pool", "upsample",   "multiply",   "mean", "maximum"};
     return names[op];
 }
 
@@ -374,16 +374,22 @@ ym_status ym_graph_multiply(ym_graph *g, int32_t a, int32_t b, const char *name,
     return YM_OK;
 }
 
-ym_status ym_graph_mean(ym_graph *g, int32_t x, ym_axes axes, const char *name,
-                        int32_t *made, ym_error *error)
+ym_status ym_graph_reduce(ym_graph *g, ym_op op, int32_t x, ym_axes axes,
+                          const char *name, int32_t *made, ym_error *error)
 {
-    YM_TRY(check_value(g, x, "mean", error));
+    YM_CHECK(error, op == YM_OP_MEAN || op == YM_OP_MAXIMUM, YM_ERR_ARGUMENT,
+             "reduce %s: op is neither mean nor maximum", name);
+    const char *call = ym_op_name(op);
+    YM_TRY(check_value(g, x, call, error));
     YM_CHECK(error, axes.h || axes.w || axes.c, YM_ERR_ARGUMENT,
-             "mean %s: needs at least one of the axes h, w and c", name);
+             "%s %s: needs at least one of the axes h, w and c", call, name);
+    YM_CHECK(error, op == YM_OP_MEAN || !axes.c || (!axes.h && !axes.w),
+             YM_ERR_ARGUMENT, "%s %s: is over pixels or over channels, not over both",
+             call, name);
     ym_node *node = NULL;
-    YM_TRY(append(g, YM_OP_MEAN, &x, 1, name, &node, error));
+    YM_TRY(append(g, op, &x, 1, name, &node, error));
     node->channels = axes.c ? 1 : g->node[x].channels;
-    node->u.mean = axes;
+    node->u.axes = axes;
     *made = g->node_count - 1;
     return YM_OK;
 }

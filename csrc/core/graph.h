@@ -28,6 +28,7 @@ typedef enum ym_op {
     YM_OP_UPSAMPLE, /* nearest */
     YM_OP_MULTIPLY, /* element by element; sides of 1 are repeated */
     YM_OP_MEAN,     /* over rows, columns, channels or several of them */
+    YM_OP_MAXIMUM,  /* over rows, columns or both, or over channels */
 } ym_op;
 
 const char *ym_op_name(ym_op op);
@@ -39,7 +40,7 @@ typedef struct ym_upsample {
     int32_t out_h, out_w;
 } ym_upsample;
 
-/* Which sides a mean is taken over; they are 1 in what it makes. */
+/* Which sides a mean or maximum is taken over; they are 1 in what it makes. */
 typedef struct ym_axes {
     bool h, w, c;
 } ym_axes;
@@ -62,7 +63,7 @@ typedef struct ym_node {
             bool ceil_mode;
         } pool;
         ym_upsample upsample;
-        ym_axes mean;
+        ym_axes axes;
     } u;
     char *name; /* the module's path, for tables and errors; may be "" */
 } ym_node;
@@ -126,8 +127,8 @@ ym_status ym_graph_upsample(ym_graph *g, int32_t x, const ym_upsample *upsample,
                             const char *name, int32_t *made, ym_error *error);
 ym_status ym_graph_multiply(ym_graph *g, int32_t a, int32_t b, const char *name,
                             int32_t *made, ym_error *error);
-ym_status ym_graph_mean(ym_graph *g, int32_t x, ym_axes axes, const char *name,
-                        int32_t *made, ym_error *error);
+ym_status ym_graph_reduce(ym_graph *g, ym_op op, int32_t x, ym_axes axes,
+                          const char *name, int32_t *made, ym_error *error);
 ym_status ym_graph_output(ym_graph *g, int32_t x, ym_error *error);
 
 #endif

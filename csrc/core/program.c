@@ -12,7 +12,7 @@ const char *ym_item_kind_name(ym_item_kind kind)
 {
     static const char *const names[] = {"input",    "conv",     "brick",    "concat",
                                         "slice",    "max_pool", "avg_pool", "upsample",
-                                        "multiply", "mean"};
+                                        "multiply", "mean",     "maximum"};
     return names[kind];
 }
 
@@ -84,9 +84,9 @@ static void output_size(const ym_program *p, const ym_node *node, ym_item *item,
         const ym_item *other = &p->item[item->operand[1]];
         size[0] = product_side(x->h, other->h);
         size[1] = product_side(x->w, other->w);
-    } else if (item->kind == YM_ITEM_MEAN) {
-        size[0] = node->u.mean.h ? 1 : x->h;
-        size[1] = node->u.mean.w ? 1 : x->w;
+    } else if (item->kind == YM_ITEM_MEAN || item->kind == YM_ITEM_MAXIMUM) {
+        size[0] = node->u.axes.h ? 1 : x->h;
+        size[1] = node->u.axes.w ? 1 : x->w;
     }
 }
 
@@ -193,6 +193,7 @@ bool ym_backward_reads(const ym_program *p, int32_t i, int32_t operand)
     case YM_ITEM_CONV:
         return p->param_grad[item->u.conv.weight];
     case YM_ITEM_MAX_POOL:
+    case YM_ITEM_MAXIMUM:
         return p->item[item->operand[0]].needs_grad;
     case YM_ITEM_BRICK:
         return operand < item->u.brick.term_count &&
@@ -215,7 +216,7 @@ bool ym_is_digest(const ym_program *p, int32_t i)
 {
     const int32_t far = 16;
     const ym_item *item = &p->item[i];
-    return item->kind == YM_ITEM_MEAN &&
+    return (item->kind == YM_ITEM_MEAN || item->kind == YM_ITEM_MAXIMUM) &&
            ym_item_bytes(p, i) <= ym_item_bytes(p, item->operand[0]) / far;
 }
 

@@ -29,6 +29,7 @@ typedef enum ym_item_kind {
     YM_ITEM_UPSAMPLE,
     YM_ITEM_MULTIPLY,
     YM_ITEM_MEAN,
+    YM_ITEM_MAXIMUM,
 } ym_item_kind;
 
 typedef struct ym_item {

@@ -51,6 +51,8 @@ typedef enum ym_step_kind {
     YM_STEP_MAX_POOL_BACKWARD,
     YM_STEP_AVG_POOL_BACKWARD,
     YM_STEP_UPSAMPLE_BACKWARD,
+    YM_STEP_MAXIMUM,
+    YM_STEP_MAXIMUM_BACKWARD,
     YM_STEP_MULTIPLY, /* of in[0] and in[1]: both directions of products and means */
 } ym_step_kind;
 

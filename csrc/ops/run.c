@@ -232,6 +232,8 @@ static ym_status run_forward_step(const runner *r, const ym_step *step)
         return backend->max_pool_forward(r->context, &item->u.pool, &x, &y);
     case YM_STEP_AVG_POOL:
         return backend->avg_pool_forward(r->context, &item->u.pool, &x, &y);
+    case YM_STEP_MAXIMUM:
+        return backend->maximum_forward(r->context, &x, &y);
     case YM_STEP_UPSAMPLE:
         return backend->upsample_forward(r->context, item->u.upsample.scale_h,
                                          item->u.upsample.scale_w, &x, &y);
@@ -263,6 +265,8 @@ static ym_status run_backward_step(const runner *r, const ym_step *step)
     case YM_STEP_MAX_POOL_BACKWARD:
         return backend->max_pool_backward(r->context, &item->u.pool, &x, &dy, &dx,
                                           accumulate);
+    case YM_STEP_MAXIMUM_BACKWARD:
+        return backend->maximum_backward(r->context, &x, &dy, &dx, accumulate);
     case YM_STEP_AVG_POOL_BACKWARD:
         return backend->avg_pool_backward(r->context, &item->u.pool, &dy, &dx,
                                           accumulate);
@@ -295,6 +299,7 @@ static ym_status run_step(const runner *r, const ym_step *step)
     case YM_STEP_MAX_POOL_BACKWARD:
     case YM_STEP_AVG_POOL_BACKWARD:
     case YM_STEP_UPSAMPLE_BACKWARD:
+    case YM_STEP_MAXIMUM_BACKWARD:
         return run_backward_step(r, step);
     default:
         return run_forward_step(r, step);

@@ -250,22 +250,20 @@ PyObject *ym_node_multiply(PyObject *self, PyObject *args, PyObject *kwargs)
     return ym_graph_made(status, made, &error);
 }
 
-const char ym_node_mean_doc[] =
-    PyDoc_STR("mean(x, axes, name='') -> value\n\n"
-              "Over some of 'h', 'w' and 'c', as in 'hw'; these sides become 1.");
-
-PyObject *ym_node_mean(PyObject *self, PyObject *args, PyObject *kwargs)
+/* mean and maximum differ only in what they call. */
+static PyObject *add_reduction(PyObject *self, PyObject *args, PyObject *kwargs,
+                               const char *format, ym_op op)
 {
     static char *names[] = {"x", "axes", "name", NULL};
     int x;
     const char *text, *name = "";
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "is|s:mean", names, &x, &text,
-                                     &name)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, format, names, &x, &text, &name)) {
         return NULL;
     }
     if (text[strspn(text, "hwc")] != '\0') {
         PyErr_Format(PyExc_ValueError,
-                     "mean: axes are '%s', must be some of 'h', 'w' and 'c'", text);
+                     "%s: axes are '%s', must be some of 'h', 'w' and 'c'",
+                     ym_op_name(op), text);
         return NULL;
     }
     ym_graph *graph = ym_graph_open(self);
@@ -276,8 +274,26 @@ PyObject *ym_node_mean(PyObject *self, PyObject *args, PyObject *kwargs)
                           strchr(text, 'c') != NULL};
     int32_t made = -1;
     ym_error error;
-    ym_status status = ym_graph_mean(graph, x, axes, name, &made, &error);
+    ym_status status = ym_graph_reduce(graph, op, x, axes, name, &made, &error);
     return ym_graph_made(status, made, &error);
+}
+
+const char ym_node_mean_doc[] =
+    PyDoc_STR("mean(x, axes, name='') -> value\n\n"
+              "Over some of 'h', 'w' and 'c', as in 'hw'; these sides become 1.");
+
+PyObject *ym_node_mean(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    return add_reduction(self, args, kwargs, "is|s:mean", YM_OP_MEAN);
+}
+
+const char ym_node_maximum_doc[] =
+    PyDoc_STR("maximum(x, axes, name='') -> value\n\n"
+              "Over 'h', 'w', 'hw' or 'c'; these sides become 1.");
+
+PyObject *ym_node_maximum(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    return add_reduction(self, args, kwargs, "is|s:maximum", YM_OP_MAXIMUM);
 }
 
 const char ym_node_max_pool_doc[] =

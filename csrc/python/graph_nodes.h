@@ -18,6 +18,7 @@ PyObject *ym_node_avg_pool(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *ym_node_upsample(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *ym_node_multiply(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *ym_node_mean(PyObject *self, PyObject *args, PyObject *kwargs);
+PyObject *ym_node_maximum(PyObject *self, PyObject *args, PyObject *kwargs);
 
 extern const char ym_node_conv_doc[];
 extern const char ym_node_batch_norm_doc[];
@@ -30,5 +31,6 @@ extern const char ym_node_avg_pool_doc[];
 extern const char ym_node_upsample_doc[];
 extern const char ym_node_multiply_doc[];
 extern const char ym_node_mean_doc[];
+extern const char ym_node_maximum_doc[];
 
 #endif

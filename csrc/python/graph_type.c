@@ -197,6 +197,7 @@ static PyMethodDef graph_methods[] = {
     METHOD("upsample", ym_node_upsample, ym_node_upsample_doc),
     METHOD("multiply", ym_node_multiply, ym_node_multiply_doc),
     METHOD("mean", ym_node_mean, ym_node_mean_doc),
+    METHOD("maximum", ym_node_maximum, ym_node_maximum_doc),
     METHOD("output", graph_output, output_doc),
     {NULL, NULL, 0, NULL},
 };

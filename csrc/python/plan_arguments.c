@@ -118,7 +118,8 @@ static int read_weight(const ym_plan *plan, PyObject *object, const char *name,
     }
     bool column = param->c == 1 && param->r == 1 && param->s == 1;
     bool vector = column && array.ndim == 1;
-    if (ym_require_shape(&array, name, vector ? 1 : 4, shape) < 0) {
+    bool matrix = param->r == 1 && param->s == 1 && array.ndim == 2;
+    if (ym_require_shape(&array, name, vector ? 1 : matrix ? 2 : 4, shape) < 0) {
         return -1;
     }
     if (column && param->k > 1 && array.stride[0] != 1 &&
@@ -134,7 +135,10 @@ static int read_weight(const ym_plan *plan, PyObject *object, const char *name,
                           .r = param->r,
                           .s = param->s,
                           .stride_k = array.stride[0]};
-    if (!vector) {
+    if (matrix) { /* of a linear layer */
+        weight->stride_c = array.stride[1];
+        weight->stride_r = weight->stride_s = 1;
+    } else if (!vector) {
         weight->stride_c = array.stride[1];
         weight->stride_r = array.stride[2];
         weight->stride_s = array.stride[3];

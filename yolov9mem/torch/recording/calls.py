@@ -211,9 +211,15 @@ def _narrow(
     return _slice(rec, x, start + (input.shape[1] if start < 0 else 0), part)
 
 
+def _is_whole(index: Any) -> bool:
+    return index is None or (isinstance(index, slice) and index == FULL)
+
+
 @handles("__getitem__")
 def _getitem(rec: Recorder, func: Any, input: Tensor, index: Any) -> Any:
     x = rec.value(input)
+    if isinstance(index, tuple) and all(map(_is_whole, index)):
+        return rec.derived.view(func, input, index)
     if x is None or not isinstance(index, tuple) or not 2 <= len(index) <= 4:
         return None
     others = [part for k, part in enumerate(index) if k != 1]

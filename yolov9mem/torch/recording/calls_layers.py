@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .. import devices
 from .calls import FLOATS, handles, identity, name_of, operand
+from .calls_gates import reduced
 from .ir import CannotLower, NormCall
 from .sharing import check_in_place
 
@@ -160,14 +161,17 @@ def _activation(
     slope: float = 0.0,
     bounds: tuple[float, float] = (0.0, 0.0),
 ) -> Any:
-    value = operand(rec, x, kind)
+    value = rec.derived.value(x) if x in rec.derived else operand(rec, x, kind)
+    if value is None:
+        raise CannotLower(kind, rec.path, rec.why_not(x))
     in_place = inplace or name_of(func).endswith("_")
     if in_place:
         check_in_place(rec, x, kind)
     shape = rec.shape(value)
     attributes = (kind, slope, *bounds)
     made = rec.add_node("activation", (value,), attributes, shape, x.dtype, in_place)
-    return rec.bind(x if in_place else rec.fakes.empty(shape, x.dtype, x.device), made)
+    out = x if in_place else rec.fakes.empty(tuple(x.shape), x.dtype, x.device)
+    return rec.bind(out, made) if x.shape == shape else rec.derived.reshape(out, made)
 
 
 @handles("silu", "relu", "relu_", "hardswish", "mish")
@@ -235,6 +239,8 @@ def _max_pool2d(
     kernel = _pair(kernel_size)
     step = kernel if stride is None or stride == () else _pair(stride)
     out = func(input, kernel, step, padding, dilation, ceil_mode)
+    if kernel == rec.shape(x)[2:] and _pair(padding) == (0, 0):
+        return reduced(rec, "maximum", x, "hw", out)  # of all pixels
     attributes = (kernel, step, _pair(padding), bool(ceil_mode))
     return _pool(rec, "max_pool", x, attributes, out)
 
@@ -257,6 +263,8 @@ def _avg_pool2d(
     kernel = _pair(kernel_size)
     step = kernel if stride is None or stride == () else _pair(stride)
     out = func(input, kernel, step, padding, ceil_mode, count_include_pad)
+    if kernel == rec.shape(x)[2:] and _pair(padding) == (0, 0):
+        return reduced(rec, "mean", x, "hw", out)  # of all pixels
     attributes = (
         kernel,
         step,

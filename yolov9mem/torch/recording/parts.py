@@ -22,7 +22,7 @@ from .to_stock import can_be_left, leave_to_stock
 
 HALVES = (torch.bfloat16, torch.float16)
 # What rounding before them changes no more than rounding after them.
-ROUNDED_BEFORE = ("slice", "concat", "max_pool", "avg_pool", "upsample")
+ROUNDED_BEFORE = ("slice", "concat", "max_pool", "avg_pool", "upsample", "maximum")
 MOST_PARTS_OF_ANY_SIZE = 2  # more need a convolution each, on average
 
 

@@ -21,6 +21,7 @@ from .. import devices
 from ..versions import packing
 from . import calls, calls_layers, sharing
 from .copies import Copies
+from .derived import Derived
 from .fakes import FakeCopy
 from .fingerprint import Fingerprint
 from .ir import (
@@ -60,6 +61,7 @@ class Recorder(TorchFunctionMode):
         self.stacks: dict[int, tuple[tuple[int, ...], Tensor]] = {}
         self.has_views: set[int] = set()
         self.copies = Copies()
+        self.derived = Derived(self)
         self.modules: list[tuple[str, nn.Module]] = []
         self.norm_calls: dict[str, int] = {}
         self.alive = alive  # keeps the ids valid
@@ -81,6 +83,8 @@ class Recorder(TorchFunctionMode):
 
     def import_value(self, tensor: Any) -> int | None:
         """As ``value``; the result of a stock call becomes a value, if not strict."""
+        if not self.strict and tensor in self.derived:
+            self.derived.write_call(tensor)
         ref = self.ref.get(id(tensor))
         if self.strict or ref is None or ref.kind != "stock":
             return self.value(tensor)
@@ -260,7 +264,8 @@ class Recorder(TorchFunctionMode):
         """Raises CannotLower where forward asks a tensor for its history."""
         name = getattr(getattr(getter, "__self__", None), "__name__", "")
         ref = self.ref.get(id(asked[0])) if name in OF_AUTOGRAD else None
-        if ref is not None and self._carries(ref, asked[0]):
+        carries = ref is not None and self._carries(ref, asked[0])
+        if carries or (name in OF_AUTOGRAD and asked[0] in self.derived):
             raise CannotLower(name, self.path, "it is not known before the forward")
 
     def write_call(
@@ -289,10 +294,14 @@ class Recorder(TorchFunctionMode):
         cause = self._cause(name, refs)
         call = StockCall(func, ref_args, ref_kwargs, name, self.path, cause, autocast)
         call.refs, call.made = tuple(refs), tuple(made)
+        self.append_call(call, list(made.values()), carries and name != "detach")
+
+    def append_call(self, call: StockCall, made: list[Tensor], carries: bool) -> None:
+        """Writes a stock call down, which has made these tensors."""
         call.nodes_before = len(self.recording.nodes)
-        self._carrying.append(carries and name != "detach")
+        self._carrying.append(carries)
         self.recording.calls.append(call)
-        for leaf, tensor in enumerate(made.values()):
+        for leaf, tensor in enumerate(made):
             self.alive.append(tensor)
             self.ref[id(tensor)] = Ref("stock", (len(self.recording.calls) - 1, leaf))
 
@@ -323,6 +332,8 @@ class Recorder(TorchFunctionMode):
         return "its input is not made from the module's arguments"
 
     def _ref_of(self, tensor: Tensor, name: str) -> Ref:
+        if tensor in self.derived:
+            self.derived.write_call(tensor)
         ref = self.ref.get(id(tensor))
         if ref is not None:
             return self.copies.ref(tensor, ref)

@@ -49,6 +49,16 @@ def _upsample(x: Tensor, scale: Any, size: Any) -> Tensor:
     return F.interpolate(x, scale_factor=scale)
 
 
+def _mean(x: Tensor, axes: str) -> Tensor:
+    return x.mean(["nchw".index(axis) for axis in axes], keepdim=True)
+
+
+def _maximum(x: Tensor, axes: str) -> Tensor:
+    if axes == "hw":
+        return F.adaptive_max_pool2d(x, 1)
+    return x.max("nchw".index(axes), keepdim=True).values
+
+
 CALLS: dict[str, Callable[..., Tensor]] = {  # take the operands, then the attributes
     "activation": _activation,
     "add": _add,
@@ -57,12 +67,17 @@ CALLS: dict[str, Callable[..., Tensor]] = {  # take the operands, then the attri
     "max_pool": _max_pool,
     "avg_pool": F.avg_pool2d,
     "upsample": _upsample,
+    "multiply": torch.mul,
+    "mean": _mean,
+    "maximum": _maximum,
 }
 NAMES = {  # as a user knows them, where a node has another
     "concat": "cat",
     "max_pool": "max_pool2d",
     "avg_pool": "avg_pool2d",
     "upsample": "interpolate",
+    "multiply": "mul",
+    "maximum": "max",
 }
 
 

@@ -57,7 +57,8 @@ def stock_bytes(program: Program, plan: TorchPlan) -> int:
 
     Counted by storage: a convolution keeps its input (a channel slice keeps its whole
     parent), batch norm its input and 2 C floats, an activation its input (in place: a copy
-    of it), max pooling its input and int64 indices. Parameters are not counted.
+    of it), max pooling its input and int64 indices, a product its factors. Parameters
+    are not counted.
     """
     nodes = program.part.nodes
     wanted = {p for p, grad in zip(program.params, plan.param_grads) if grad}
@@ -86,6 +87,12 @@ def stock_bytes(program: Program, plan: TorchPlan) -> int:
             keep(node.operands[0])
             if node.op == "max_pool":
                 kept["indices", number] = _bytes(node, torch.int64)
+        elif node.op == "maximum":
+            kept["indices", number] = _bytes(node, torch.int64)
+        elif node.op == "multiply":
+            for value, other in (node.operands, node.operands[::-1]):
+                if flowing[other]:
+                    keep(value)
     return sum(kept.values())
 
 

@@ -77,6 +77,8 @@ class Program:
             return -1
         if path not in self._param_number:
             shape = self.shapes[path]
+            if len(shape) == 2:  # of a linear layer
+                shape = (*shape, 1, 1)
             self._param_number[path] = self.graph.param(shape, path)
             self.params.append(path)
         return self._param_number[path]
@@ -146,6 +148,18 @@ class Program:
             return self.graph.upsample(x, size=size, name=node.path)
         return self.graph.upsample(x, scale=scale, name=node.path)
 
+    def _multiply(self, node: Node) -> int:
+        a, b = (self._values[v] for v in node.operands)
+        return self.graph.multiply(a, b, node.path)
+
+    def _mean(self, node: Node) -> int:
+        (axes,) = node.attributes
+        return self.graph.mean(self._values[node.operands[0]], axes, node.path)
+
+    def _maximum(self, node: Node) -> int:
+        (axes,) = node.attributes
+        return self.graph.maximum(self._values[node.operands[0]], axes, node.path)
+
     _build: ClassVar[dict[str, Callable[[Program, Node], int]]] = {
         "input": _input,
         "conv": _conv,
@@ -157,6 +171,9 @@ class Program:
         "max_pool": _max_pool,
         "avg_pool": _avg_pool,
         "upsample": _upsample,
+        "multiply": _multiply,
+        "mean": _mean,
+        "maximum": _maximum,
     }
 
 

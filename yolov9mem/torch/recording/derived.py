@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""Tensors that are made of a value by a call that a graph does not need: the value in
+another shape (without sides of 1, or expanded), and the places of its maxima.
+
+The call is written down only where a stock call reads the tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .ir import Ref, StockCall
+from .sharing import note_views
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
+
+def _longer_sides(shape: tuple[int, ...]) -> list[int]:
+    return [side for side in shape if side > 1]
+
+
+class Derived:
+    """Those of one recording."""
+
+    def __init__(self, rec: Recorder) -> None:
+        self._rec = rec
+        self._value: dict[int, int] = {}  # by id of a fake that is a value reshaped
+        # By id of any: of what value, by which function and further arguments.
+        self._made: dict[int, tuple[int, Callable[..., Any], tuple[Any, ...]]] = {}
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._made and id(tensor) not in self._rec.ref
+
+    def add(
+        self, tensor: Tensor, value: int, function: Callable[..., Any], *args: Any
+    ) -> Tensor:
+        """``tensor`` is ``function(value, *args)`` from now on."""
+        self._rec.alive.append(tensor)
+        self._made[id(tensor)] = value, function, args
+        self._value.pop(id(tensor), None)
+        self._rec.ref.pop(id(tensor), None)
+        return tensor
+
+    def reshape(self, tensor: Tensor, value: int) -> Tensor:
+        """``tensor`` is ``value`` in another shape from now on."""
+        is_larger = tensor.numel() > torch.Size(self._rec.shape(value)).numel()
+        function = torch.Tensor.expand if is_larger else torch.Tensor.reshape
+        self.add(tensor, value, function, tuple(tensor.shape))
+        self._value[id(tensor)] = value
+        return tensor
+
+    def value(self, tensor: Tensor) -> int | None:
+        """The number of the value that ``tensor`` is, in any shape, or None."""
+        if tensor in self:
+            return self._value.get(id(tensor))
+        return self._rec.value(tensor)
+
+    def view(self, func: Any, input: Tensor, *args: Any, **named: Any) -> Any:
+        """The result of a call that adds or drops sides of 1, or None: it does more."""
+        x = self.value(input)
+        if x is None or x in self._rec.copies:  # whose memory matters
+            return None
+        out = func(input, *args, **named)
+        shape = self._rec.shape(x)
+        is_same = isinstance(out, Tensor) and out.dtype == input.dtype
+        if not is_same or _longer_sides(out.shape) != _longer_sides(shape):
+            return None
+        note_views(self._rec, [out], [input])
+        is_value = tuple(out.shape) == shape
+        return self._rec.bind(out, x) if is_value else self.reshape(out, x)
+
+    def write_call(self, tensor: Tensor) -> None:
+        """It becomes the result of a stock call."""
+        rec = self._rec
+        value, function, args = self._made[id(tensor)]
+        source, name = Ref("value", value), function.__name__
+        call = StockCall(
+            function, (source, *args), {}, name, rec.path, (name, rec.path), None
+        )
+        call.refs, call.made = (source,), (("result", 0),)
+        rec.append_call(call, [tensor], carries=tensor.is_floating_point())
