@@ -23,6 +23,8 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "hardtanh": lambda v: F.hardtanh(v, LOW, HIGH),
     "hardswish": F.hardswish,
     "mish": F.mish,
+    "sigmoid": torch.sigmoid,
+    "hardsigmoid": F.hardsigmoid,
 }
 
 
@@ -269,7 +271,8 @@ CASES = [
     *(
         brick_case(shape, kind)
         for shape in [(2, 3, 5, 7), (1, 64, 20, 20), (2, 700, 3, 3), (1, 5, 90, 80)]
-        for kind in ("silu", "leaky_relu", "hardtanh", "hardswish", "mish")
+        for kind in ACTIVATIONS
+        if kind not in ("identity", "relu")
     ),
     brick_case((2, 33, 13, 7), "silu", terms=2, norms=2),
     brick_case((2, 48, 9, 9), "silu", terms=2, norms=2, residual=True),
@@ -278,6 +281,8 @@ CASES = [
     brick_case((2, 13, 9, 9), "hardtanh", terms=2, norms=1),
     brick_case((2, 48, 9, 9), "hardswish", terms=2, norms=2, residual=True),
     brick_case((2, 33, 13, 7), "mish", terms=2, norms=2),
+    brick_case((2, 33, 13, 7), "sigmoid", terms=2, norms=2),
+    brick_case((2, 48, 9, 9), "hardsigmoid", terms=2, norms=1, residual=True),
     brick_case((2, 17, 9, 9), "identity", norms=1),
     brick_case((2, 600, 3, 5), "silu", frozen=True),
     brick_case((2, 20, 9, 9), "silu", terms=2, norms=2, frozen=True),

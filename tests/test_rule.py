@@ -50,6 +50,8 @@ def functional(name: str):
         "relu6": f.relu6,
         "hardswish": f.hardswish,
         "mish": f.mish,
+        "sigmoid": torch.sigmoid,
+        "hardsigmoid": f.hardsigmoid,
         "max_pool": lambda x: f.max_pool2d(x, 5, 1, 2),
         "avg_pool": lambda x: f.avg_pool2d(x, 2, 1, 0, False, True),
         "upsample": lambda x: f.interpolate(x, scale_factor=2, mode="nearest"),
@@ -74,6 +76,7 @@ LAYERS = {
     name: (lambda name=name: Op(functional(name)))
     for name in (
         *("relu", "leaky_relu", "hardtanh", "relu6", "hardswish", "mish"),
+        *("sigmoid", "hardsigmoid"),
         *("max_pool", "avg_pool", "upsample", "chunk"),
     )
 }

@@ -29,7 +29,7 @@ class Squeeze(nn.Module):
             nn.Linear(c, 4, bias=False),
             nn.ReLU(inplace=True),
             nn.Linear(4, c),
-            nn.Hardtanh(0.0, 1.0),
+            nn.Sigmoid(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class SqueezeConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate = x.mean((2, 3), keepdim=True)
-        return F.hardtanh(self.up(F.silu(self.down(gate))), 0.0, 1.0).mul(x)
+        return F.hardsigmoid(self.up(F.silu(self.down(gate)))).mul(x)
 
 
 class Rows(nn.Module):
@@ -60,7 +60,7 @@ class Rows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = F.adaptive_avg_pool2d(x, (None, 1))
         w = F.adaptive_avg_pool2d(x, (1, x.shape[3]))
-        return x * F.relu6(self.h(h)) * F.relu6(self.w(w))
+        return x * self.h(h).sigmoid() * self.w(w).sigmoid()
 
 
 class Spatial(nn.Module):
@@ -88,9 +88,9 @@ class Cbam(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mean, most = F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, (1, 1))
-        x = F.hardtanh(self.inner(mean) + self.inner(most), 0.0, 1.0) * x
+        x = torch.sigmoid(self.inner(mean) + self.inner(most)) * x
         both = torch.max(x, 1)[0].unsqueeze(1), torch.mean(x, 1).unsqueeze(1)
-        return F.relu6(self.conv(torch.cat(both, dim=1))) * x
+        return self.conv(torch.cat(both, dim=1)).sigmoid() * x
 
 
 class Pooled(nn.Module):

@@ -47,6 +47,8 @@ typedef enum ym_activation_kind {
     YM_HARDTANH, /* ReLU6 is the one from 0 to 6 */
     YM_HARDSWISH,
     YM_MISH,
+    YM_SIGMOID,
+    YM_HARDSIGMOID,
 } ym_activation_kind;
 
 typedef struct ym_activation {

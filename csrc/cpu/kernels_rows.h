@@ -281,15 +281,17 @@ ALWAYS_INLINE void values_loop(const cpu_brick_row *row, int terms,
         row->terms > 1 ? loop(row, 2, kind, ##__VA_ARGS__)  \
                        : loop(row, 1, kind, ##__VA_ARGS__); \
         break;
-#define BRICK_CASES(loop, ...)                         \
-    switch (row->activation.kind) {                    \
-        BRICK_CASE(YM_IDENTITY, loop, ##__VA_ARGS__)   \
-        BRICK_CASE(YM_SILU, loop, ##__VA_ARGS__)       \
-        BRICK_CASE(YM_RELU, loop, ##__VA_ARGS__)       \
-        BRICK_CASE(YM_LEAKY_RELU, loop, ##__VA_ARGS__) \
-        BRICK_CASE(YM_HARDTANH, loop, ##__VA_ARGS__)   \
-        BRICK_CASE(YM_HARDSWISH, loop, ##__VA_ARGS__)  \
-        BRICK_CASE(YM_MISH, loop, ##__VA_ARGS__)       \
+#define BRICK_CASES(loop, ...)                          \
+    switch (row->activation.kind) {                     \
+        BRICK_CASE(YM_IDENTITY, loop, ##__VA_ARGS__)    \
+        BRICK_CASE(YM_SILU, loop, ##__VA_ARGS__)        \
+        BRICK_CASE(YM_RELU, loop, ##__VA_ARGS__)        \
+        BRICK_CASE(YM_LEAKY_RELU, loop, ##__VA_ARGS__)  \
+        BRICK_CASE(YM_HARDTANH, loop, ##__VA_ARGS__)    \
+        BRICK_CASE(YM_HARDSWISH, loop, ##__VA_ARGS__)   \
+        BRICK_CASE(YM_MISH, loop, ##__VA_ARGS__)        \
+        BRICK_CASE(YM_SIGMOID, loop, ##__VA_ARGS__)     \
+        BRICK_CASE(YM_HARDSIGMOID, loop, ##__VA_ARGS__) \
     }
 
 static void row_brick_forward(const cpu_brick_row *row)

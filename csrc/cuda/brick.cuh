@@ -168,6 +168,11 @@ __device__ __forceinline__ void cuda_activate(const cuda_brick &brick, float (&z
         for (int v = 0; v < V; v++) {
             z[v] = ym_mish_cuda<T>(z[v], cuda_sigmoid<T>(z[v]));
         }
+    } else if (brick.activation.kind == YM_SIGMOID) {
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            z[v] = cuda_sigmoid<T>(z[v]);
+        }
     } else if (brick.activation.kind != YM_IDENTITY) {
 #pragma unroll
         for (int v = 0; v < V; v++) {
@@ -190,6 +195,11 @@ __device__ __forceinline__ void cuda_derive(const cuda_brick &brick,
 #pragma unroll
         for (int v = 0; v < V; v++) {
             d[v] = ym_mish_backward_cuda<T>(z[v], cuda_sigmoid<T>(z[v]), d[v]);
+        }
+    } else if (brick.activation.kind == YM_SIGMOID) {
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            d[v] = ym_sigmoid_backward_cuda<T>(cuda_sigmoid<T>(z[v]), d[v]);
         }
     } else if (brick.activation.kind != YM_IDENTITY) {
 #pragma unroll

@@ -11,6 +11,8 @@
  *     hardswish(z)  = z min(max(z + 3, 0), 6) / 6
  *     mish(z)       = z tanh(log(1 + exp(z))) = z s (1 + w) / (1 + w^2),  w = 1 - s,
  *     mish'(z)      = s t ((1 + w) / 2 + z w^2 t),  t = 2 / (1 + w^2)
+ *     sigmoid(z)    = s;    sigmoid'(z) = s (1 - s)
+ *     hardsigmoid(z) = min(max(z / 6 + 1/2, 0), 1)
  */
 #ifndef YM_MATH_ACT_H
 #define YM_MATH_ACT_H
@@ -58,6 +60,19 @@
         return slope * (z <= -3 ? 0 : d);                                           \
     }                                                                               \
                                                                                     \
+    function real ym_hardsigmoid_##suffix(real z)                                   \
+    {                                                                               \
+        return ym_clamp_##suffix(multiply_add(z, (real)1 / 6, (real)0.5), 0, 1);    \
+    }                                                                               \
+                                                                                    \
+    function real ym_hardsigmoid_backward_##suffix(real z, real d)                  \
+    {                                                                               \
+        const real chosen = z > -3 && z < 3 ? d : 0;                                \
+        /* Compilers make branches of the pieces if the factor is a constant. */    \
+        const real sixth = z == z ? (real)1 / 6 : 0;                                \
+        return sixth * chosen;                                                      \
+    }                                                                               \
+                                                                                    \
     function real ym_piecewise_##suffix(ym_activation activation, real z)           \
     {                                                                               \
         switch (activation.kind) {                                                  \
@@ -69,6 +84,8 @@
             return ym_clamp_##suffix(z, activation.low, activation.high);           \
         case YM_HARDSWISH:                                                          \
             return ym_hardswish_##suffix(z);                                        \
+        case YM_HARDSIGMOID:                                                        \
+            return ym_hardsigmoid_##suffix(z);                                      \
         default:                                                                    \
             return z;                                                               \
         }                                                                           \
@@ -86,6 +103,8 @@
             return z <= activation.low || z >= activation.high ? 0 : d;             \
         case YM_HARDSWISH:                                                          \
             return ym_hardswish_backward_##suffix(z, d);                            \
+        case YM_HARDSIGMOID:                                                        \
+            return ym_hardsigmoid_backward_##suffix(z, d);                          \
         default:                                                                    \
             return d;                                                               \
         }                                                                           \
@@ -93,6 +112,11 @@
 
 /* Those made of the sigmoid s. */
 #define YM_DEFINE_SIGMOIDAL(function, suffix, real, reciprocal, multiply_add) \
+    function real ym_sigmoid_backward_##suffix(real s, real d)                \
+    {                                                                         \
+        return d * (s * (1 - s));                                             \
+    }                                                                         \
+                                                                              \
     function real ym_silu_backward_##suffix(real z, real s, real d)           \
     {                                                                         \
         return d * s * multiply_add(z, 1 - s, 1);                             \
@@ -125,6 +149,8 @@
             return z / (1 + exponential(-z));                                     \
         case YM_MISH:                                                             \
             return ym_mish_##suffix(z, 1 / (1 + exponential(-z)));                \
+        case YM_SIGMOID:                                                          \
+            return 1 / (1 + exponential(-z));                                     \
         default:                                                                  \
             return ym_piecewise_##suffix(activation, z);                          \
         }                                                                         \
@@ -138,6 +164,8 @@
             return ym_silu_backward_##suffix(z, 1 / (1 + exponential(-z)), d);    \
         case YM_MISH:                                                             \
             return ym_mish_backward_##suffix(z, 1 / (1 + exponential(-z)), d);    \
+        case YM_SIGMOID:                                                          \
+            return ym_sigmoid_backward_##suffix(1 / (1 + exponential(-z)), d);    \
         default:                                                                  \
             return ym_piecewise_backward_##suffix(activation, z, d);              \
         }                                                                         \

@@ -181,6 +181,17 @@ def _plain_activation(
     return _activation(rec, func, input, inplace, name_of(func).removesuffix("_"))
 
 
+@handles("sigmoid", "sigmoid_", "hardsigmoid")
+def _gate(
+    rec: Recorder, func: Any, input: Tensor, inplace: bool = False, **more: Any
+) -> Any:
+    """Also called on scores and flattened maps: of what is no value it stays stock."""
+    if rec.derived.value(input) is None or more:
+        return None
+    kind = name_of(func).removesuffix("_")
+    return _activation(rec, func, input, inplace, kind)
+
+
 @handles("leaky_relu", "leaky_relu_")
 def _leaky_relu(
     rec: Recorder,

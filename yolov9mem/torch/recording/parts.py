@@ -18,11 +18,12 @@ import torch
 
 from .ir import CannotLower, Node, NothingToRun, Part, Recording, Ref
 from .refs import renumber_calls, replace_refs, results
-from .to_stock import can_be_left, leave_to_stock
+from .to_stock import can_be_left, leave_to_stock, tails
 
 HALVES = (torch.bfloat16, torch.float16)
 # What rounding before them changes no more than rounding after them.
 ROUNDED_BEFORE = ("slice", "concat", "max_pool", "avg_pool", "upsample", "maximum")
+SAVES_NOTHING = "a graph without a convolution or batch norm saves nothing"
 MOST_PARTS_OF_ANY_SIZE = 2  # more need a convolution each, on average
 
 
@@ -33,9 +34,10 @@ def divide(done: Recording, strict: bool) -> None:
     strict recording. Raises NothingToRun where no value is handed out, CannotLower where
     the parts would be too small or a stock call changes what a part reads.
     """
+    leave_to_stock(done, tails(done.nodes))
     stages = _ordered(done)
     while poor := _saves_nothing(done, stages, strict):
-        leave_to_stock(done, poor)
+        leave_to_stock(done, poor, SAVES_NOTHING)
         stages = _ordered(done)
     done.parts = [_part(done, stages, k + 1) for k in range(max(stages, default=0))]
     _hand_out(done, stages)

@@ -20,6 +20,8 @@ ACTIVATIONS: dict[str, Callable[..., Tensor]] = {  # of x, slope, low and high
     "hardtanh": lambda x, _, low, high: F.hardtanh(x, low, high),
     "hardswish": lambda x, *_: F.hardswish(x),
     "mish": lambda x, *_: F.mish(x),
+    "sigmoid": lambda x, *_: torch.sigmoid(x),
+    "hardsigmoid": lambda x, *_: F.hardsigmoid(x),
 }
 
 
@@ -88,6 +90,26 @@ def can_be_left(node: Node) -> bool:
     return node.op in CALLS
 
 
+def tails(nodes: list[Node]) -> list[int]:
+    """Sigmoids that no convolution, batch norm or product follows, and what does follow.
+
+    Eager PyTorch keeps a sigmoid's result, which the caller has anyway, and a graph would
+    keep what it is made of. In what follows there is nothing to save either.
+    """
+    leads_on = [False] * len(nodes)
+    for number in reversed(range(len(nodes))):
+        node = nodes[number]
+        for value in node.operands:
+            saves = node.op == "multiply" or not can_be_left(node)
+            leads_on[value] |= leads_on[number] or saves
+    found: set[int] = set()
+    for number, node in enumerate(nodes):
+        sigmoid = node.op == "activation" and node.attributes[0] == "sigmoid"
+        if (sigmoid and not leads_on[number]) or not found.isdisjoint(node.operands):
+            found.add(number)
+    return sorted(found)
+
+
 def _stock_call(number: int, node: Node) -> StockCall:
     name = NAMES.get(node.op, node.op)
     name = node.attributes[0] if name == "activation" else name
@@ -103,9 +125,9 @@ def _stock_call(number: int, node: Node) -> StockCall:
     return made
 
 
-def leave_to_stock(done: Recording, numbers: list[int]) -> None:
+def leave_to_stock(done: Recording, numbers: list[int], reason: str = "") -> None:
     """The nodes become stock calls, in the order of the module, and their values inputs,
-    which are the results of these."""
+    which are the results of these. With a reason the report tells of it."""
     for number in numbers:
         node = done.nodes[number]
         call = _stock_call(number, node)
@@ -116,6 +138,6 @@ def leave_to_stock(done: Recording, numbers: list[int]) -> None:
         done.calls.insert(place, call)
         source = Ref("stock", (place, 0))
         done.nodes[number] = Node("input", (), (source,), node.shape, node.dtype, "")
-        reason = "a graph without a convolution or batch norm saves nothing"
         failure = CannotLower(call.name, call.path, reason)
-        done.left.setdefault(str(failure), failure)
+        if reason:
+            done.left.setdefault(str(failure), failure)

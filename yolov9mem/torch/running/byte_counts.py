@@ -98,4 +98,4 @@ def stock_bytes(program: Program, plan: TorchPlan) -> int:
 
 def _keeps_result(node: Node) -> bool:
     in_place = node.in_place and node.attributes[0] in ("leaky_relu", "hardtanh")
-    return in_place or node.attributes[0] == "relu"
+    return in_place or node.attributes[0] in ("relu", "sigmoid")
