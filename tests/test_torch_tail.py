@@ -70,10 +70,10 @@ def test_a_layer_in_the_tail_is_refused() -> None:
     class Classifier(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.body, self.head = Brick(3, 4), nn.Linear(4, 2)
+            self.body, self.head = Brick(3, 4), nn.Linear(32, 2)
 
         def forward(self, x):
-            return self.head(self.body(x).mean((2, 3)))
+            return self.head(self.body(x).mean(3).mean(1))
 
     with pytest.raises(
         ym.CannotLower, match="linear in head: it reads the weight head.weight and"

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The planner recurses along chains of calls: this bounds its stack. yolov9-e has
- * 2,000. */
+/* The planner recurses along chains of calls: a bound of its stack. yolov9-e has 2,000.
+ */
 #define YM_MAX_NODES 8192
 
 const char *ym_op_name(ym_op op)
@@ -360,16 +360,15 @@ ym_status ym_graph_multiply(ym_graph *g, int32_t a, int32_t b, const char *name,
                             int32_t *made, ym_error *error)
 {
     const int32_t pair[2] = {a, b};
-    for (int i = 0; i < 2; i++) {
-        YM_TRY(check_value(g, pair[i], "multiply", error));
-    }
+    YM_TRY(check_value(g, a, "multiply", error));
+    YM_TRY(check_value(g, b, "multiply", error));
     const int32_t left = g->node[a].channels, right = g->node[b].channels;
     YM_CHECK(error, left == right || left == 1 || right == 1, YM_ERR_ARGUMENT,
              "multiply %s: factors have %d and %d channels, must have as many, or one",
              name, left, right);
     ym_node *node = NULL;
     YM_TRY(append(g, YM_OP_MULTIPLY, pair, 2, name, &node, error));
-    node->channels = left > right ? left : right;
+    node->channels = left == 1 ? right : left;
     *made = g->node_count - 1;
     return YM_OK;
 }
@@ -383,9 +382,8 @@ ym_status ym_graph_reduce(ym_graph *g, ym_op op, int32_t x, ym_axes axes,
     YM_TRY(check_value(g, x, call, error));
     YM_CHECK(error, axes.h || axes.w || axes.c, YM_ERR_ARGUMENT,
              "%s %s: needs at least one of the axes h, w and c", call, name);
-    YM_CHECK(error, op == YM_OP_MEAN || !axes.c || (!axes.h && !axes.w),
-             YM_ERR_ARGUMENT, "%s %s: is over pixels or over channels, not over both",
-             call, name);
+    YM_CHECK(error, op == YM_OP_MEAN || axes.c != (axes.h || axes.w), YM_ERR_ARGUMENT,
+             "%s %s: is over pixels or over channels, not over both", call, name);
     ym_node *node = NULL;
     YM_TRY(append(g, op, &x, 1, name, &node, error));
     node->channels = axes.c ? 1 : g->node[x].channels;

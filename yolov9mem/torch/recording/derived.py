@@ -65,6 +65,8 @@ class Derived:
         x = self.value(input)
         if x is None or x in self._rec.copies:  # whose memory matters
             return None
+        if any(isinstance(arg, torch.dtype) for arg in (*args, *named.values())):
+            return None  # of bits
         out = func(input, *args, **named)
         shape = self._rec.shape(x)
         is_same = isinstance(out, Tensor) and out.dtype == input.dtype
