@@ -7,8 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The planner recurses along chains of calls: a bound of its stack. yolov9-e has 2,000.
- */
+/* The planner recurses along chains of calls, of which yolov9-e has 2,000. */
 #define YM_MAX_NODES 8192
 
 const char *ym_op_name(ym_op op)
