@@ -32,9 +32,9 @@ CSRC = Path(__file__).resolve().parents[1] / "csrc"
 FOLDERS = ("core", "math", "ops", "ref", "cuda", "python", "python_cuda", "emulation")
 F32, BF16, F16 = 0, 1, 2
 STORED = {F32: np.float32, BF16: np.uint16, F16: np.float16}
-ACTIVATIONS = range(9)
+ACTIVATIONS = range(11)
 IDENTITY, SILU, RELU, LEAKY_RELU, HARDTANH, HARDSWISH, MISH = ACTIVATIONS[:7]
-SIGMOID, HARDSIGMOID = ACTIVATIONS[7:]
+SIGMOID, HARDSIGMOID, GELU, GELU_TANH = ACTIVATIONS[7:]
 FORWARD, BACKWARD_DATA, BACKWARD_WEIGHT = range(3)
 T = TypeVar("T", bound=C.Structure)
 

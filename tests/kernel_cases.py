@@ -25,6 +25,8 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "mish": F.mish,
     "sigmoid": torch.sigmoid,
     "hardsigmoid": F.hardsigmoid,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda v: F.gelu(v, approximate="tanh"),
 }
 
 
@@ -282,6 +284,8 @@ CASES = [
     brick_case((2, 48, 9, 9), "hardswish", terms=2, norms=2, residual=True),
     brick_case((2, 33, 13, 7), "mish", terms=2, norms=2),
     brick_case((2, 33, 13, 7), "sigmoid", terms=2, norms=2),
+    brick_case((2, 33, 13, 7), "gelu", terms=2, norms=2),
+    brick_case((2, 48, 9, 9), "gelu_tanh", terms=2, norms=1, residual=True),
     brick_case((2, 48, 9, 9), "hardsigmoid", terms=2, norms=1, residual=True),
     brick_case((2, 17, 9, 9), "identity", norms=1),
     brick_case((2, 600, 3, 5), "silu", frozen=True),

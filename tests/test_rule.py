@@ -52,6 +52,8 @@ def functional(name: str):
         "mish": f.mish,
         "sigmoid": torch.sigmoid,
         "hardsigmoid": f.hardsigmoid,
+        "gelu": f.gelu,
+        "gelu tanh": lambda x: f.gelu(x, approximate="tanh"),
         "max_pool": lambda x: f.max_pool2d(x, 5, 1, 2),
         "avg_pool": lambda x: f.avg_pool2d(x, 2, 1, 0, False, True),
         "upsample": lambda x: f.interpolate(x, scale_factor=2, mode="nearest"),
@@ -76,7 +78,7 @@ LAYERS = {
     name: (lambda name=name: Op(functional(name)))
     for name in (
         *("relu", "leaky_relu", "hardtanh", "relu6", "hardswish", "mish"),
-        *("sigmoid", "hardsigmoid"),
+        *("sigmoid", "hardsigmoid", "gelu", "gelu tanh"),
         *("max_pool", "avg_pool", "upsample", "chunk"),
     )
 }

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Sigmoids and their like: nodes inside a graph, stock calls where one would save nothing,
-at the end of a detector's head or of what is no value."""
+"""Sigmoids, GELU and their like: nodes inside a graph; stock calls where a node would save
+nothing, as at the end of a detector's head, and of what is no value."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ LOWERED: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "nn.Sigmoid": ("sigmoid", nn.Sigmoid()),
     "sigmoid_": ("sigmoid", lambda x: torch.sigmoid_(x + x)),
     "method in place": ("sigmoid", lambda x: (x + x).sigmoid_()),
+    "F.gelu": ("gelu", F.gelu),
+    "nn.GELU": ("gelu", nn.GELU()),
+    "gelu by a tanh": ("gelu_tanh", nn.GELU(approximate="tanh")),
     "F.hardsigmoid": ("hardsigmoid", F.hardsigmoid),
     "hardsigmoid in place": ("hardsigmoid", lambda x: F.hardsigmoid(x + x, True)),
     "nn.Hardsigmoid": ("hardsigmoid", nn.Hardsigmoid()),
@@ -65,7 +68,7 @@ def test_lowered_calls(name: str) -> None:
     assert activations(made) == ["silu", kind] and not made.calls
 
 
-@pytest.mark.parametrize("make", [nn.Sigmoid, nn.Hardsigmoid])
+@pytest.mark.parametrize("make", [nn.Sigmoid, nn.Hardsigmoid, nn.GELU])
 def test_each_is_part_of_its_brick(make: Callable[[], nn.Module]) -> None:
     """It costs no memory beside the convolution's output."""
 
@@ -143,7 +146,7 @@ def test_between_two_parts_it_stays_stock() -> None:
         ym.checkpoint(stock)(image(size=32))
 
 
-@pytest.mark.parametrize("function", [torch.sigmoid, F.hardsigmoid])
+@pytest.mark.parametrize("function", [torch.sigmoid, F.hardsigmoid, F.gelu])
 def test_of_a_stock_result_it_stays_stock(function: Callable[..., Tensor]) -> None:
     ours, stock = pair(lambda: Head(lambda y: function(y * 2)))
     assert_same_training(ours, stock, image(size=32))
@@ -158,7 +161,7 @@ def test_alone_it_is_nothing_to_run() -> None:
     assert ran_in_core(ours) == 0
 
 
-@pytest.mark.parametrize("function", [torch.sigmoid, F.hardsigmoid])
+@pytest.mark.parametrize("function", [torch.sigmoid, F.hardsigmoid, F.gelu])
 def test_under_autocast_its_dtype_is_stocks(function: Callable[..., Tensor]) -> None:
     """Also of a float32 image, beside convolutions in 16 bits."""
 
@@ -185,3 +188,27 @@ def test_in_place_on_an_input_is_refused(act: Callable[[Tensor], Tensor]) -> Non
 
     with pytest.raises(ym.CannotLower, match="sigmoid.*it changes an input in place"):
         ym.checkpoint(Changes(3, 4))(image(size=32))
+
+
+def test_an_unknown_approximation_raises_torchs_own_error() -> None:
+    module = ym.checkpoint(Apply(lambda x: F.gelu(x, approximate="erf")))
+    with pytest.raises(RuntimeError, match="approximate argument must be either"):
+        module(image(size=32))
+
+
+@pytest.mark.parametrize("kind", ["none", "tanh"])
+def test_a_gelu_that_saves_nothing_is_named(kind: str) -> None:
+    """Alone between stock calls it would be a graph of its own."""
+    gelu = nn.Sequential(nn.GELU(kind), nn.AvgPool2d(2))
+
+    class Between(Head):
+        def forward(self, x: Tensor) -> Tensor:
+            y = gelu(self.body(x).cumsum(1) + self.body(x))
+            return self.last(y.cumsum(1))
+
+    ours, stock = pair(lambda: Between(nn.Identity()), strict=False)
+    assert_same_training(ours, stock, image(size=32))
+    assert activations(recorded(stock, strict=False)) == ["silu", "silu"]
+    assert any(
+        "gelu in the module itself" in left for left in recorded(stock, False).left
+    )

@@ -49,6 +49,8 @@ typedef enum ym_activation_kind {
     YM_MISH,
     YM_SIGMOID,
     YM_HARDSIGMOID,
+    YM_GELU,
+    YM_GELU_TANH, /* GELU's approximation by a tanh */
 } ym_activation_kind;
 
 typedef struct ym_activation {

@@ -202,6 +202,7 @@ static void row_add_deviation(int32_t n, const float *restrict v,
 #endif
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
+YM_DEFINE_NORMAL(ALWAYS_INLINE, row, YM_RECIPROCAL, MULTIPLY_ADD)
 YM_DEFINE_ACTIVATION(ALWAYS_INLINE, row, float, row_exp, MULTIPLY_ADD)
 
 /* back x, where back is 0 for a value that only dz reaches: 0 also of an infinite x. */
@@ -292,6 +293,8 @@ ALWAYS_INLINE void values_loop(const cpu_brick_row *row, int terms,
         BRICK_CASE(YM_MISH, loop, ##__VA_ARGS__)        \
         BRICK_CASE(YM_SIGMOID, loop, ##__VA_ARGS__)     \
         BRICK_CASE(YM_HARDSIGMOID, loop, ##__VA_ARGS__) \
+        BRICK_CASE(YM_GELU, loop, ##__VA_ARGS__)        \
+        BRICK_CASE(YM_GELU_TANH, loop, ##__VA_ARGS__)   \
     }
 
 static void row_brick_forward(const cpu_brick_row *row)

@@ -140,20 +140,34 @@ template <typename T> __device__ __forceinline__ float cuda_reciprocal(float x)
     return 1.0f / x;
 }
 
-template <typename T> __device__ __forceinline__ float cuda_sigmoid(float z)
+template <typename T> __device__ __forceinline__ float cuda_exponential(float x)
 {
 #ifdef __CUDA_ARCH__
     if (sizeof(T) == 2) {
-        float power; /* 2^(-z log2 e) */
-        asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(z * -1.44269504f));
-        return cuda_reciprocal<T>(1.0f + power);
+        float power; /* 2^(x log2 e) */
+        asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * 1.44269504f));
+        return power;
     }
 #endif
-    return 1.0f / (1.0f + expf(-z));
+    return expf(x);
+}
+
+template <typename T> __device__ __forceinline__ float cuda_sigmoid(float z)
+{
+    return cuda_reciprocal<T>(1.0f + cuda_exponential<T>(-z));
 }
 
 YM_DEFINE_SIGMOIDAL(template <typename T> __device__ __forceinline__, cuda, float,
                     cuda_reciprocal<T>, fmaf)
+YM_DEFINE_NORMAL(template <typename T> __device__ __forceinline__, cuda,
+                 cuda_reciprocal<T>, fmaf)
+
+/* p = P(z) and the root that gradients are made of. */
+template <typename T> __device__ __forceinline__ float cuda_normal(float z, float *root)
+{
+    *root = cuda_exponential<T>(-(z * z / 4));
+    return ym_normal_cuda<T>(z, *root);
+}
 
 template <typename T, int V>
 __device__ __forceinline__ void cuda_activate(const cuda_brick &brick, float (&z)[V])
@@ -172,6 +186,17 @@ __device__ __forceinline__ void cuda_activate(const cuda_brick &brick, float (&z
 #pragma unroll
         for (int v = 0; v < V; v++) {
             z[v] = cuda_sigmoid<T>(z[v]);
+        }
+    } else if (brick.activation.kind == YM_GELU) {
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            float root;
+            z[v] *= cuda_normal<T>(z[v], &root);
+        }
+    } else if (brick.activation.kind == YM_GELU_TANH) {
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            z[v] *= cuda_sigmoid<T>(ym_gelu_u_f32(z[v]));
         }
     } else if (brick.activation.kind != YM_IDENTITY) {
 #pragma unroll
@@ -200,6 +225,19 @@ __device__ __forceinline__ void cuda_derive(const cuda_brick &brick,
 #pragma unroll
         for (int v = 0; v < V; v++) {
             d[v] = ym_sigmoid_backward_cuda<T>(cuda_sigmoid<T>(z[v]), d[v]);
+        }
+    } else if (brick.activation.kind == YM_GELU) {
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            float root;
+            const float p = cuda_normal<T>(z[v], &root);
+            d[v] = ym_gelu_backward_f32(z[v], p, root, d[v]);
+        }
+    } else if (brick.activation.kind == YM_GELU_TANH) {
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            const float low = cuda_sigmoid<T>(-fabsf(ym_gelu_u_f32(z[v])));
+            d[v] = ym_gelu_tanh_backward_f32(z[v], low, d[v]);
         }
     } else if (brick.activation.kind != YM_IDENTITY) {
 #pragma unroll

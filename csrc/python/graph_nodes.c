@@ -120,10 +120,10 @@ PyObject *ym_node_batch_norm(PyObject *self, PyObject *args, PyObject *kwargs)
 
 static int read_activation(const char *text, ym_activation_kind *kind)
 {
-    static const char *const names[] = {"identity",   "silu",     "relu",
-                                        "leaky_relu", "hardtanh", "hardswish",
-                                        "mish",       "sigmoid",  "hardsigmoid"};
-    for (int i = YM_IDENTITY; i <= YM_HARDSIGMOID; i++) {
+    static const char *const names[] = {
+        "identity", "silu",    "relu",        "leaky_relu", "hardtanh", "hardswish",
+        "mish",     "sigmoid", "hardsigmoid", "gelu",       "gelu_tanh"};
+    for (int i = YM_IDENTITY; i <= YM_GELU_TANH; i++) {
         if (strcmp(text, names[i]) == 0) {
             *kind = (ym_activation_kind)i;
             return 0;
@@ -131,7 +131,7 @@ static int read_activation(const char *text, ym_activation_kind *kind)
     }
     PyErr_Format(PyExc_ValueError,
                  "activation: kind is '%s', must be identity, silu, relu, leaky_relu, "
-                 "hardtanh, hardswish, mish, sigmoid or hardsigmoid",
+                 "hardtanh, hardswish, mish, sigmoid, hardsigmoid, gelu or gelu_tanh",
                  text);
     return -1;
 }
@@ -140,7 +140,7 @@ const char ym_node_activation_doc[] = PyDoc_STR(
     "activation(x, kind, slope=0.01, low=-1.0, high=1.0, name='') -> value\n\n"
     "kind: 'silu', 'relu', 'leaky_relu' (with slope), 'hardtanh' (from low to\n"
     "high; ReLU6 is the one from 0 to 6), 'hardswish', 'mish', 'sigmoid',\n"
-    "'hardsigmoid' or 'identity'.");
+    "'hardsigmoid', 'gelu', 'gelu_tanh' (its approximation) or 'identity'.");
 
 PyObject *ym_node_activation(PyObject *self, PyObject *args, PyObject *kwargs)
 {

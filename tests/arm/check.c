@@ -309,7 +309,7 @@ int main(void)
     }
     for (int32_t n = 1; n < 70; n++) {
         check_rows(kernels, n);
-        for (int kind = YM_IDENTITY; kind <= YM_HARDSIGMOID; kind++) {
+        for (int kind = YM_IDENTITY; kind <= YM_GELU_TANH; kind++) {
             check_brick(kernels, (ym_activation_kind)kind, n);
         }
         check_pack(kernels, n % 16 + 1);

@@ -192,6 +192,19 @@ def _gate(
     return _activation(rec, func, input, inplace, kind)
 
 
+@handles("gelu")
+def _gelu(
+    rec: Recorder, func: Any, input: Tensor, *, approximate: str = "none", **more: Any
+) -> Any:
+    """As sigmoids: transformers call it on sequences."""
+    if rec.derived.value(input) is None or more:
+        return None
+    if approximate not in ("none", "tanh"):
+        func(input, approximate=approximate)  # torch's own error
+    kind = "gelu" if approximate == "none" else "gelu_tanh"
+    return _activation(rec, func, input, False, kind)
+
+
 @handles("leaky_relu", "leaky_relu_")
 def _leaky_relu(
     rec: Recorder,

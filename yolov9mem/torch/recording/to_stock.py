@@ -22,6 +22,8 @@ ACTIVATIONS: dict[str, Callable[..., Tensor]] = {  # of x, slope, low and high
     "mish": lambda x, *_: F.mish(x),
     "sigmoid": lambda x, *_: torch.sigmoid(x),
     "hardsigmoid": lambda x, *_: F.hardsigmoid(x),
+    "gelu": lambda x, *_: F.gelu(x),
+    "gelu_tanh": lambda x, *_: F.gelu(x, approximate="tanh"),
 }
 
 
@@ -74,6 +76,7 @@ CALLS: dict[str, Callable[..., Tensor]] = {  # take the operands, then the attri
     "maximum": _maximum,
 }
 NAMES = {  # as a user knows them, where a node has another
+    "gelu_tanh": "gelu",
     "concat": "cat",
     "max_pool": "max_pool2d",
     "avg_pool": "avg_pool2d",
@@ -111,8 +114,8 @@ def tails(nodes: list[Node]) -> list[int]:
 
 
 def _stock_call(number: int, node: Node) -> StockCall:
-    name = NAMES.get(node.op, node.op)
-    name = node.attributes[0] if name == "activation" else name
+    name = node.attributes[0] if node.op == "activation" else node.op
+    name = NAMES.get(name, name)
 
     def call(*given: Any) -> Tensor:
         return CALLS[node.op](*given).to(node.dtype)  # as an addition in place does
