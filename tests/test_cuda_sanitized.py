@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-FILES = ("kernels", "conv", "sgd", "mosaic", "plan")
+FILES = ("kernels", "multiply", "conv", "sgd", "mosaic", "plan")
 
 
 def runtime(name: str) -> str:

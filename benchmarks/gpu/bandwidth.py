@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What the batch norm kernels move each second, beside a copy on the device.
+"""What the batch norm kernels and those of gates move each second, beside a copy on the
+device.
 
-Every kernel is run by a plan of a brick, SiLU of one batch norm or of the sum of two, on
-tensors of 240 MB or more. Bytes are those that a kernel must move: each operand once.
-Single kernels are told apart by PyTorch's profiler; where that sees none, by events around
-the plan's passes.
+Every kernel is run by a plan of a brick, SiLU of one batch norm or of the sum of two, or
+of a product with one number for each image and channel, on tensors of 240 MB or more.
+Bytes are those that a kernel must move: each operand once. Single kernels are told apart
+by PyTorch's profiler; where that sees none, by events around the plan's passes.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ MOVED = {
     "brick_forward_kernel": (1, 1),  # x; y
     "brick_sums_kernel": (1, 1),  # x; dy
     "brick_backward_kernel": (2, 1),  # x, dx; dy
+    "multiply_kernel": (0, 2),  # x, y; the gate is small
+    "pixel_sums_kernel": (0, 2),  # x, dy
 }
 REPETITIONS = 15
 
@@ -124,6 +127,68 @@ class Bench:
             *self._arenas(),
         )
 
+    def passes(self) -> dict[str, tuple[Callable[[], None], int]]:
+        """The work, and how many tensors it must move."""
+        terms = self.terms
+        return {
+            "normalise, activate": (lambda: self.forward(False), terms + 1),
+            "statistics, normalise, activate": (self.forward, 2 * terms + 1),
+            "backward: sums, then gradients": (self.backward, 3 * terms + 2),
+        }
+
+
+class Gate:
+    """x times a gate, (N, 1, 1, C), as a plan with memory of its own; its backward is the
+    gate's gradient."""
+
+    terms = 1
+
+    def __init__(
+        self, dtype: str, shape: tuple[int, ...], device: str, backend: Any
+    ) -> None:
+        from yolov9mem import _core
+
+        n, h, w, c = shape
+        graph = _core.Graph()
+        graph.output(graph.multiply(graph.input(c), graph.input(c), "gate"))
+        self.plan = _core.Plan(
+            graph,
+            [(n, h, w), (n, 1, 1)],
+            dtype=dtype,
+            backend=backend,
+            input_grads=[False, True],
+            param_grads=[],
+        )
+        made = {"device": device, "dtype": DTYPES[dtype]}
+        self.x, self.dy = (torch.randn(shape, device=device).to(**made) for _ in "xy")
+        self.gate = torch.rand((n, 1, 1, c), device=device).to(**made)
+        self.y, self.dgate = torch.empty_like(self.x), torch.empty_like(self.gate)
+        work = max(
+            self.plan.forward_workspace_bytes, self.plan.backward_workspace(None)
+        )
+        arena = {"dtype": torch.uint8, "device": device}
+        self.saved = torch.empty(max(self.plan.saved_bytes, 64), **arena)
+        self.work = torch.empty(max(work, 64), **arena)
+        self.on_gpu = device == "cuda"
+        self.bytes = self.y.numel() * self.y.element_size()
+
+    def _common(self) -> tuple[Any, ...]:
+        given = [as_tuple(self.x), as_tuple(self.gate)], [], []
+        stream = torch.cuda.current_stream().cuda_stream if self.on_gpu else 0
+        return given, (as_tuple(self.saved), as_tuple(self.work), stream)
+
+    def forward(self) -> None:
+        given, arenas = self._common()
+        self.plan.forward(*given, [as_tuple(self.y)], *arenas)
+
+    def backward(self) -> None:
+        given, arenas = self._common()
+        wanted = [None, as_tuple(self.dgate)], []
+        self.plan.backward(0, *given, [as_tuple(self.dy)], *wanted, *arenas)
+
+    def passes(self) -> dict[str, tuple[Callable[[], None], int]]:
+        return {"gate": (self.forward, 2), "gate gradient": (self.backward, 2)}
+
 
 def kernel_times(work: Callable[[], None]) -> dict[str, list[float]]:
     """Kernel -> milliseconds of each launch, as PyTorch's profiler sees them."""
@@ -140,7 +205,7 @@ def kernel_times(work: Callable[[], None]) -> dict[str, list[float]]:
     return found
 
 
-def by_kernel(bench: Bench) -> list[dict[str, Any]]:
+def by_kernel(bench: Bench | Gate) -> list[dict[str, Any]]:
     """A row for every kernel; empty where the profiler sees none."""
 
     def work() -> None:
@@ -168,16 +233,10 @@ def by_kernel(bench: Bench) -> list[dict[str, Any]]:
     return rows
 
 
-def by_pass(bench: Bench, clock: Clock) -> list[dict[str, Any]]:
+def by_pass(bench: Bench | Gate, clock: Clock) -> list[dict[str, Any]]:
     """A row for every pass of the plan, by events."""
-    terms = bench.terms
-    passes = {
-        "normalise, activate": (lambda: bench.forward(False), terms + 1),
-        "statistics, normalise, activate": (bench.forward, 2 * terms + 1),
-        "backward: sums, then gradients": (bench.backward, 3 * terms + 2),
-    }
     rows = []
-    for name, (work, count) in passes.items():
+    for name, (work, count) in bench.passes().items():
         work()
         if name.startswith("normalise"):
             bench.forward()  # backward needs the batch's statistics
@@ -188,6 +247,20 @@ def by_pass(bench: Bench, clock: Clock) -> list[dict[str, Any]]:
     return rows
 
 
+def measure(bench: Bench | Gate, name: str, found: dict[str, Any]) -> None:
+    """Adds rows to those that were found."""
+    device = "cuda" if bench.on_gpu else "cpu"
+    copied = copy_bandwidth(device, bench.bytes)
+    made = by_pass(bench, Clock(device))
+    if bench.on_gpu:
+        try:
+            made += by_kernel(bench)
+        except RuntimeError as error:
+            found["profiler"] = f"{error}"[:300]
+    case = {"dtype": name, "tensor_mb": bench.bytes / 1e6, "copy_gb_s": copied}
+    found["rows"] += [case | row | {"of_copy": row["gb_s"] / copied} for row in made]
+
+
 def run(request: dict[str, Any]) -> dict[str, Any]:
     device, quick = request["device"], request["quick"]
     backend = request.get("backend", "cuda:0" if device == "cuda" else "cpu")
@@ -196,18 +269,10 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     for dtype, shape, terms in cases:
         channels = shape[-1]
         small = (2, 8, 8, channels) if quick else shape
+        name = f"{dtype}, {channels} channels"
         bench = Bench(dtype, small, terms, device, backend)
-        copied = copy_bandwidth(device, bench.bytes)
-        name = f"{dtype}, {channels} channels" + (", two terms" if terms == 2 else "")
-        made = by_pass(bench, Clock(device))
-        if device == "cuda":
-            try:
-                made += by_kernel(bench)
-            except RuntimeError as error:
-                found["profiler"] = f"{error}"[:300]
-        for row in made:
-            share = row["gb_s"] / copied
-            case = {"dtype": name, "tensor_mb": bench.bytes / 1e6, "copy_gb_s": copied}
-            found["rows"].append(case | row | {"of_copy": share})
+        measure(bench, name + (", two terms" if terms == 2 else ""), found)
         del bench
+        if terms == 1:
+            measure(Gate(dtype, small, device, backend), name, found)
     return found

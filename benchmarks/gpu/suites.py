@@ -227,7 +227,7 @@ def bandwidth_suite(task: Row) -> Row:
         large = found["tensor_mb"] >= LEAST_TENSOR_MB
         checks = [("", found["of_copy"] >= LEAST_OF_COPY)] if large else []
         rows.append(found | {"verdict": verdict(checks).removesuffix(": ")})
-    title = "Batch norm kernels: bytes moved a second, beside a copy on the GPU"
+    title = "Kernels of batch norms and gates: bytes a second, beside a copy on the GPU"
     return {"title": title, "columns": BANDWIDTH_COLUMNS, "rows": rows}
 
 

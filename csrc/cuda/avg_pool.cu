@@ -6,27 +6,13 @@
 namespace
 {
 
-/* How many values a window's sum is divided by. A GPU divides slowly: where the inverse
- * is exact, as that of 4, the quotient is a product. */
-struct divisor {
-    float count, inverse;
-    bool exact;
-
-    __device__ __forceinline__ divisor(const ym_pool &pool, cuda_window h,
-                                       cuda_window w)
-    {
-        const int32_t values = pool.count_include_pad
-                                   ? h.padded * w.padded
-                                   : (h.end - h.first) * (w.end - w.first);
-        count = (float)values;
-        inverse = 1.0f / count;
-        exact = (values & (values - 1)) == 0;
-    }
-    __device__ __forceinline__ float of(float sum) const
-    {
-        return exact ? sum * inverse : sum / count;
-    }
-};
+/* By how many values a window's sum is divided. */
+__device__ __forceinline__ cuda_divisor values_of(const ym_pool &pool, cuda_window h,
+                                                  cuda_window w)
+{
+    return cuda_divisor(pool.count_include_pad ? h.padded * w.padded
+                                               : (h.end - h.first) * (w.end - w.first));
+}
 
 /* Windows of at most 2 x 2, the usual ones, are fetched as a whole before the first
  * value is used: SMALL. */
@@ -43,7 +29,7 @@ __global__ void __launch_bounds__(YM_BLOCK)
     const cuda_position at = cuda_locate((int32_t)p, y.h, y.w);
     const cuda_window rows = cuda_rows(pool, at.y, x.h);
     const cuda_window columns = cuda_columns(pool, at.x, x.w);
-    const divisor count(pool, rows, columns);
+    const cuda_divisor count = values_of(pool, rows, columns);
     float sum[V] = {};
     cuda_gather<T, V, SMALL>(x, at.n, rows, columns, c,
                              [&](int32_t, int32_t, const float(&value)[V]) {
@@ -75,15 +61,15 @@ __global__ void __launch_bounds__(YM_BLOCK)
     const cuda_window over_w =
         cuda_windows_over(at.x, pool.kernel_w, pool.stride_w, pool.pad_w, dy.w);
     float sum[V] = {};
-    cuda_gather<T, V, SMALL>(dy, at.n, over_h, over_w, c,
-                             [&](int32_t oh, int32_t ow, const float(&d)[V]) {
-                                 const divisor count(pool, cuda_rows(pool, oh, dx.h),
-                                                     cuda_columns(pool, ow, dx.w));
+    cuda_gather<T, V, SMALL>(
+        dy, at.n, over_h, over_w, c, [&](int32_t oh, int32_t ow, const float(&d)[V]) {
+            const cuda_divisor count = values_of(pool, cuda_rows(pool, oh, dx.h),
+                                                 cuda_columns(pool, ow, dx.w));
 #pragma unroll
-                                 for (int v = 0; v < V; v++) {
-                                     sum[v] += count.of(d[v]);
-                                 }
-                             });
+            for (int v = 0; v < V; v++) {
+                sum[v] += count.of(d[v]);
+            }
+        });
     put<T, V>(dx.at(p, c), sum, accumulate);
 }
 

@@ -22,9 +22,11 @@
     .avg_pool_forward = cuda_avg_pool_forward,                                        \
     .avg_pool_backward = cuda_avg_pool_backward,                                      \
     .upsample_forward = cuda_upsample_forward,                                        \
-    .upsample_backward = cuda_upsample_backward, .copy = cuda_copy,                   \
-    .fill_zero = cuda_fill_zero, .make_replayer = cuda_make_replayer,                 \
-    .mosaic = cuda_mosaic, .sgd_norm = cuda_sgd_norm, .sgd_step = cuda_sgd_step
+    .upsample_backward = cuda_upsample_backward,                                      \
+    .multiply_scratch_bytes = cuda_multiply_scratch_bytes, .multiply = cuda_multiply, \
+    .copy = cuda_copy, .fill_zero = cuda_fill_zero,                                   \
+    .make_replayer = cuda_make_replayer, .mosaic = cuda_mosaic,                       \
+    .sgd_norm = cuda_sgd_norm, .sgd_step = cuda_sgd_step
 
 const ym_backend *ym_cuda_backend(void)
 {

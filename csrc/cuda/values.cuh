@@ -7,6 +7,7 @@
 #define YM_CUDA_VALUES_CUH
 
 #include <cuda_fp16.h>
+#include <math.h>
 
 #include "cuda/launch.cuh"
 #include "math/bf16.h"
@@ -202,6 +203,30 @@ __device__ __forceinline__ void put(T *to, float (&in)[V], bool accumulate)
     }
     store<T, V>(to, in);
 }
+
+/* What sums are divided by, a whole number. A GPU divides slowly: where the inverse is
+ * exact, as that of 4, the quotient is a product. */
+struct cuda_divisor {
+    float count, inverse;
+    bool exact;
+
+    __device__ __forceinline__ explicit cuda_divisor(int32_t values)
+        : count((float)values), inverse(1.0f / count),
+          exact((values & (values - 1)) == 0)
+    {
+    }
+    /* That of which scale is the inverse, however large. */
+    explicit cuda_divisor(double scale)
+        : count((float)(1 / scale)), inverse((float)scale), exact(false)
+    {
+        int exponent;
+        exact = frexpf(count, &exponent) == 0.5f;
+    }
+    __device__ __forceinline__ float of(float sum) const
+    {
+        return exact ? sum * inverse : sum / count;
+    }
+};
 
 /* A tensor as kernels take it. */
 template <typename T> struct cuda_values {

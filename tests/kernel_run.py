@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""Cases of kernel_cases.py on torch's tensors, emulated or on a GPU, against float64: the
+relative L2 error may be at most twice that of stock PyTorch in the same dtype.
+"""
+
+from __future__ import annotations
+
+import statistics
+from types import SimpleNamespace
+
+import torch
+from kernel_cases import CASES, Case
+from tensor_run import TensorRun
+from test_kernels import draw, error, stock
+
+# Graphs of products and means, without batch norms.
+KINDS = ("mean", "product", "gates")
+PRODUCTS = [case for case in CASES if case.name.split()[0] in KINDS]
+# Of one product and its sum, where stock is exact.
+ROUNDING = {torch.float32: 2.0**-23, torch.float16: 2.0**-12, torch.bfloat16: 2.0**-9}
+
+
+def check_a_case(case: Case, dtype: torch.dtype, backend: str) -> None:
+    """Outputs and gradients, of as many draws as the case says; and their bits when it
+    runs again."""
+    errors: dict[int, list[tuple[float, float]]] = {}
+    for seed in range(3, 3 + case.seeds):
+        graph, arrays = draw(case, dtype, seed)
+        made = SimpleNamespace(
+            graph=graph, inputs=arrays.inputs, params=arrays.params, norms=[]
+        )
+        run = TensorRun(made, backend, dtype, "all")
+        mine = run.run([arrays.grad])
+        for a, b in zip(mine, run.run([arrays.grad]), strict=True):
+            assert torch.equal(a, b), "two runs differ"
+        exact, usual = (stock(case, arrays, kind) for kind in (torch.float64, dtype))
+        for i, (a, b, truth) in enumerate(zip(mine, usual, exact, strict=True)):
+            image = a.cpu().permute(0, 3, 1, 2)
+            pair = error(image, truth), error(b, truth)
+            errors.setdefault(i, []).append(pair)
+    for place, pairs in errors.items():
+        ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
+        assert ours <= 2 * max(theirs, ROUNDING[dtype]), place
