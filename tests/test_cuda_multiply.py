@@ -212,6 +212,20 @@ def test_scratch_is_asked_for_and_never_too_small(monkeypatch) -> None:
     assert Product(LARGE[14], F32).scratch() == 0
 
 
+def test_it_may_be_captured() -> None:
+    """Kernels alone: nothing waits for the device, nothing is copied to it."""
+    lib = ce.library()
+    for shapes in (LARGE[0], LARGE[10], LARGE[14]):
+        lib.ym_emulation_reset_counts()
+        lib.ym_emulation_capture(1)
+        try:
+            Product(shapes, F16, count=3).run("cuda")
+        finally:
+            lib.ym_emulation_capture(0)
+        launches, waits, uploads = map(lib.ym_emulation_count, range(3))
+        assert (launches, waits, uploads) == (1 if shapes is LARGE[14] else 2, 0, 0)
+
+
 def test_too_many_pixels_are_refused() -> None:
     a, b = (ce.Tensor(64, F32, 1, *hw, 1, 1) for hw in ((65536, 1), (1, 65536)))
     y = ce.Tensor(64, F32, 1, 1, 1, 1, 1)

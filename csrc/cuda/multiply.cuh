@@ -79,14 +79,19 @@ template <typename T> struct cuda_factor {
     }
 };
 
-/* V channels of a factor as they are stored; FLAT: one value that stands for them. */
+/* V channels of a factor as they are stored; FLAT: one value that stands for them, as
+ * it does for ones. */
 template <typename T, int V, bool FLAT> struct cuda_taken {
     cuda_pack<T, FLAT ? 1 : V> pack;
 
+    static __device__ __forceinline__ bool is_ones(const cuda_factor<T> &x)
+    {
+        return (FLAT || V == 1) && x.data == nullptr;
+    }
     __device__ __forceinline__ void fetch_from(const cuda_factor<T> &x, int32_t pixel,
                                                int32_t channel)
     {
-        if (x.data != nullptr) {
+        if (!is_ones(x)) {
             const T *from = x.data + pixel * x.pitch;
             if constexpr (FLAT) {
                 pack = fetch<T, 1>(from);
@@ -98,19 +103,17 @@ template <typename T, int V, bool FLAT> struct cuda_taken {
     __device__ __forceinline__ void unpack_to(const cuda_factor<T> &x,
                                               float (&out)[V]) const
     {
-        if constexpr (FLAT) {
+        if constexpr (FLAT || V == 1) {
             float value[1] = {1.0f};
-            if (x.data != nullptr) {
+            if (!is_ones(x)) {
                 unpack<T, 1>(pack, value);
             }
 #pragma unroll
             for (int v = 0; v < V; v++) {
                 out[v] = value[0];
             }
-        } else if (V > 1 || x.data != nullptr) {
-            unpack<T, V>(pack, out);
         } else {
-            out[0] = 1.0f;
+            unpack<T, V>(pack, out);
         }
     }
 };

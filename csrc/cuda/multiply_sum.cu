@@ -11,7 +11,7 @@ namespace
 {
 
 const int EACH = 4;   /* pixels fetched before the first is used */
-const int FLUSH = 16; /* numbers added up before they go to the sum of all */
+const int FLUSH = 16; /* numbers added up before their sum goes to that of all */
 const int LANES = 32; /* of a group, at most */
 const int GROUPS = YM_BLOCK / LANES;
 const int64_t LEAST_PIXELS = 32; /* of a chunk, for threads side by side */
@@ -19,8 +19,8 @@ const int64_t LEAST_PACKS = 512; /* of a chunk, for the lanes of a group */
 const int64_t WAVES = 4;         /* so many may be without a cut */
 const int64_t TRIES = 4;
 
-/* Of a sum of many numbers: each addend is lost in part once in sixteen of the parts
- * and once in the whole, not in each of thousands. */
+/* A sum of many numbers, sixteen at a time: what an addition loses grows with the sum
+ * that it adds to. */
 template <int V> struct running {
     float whole[V], part[V];
     int32_t count;
@@ -99,8 +99,8 @@ __global__ void __launch_bounds__(YM_BLOCK, YM_CHUNK_WAVE)
     if (c < parts.channels) {
         const cuda_position at = parts.kept.locate(o);
         const int32_t a = of.a.pixel(at), b = of.b.pixel(at);
-        const int32_t mine = cuda_own_pixels(first, parts.end_of(first));
         const int32_t from = first + (int32_t)threadIdx.y;
+        const int32_t mine = (parts.end_of(first) - from + rows - 1) / rows;
         addends<T, V, A_FLAT, B_FLAT, N> next;
         int32_t i = 0;
         for (; i + N <= mine; i += N) {
