@@ -327,13 +327,16 @@ class Failed(Exception):
 
 
 def call(name: str, *arguments: object, scratch: int = 0) -> None:
-    """lib.<name>(context, *arguments) with that many bytes of fresh scratch."""
-    room = np.full(scratch + 64, 0xFF, np.uint8)
-    at = (room.ctypes.data + 63) // 64 * 64
+    """lib.<name>(context, *arguments) with that many bytes of fresh scratch; what lies
+    behind it must stay as it is."""
+    room = np.full(scratch + 4096, 0xFF, np.uint8)
+    skip = -room.ctypes.data % 64
+    at = room.ctypes.data + skip
     context = Context(scratch=at, scratch_bytes=scratch, device=-1)
     status = getattr(library(), name)(C.byref(context), *arguments)
     if status:
         raise Failed(context.error.decode())
+    assert (room[skip + scratch :] == 0xFF).all(), "written behind the scratch"
 
 
 def scratch_bytes(name: str, *arguments: object) -> int:

@@ -11,12 +11,14 @@
 #include <unistd.h>
 
 #define MOST_DEVICES 4
-#define MULTIPROCESSORS 132
 /* Bytes of pageable memory; where there are more the driver may wait. */
 #define ASYNCHRONOUS 65536
 #define PATIENCE 10000 /* milliseconds */
 
+enum { MULTIPROCESSORS = 132 };
+
 static cudaError_t pending = cudaSuccess;
+static int multiprocessors = MULTIPROCESSORS;
 static cudaError_t driver = cudaSuccess;
 static bool is_capturing = false;
 static int devices = 1;
@@ -58,7 +60,7 @@ cudaError_t cudaGetDeviceCount(int *count)
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *found, int device)
 {
     *found =
-        (struct cudaDeviceProp){"", capability, 0, MULTIPROCESSORS, (size_t)1 << 36};
+        (struct cudaDeviceProp){"", capability, 0, multiprocessors, (size_t)1 << 36};
     snprintf(found->name, sizeof found->name, "Emulated %d", device);
     return driver;
 }
@@ -66,7 +68,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *found, int device)
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr name, int device)
 {
     (void)device;
-    *value = name == cudaDevAttrMultiProcessorCount ? MULTIPROCESSORS : capability;
+    *value = name == cudaDevAttrMultiProcessorCount ? multiprocessors : capability;
     return driver;
 }
 
@@ -181,6 +183,11 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream,
     const bool captures = is_capturing || ym_emulation_records(stream);
     *status = captures ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
     return driver;
+}
+
+void ym_emulation_multiprocessors(int count)
+{
+    multiprocessors = count > 0 ? count : MULTIPROCESSORS;
 }
 
 void ym_emulation_fail_next(cudaError_t error)

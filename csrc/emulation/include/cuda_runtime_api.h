@@ -85,6 +85,8 @@ void ym_emulation_driver(cudaError_t error);
 void ym_emulation_devices(int count);
 /* Compute capability major.0 instead of 9.0. */
 void ym_emulation_capability(int major);
+/* So many instead of an H100's; 0: as many as that. */
+void ym_emulation_multiprocessors(int count);
 /* Until told otherwise, for seconds at most, cudaGetDevice does not return; how many
  * threads are in it. */
 void ym_emulation_hold(int hold);
