@@ -204,7 +204,9 @@ def test_long_sums_lose_little(y: Shape, multiprocessors) -> None:
 def test_gpus_of_every_size(count: int, multiprocessors) -> None:
     """Other chunks, in as much scratch."""
     multiprocessors(count)
-    for shapes in (LARGE[0], LARGE[1], LARGE[3], LARGE[10], LARGE[13], LARGE[17]):
+    x = (20, 43, 47, 3)  # more pixels than chunks need
+    others = [(x, x, (20, 1, 1, 3)), ((3, *x[1:3], 40), (1, 1, 1, 40), (3, 1, 1, 1))]
+    for shapes in (LARGE[0], LARGE[3], LARGE[10], LARGE[13], LARGE[17], *others):
         made = Product(shapes, F32)
         close(made.run("cuda"), made.run("ref"), LIMIT[F32], f"{shapes}")
 
