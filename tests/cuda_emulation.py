@@ -218,7 +218,7 @@ class Context(C.Structure):
 def library() -> C.CDLL:
     lib = C.CDLL(str(build()))
     check_sizes(lib)
-    for name in ("norm", "brick", "bias", "multiply"):
+    for name in ("norm", "brick", "bias", "maximum", "multiply"):
         getattr(lib, f"cuda_{name}_scratch_bytes").restype = C.c_size_t
     for name in ("cuda_plain_conv", "cuda_mosaic", "cuda_sgd_table"):
         symbol = "bytes" if name.endswith("table") else "scratch_bytes"

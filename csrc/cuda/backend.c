@@ -23,6 +23,9 @@
     .avg_pool_backward = cuda_avg_pool_backward,                                      \
     .upsample_forward = cuda_upsample_forward,                                        \
     .upsample_backward = cuda_upsample_backward,                                      \
+    .maximum_scratch_bytes = cuda_maximum_scratch_bytes,                              \
+    .maximum_forward = cuda_maximum_forward,                                          \
+    .maximum_backward = cuda_maximum_backward,                                        \
     .multiply_scratch_bytes = cuda_multiply_scratch_bytes, .multiply = cuda_multiply, \
     .copy = cuda_copy, .fill_zero = cuda_fill_zero,                                   \
     .make_replayer = cuda_make_replayer, .mosaic = cuda_mosaic,                       \

@@ -78,6 +78,10 @@ ym_status cuda_upsample_forward(ym_context *context, float scale_h, float scale_
                                 const ym_tensor *x, ym_tensor *y);
 ym_status cuda_upsample_backward(ym_context *context, float scale_h, float scale_w,
                                  const ym_tensor *dy, ym_tensor *dx, bool accumulate);
+size_t cuda_maximum_scratch_bytes(const ym_tensor *x, const ym_tensor *y);
+ym_status cuda_maximum_forward(ym_context *context, const ym_tensor *x, ym_tensor *y);
+ym_status cuda_maximum_backward(ym_context *context, const ym_tensor *x,
+                                const ym_tensor *dy, ym_tensor *dx, bool accumulate);
 size_t cuda_multiply_scratch_bytes(const ym_tensor *a, const ym_tensor *b,
                                    const ym_tensor *y);
 ym_status cuda_multiply(ym_context *context, const ym_tensor *a, const ym_tensor *b,

@@ -11,6 +11,7 @@
 
 #define YM_BLOCK 256      /* threads, at most */
 #define YM_CHUNKS 1024    /* partial sums of one channel, at most */
+#define YM_LEAST_CHUNK 32 /* pixels */
 #define YM_CHUNK_WAVE 4   /* blocks of one chunk that a multiprocessor takes at once */
 #define YM_FINISH_ROWS 32 /* threads that add up the partial sums of one channel */
 #define YM_FINISH_COLUMNS (YM_BLOCK / YM_FINISH_ROWS)
@@ -51,17 +52,28 @@ struct cuda_chunks {
     int32_t count;
 };
 
-/* As many as the GPU takes at once: a few blocks more would cost as much as all. Where
- * the cuts are depends on the pixels and the GPU's model alone. */
-static inline cuda_chunks cuda_cut(int64_t pixels, int32_t multiprocessors)
+/* Into at most `most`, of at least `least` pixels where there are so many. */
+static inline cuda_chunks cuda_cut_into(int64_t pixels, int64_t most, int64_t least)
 {
-    const int64_t least = 32, wave = (int64_t)YM_CHUNK_WAVE * multiprocessors;
-    const int64_t most = wave < YM_CHUNKS ? wave : YM_CHUNKS;
     const int64_t even = (pixels + most - 1) / most;
     cuda_chunks made;
     made.pixels = even > least ? even : least;
     made.count = (int32_t)((pixels + made.pixels - 1) / made.pixels);
     return made;
+}
+
+/* Chunks that the GPU takes at once. */
+static inline int32_t cuda_chunk_wave(int32_t multiprocessors)
+{
+    const int64_t wave = (int64_t)YM_CHUNK_WAVE * multiprocessors;
+    return wave < YM_CHUNKS ? (int32_t)wave : YM_CHUNKS;
+}
+
+/* As many as the GPU takes at once: a few blocks more would cost as much as all. Where
+ * the cuts are depends on the pixels and the GPU's model alone. */
+static inline cuda_chunks cuda_cut(int64_t pixels, int32_t multiprocessors)
+{
+    return cuda_cut_into(pixels, cuda_chunk_wave(multiprocessors), YM_LEAST_CHUNK);
 }
 
 /* At most so many on any GPU. */

@@ -43,15 +43,25 @@ void __syncthreads();
 unsigned long long ym_emulation_shuffle(unsigned long long bits, int from);
 int ym_emulation_lane();
 
-template <typename T> T __shfl_down_sync(unsigned, T value, unsigned distance)
+template <typename T> T ym_emulation_shuffle_value(T value, int from)
 {
     static_assert(sizeof(T) <= 8, "at most 8 bytes are shuffled");
     unsigned long long bits = 0;
     memcpy(&bits, &value, sizeof value);
-    int lane = ym_emulation_lane(), from = lane + (int)distance;
-    bits = ym_emulation_shuffle(bits, from < 32 ? from : lane);
+    bits = ym_emulation_shuffle(bits, from);
     memcpy(&value, &bits, sizeof value);
     return value;
+}
+
+template <typename T> T __shfl_down_sync(unsigned, T value, unsigned distance)
+{
+    int lane = ym_emulation_lane(), from = lane + (int)distance;
+    return ym_emulation_shuffle_value(value, from < 32 ? from : lane);
+}
+
+template <typename T> T __shfl_xor_sync(unsigned, T value, int mask)
+{
+    return ym_emulation_shuffle_value(value, ym_emulation_lane() ^ mask);
 }
 
 inline void __threadfence()
