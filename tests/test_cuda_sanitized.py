@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-FILES = [("kernels", "multiply"), ("conv", "sgd", "mosaic", "plan")]
+FILES = [("kernels", "multiply"), ("maximum",), ("conv", "sgd", "mosaic", "plan")]
 
 
 def runtime(name: str) -> str:

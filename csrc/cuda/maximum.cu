@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(YM_BLOCK)
     best[0].start(YM_NOWHERE);
     if (c < d.channels) {
         const cuda_found *from = partial + window * d.chunks * d.channels + c;
-#pragma unroll 8
+#pragma unroll 4
         for (int32_t i = (int32_t)threadIdx.y; i < d.chunks; i += YM_FINISH_ROWS) {
             best[0].join(from[(int64_t)i * d.channels]);
         }

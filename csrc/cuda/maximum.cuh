@@ -33,13 +33,13 @@ struct alignas(8) cuda_found {
      * both would have it. */
     __device__ __forceinline__ void join(cuda_found other)
     {
-        const bool later = other.place > place;
+        const bool later = other.place > place, equal = other.most == most;
+        /* Without branches, so that the next ones are fetched meanwhile. */
         const bool wins = other.most != other.most
-                              ? most == most || later
-                              : other.most > most || (other.most == most && !later);
-        if (wins) {
-            *this = other;
-        }
+                              ? (most == most) | later
+                              : (other.most > most) | (equal & !later);
+        most = wins ? other.most : most;
+        place = wins ? other.place : place;
     }
 };
 
