@@ -24,6 +24,8 @@ def with_ties(values: np.ndarray, seed: int) -> np.ndarray:
     rare = random.random(made.shape)
     made[rare < 2 / max(1000, made.size // 10)] = np.nan
     made[(rare > 0.5) & (rare < 0.52)] = -np.inf
+    # Nothing else over all pixels of a channel, nor over all channels of a pixel.
+    made[-1, ..., -1] = made[-1, -1, -1] = made[-1, :, -1, -1] = -np.inf
     return made
 
 

@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(YM_BLOCK, YM_CHUNK_WAVE)
     cuda_found best[V];
 #pragma unroll
     for (int v = 0; v < V; v++) {
-        best[v].start(works && mine.count > 0 ? mine.first : YM_NOWHERE);
+        best[v].start();
     }
     if (works) {
         const int64_t first = first_pixel(d, window) + (int64_t)mine.first * d.inner;
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(YM_BLOCK)
     const int32_t c = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
     const int64_t window = blockIdx.y;
     cuda_found best[1];
-    best[0].start(YM_NOWHERE);
+    best[0].start();
     if (c < d.channels) {
         const cuda_found *from = partial + window * d.chunks * d.channels + c;
 #pragma unroll 4

@@ -8,18 +8,18 @@
 
 #include "cuda/tiles.cuh"
 
-#define YM_MAXIMUM_EACH 4    /* packs fetched before the first is used */
-#define YM_NOWHERE INT32_MAX /* the place of a maximum of nothing */
+#define YM_MAXIMUM_EACH 4 /* packs fetched before the first is used */
 
-/* A maximum and where it is: a pixel of the window, or a channel. */
+/* A maximum and where it is: a pixel of the window, or a channel. What has seen nothing
+ * is at the first, which is the answer where all is minus infinity. */
 struct alignas(8) cuda_found {
     float most;
     int32_t place;
 
-    __device__ __forceinline__ void start(int32_t first)
+    __device__ __forceinline__ void start()
     {
         most = -INFINITY;
-        place = first;
+        place = 0;
     }
     /* Of what lies after all that was seen. */
     __device__ __forceinline__ void see(float value, int32_t here)

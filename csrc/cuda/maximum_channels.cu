@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(YM_BLOCK)
     const int32_t step = lanes * V, c = lane * V;
     const int32_t count = p < pixels ? (channels / V - lane + lanes - 1) / lanes : 0;
     cuda_found best;
-    best.start(count > 0 ? c : YM_NOWHERE);
+    best.start();
     cuda_read_all<T, V>(of.x.at(p, c), step, count,
                         [&](int32_t i, const float(&value)[V]) {
 #pragma unroll
