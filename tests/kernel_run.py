@@ -24,8 +24,8 @@ def products(net: Net, xs: list[int]) -> int:
     return net.concat(a, b, c, net.multiply(left, left), net.multiply(a, c))
 
 
-# Graphs of products and means, without batch norms.
-KINDS = ("mean", "product")
+# Graphs of products and means, in gates of maxima too, without batch norms.
+KINDS = ("mean", "product", "gates")
 PRODUCTS = [case for case in CASES if case.name.split()[0] in KINDS]
 PRODUCTS.append(Case("products", (2, 9, 11, 7), products, seeds=5))
 # Of one product and its sum, where stock is exact.
