@@ -78,6 +78,7 @@ class Graph:
     def multiply(self, a: int, b: int, name: str = "") -> int: ...
     def mean(self, x: int, axes: str, name: str = "") -> int: ...
     def maximum(self, x: int, axes: str, name: str = "") -> int: ...
+    def stage(self) -> None: ...
     def output(self, x: int) -> None: ...
 
 @final
@@ -120,13 +121,14 @@ class Plan:
     def output_shapes(self) -> list[tuple[int, int, int, int]]: ...
     def forward(
         self,
-        inputs: Sequence[_Memory],
+        inputs: Sequence[_Memory | None],
         params: Sequence[_Memory],
         norms: Sequence[_Norm],
-        outputs: Sequence[_Memory],
+        outputs: Sequence[_Memory | None],
         saved: _Memory | None,
         workspace: _Memory | None,
         stream: int = 0,
+        stage: int = 0,
         /,
     ) -> None: ...
     # Writes the gradients that reached_params and reached_inputs tell for the mask of
@@ -134,7 +136,7 @@ class Plan:
     def backward(
         self,
         segment: int,
-        inputs: Sequence[_Memory],
+        inputs: Sequence[_Memory | None],
         params: Sequence[_Memory],
         norms: Sequence[_Norm],
         grad_outputs: Sequence[_Memory | None],
@@ -144,6 +146,7 @@ class Plan:
         workspace: _Memory | None,
         stream: int = 0,
         accumulate: bytes | bytearray | None = None,
+        mask: Sequence[bool] | None = None,
         /,
     ) -> None: ...
     def backward_workspace(self, mask: Sequence[bool] | None, /) -> int: ...
@@ -153,6 +156,7 @@ class Plan:
         self, segment: int, mask: Sequence[bool] | None = None, /
     ) -> list[bool]: ...
     def param_segments(self) -> list[int]: ...
+    def segment_stages(self) -> list[int]: ...
     def table(self) -> list[dict[str, Any]]: ...
 
 def set_num_threads(count: int, /) -> None: ...

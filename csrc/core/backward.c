@@ -240,8 +240,8 @@ static void visit(ym_backwarder *s, int32_t i)
     }
 }
 
-/* The caller's gradients of the outputs start the sums. */
-static void seed(ym_backwarder *s)
+/* The caller's gradients of a stage's outputs start the sums. */
+static void seed(ym_backwarder *s, int32_t stage)
 {
     const ym_program *p = s->b.program;
     for (int32_t o = 0; o < p->graph->output_count; o++) {
@@ -249,7 +249,7 @@ static void seed(ym_backwarder *s)
         bool wanted = s->request->output_has_grad == NULL ||
                       s->request->output_has_grad[o];
         s->b.schedule->mask[o] = wanted;
-        if (!wanted || !ym_needs_grad(s, item)) {
+        if (!wanted || !ym_needs_grad(s, item) || p->graph->output_stage[o] != stage) {
             continue;
         }
         ym_view given = ym_new_view(&s->b, YM_PLACE_GRAD_OUTPUT, o, item);
@@ -305,10 +305,12 @@ static void build(ym_backwarder *s)
         return;
     }
     s->now = s->b.program->item_count;
-    seed(s);
-    int32_t end = s->b.program->item_count;
+    int32_t end = s->b.program->item_count, stage = s->b.program->graph->stage_count;
     for (int32_t k = segments - 1; k >= 0; k--) {
         for (int32_t i = end - 1; i >= s->request->segment_first[k]; i--) {
+            while (stage > s->b.program->item[i].stage) {
+                seed(s, --stage);
+            }
             visit(s, i);
         }
         end = s->request->segment_first[k];
@@ -348,13 +350,7 @@ ym_status ym_backward_create(const ym_backward_request *request, ym_schedule **m
     s.param_written = calloc((size_t)p->graph->param_count + 1, sizeof(bool));
     s.conv_count = ym_count_convolutions(p);
     ym_status status = YM_ERR_MEMORY;
-    bool ready = ym_builder_begin(&s.b);
-    if (ready) {
-        s.b.schedule->segment_count = request->segment_count;
-        s.b.schedule->segment_end =
-            calloc((size_t)request->segment_count + 1, sizeof(int32_t));
-        ready = s.b.schedule->segment_end != NULL;
-    }
+    bool ready = ym_builder_begin(&s.b, request->segment_count);
     if (ready && s.value != NULL && s.gradient != NULL && s.param_written != NULL &&
         s.conv_count != NULL) {
         build(&s);

@@ -20,7 +20,7 @@ void ym_schedule_free(ym_schedule *schedule)
     free(schedule);
 }
 
-bool ym_builder_begin(ym_builder *b)
+bool ym_builder_begin(ym_builder *b, int32_t segments)
 {
     ym_schedule *s = calloc(1, sizeof *s);
     b->schedule = s;
@@ -31,10 +31,12 @@ bool ym_builder_begin(ym_builder *b)
     s->reached_param = calloc((size_t)g->param_count + 1, sizeof(bool));
     s->reached_input = calloc((size_t)g->input_count + 1, sizeof(bool));
     s->mask = calloc((size_t)g->output_count + 1, sizeof(bool));
+    s->segment_count = segments;
+    s->segment_end = calloc((size_t)segments + 1, sizeof *s->segment_end);
     s->block = calloc(1, sizeof *s->block);
     s->step = calloc(1, sizeof *s->step);
     return s->reached_param != NULL && s->reached_input != NULL && s->mask != NULL &&
-           s->block != NULL && s->step != NULL;
+           s->segment_end != NULL && s->block != NULL && s->step != NULL;
 }
 
 /* Room for one more at powers of two; on failure the last element is written again. */

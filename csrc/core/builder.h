@@ -18,7 +18,8 @@ typedef struct ym_builder {
     bool out_of_memory;
 } ym_builder;
 
-bool ym_builder_begin(ym_builder *b);
+/* segments: into which the steps are divided; the caller fills in their ends. */
+bool ym_builder_begin(ym_builder *b, int32_t segments);
 
 int32_t ym_add_block(ym_builder *b, ym_place place, int32_t index, int32_t item);
 int32_t ym_add_scratch(ym_builder *b, size_t bytes);

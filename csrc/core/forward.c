@@ -16,7 +16,8 @@ typedef struct forwarder {
     ym_view *view;
     int32_t *concat;       /* by item: the concat it is written into, or -1 */
     int32_t *concat_first; /* at which channel */
-    int32_t *output;       /* by item: the first output that it is, or -1 */
+    int32_t *output;       /* by item: the output in whose memory it lies, or -1 */
+    int32_t *last_stage;   /* by item: that reads its memory */
     int32_t *conv_count;
     int32_t *weight_block; /* see ym_forward */
     size_t weight_bytes;
@@ -151,9 +152,81 @@ static void add_item(forwarder *f, int32_t i)
         const ym_block *block = &f->b.schedule->block[view.block];
         bool written = block->place == YM_PLACE_OUTPUT && block->index == o &&
                        block->c == view.count;
-        if (f->b.program->output[o] == i && !written) {
+        bool now = f->b.program->graph->output_stage[o] == item->stage;
+        if (f->b.program->output[o] == i && now && !written) {
             ym_add_copy(&f->b, i, view, ym_new_view(&f->b, YM_PLACE_OUTPUT, o, i),
                         false);
+        }
+    }
+}
+
+/* The outputs of a stage that are values of earlier ones under another name. */
+static void add_late_outputs(forwarder *f, int32_t stage)
+{
+    const ym_program *p = f->b.program;
+    for (int32_t o = 0; o < p->graph->output_count; o++) {
+        const int32_t item = p->output[o];
+        if (p->graph->output_stage[o] == stage && p->item[item].stage < stage) {
+            ym_add_copy(&f->b, item, f->view[item],
+                        ym_new_view(&f->b, YM_PLACE_OUTPUT, o, item), false);
+        }
+    }
+}
+
+/* A slice is read in its parent's memory, and a member of a concat in the concat's. */
+static void find_last_stages(forwarder *f)
+{
+    const ym_program *p = f->b.program;
+    int32_t *last = f->last_stage;
+    for (int32_t i = 0; i < p->item_count; i++) {
+        last[i] = p->item[i].stage;
+        for (int32_t k = 0; k < p->item[i].operand_count; k++) {
+            last[p->item[i].operand[k]] = p->item[i].stage;
+        }
+    }
+    for (int32_t o = 0; o < p->graph->output_count; o++) {
+        int32_t *read = &last[p->output[o]];
+        const int32_t stage = p->graph->output_stage[o];
+        *read = *read > stage ? *read : stage;
+    }
+    for (int32_t i = p->item_count - 1; i >= 0; i--) {
+        if (p->item[i].kind == YM_ITEM_SLICE) {
+            int32_t *parent = &last[p->item[i].operand[0]];
+            *parent = *parent > last[i] ? *parent : last[i];
+        }
+    }
+    for (int32_t i = 0; i < p->item_count; i++) {
+        const ym_item *item = &p->item[i];
+        for (int32_t k = 0; item->kind == YM_ITEM_CONCAT && k < item->operand_count;
+             k++) {
+            const int32_t member = last[item->operand[k]];
+            last[i] = last[i] > member ? last[i] : member;
+        }
+    }
+}
+
+/* Is all of it written in its stage? Members of a concat may be of earlier ones. */
+static bool is_of_one_stage(const ym_program *p, int32_t i)
+{
+    const ym_item *item = &p->item[i];
+    bool all = true;
+    for (int32_t k = 0; item->kind == YM_ITEM_CONCAT && k < item->operand_count; k++) {
+        const int32_t member = item->operand[k];
+        all = all && p->item[member].stage == item->stage && is_of_one_stage(p, member);
+    }
+    return all;
+}
+
+/* The caller's memory of an output is there while its stage runs. */
+static void place_outputs(forwarder *f)
+{
+    const ym_program *p = f->b.program;
+    find_last_stages(f);
+    for (int32_t o = p->graph->output_count - 1; o >= 0; o--) {
+        const int32_t item = p->output[o], stage = p->item[item].stage;
+        if (p->graph->output_stage[o] == stage && f->last_stage[item] == stage &&
+            is_of_one_stage(p, item)) {
+            f->output[item] = o;
         }
     }
 }
@@ -220,18 +293,21 @@ static void build(forwarder *f, ym_program *p)
         f->view[i] = YM_NO_VIEW;
         f->output[i] = -1;
     }
-    for (int32_t o = p->graph->output_count - 1; o >= 0; o--) {
-        f->output[p->output[o]] = o;
-    }
+    place_outputs(f);
     share_concat_buffers(f);
     add_statistics_block(p, &f->b);
     size_t statistics_bytes = f->b.saved_bytes;
     add_weight_blocks(p, &f->b, f->weight_block);
     f->weight_bytes = f->b.saved_bytes - statistics_bytes;
-    for (int32_t i = 0; i < p->item_count; i++) {
-        add_item(f, i);
-    }
     ym_schedule *s = f->b.schedule;
+    int32_t next = 0;
+    for (int32_t stage = 0; stage < p->graph->stage_count; stage++) {
+        for (; next < p->item_count && p->item[next].stage == stage; next++) {
+            add_item(f, next);
+        }
+        add_late_outputs(f, stage);
+        s->segment_end[stage] = s->step_count;
+    }
     for (int32_t i = 0; i < s->block_count; i++) {
         if (s->block[i].place == YM_PLACE_SAVED) {
             bool early = s->block[i].first < 0 || s->block[i].first == INT32_MAX;
@@ -251,14 +327,15 @@ ym_status ym_forward_create(ym_program *program, const ym_backend *backend,
     f.concat = calloc(items, sizeof *f.concat);
     f.concat_first = calloc(items, sizeof *f.concat_first);
     f.output = calloc(items, sizeof *f.output);
+    f.last_stage = calloc(items, sizeof *f.last_stage);
     f.conv_count = ym_count_convolutions(program);
     f.weight_block =
         malloc(((size_t)program->graph->param_count + 1) * sizeof(int32_t));
     f.b.weight_block = f.weight_block;
     ym_status status = YM_ERR_MEMORY;
-    if (ym_builder_begin(&f.b) && f.view != NULL && f.concat != NULL &&
-        f.concat_first != NULL && f.output != NULL && f.conv_count != NULL &&
-        f.weight_block != NULL) {
+    if (ym_builder_begin(&f.b, program->graph->stage_count) && f.view != NULL &&
+        f.concat != NULL && f.concat_first != NULL && f.output != NULL &&
+        f.last_stage != NULL && f.conv_count != NULL && f.weight_block != NULL) {
         build(&f, program);
         f.b.schedule->live_bytes = ym_live_bytes(&f.b);
         status = place || f.b.out_of_memory ? ym_place_blocks(&f.b, error) : YM_OK;
@@ -268,6 +345,7 @@ ym_status ym_forward_create(ym_program *program, const ym_backend *backend,
     free(f.concat);
     free(f.concat_first);
     free(f.output);
+    free(f.last_stage);
     free(f.conv_count);
     *made = (ym_forward){.schedule = f.b.schedule,
                          .view = f.view,

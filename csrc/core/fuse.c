@@ -259,6 +259,7 @@ static ym_status fuse_node(fuser *f, int32_t v)
     ym_item *item = &f->p->item[v];
     item->name = node->name;
     item->c = node->channels;
+    item->stage = node->stage;
     f->item_of[v] = v;
     switch (node->op) {
     case YM_OP_INPUT:

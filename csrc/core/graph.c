@@ -20,7 +20,16 @@ const char *ym_op_name(ym_op op)
 
 ym_graph *ym_graph_create(void)
 {
-    return calloc(1, sizeof(ym_graph));
+    ym_graph *graph = calloc(1, sizeof *graph);
+    if (graph != NULL) {
+        graph->stage_count = 1;
+    }
+    return graph;
+}
+
+void ym_graph_stage(ym_graph *g)
+{
+    g->stage_count++;
 }
 
 void ym_graph_free(ym_graph *graph)
@@ -43,6 +52,7 @@ void ym_graph_free(ym_graph *graph)
     free(graph->norm);
     free(graph->input);
     free(graph->output);
+    free(graph->output_stage);
     free(graph);
 }
 
@@ -87,7 +97,7 @@ static ym_status append(ym_graph *g, ym_op op, const int32_t *x, int32_t count,
     YM_CHECK(error, g->node_count < YM_MAX_NODES, YM_ERR_ARGUMENT,
              "graph: more than %d calls", YM_MAX_NODES);
     YM_TRY(grow((void **)&g->node, g->node_count, sizeof *g->node, error));
-    ym_node node = {.op = op, .operand_count = count};
+    ym_node node = {.op = op, .operand_count = count, .stage = g->stage_count - 1};
     node.operand = malloc((count > 0 ? (size_t)count : 1) * sizeof *node.operand);
     node.name = copy_text(name);
     if (node.operand == NULL || node.name == NULL) {
@@ -395,6 +405,8 @@ ym_status ym_graph_output(ym_graph *g, int32_t x, ym_error *error)
 {
     YM_TRY(check_value(g, x, "output", error));
     YM_TRY(grow((void **)&g->output, g->output_count, sizeof *g->output, error));
+    YM_TRY(grow((void **)&g->output_stage, g->output_count, sizeof *g->output, error));
+    g->output_stage[g->output_count] = g->stage_count - 1;
     g->output[g->output_count++] = x;
     return YM_OK;
 }

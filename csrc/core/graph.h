@@ -50,6 +50,7 @@ typedef struct ym_node {
     int32_t operand_count;
     int32_t *operand; /* values */
     int32_t channels; /* of the value it makes; node i makes value i */
+    int32_t stage;
     union {
         struct {
             ym_conv shape;
@@ -91,7 +92,9 @@ typedef struct ym_graph {
     int32_t *input; /* values */
     int32_t input_count;
     int32_t *output; /* values, in order; a value may be listed twice or be an input */
+    int32_t *output_stage;
     int32_t output_count;
+    int32_t stage_count;
 } ym_graph;
 
 ym_graph *ym_graph_create(void); /* NULL: out of memory */
@@ -130,5 +133,9 @@ ym_status ym_graph_multiply(ym_graph *g, int32_t a, int32_t b, const char *name,
 ym_status ym_graph_reduce(ym_graph *g, ym_op op, int32_t x, ym_axes axes,
                           const char *name, int32_t *made, ym_error *error);
 ym_status ym_graph_output(ym_graph *g, int32_t x, ym_error *error);
+
+/* What follows belongs to a new stage. Forward runs one stage at a time, so that the
+ * caller can make inputs of the later ones from outputs of the earlier ones. */
+void ym_graph_stage(ym_graph *g);
 
 #endif

@@ -56,6 +56,37 @@ static double param_elements(const ym_graph *g, int32_t param)
     return (double)w->k * w->c * w->r * w->s;
 }
 
+/* A segment lies in one stage, and each stage has one, if an empty one. begin: the
+ * first items of `count` segments, ascending. */
+static ym_status cut_at_stages(ym_plan *plan, int32_t *begin, int32_t count,
+                               ym_error *error)
+{
+    const ym_program *p = plan->program;
+    const int32_t stages = plan->graph->stage_count;
+    const size_t most = (size_t)count + (size_t)stages;
+    plan->segment_first = calloc(most, sizeof *plan->segment_first);
+    plan->segment_stage = calloc(most, sizeof *plan->segment_stage);
+    YM_CHECK(error, plan->segment_first != NULL && plan->segment_stage != NULL,
+             YM_ERR_MEMORY, "plan: out of memory");
+    int32_t made = 0, cut = 0, end = 0;
+    for (int32_t stage = 0; stage < stages; stage++) {
+        const int32_t first = end;
+        while (end < p->item_count && p->item[end].stage == stage) {
+            end++;
+        }
+        plan->segment_stage[made] = stage;
+        plan->segment_first[made++] = first;
+        for (; cut < count && begin[cut] < end; cut++) {
+            if (begin[cut] > first) {
+                plan->segment_stage[made] = stage;
+                plan->segment_first[made++] = begin[cut];
+            }
+        }
+    }
+    plan->segment_count = made;
+    return YM_OK;
+}
+
 /* Cuts the items so that each segment completes about the same bytes of parameter
  * gradients, counted from the end, where backward starts. */
 static ym_status cut_segments(ym_plan *plan, int32_t wanted, ym_error *error)
@@ -64,13 +95,14 @@ static ym_status cut_segments(ym_plan *plan, int32_t wanted, ym_error *error)
     const ym_graph *g = p->graph;
     double *weight = calloc((size_t)p->item_count + 1, sizeof *weight);
     int32_t *first = calloc((size_t)g->param_count + 1, sizeof *first);
-    plan->segment_first = calloc((size_t)wanted + 1, sizeof *plan->segment_first);
+    int32_t *begin = calloc((size_t)wanted + 1, sizeof *begin);
     plan->param_segment =
         calloc((size_t)g->param_count + 1, sizeof *plan->param_segment);
-    if (weight == NULL || first == NULL || plan->segment_first == NULL ||
+    if (weight == NULL || first == NULL || begin == NULL ||
         plan->param_segment == NULL) {
         free(weight);
         free(first);
+        free(begin);
         return ym_fail(error, YM_ERR_MEMORY, "plan: out of memory");
     }
     find_first_users(p, first);
@@ -81,8 +113,7 @@ static ym_status cut_segments(ym_plan *plan, int32_t wanted, ym_error *error)
             total += param_elements(g, i);
         }
     }
-    int32_t cuts = 0;
-    int32_t *begin = plan->segment_first; /* filled from the last segment on */
+    int32_t cuts = 0; /* from the last segment on */
     for (int32_t i = p->item_count - 1; i > 0; i--) {
         passed += weight[i];
         if (cuts < wanted - 1 && weight[i] > 0 &&
@@ -91,22 +122,23 @@ static ym_status cut_segments(ym_plan *plan, int32_t wanted, ym_error *error)
         }
     }
     begin[cuts] = 0;
-    plan->segment_count = cuts + 1;
     for (int32_t k = 0; k < (cuts + 1) / 2; k++) {
         int32_t swapped = begin[k];
         begin[k] = begin[cuts - k];
         begin[cuts - k] = swapped;
     }
-    for (int32_t i = 0; i < g->param_count; i++) {
+    const ym_status status = cut_at_stages(plan, begin, cuts + 1, error);
+    for (int32_t i = 0; status == YM_OK && i < g->param_count; i++) {
         int32_t k = plan->segment_count - 1;
-        while (first[i] >= 0 && first[i] < begin[k]) {
+        while (first[i] >= 0 && first[i] < plan->segment_first[k]) {
             k--;
         }
         plan->param_segment[i] = first[i] >= 0 && p->param_grad[i] ? k : -1;
     }
     free(weight);
     free(first);
-    return YM_OK;
+    free(begin);
+    return status;
 }
 
 static ym_status make_backward(ym_plan *plan, const bool *mask, ym_schedule **made,
@@ -177,6 +209,7 @@ void ym_plan_free(ym_plan *plan)
     ym_forward_free(&plan->forward);
     ym_program_free(plan->program);
     free(plan->segment_first);
+    free(plan->segment_stage);
     free(plan->param_segment);
     free(plan);
 }

@@ -14,6 +14,7 @@ struct ym_plan {
     ym_forward forward;
     int32_t patience;
     int32_t *segment_first; /* items */
+    int32_t *segment_stage; /* of forward, that a segment belongs to */
     int32_t segment_count;
     int32_t *param_segment; /* -1: no gradient wanted */
     ym_schedule *backward;  /* list; the first is for all outputs */
@@ -25,7 +26,7 @@ struct ym_plan {
 void ym_plan_touched_params(const ym_plan *plan, const ym_schedule *schedule,
                             int32_t segment, bool *touched);
 
-/* The steps [*begin, *end) of one segment. */
+/* The steps [*begin, *end) of one segment: of backward the last runs first. */
 void ym_segment_steps(const ym_schedule *schedule, int32_t segment, int32_t *begin,
                       int32_t *end);
 

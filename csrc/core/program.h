@@ -38,6 +38,7 @@ typedef struct ym_item {
     int32_t operand_count;
     int32_t *operand; /* items; of a brick: the terms, then the residual */
     bool needs_grad;  /* some gradient flows into this value */
+    int32_t stage;    /* of forward */
     union {
         struct {
             int32_t number;

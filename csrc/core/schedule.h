@@ -76,8 +76,8 @@ struct ym_schedule {
     int32_t block_count;
     ym_step *step;
     int32_t step_count;
-    int32_t *segment_end; /* by order of running: steps [end of previous, end) */
-    int32_t segment_count;
+    int32_t *segment_end;  /* by order of running: steps [end of previous, end) */
+    int32_t segment_count; /* of forward: its stages */
     size_t workspace_bytes;
     size_t peak_bytes; /* saved_bytes + workspace_bytes */
     size_t live_bytes; /* most bytes live at one step: a lower bound of the peak */

@@ -179,6 +179,21 @@ static PyObject *graph_output(PyObject *self, PyObject *args, PyObject *kwargs)
     return status == YM_OK ? Py_NewRef(Py_None) : ym_raise(status, &error);
 }
 
+PyDoc_STRVAR(stage_doc,
+             "stage()\n\nWhat follows belongs to a new stage of forward, whose inputs "
+             "may be made of\noutputs of the earlier ones.");
+
+static PyObject *graph_stage(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    ym_graph *graph = ym_graph_open(self);
+    if (graph == NULL) {
+        return NULL;
+    }
+    ym_graph_stage(graph);
+    Py_RETURN_NONE;
+}
+
 #define METHOD(name, function, doc) \
     {name, (PyCFunction)(void (*)(void))(function), METH_VARARGS | METH_KEYWORDS, doc}
 
@@ -198,6 +213,7 @@ static PyMethodDef graph_methods[] = {
     METHOD("multiply", ym_node_multiply, ym_node_multiply_doc),
     METHOD("mean", ym_node_mean, ym_node_mean_doc),
     METHOD("maximum", ym_node_maximum, ym_node_maximum_doc),
+    {"stage", graph_stage, METH_NOARGS, stage_doc},
     METHOD("output", graph_output, output_doc),
     {NULL, NULL, 0, NULL},
 };

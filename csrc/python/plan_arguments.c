@@ -84,8 +84,12 @@ int ym_parse_values(const ym_plan *plan, PyObject *object, const ym_value_list *
     for (int32_t i = 0; status == 0 && i < rule->count; i++) {
         char name[64];
         snprintf(name, sizeof name, "%s[%d]", rule->name, i);
+        const int32_t stage = rule->stage != NULL
+                                  ? rule->stage[i]
+                                  : plan->program->item[rule->items[i]].stage;
+        const bool needed = stage >= rule->first_stage && stage <= rule->last_stage;
         status = parse_value(plan, PySequence_Fast_GET_ITEM(list, i), name,
-                             rule->items[i], rule->optional, rule->writes,
+                             rule->items[i], rule->optional || !needed, rule->writes,
                              &(*values)[i]);
     }
     Py_XDECREF(list);
@@ -315,14 +319,18 @@ static int32_t *input_items(const ym_plan *plan)
     return items;
 }
 
-int ym_parse_common(ym_run_arguments *a, PyObject *inputs, PyObject *params,
-                    PyObject *norms, PyObject *saved, PyObject *workspace)
+int ym_parse_common(ym_run_arguments *a, int32_t stage, PyObject *inputs,
+                    PyObject *params, PyObject *norms, PyObject *saved,
+                    PyObject *workspace)
 {
     int32_t *items = input_items(a->plan);
     if (items == NULL) {
         return -1;
     }
-    ym_value_list rule = {"inputs", items, a->plan->graph->input_count, false, false};
+    ym_value_list rule = {.name = "inputs",
+                          .items = items,
+                          .count = a->plan->graph->input_count,
+                          .last_stage = stage};
     int status = ym_parse_values(a->plan, inputs, &rule, &a->inputs);
     PyMem_Free(items);
     if (status < 0 || parse_weights(a->plan, params, "params", false, &a->params) < 0 ||
@@ -347,9 +355,15 @@ int ym_parse_gradients(ym_run_arguments *a, PyObject *grad_outputs,
     if (items == NULL) {
         return -1;
     }
-    ym_value_list outputs = {"grad_outputs", a->plan->program->output, g->output_count,
-                             true, false};
-    ym_value_list inputs = {"grad_inputs", items, g->input_count, true, true};
+    ym_value_list outputs = {.name = "grad_outputs",
+                             .items = a->plan->program->output,
+                             .count = g->output_count,
+                             .optional = true};
+    ym_value_list inputs = {.name = "grad_inputs",
+                            .items = items,
+                            .count = g->input_count,
+                            .optional = true,
+                            .writes = true};
     int status =
         ym_parse_values(a->plan, grad_outputs, &outputs, &a->grad_outputs) < 0 ||
                 ym_parse_values(a->plan, grad_inputs, &inputs, &a->grad_inputs) < 0 ||

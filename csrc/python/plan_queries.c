@@ -177,6 +177,17 @@ PyObject *ym_plan_param_segments_method(plan_object *self, PyObject *unused)
     return list;
 }
 
+PyObject *ym_plan_segment_stages_method(plan_object *self, PyObject *unused)
+{
+    (void)unused;
+    int32_t count = self->plan->segment_count;
+    PyObject *list = PyList_New(count);
+    for (int32_t i = 0; list != NULL && i < count; i++) {
+        PyList_SET_ITEM(list, i, PyLong_FromLong(self->plan->segment_stage[i]));
+    }
+    return list;
+}
+
 PyGetSetDef ym_plan_getset[] = {
     {"saved_bytes", (getter)get_saved_bytes, NULL,
      "Bytes kept from forward to backward.", NULL},

@@ -24,21 +24,33 @@ PyObject *ym_plan_forward_method(plan_object *self, PyObject *args)
 {
     PyObject *inputs, *params, *norms, *outputs, *saved, *workspace;
     unsigned long long stream = 0;
-    if (!PyArg_ParseTuple(args, "OOOOOO|K:forward", &inputs, &params, &norms, &outputs,
-                          &saved, &workspace, &stream)) {
+    int stage = 0;
+    if (!PyArg_ParseTuple(args, "OOOOOO|Ki:forward", &inputs, &params, &norms, &outputs,
+                          &saved, &workspace, &stream, &stage)) {
         return NULL;
     }
+    const int stages = self->plan->graph->stage_count;
+    if (stage < 0 || stage >= stages) {
+        return PyErr_Format(PyExc_ValueError, "stage: is %d, must be in [0, %d)", stage,
+                            stages);
+    }
     ym_run_arguments a = {.plan = self->plan};
-    ym_value_list rule = {"outputs", self->plan->program->output,
-                          self->plan->graph->output_count, false, true};
+    ym_value_list rule = {.name = "outputs",
+                          .items = self->plan->program->output,
+                          .count = self->plan->graph->output_count,
+                          .writes = true,
+                          .first_stage = stage,
+                          .last_stage = stage,
+                          .stage = self->plan->graph->output_stage};
     PyObject *result = NULL;
-    if (ym_parse_common(&a, inputs, params, norms, saved, workspace) == 0 &&
+    if (ym_parse_common(&a, stage, inputs, params, norms, saved, workspace) == 0 &&
         ym_parse_values(self->plan, outputs, &rule, &a.outputs) == 0) {
         a.bindings.outputs = a.outputs;
         if (self->plan->device < 0) {
             ym_prefer_large_pages(a.bindings.saved, self->plan->forward.saved_bytes);
         }
-        result = run(&a, ym_plan_forward_schedule(self->plan), 0, stream);
+        result =
+            run(&a, ym_plan_forward_schedule(self->plan), stages - 1 - stage, stream);
     }
     ym_release_arguments(&a);
     return result;
@@ -50,7 +62,8 @@ static int require_places(plan_object *self, const ym_run_arguments *a,
 {
     const ym_graph *g = self->plan->graph;
     for (int32_t i = 0; i < g->input_count; i++) {
-        if (schedule->reached_input[i] && a->grad_inputs[i].data == NULL) {
+        if (schedule->reached_input[i] && a->grad_inputs[i].data == NULL &&
+            g->node[g->input[i]].stage <= self->plan->segment_stage[segment]) {
             PyErr_Format(PyExc_ValueError,
                          "grad_inputs[%d]: is None, but the plan computes it", i);
             return -1;
@@ -75,17 +88,44 @@ static int require_places(plan_object *self, const ym_run_arguments *a,
     return status;
 }
 
-/* Backward depends on which outputs have a gradient. */
-static const ym_schedule *backward_schedule(plan_object *self, ym_run_arguments *a)
+/* Which outputs have a gradient: those that are given, and of stages whose turn has not
+ * come those that the mask says. */
+static int complete_mask(plan_object *self, ym_run_arguments *a, int32_t stage,
+                         PyObject *mask)
 {
     const ym_graph *g = self->plan->graph;
-    a->mask = PyMem_Calloc((size_t)g->output_count + 1, sizeof(bool));
+    if (ym_parse_flags(mask, "mask", g->output_count, &a->mask) < 0) {
+        return -1;
+    }
     if (a->mask == NULL) {
-        PyErr_NoMemory();
-        return NULL;
+        a->mask = PyMem_Calloc((size_t)g->output_count + 1, sizeof(bool));
+        if (a->mask == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        stage = 0;
     }
     for (int32_t i = 0; i < g->output_count; i++) {
-        a->mask[i] = a->grad_outputs[i].data != NULL;
+        const bool given = a->grad_outputs[i].data != NULL;
+        if (g->output_stage[i] < stage) {
+            continue;
+        }
+        if (mask != NULL && mask != Py_None && a->mask[i] != given) {
+            PyErr_Format(PyExc_ValueError, "grad_outputs[%d]: is %s, the mask says %s",
+                         i, given ? "given" : "None", given ? "none" : "one");
+            return -1;
+        }
+        a->mask[i] = given;
+    }
+    return 0;
+}
+
+/* Backward depends on which outputs have a gradient. */
+static const ym_schedule *backward_schedule(plan_object *self, ym_run_arguments *a,
+                                            int32_t stage, PyObject *mask)
+{
+    if (complete_mask(self, a, stage, mask) < 0) {
+        return NULL;
     }
     const ym_schedule *schedule;
     ym_error error;
@@ -101,12 +141,12 @@ static const ym_schedule *backward_schedule(plan_object *self, ym_run_arguments 
 PyObject *ym_plan_backward_method(plan_object *self, PyObject *args)
 {
     PyObject *inputs, *params, *norms, *grad_outputs, *grad_inputs, *grad_params,
-        *saved, *workspace, *accumulate = NULL;
+        *saved, *workspace, *accumulate = NULL, *mask = NULL;
     int segment;
     unsigned long long stream = 0;
-    if (!PyArg_ParseTuple(args, "iOOOOOOOO|KO:backward", &segment, &inputs, &params,
+    if (!PyArg_ParseTuple(args, "iOOOOOOOO|KOO:backward", &segment, &inputs, &params,
                           &norms, &grad_outputs, &grad_inputs, &grad_params, &saved,
-                          &workspace, &stream, &accumulate)) {
+                          &workspace, &stream, &accumulate, &mask)) {
         return NULL;
     }
     if (segment < 0 || segment >= self->plan->segment_count) {
@@ -114,12 +154,13 @@ PyObject *ym_plan_backward_method(plan_object *self, PyObject *args)
                             segment, self->plan->segment_count);
     }
     ym_run_arguments a = {.plan = self->plan};
+    const int32_t stage = self->plan->segment_stage[segment];
     PyObject *result = NULL;
     const ym_schedule *schedule = NULL;
-    if (ym_parse_common(&a, inputs, params, norms, saved, workspace) == 0 &&
+    if (ym_parse_common(&a, stage, inputs, params, norms, saved, workspace) == 0 &&
         ym_parse_gradients(&a, grad_outputs, grad_inputs, grad_params) == 0 &&
         ym_parse_accumulate(&a, accumulate) == 0) {
-        schedule = backward_schedule(self, &a);
+        schedule = backward_schedule(self, &a, stage, mask);
     }
     if (schedule != NULL && require_places(self, &a, schedule, segment) == 0) {
         result = run(&a, schedule, segment, stream);

@@ -202,13 +202,17 @@ static void plan_dealloc(plan_object *self)
 
 static PyMethodDef plan_methods[] = {
     {"forward", (PyCFunction)ym_plan_forward_method, METH_VARARGS,
-     "forward(inputs, params, norms, outputs, saved, workspace, stream=0)\n--\n\n"
-     "Runs forward; fills outputs and saved. stream: a CUDA stream's handle."},
+     "forward(inputs, params, norms, outputs, saved, workspace, stream=0, "
+     "stage=0)\n--\n\n"
+     "Runs a stage of forward, the lowest first; fills its outputs and saved. Inputs "
+     "of "
+     "later stages and other outputs may be None. stream: a CUDA stream's handle."},
     {"backward", (PyCFunction)ym_plan_backward_method, METH_VARARGS,
      "backward(segment, inputs, params, norms, grad_outputs, grad_inputs, grad_params, "
-     "saved, workspace, stream=0, accumulate=None)\n--\n\n"
+     "saved, workspace, stream=0, accumulate=None, mask=None)\n--\n\n"
      "Runs one segment of backward, the highest first. accumulate: a byte for each "
-     "param, not 0: its gradient is added to what is there."},
+     "param, not 0: its gradient is added to what is there. mask: which outputs will "
+     "have had a gradient; None: those that have one now."},
     {"backward_workspace", (PyCFunction)ym_plan_backward_workspace_method, METH_O,
      "backward_workspace(mask)\n--\n\nBytes for that set of outputs with gradients."},
     {"reached_params", (PyCFunction)ym_plan_reached_params_method, METH_O,
@@ -221,6 +225,8 @@ static PyMethodDef plan_methods[] = {
     {"param_segments", (PyCFunction)ym_plan_param_segments_method, METH_NOARGS,
      "param_segments()\n--\n\nThe segment that completes each param's gradient, or "
      "-1."},
+    {"segment_stages", (PyCFunction)ym_plan_segment_stages_method, METH_NOARGS,
+     "segment_stages()\n--\n\nThe stage of forward that each segment belongs to."},
     {"table", (PyCFunction)ym_plan_table_method, METH_NOARGS,
      "table()\n--\n\nOne dict per value: name, op, shape, bytes, state."},
     {NULL, NULL, 0, NULL},
