@@ -59,7 +59,7 @@ def as_one(net: Features, x: Tensor) -> Tensor:
     return net.features(F.max_pool2d(both, 3, 1, 1)[:, 2:5])
 
 
-# The function, and how many graphs a strict recording is.
+# The function, and how many stages a strict recording has.
 ENDS = {
     "image added": (lambda net, x: x + net.features(x), 1),
     "image added in place": (in_place, 1),
@@ -92,7 +92,7 @@ def errors(module: nn.Module, exact: nn.Module) -> list[tuple[float, torch.dtype
 @pytest.mark.parametrize("name", ENDS)
 def test_float32_values_are_as_exact_as_stock_s(name: str, strict: bool) -> None:
     torch.manual_seed(0)
-    end, graphs = ENDS[name]
+    end, stages = ENDS[name]
     stock = Features(end)
     exact = copy.deepcopy(stock).double()
     ours = ym.checkpoint(copy.deepcopy(stock), strict=strict)
@@ -102,8 +102,8 @@ def test_float32_values_are_as_exact_as_stock_s(name: str, strict: bool) -> None
         assert a <= 2 * b + 1e-7
     assert ran_in_core(ours) == 1
     detail = ym.report(ours).rows[0].detail
-    assert ("graphs" in detail) == (graphs > 1)
-    assert graphs == 1 or f"{graphs} graphs" in detail
+    assert ("stages" in detail) == (stages > 1)
+    assert stages == 1 or f"in {stages} stages" in detail
 
 
 def test_float32_alone_stays_one_graph() -> None:
@@ -112,6 +112,16 @@ def test_float32_alone_stays_one_graph() -> None:
     ours(torch.rand(2, 3, 32, 32))
     (row,) = ym.report(ours).rows
     assert row.detail == "keep=conv"
+
+
+def test_a_size_needs_one_dtype() -> None:
+    """Graphs of several dtypes have a plan each, of which none knows the others' bytes."""
+    ours = ym.checkpoint(Features(ENDS["norm of the sum"][0]), keep="1GB", strict=False)
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(ValueError, match="needs the whole module in one graph"),
+    ):
+        ours(torch.rand(2, 3, 32, 32))
 
 
 def test_a_division_by_dtypes_is_refused_by_name() -> None:
@@ -128,7 +138,7 @@ def test_a_division_by_dtypes_is_refused_by_name() -> None:
                 x = x + conv(norm(x))
             return x
 
-    ours, words = ym.checkpoint(Stream()), "divide 3 convolutions into 6 graphs"
+    ours, words = ym.checkpoint(Stream()), "divide 3 convolutions into 6 stages"
     with (
         torch.autocast("cpu", torch.bfloat16),
         pytest.raises(ym.CannotLower, match=words),

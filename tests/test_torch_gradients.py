@@ -338,7 +338,7 @@ def test_a_backward_that_fails_leaves_what_was_there(
         def fails(*arguments: Any) -> None:
             raise MemoryError("no memory left")
 
-        patch.setattr(autograd_nodes._Backward, "make_places", fails)
+        patch.setattr(autograd_nodes.BackwardState, "make_places", fails)
         with pytest.raises(MemoryError, match="no memory left"):
             backward(out)
     assert places(ours) == before

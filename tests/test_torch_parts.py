@@ -42,7 +42,7 @@ def test_several_graphs_train_as_stock_does(keep: str, dtype: torch.dtype) -> No
         assert_same_training(ours, stock, x)
     row, *left = ym.report(ours).rows
     assert row.state == "swapped" and row.calls == 3
-    assert row.detail == f"keep={keep}, 2 graphs"
+    assert row.detail == f"keep={keep}, in 2 stages"
     assert {r.path for r in left} >= {"attention", "bins"}
     assert all(r.state == "stock" for r in left)
     assert "conv3d in bins: it reads the weight bins.weight" in str(ym.report(ours))
@@ -215,7 +215,7 @@ def test_graphs_of_a_convolution_each_are_made() -> None:
     ours, stock = pair(nn.Sequential(Elan(3, 8, 4), *bricks))
     assert_same_training(ours, stock, image())
     row = ym.report(ours).rows[0]
-    assert row.state == "swapped" and row.detail == "keep=min, 4 graphs"
+    assert row.state == "swapped" and row.detail == "keep=min, in 4 stages"
 
 
 def test_smaller_graphs_are_left_to_the_children() -> None:
@@ -223,13 +223,16 @@ def test_smaller_graphs_are_left_to_the_children() -> None:
     ours, stock = pair(nn.Sequential(Elan(3, 8, 4), *norms))
     assert_same_training(ours, stock, image())
     found = {row.path: row for row in ym.report(ours).rows}
-    assert found[""].state == "stock" and "into 6 graphs" in found[""].detail
+    assert found[""].state == "stock" and "into 6 stages" in found[""].detail
     assert found["0"].state == "swapped"
 
 
-def test_a_size_needs_one_graph() -> None:
-    ours = ym.checkpoint(Detector(), keep="1GB", strict=False)
-    with pytest.raises(ValueError, match="needs the whole module in one graph"):
+def test_a_size_is_for_all_stages_together() -> None:
+    ours, stock = pair(Detector(), "1GB")
+    assert_same_training(ours, stock, image())
+    assert "in 2 stages" in ym.report(ours).rows[0].detail
+    ours = ym.checkpoint(Detector(), keep="1KB", strict=False)
+    with pytest.raises(ValueError, match="1000 bytes is too small, the smallest plan"):
         ours(image())
     head = nn.Sequential(Elan(3, 8, 4), nn.Flatten(), nn.Linear(8 * 16 * 16, 2))
     ours, stock = pair(head, "1GB")
@@ -251,7 +254,7 @@ def test_what_nobody_reads_any_more_is_let_go_within_forward() -> None:
     entry = registry.runner_of(ours)
     assert isinstance(entry, Entry) and entry.latest is not None
     recording = entry.latest.recording
-    assert [len(part.done_with) for part in recording.parts] == [1, 2, 1]
+    assert [len(stage.done_with) for stage in recording.stages] == [1, 2, 1]
 
 
 LEFT: dict[str, Callable[[Tensor], Tensor]] = {
@@ -283,7 +286,7 @@ def test_a_part_without_a_convolution_is_left_to_stock(name: str) -> None:
     for _ in range(2):
         assert_same_training(ours, stock, image())
     row, left = ym.report(ours).rows
-    assert row.calls == 2 and row.detail == "keep=min, 2 graphs"
+    assert row.calls == 2 and row.detail == "keep=min, in 2 stages"
     for op in name.partition(" ")[0].split(","):
         assert (
             f"{op} in the module itself: a graph without a convolution" in left.detail

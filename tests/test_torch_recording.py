@@ -114,7 +114,7 @@ def test_refused_calls_are_named_and_stay_stock(name: str) -> None:
     ours.load_state_dict(stock.state_dict())
     assert_same_training(ours, stock, image(size=32))
     found = {row.path: row for row in ym.report(ours).rows}
-    assert found[""].state == "swapped" and "2 graphs" in found[""].detail
+    assert found[""].state == "swapped" and "2 stages" in found[""].detail
     assert found["1"].state == "stock"
     assert name in found["1"].detail
 

@@ -27,7 +27,8 @@ typedef struct ym_plan_request {
     const bool *param_grad;         /* per param */
     ym_keep keep;
     size_t budget_bytes;
-    int32_t segment_count; /* into how many parts backward is cut, at least 1 */
+    int32_t segment_count; /* into how many parts backward is cut, at least 1; more
+                              where a part would have several stages of forward */
     bool replays;          /* record work and repeat it, on a backend that can */
 } ym_plan_request;
 
@@ -61,8 +62,10 @@ ym_status ym_plan_backward_schedule(ym_plan *plan, const bool *output_has_grad,
                                     const ym_schedule **made, ym_error *error);
 const ym_schedule *ym_plan_forward_schedule(const ym_plan *plan);
 
-/* Runs the forward schedule, or one segment of a backward schedule (the first to run is
- * segment_count - 1). */
+/* Runs one segment of a schedule, the first to run is segment_count - 1: a stage of
+ * forward, or a part of backward. Of inputs and outputs those must be bound that the
+ * stage has or that are inputs of earlier stages; of gradients of outputs, those of the
+ * segment's stage and of later ones. */
 ym_status ym_plan_run(const ym_plan *plan, const ym_schedule *schedule, int32_t segment,
                       ym_context *context, const ym_bindings *bindings);
 /* The same, repeated from a record where the plan has one of such bindings. */

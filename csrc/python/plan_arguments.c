@@ -377,31 +377,3 @@ int ym_parse_gradients(ym_run_arguments *a, PyObject *grad_outputs,
     a->bindings.grad_params = a->grad_params;
     return status;
 }
-
-int ym_parse_accumulate(ym_run_arguments *a, PyObject *accumulate)
-{
-    const int32_t count = a->plan->graph->param_count;
-    Py_buffer bytes;
-    if (accumulate == NULL || accumulate == Py_None) {
-        return 0;
-    }
-    if (PyObject_GetBuffer(accumulate, &bytes, PyBUF_SIMPLE) < 0) {
-        return -1;
-    }
-    int status = -1;
-    if (bytes.len != count) {
-        PyErr_Format(PyExc_ValueError, "accumulate: has %zd bytes, must have %d",
-                     bytes.len, count);
-    } else if ((a->accumulate = PyMem_Calloc((size_t)count + 1, sizeof(bool))) ==
-               NULL) {
-        PyErr_NoMemory();
-    } else {
-        for (int32_t i = 0; i < count; i++) {
-            a->accumulate[i] = ((const char *)bytes.buf)[i] != 0;
-        }
-        a->bindings.accumulate_params = a->accumulate;
-        status = 0;
-    }
-    PyBuffer_Release(&bytes);
-    return status;
-}

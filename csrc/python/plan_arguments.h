@@ -36,8 +36,6 @@ int ym_parse_common(ym_run_arguments *a, int32_t stage, PyObject *inputs,
                     PyObject *workspace);
 int ym_parse_gradients(ym_run_arguments *a, PyObject *grad_outputs,
                        PyObject *grad_inputs, PyObject *grad_params);
-/* accumulate: bytes-like, a byte for each param, or None. */
-int ym_parse_accumulate(ym_run_arguments *a, PyObject *accumulate);
 void ym_release_arguments(ym_run_arguments *a);
 
 #endif

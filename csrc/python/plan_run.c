@@ -56,6 +56,35 @@ PyObject *ym_plan_forward_method(plan_object *self, PyObject *args)
     return result;
 }
 
+/* accumulate: bytes-like, a byte for each param, or None. */
+static int parse_accumulate(ym_run_arguments *a, PyObject *accumulate)
+{
+    const int32_t count = a->plan->graph->param_count;
+    Py_buffer bytes;
+    if (accumulate == NULL || accumulate == Py_None) {
+        return 0;
+    }
+    if (PyObject_GetBuffer(accumulate, &bytes, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    int status = -1;
+    if (bytes.len != count) {
+        PyErr_Format(PyExc_ValueError, "accumulate: has %zd bytes, must have %d",
+                     bytes.len, count);
+    } else if ((a->accumulate = PyMem_Calloc((size_t)count + 1, sizeof(bool))) ==
+               NULL) {
+        PyErr_NoMemory();
+    } else {
+        for (int32_t i = 0; i < count; i++) {
+            a->accumulate[i] = ((const char *)bytes.buf)[i] != 0;
+        }
+        a->bindings.accumulate_params = a->accumulate;
+        status = 0;
+    }
+    PyBuffer_Release(&bytes);
+    return status;
+}
+
 /* Every gradient that this segment writes must have a place. */
 static int require_places(plan_object *self, const ym_run_arguments *a,
                           const ym_schedule *schedule, int32_t segment)
@@ -159,7 +188,7 @@ PyObject *ym_plan_backward_method(plan_object *self, PyObject *args)
     const ym_schedule *schedule = NULL;
     if (ym_parse_common(&a, stage, inputs, params, norms, saved, workspace) == 0 &&
         ym_parse_gradients(&a, grad_outputs, grad_inputs, grad_params) == 0 &&
-        ym_parse_accumulate(&a, accumulate) == 0) {
+        parse_accumulate(&a, accumulate) == 0) {
         schedule = backward_schedule(self, &a, stage, mask);
     }
     if (schedule != NULL && require_places(self, &a, schedule, segment) == 0) {

@@ -38,9 +38,9 @@ def checkpoint(
             "min" would leave a small module to stock PyTorch, it is "conv".
         strict: raise CannotLower, naming the call and the path, when a part of the module
             can't be lowered; False leaves that part in stock PyTorch (see report()). The
-            module is then several graphs with stock calls before, between and after
-            them; where those would be too small, or hold no less than stock PyTorch, its
-            children are swapped instead.
+            module's graph is then run in several stages, with stock calls before, between
+            and after them; where those would be too small, or hold no less than stock
+            PyTorch, its children are swapped instead.
         segments: into how many autograd nodes backward is cut; None: by parameter bytes.
         backend: "auto" runs where the arguments are: on a GPU with cuDNN, else on the
             CPU. "cpu", "ref" (the slow and plain reference) and "cuda" run there only,

@@ -138,8 +138,9 @@ def _row(path: str, entry: Entry) -> Row:
         detail = "; ".join(reasons) or "no training forward yet"
         return Row(path, kind, state, detail, reasons=reasons)
     detail = f"keep={entry.keep}"
-    if len(planned) > 1:
-        detail += f", {len(planned)} graphs"
+    stages = sum(len(graph.program.part.stages) for graph, _ in planned)
+    if stages > 1:
+        detail += f", in {stages} stages"
     replays = [plan.core.replays for _, plan in planned]
     repeated = sum(found[1] for found in replays if found)
     if any(replays):

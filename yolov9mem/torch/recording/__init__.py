@@ -8,8 +8,8 @@ calls             which calls the C core can do: shapes and sums
 calls_layers      the same for layers: convolution, batch norm, pooling, ...
 calls_gates       the same for gates: means, products, linear layers of one pixel
 derived           what is made of a value without a node: other shapes, places
-ir                what is written down: nodes, refs, stock calls, parts
-parts             the end of a recording, cut into graphs between the stock calls
+ir                what is written down: nodes, refs, stock calls, stages, parts
+parts             the end of a recording, cut into stages between the stock calls
 to_stock          nodes that no graph is worth making for
 refs              finding and replacing the refs of a recording
 copies, sharing   which tensors are copies of others, or the same memory

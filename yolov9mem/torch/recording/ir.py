@@ -4,8 +4,9 @@
 A *value* is a 4-D activation that the C core can compute; values are numbered and value
 ``i`` is made by ``nodes[i]``. Calls that cannot be lowered are *stock calls*: torch calls
 that are replayed. In a strict recording they are a tail, which only follows the values;
-else values may be made of their results, and parts.py divides the recording into *parts*,
-each one graph, with the stock calls before, between and after them.
+else values may be made of their results, and parts.py divides the recording into *stages*
+with the stock calls before, between and after them. Stages that compute in the same dtype
+make one *part*, which is one graph.
 """
 
 from __future__ import annotations
@@ -105,7 +106,19 @@ class StockCall:
     nodes_before: int = 0
     refs: tuple[Ref, ...] = ()
     made: tuple[tuple[str, int], ...] = ()  # ("result", leaf) or ("argument", tensor)
-    after: int = 0  # the part that it follows, counted from 1; 0: it comes before all
+    after: int = 0  # the stage that it follows, counted from 1; 0: it comes before all
+    carries: bool = True  # could a gradient flow through its result?
+
+
+@dataclass
+class Stage:
+    """What of a part runs at once; stock calls may come between stages."""
+
+    nodes: slice  # of the part's
+    sources: list[Ref] = field(default_factory=list)  # what its inputs are
+    outputs: list[int] = field(default_factory=list)  # numbers within the part
+    values: list[int] = field(default_factory=list)  # those of the outputs in the whole
+    done_with: list[Ref] = field(default_factory=list)  # what nobody reads after it
 
 
 @dataclass
@@ -114,10 +127,17 @@ class Part:
 
     nodes: list[Node] = field(default_factory=list)
     norms: list[NormCall] = field(default_factory=list)
-    sources: list[Ref] = field(default_factory=list)  # what its inputs are
-    outputs: list[int] = field(default_factory=list)  # numbers within the part
-    values: list[int] = field(default_factory=list)  # those of the outputs in the whole
-    done_with: list[Ref] = field(default_factory=list)  # what nobody reads after it
+    stages: list[Stage] = field(default_factory=list)
+
+    @property
+    def sources(self) -> list[Ref]:
+        """What its inputs are."""
+        return [ref for stage in self.stages for ref in stage.sources]
+
+    @property
+    def outputs(self) -> list[int]:
+        """Numbers within the part."""
+        return [value for stage in self.stages for value in stage.outputs]
 
 
 @dataclass
@@ -134,3 +154,8 @@ class Recording:
     out_path: tuple[Any, ...] | None = None  # the result is this container of arguments
     bumps: dict[str, int] = field(default_factory=dict)  # num_batches_tracked: calls
     left: dict[str, CannotLower] = field(default_factory=dict)  # stays stock, by text
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Of all parts, in the order in which they run."""
+        return [stage for part in self.parts for stage in part.stages]

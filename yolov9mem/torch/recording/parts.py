@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The end of a recording: which stock calls are needed, and its parts.
+"""The end of a recording: which stock calls are needed, its stages and its parts.
 
-A part is one graph: values that need no stock call that needs the part itself. Part k
-runs, then the stock calls that follow it, in the order of the module, then part k + 1. A
-module that can be lowered as a whole is one part, with only a tail of stock calls.
+Stage k runs, then the stock calls that follow it, in the order of the module, then stage
+k + 1: the values of a stage need no stock call that needs the stage itself. A module that
+can be lowered as a whole has one stage, with only a tail of stock calls. Neighbouring
+stages are a part, which is one graph: what goes from one to the next is rebuilt in
+backward as all else, and is not held at the border.
 
 A part computes in one dtype. Beside convolutions in 16 bits, autocast leaves what comes
 from a float32 image in float32: such values are a part of their own, unless only those
@@ -16,7 +18,7 @@ from typing import Any
 
 import torch
 
-from .ir import CannotLower, Node, NothingToRun, Part, Recording, Ref
+from .ir import CannotLower, Node, NothingToRun, Part, Recording, Ref, Stage
 from .refs import renumber_calls, replace_refs, results
 from .to_stock import can_be_left, leave_to_stock, tails
 
@@ -39,12 +41,12 @@ def divide(done: Recording, strict: bool) -> None:
     while poor := _saves_nothing(done, stages, strict):
         leave_to_stock(done, poor, SAVES_NOTHING)
         stages = _ordered(done)
-    done.parts = [_part(done, stages, k + 1) for k in range(max(stages, default=0))]
+    done.parts = [_part(done, stages, group) for group in _groups(done, stages)]
     _hand_out(done, stages)
     if not any(part.outputs for part in done.parts):
         raise NothingToRun("forward", "", "it computes nothing to save memory for")
     _check_sizes(done)
-    _check_changes(done)
+    _check_changes(done, stages)
     _note_last_uses(done)
 
 
@@ -203,8 +205,28 @@ def _number_stages(done: Recording) -> list[int]:
     return [number[s] if does else 0 for s, does in zip(found.node, computes)]
 
 
-def _part(done: Recording, stages: list[int], stage: int) -> Part:
-    """The nodes of one part; what comes from elsewhere is an input of it."""
+def kinds_of(nodes: list[Node]) -> set[torch.dtype]:
+    """The dtypes that decide in which one a graph computes: of its convolutions."""
+    convolutions = {node.dtype for node in nodes if node.op == "conv"}
+    return convolutions or {node.dtype for node in nodes}
+
+
+def _groups(done: Recording, stages: list[int]) -> list[list[int]]:
+    """Neighbouring stages that compute in the same dtype: each group is one graph."""
+    groups: list[list[int]] = []
+    last: set[torch.dtype] = set()
+    for stage in range(1, max(stages, default=0) + 1):
+        kinds = kinds_of([n for n, of in zip(done.nodes, stages) if of == stage])
+        if groups and kinds == last:
+            groups[-1].append(stage)
+        else:
+            groups.append([stage])
+        last = kinds
+    return groups
+
+
+def _part(done: Recording, stages: list[int], group: list[int]) -> Part:
+    """The nodes of some stages; what comes from elsewhere is an input."""
     part = Part()
     place: dict[int, int] = {}
     norms: dict[int, int] = {}
@@ -213,25 +235,30 @@ def _part(done: Recording, stages: list[int], stage: int) -> Part:
         place[number] = len(part.nodes)
         part.nodes.append(node)
 
-    for number, node in enumerate(done.nodes):
-        if stages[number] != stage:
-            continue
-        for value in node.operands:
-            if value not in place:
-                other = done.nodes[value]
-                part.sources.append(
-                    other.attributes[0] if other.op == "input" else Ref("value", value)
-                )
-                add(value, Node("input", (), (), other.shape, other.dtype, ""))
-        attributes = node.attributes
-        if node.op == "norm":
-            norm = norms.setdefault(attributes[0], len(part.norms))
-            if norm == len(part.norms):
-                part.norms.append(done.norms[attributes[0]])
-            attributes = (norm,)
-        operands = tuple(place[value] for value in node.operands)
-        add(number, node._replace(operands=operands, attributes=attributes))
-    part.values = list(place)
+    for stage in group:
+        made = Stage(slice(len(part.nodes), None))
+        for number, node in enumerate(done.nodes):
+            if stages[number] != stage:
+                continue
+            for value in node.operands:
+                if value not in place:
+                    other = done.nodes[value]
+                    is_input = other.op == "input"
+                    made.sources.append(
+                        other.attributes[0] if is_input else Ref("value", value)
+                    )
+                    add(value, Node("input", (), (), other.shape, other.dtype, ""))
+            attributes = node.attributes
+            if node.op == "norm":
+                norm = norms.setdefault(attributes[0], len(part.norms))
+                if norm == len(part.norms):
+                    part.norms.append(done.norms[attributes[0]])
+                attributes = (norm,)
+            operands = tuple(place[value] for value in node.operands)
+            add(number, node._replace(operands=operands, attributes=attributes))
+        made.nodes = slice(made.nodes.start, len(part.nodes))
+        made.values = list(place)  # of all nodes, until _hand_out
+        part.stages.append(made)
     return part
 
 
@@ -239,53 +266,67 @@ def _hand_out(done: Recording, stages: list[int]) -> None:
     """Lists the values that leave each part: of one that nobody reads, its last."""
     refs = [ref for call in done.calls for ref in call.refs] + results(done)
     refs += [ref for part in done.parts for ref in part.sources]
-    places = [{v: i for i, v in enumerate(part.values)} for part in done.parts]
-    for part in done.parts:
-        part.values = []
+    places = [{v: i for i, v in enumerate(stage.values)} for stage in done.stages]
+    last_values = [part.stages[-1].values[-1] for part in done.parts]
+    for stage in done.stages:
+        stage.values = []
     for ref in refs:
         if ref.kind == "value":
-            part = done.parts[stages[ref.key] - 1]
-            if ref.key not in part.values:
-                part.values.append(ref.key)
-                part.outputs.append(places[stages[ref.key] - 1][ref.key])
+            number = stages[ref.key] - 1
+            stage = done.stages[number]
+            if ref.key not in stage.values:
+                stage.values.append(ref.key)
+                stage.outputs.append(places[number][ref.key])
     if any(part.outputs for part in done.parts):
-        for part, place in zip(done.parts, places):
+        for part, value in zip(done.parts, last_values):
             if not part.outputs:  # it may move running statistics
-                part.values, part.outputs = [max(place)], [place[max(place)]]
+                part.stages[-1].values = [value]
+                part.stages[-1].outputs = [len(part.nodes) - 1]
 
 
 def _check_sizes(done: Recording) -> None:
-    count = len(done.parts)
+    count = len(done.stages)
     convolutions = sum(node.op == "conv" for node in done.nodes)
     if count > MOST_PARTS_OF_ANY_SIZE and convolutions < count:
         name, path = _first_division(done)
-        reason = f"it and others divide {convolutions} convolutions into {count} graphs"
+        reason = f"it and others divide {convolutions} convolutions into {count} stages"
         raise CannotLower(name, path, reason)
 
 
 def _first_division(done: Recording) -> tuple[str, str]:
-    """The name and path of what ends the first part."""
+    """The name and path of what ends the first stage."""
     if done.calls:
         return done.calls[0].cause
-    node = next(node for node in done.parts[1].nodes if node.op != "input")
+    part = next(part for part in done.parts if part.stages[0] is done.stages[1])
+    node = next(node for node in part.nodes if node.op != "input")
     return node.op, node.path
 
 
-def _check_changes(done: Recording) -> None:
-    """A stock call may change its argument, but not what a part reads."""
-    read = {ref for part in done.parts for ref in part.sources if ref.kind != "input"}
+def _check_changes(done: Recording, stages: list[int]) -> None:
+    """A stock call may change its argument, but not what another stage reads."""
+    read: set[Ref] = set()
+    for number, node in enumerate(done.nodes):
+        for value in node.operands:
+            other = done.nodes[value]
+            if other.op == "input":
+                read.add(other.attributes[0])
+            elif stages[value] != stages[number]:
+                read.add(Ref("value", value))
     for call in done.calls:
         for kind, place in call.made:
-            if kind == "argument" and call.refs[place] in read:
+            if kind != "argument":
+                continue
+            changed = call.refs[place]
+            if changed.kind != "input" and changed in read:
                 reason = "it changes in place what something else reads"
                 raise CannotLower(call.name, call.path, reason)
 
 
 def _note_last_uses(done: Recording) -> None:
-    """Says after which part a value or a stock result is not needed any more."""
+    """Says after which stage a value or a stock result is not needed any more."""
     last: dict[Ref, int] = {}
-    for number, part in enumerate(done.parts):
-        last |= {ref: number for ref in part.sources if ref.kind in ("value", "stock")}
+    for number, stage in enumerate(done.stages):
+        last |= {ref: number for ref in stage.sources if ref.kind in ("value", "stock")}
     for call in done.calls:
         after = max(call.after - 1, 0)
         for ref in call.refs:
@@ -294,4 +335,4 @@ def _note_last_uses(done: Recording) -> None:
     for ref in results(done):
         last.pop(ref, None)
     for ref, number in last.items():
-        done.parts[number].done_with.append(ref)
+        done.stages[number].done_with.append(ref)

@@ -298,7 +298,7 @@ class Recorder(TorchFunctionMode):
 
     def append_call(self, call: StockCall, made: list[Tensor], carries: bool) -> None:
         """Writes a stock call down, which has made these tensors."""
-        call.nodes_before = len(self.recording.nodes)
+        call.nodes_before, call.carries = len(self.recording.nodes), carries
         self._carrying.append(carries)
         self.recording.calls.append(call)
         for leaf, tensor in enumerate(made):

@@ -10,6 +10,7 @@ lower             from a part of a recording to a graph of the core, and its pla
 lowered           a recording with its graphs, and their tensors in a module
 binding           those tensors: parameters and batch norm state, found by path
 autograd_nodes    one call: forward in C, and backward as autograd's nodes
+backward_state    what these share during a backward
 gradients         sums that are in .grad already, and that the kernels add to
 arenas            memory for the core, from torch's allocator
 stock_calls       the calls between and behind the graphs, made again

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: MIT
 """One call of a lowered module: forward through the core, and its autograd nodes.
 
-All of forward is one call into C. Backward is cut into segments, one autograd node each,
-chained by tokens, tensors without elements:
+Each stage of forward (mostly there is one) is one call into C. Backward is cut into
+segments, one autograd node each, chained by tokens, tensors without elements:
 
     token 0 = node 0(inputs, params of segment 0)
     token k = node k(token k - 1, params of segment k)
-    outputs = last node(token, params of the last segment)
+    outputs, token = last node(token, params of the last segment)
+
+The first node of a later stage has the inputs of that stage as well, and the last one of
+an earlier stage its outputs. Backward may begin at the end of any stage, where no gradient
+has reached the later ones; whether the earlier ones' outputs get gradients is known when
+their turn comes: zeros stand for those that do not.
 
 so that parameter gradients leave as soon as their segment is done (DDP then starts its
 first all-reduce while the earlier layers still run). What crosses a cut lies in the shared
@@ -16,7 +21,7 @@ first all-reduce while the earlier layers still run). What crosses a cut lies in
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -24,146 +29,165 @@ from torch import Tensor
 
 from .. import devices
 from .arenas import give_workspace, take_workspace, unfilled
+from .backward_state import BackwardState
 from .binding import Binding, NormState, address, channels_last
 from .gradients import TakenGrads
-from .lower import Mask, TorchPlan
+from .lower import TorchPlan
 
-
-@dataclass
-class _Backward:
-    """What the segments of one backward share."""
-
-    mask: Mask
-    inputs: list[Tensor]  # as the core reads them
-    params: list[Tensor]  # in fp32, as their gradients are
-    grad_outputs: list[Tensor | None]
-    grad_inputs: list[Tensor | None]
-    param_addresses: list[Any]
-    input_addresses: list[Any]
-    grad_output_addresses: list[Any]
-    grad_input_addresses: list[Any]
-    grad_params: list[Tensor | None]  # those of segments that have begun
-    grad_addresses: list[Any]  # of these
-    sums: bytearray  # by param: its gradient is added to what is there
-
-    def set_place(self, i: int, grad: Tensor) -> None:
-        """The gradient of param ``i`` is to be written there."""
-        _, kind, shape, _, device = self.param_addresses[i]
-        self.grad_params[i] = grad
-        self.grad_addresses[i] = (grad.data_ptr(), kind, shape, grad.stride(), device)
-
-    def make_places(self, touched: list[int]) -> None:
-        """For the gradients of those params that have none yet, laid out as these are."""
-        with unfilled():
-            for i in touched:
-                if self.grad_params[i] is None:
-                    self.set_place(i, torch.empty_like(self.params[i]))
-
-    def take(self, i: int) -> Tensor | None:
-        """The gradient of param ``i``, complete and no longer ours."""
-        grad = self.grad_params[i]
-        self.grad_params[i] = self.grad_addresses[i] = None
-        return grad if self.mask.reached_params[i] else None
+_requires_grad = attrgetter("requires_grad")
 
 
 class Call:
     """What the nodes of one forward share."""
 
     def __init__(
-        self, plan: TorchPlan, binding: Binding, name: str, counts: Counter[str]
+        self,
+        plan: TorchPlan,
+        binding: Binding,
+        params: list[Tensor],
+        name: str,
+        counts: Counter[str],
     ) -> None:
-        self.plan, self.binding = plan, binding
+        """``params`` are those that the binding has just found."""
+        self.plan, self.binding, self.params = plan, binding, params
         self.name, self.counts = name, counts
-        self.inputs: list[Tensor] = []
-        self.params: list[Tensor] = []
+        self.inputs: list[Tensor] = []  # of the stages so far
         self.norms: NormState | None = binding.norms()
         self.saved: Tensor | None = None
-        self.first = _first_segment(plan)
+        self.first = 0  # the first segment that hands out a gradient
         self.consumed = False
+        self.next_stage = 0  # of forward
         self._workspace: Tensor | None = None
-        self._converted: list[Tensor] = []  # inputs as the core reads them
-        self._backward: _Backward | None = None
+        self._packed: list[Tensor] = []  # inputs as the core reads them
+        self._backward: BackwardState | None = None
         self._taken = TakenGrads()
 
-    def forward(self) -> list[Tensor]:
-        """Runs the whole forward and returns the outputs, (N, C, H, W) channels-last.
+    # Forward
 
-        The params are those that the binding has just found.
-        """
-        plan, program = self.plan, self.plan.program
+    def run_stage(self) -> list[Tensor]:
+        """Runs the next stage in the core and returns its outputs, (N, C, H, W)
+        channels-last."""
+        plan, program, number = self.plan, self.plan.program, self.next_stage
         assert self.norms is not None
-        inputs = self._packed(self.inputs, "inputs converted")
-        binding = self.binding
-        params, addresses = binding.addresses.of(self.params, binding.forms)
+        own = [self.inputs[i] for i in plan.stage_inputs[number]]
+        self._packed += self._pack(own, "inputs converted")
+        missing = [None] * (len(program.input_sizes) - len(self._packed))
+        params, addresses = self.binding.addresses.of(self.params, self.binding.forms)
         plan.use_settings()
+        given: list[Tensor | None] = [None] * len(program.outputs)
         with unfilled():
-            outputs = [
-                _empty_output(shape, program.dtype, program.device)
-                for shape, _ in program.outputs
-            ]
-            saved = torch.empty(
-                plan.saved_bytes, dtype=torch.uint8, device=program.device
+            for i in plan.stage_outputs[number]:
+                shape, _ = program.outputs[i]
+                given[i] = _empty_output(shape, program.dtype, program.device)
+            if number == 0:
+                self._have_arenas()
+        with devices.current(program.device):
+            plan.core.forward(
+                [*map(address, self._packed), *missing],
+                addresses,
+                self.norms.arguments,
+                [None if y is None else address(y.permute(0, 2, 3, 1)) for y in given],
+                _arena(self.saved),
+                _arena(self._workspace),
+                devices.stream(program.device),
+                number,
             )
-        workspace = self._workspace = take_workspace(
-            plan.forward_workspace_bytes, program.device
-        )
-        try:
-            with devices.current(program.device):
-                plan.core.forward(
-                    [address(x) for x in inputs],
-                    addresses,
-                    self.norms.arguments,
-                    [address(y.permute(0, 2, 3, 1)) for y in outputs],
-                    _arena(saved),
-                    _arena(workspace),
-                    devices.stream(program.device),
-                )
-        finally:
+        self.next_stage += 1
+        if self.next_stage == len(plan.stage_segments):
+            self.norms.finish()
             if not plan.repeats:
-                self._give_workspace()
-        if plan.repeats:
-            self._converted = inputs
-        self.norms.finish()
-        self.saved = saved
-        return [y.to(dtype) for y, (_, dtype) in zip(outputs, program.outputs)]
+                self.give_workspace()
+                self._packed = []
+        dtypes = [dtype for _, dtype in program.outputs]
+        return [y.to(dtype) for y, dtype in zip(given, dtypes) if y is not None]
 
-    def begin_backward(self, saved: tuple[Tensor, ...], grads: tuple[Any, ...]) -> None:
-        """Before the first segment: ``saved`` are the inputs and parameters again."""
+    def _have_arenas(self) -> None:
+        plan, device = self.plan, self.plan.program.device
+        self.saved = torch.empty(plan.saved_bytes, dtype=torch.uint8, device=device)
+        self._workspace = take_workspace(plan.forward_workspace_bytes, device)
+
+    # Backward
+
+    def begin_backward(self, saved: tuple[Tensor, ...], segment: int) -> None:
+        """Before the first segment that runs: ``saved`` are the inputs so far and the
+        parameters again. Outputs of earlier stages will have gradients, as it seems."""
         plan, program = self.plan, self.plan.program
         assert self.norms is not None
         self.consumed = True
-        count = len(program.input_sizes)
+        stage = plan.segment_stage[segment]
+        count = plan.stage_inputs[stage].stop
         self.inputs, self.params = list(saved[:count]), list(saved[count:])
-        inputs = self._converted or self._packed(self.inputs, "inputs converted")
+        packed = self._packed[:count] or self._pack(self.inputs, "inputs converted")
+        missing = [None] * (len(program.input_sizes) - count)
         params, addresses = self.binding.addresses.of(self.params)
-        packed = iter(
-            self._packed([g for g in grads if g is not None], "gradients converted")
+        outputs = len(program.outputs)
+        mask = [
+            place < plan.stage_outputs[stage].start and flows
+            for place, flows in zip(range(outputs), plan.differentiable)
+        ]
+        self._taken.begin(program.device)
+        self._backward = BackwardState(
+            segment + 1,
+            mask,
+            packed,
+            params,
+            [None] * outputs,
+            param_addresses=addresses,
+            input_addresses=[*map(address, packed), *missing],
+            grad_output_addresses=[None] * outputs,
+            grad_params=[None] * len(params),
+            grad_addresses=[None] * len(params),
+            sums=bytearray(len(params)),
         )
-        given = [None if g is None else next(packed) for g in grads]
-        mask = plan.mask(tuple(g is not None for g in grads))
+
+    def take_gradients(self, segment: int, grads: tuple[Any, ...]) -> None:
+        """Of the outputs of the stage that the segment ends."""
+        plan, state = self.plan, self._backward
+        assert state is not None
+        places = plan.stage_outputs[plan.segment_stage[segment]]
+        begins = state.next == segment + 1 and state.plan_mask is None
+        packed = iter(
+            self._pack([g for g in grads if g is not None], "gradients converted")
+        )
+        for place, grad in zip(places, grads):
+            if grad is not None:
+                state.set_gradient(place, next(packed))
+            elif not begins and state.mask[place]:
+                state.set_gradient(place, self._zeros(place))
+                state.is_exact = False
+            state.given[place] = grad is not None
+        if begins:
+            self._choose_mask(state, places)
+        elif not state.is_exact:
+            so_far = zip(range(len(state.given)), state.given)
+            known = tuple(given and place >= places.start for place, given in so_far)
+            state.reached = plan.mask(known)
+
+    def _choose_mask(self, state: BackwardState, places: range) -> None:
+        """Once the gradients of the first stage that runs are there."""
+        plan, device = self.plan, self.plan.program.device
+        for place in places:
+            state.mask[place] = state.given[place]
+        state.plan_mask = state.reached = mask = plan.mask(tuple(state.mask))
         with unfilled():
             made = [
                 torch.empty(x.shape, dtype=x.dtype, device=x.device)
                 if reached
                 else None
-                for x, reached in zip(inputs, mask.reached_inputs)
+                for x, reached in zip(state.inputs, mask.reached_inputs)
             ]
-        self._have_workspace(mask.workspace_bytes, program.device)
-        self._taken.begin(program.device)
-        self._backward = _Backward(
-            mask,
-            inputs,
-            params,
-            given,
-            made,
-            param_addresses=addresses,
-            input_addresses=[address(x) for x in inputs],
-            grad_output_addresses=[None if g is None else address(g) for g in given],
-            grad_input_addresses=[None if g is None else address(g) for g in made],
-            grad_params=[None] * len(params),
-            grad_addresses=[None] * len(params),
-            sums=bytearray(len(params)),
-        )
+        missing = [None] * (len(plan.program.input_sizes) - len(made))
+        state.grad_inputs = made
+        state.grad_input_addresses = [
+            *(None if g is None else address(g) for g in made),
+            *missing,
+        ]
+        self._have_workspace(mask.workspace_bytes, device)
+
+    def _zeros(self, place: int) -> Tensor:
+        program = self.plan.program
+        n, c, h, w = program.outputs[place][0]
+        return torch.zeros((n, h, w, c), dtype=program.dtype, device=program.device)
 
     def backward(self, segment: int, nodes: list[Any]) -> list[Tensor | None]:
         """Runs a segment; gradients of the parameters that leave with it, which go to
@@ -178,10 +202,12 @@ class Call:
 
     def _run(self, segment: int, nodes: list[Any]) -> None:
         plan, state = self.plan, self._backward
-        assert state is not None and self.norms is not None
+        assert state is not None and state.plan_mask is not None
+        assert self.norms is not None
+        state.next = segment
         plan.use_settings()
         self._take_sums(state, segment, nodes)
-        state.make_places(state.mask.touched[segment])
+        state.make_places(state.plan_mask.touched[segment])
         device = plan.program.device
         with devices.current(device):
             plan.core.backward(
@@ -196,11 +222,13 @@ class Call:
                 _arena(self._workspace),
                 devices.stream(device),
                 state.sums,
+                state.mask,
             )
 
-    def _take_sums(self, state: _Backward, segment: int, nodes: list[Any]) -> None:
+    def _take_sums(self, state: BackwardState, segment: int, nodes: list[Any]) -> None:
         """Gradients that only this segment writes are added to what is in ``.grad``."""
-        whole = state.mask.whole[segment]
+        assert state.plan_mask is not None
+        whole = state.plan_mask.whole[segment]
         sums = self._taken.take([nodes[place] for place, _ in whole])
         for (_, i), grad in zip(whole, sums):
             state.set_place(i, grad)
@@ -212,31 +240,42 @@ class Call:
         grad, dtype = self._backward.take(i), self.params[i].dtype
         return grad if grad is None or dtype is torch.float32 else grad.to(dtype)
 
-    def input_grads(self) -> list[Tensor | None]:
-        """Gradients of the inputs, complete after segment 0."""
-        assert self._backward is not None
-        return [
-            None if grad is None else grad.permute(0, 3, 1, 2).to(x.dtype)
-            for grad, x in zip(self._backward.grad_inputs, self.inputs)
-        ]
+    def input_grads(self, stage: int) -> list[Tensor | None]:
+        """Of the inputs of a stage that want one, complete after its first segment."""
+        plan, state = self.plan, self._backward
+        assert state is not None and state.reached is not None
+        found: list[Tensor | None] = []
+        for i in plan.stage_inputs[stage]:
+            if plan.input_grads[i]:
+                grad = state.grad_inputs[i] if state.reached.reached_inputs[i] else None
+                dtype = self.inputs[i].dtype
+                found.append(
+                    None if grad is None else grad.permute(0, 3, 1, 2).to(dtype)
+                )
+        return found
+
+    def is_next(self, segment: int) -> bool:
+        """Has its turn come? Else it has run before."""
+        state = self._backward
+        return not self.consumed if state is None else state.next == segment + 1
 
     def free(self) -> None:
         """Lets go of everything; backward is over."""
-        self._give_workspace()
+        self.give_workspace()
         self.saved = self.norms = self._backward = None
-        self.inputs, self.params, self._converted = [], [], []
+        self.inputs, self.params, self._packed = [], [], []
 
     def _have_workspace(self, size: int, device: torch.device) -> None:
         if self._workspace is None or self._workspace.numel() < size:
             self._workspace = None
             self._workspace = take_workspace(size, device)
 
-    def _give_workspace(self) -> None:
+    def give_workspace(self) -> None:
         if self._workspace is not None:
             give_workspace(self._workspace)
         self._workspace = None
 
-    def _packed(self, tensors: list[Tensor], what: str) -> list[Tensor]:
+    def _pack(self, tensors: list[Tensor], what: str) -> list[Tensor]:
         made = []
         for tensor in tensors:
             with unfilled():
@@ -247,63 +286,99 @@ class Call:
 
 
 class Yolov9memSegment(torch.autograd.Function):
-    """One backward segment."""
+    """One backward segment; the last one of a stage has the stage's outputs."""
 
     @staticmethod
     def forward(ctx: Any, call: Call, segment: int, *tensors: Tensor) -> Any:
         ctx.set_materialize_grads(False)
         ctx.call, ctx.segment = call, segment
-        if segment < call.plan.segments - 1:
-            return _token(call)
+        plan = call.plan
+        stage = plan.segment_stage[segment]
+        if segment != plan.stage_segments[stage][-1]:
+            return (_token(call),)
         ctx.save_for_backward(*call.inputs, *call.params)
-        outputs = call.forward()
-        call.inputs, call.params = [], []
-        flows = call.plan.differentiable
+        outputs = call.run_stage()
+        flows = [plan.differentiable[i] for i in plan.stage_outputs[stage]]
         fixed = [y for y, flow in zip(outputs, flows) if not flow]
         ctx.mark_non_differentiable(*fixed)
-        return tuple(outputs)
+        return (*outputs, _token(call))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         call: Call = ctx.call
         segment: int = ctx.segment
-        last = call.plan.segments - 1
+        plan = call.plan
+        segments = plan.stage_segments[plan.segment_stage[segment]]
         if torch.is_grad_enabled():
             raise RuntimeError(
                 f"yolov9mem: {call.name}: create_graph=True (double backward) is not "
                 "supported; release() the module to run it in stock PyTorch"
             )
-        if segment == last:
-            if call.consumed:
+        if segment == segments[-1]:
+            if not call.is_next(segment):
                 raise RuntimeError(
                     f"yolov9mem: {call.name}: backward ran a second time; what forward "
                     "kept is freed by the first backward (retain_graph is not supported)"
                 )
-            call.begin_backward(ctx.saved_tensors, grads)
+            if not call.consumed:
+                call.begin_backward(ctx.saved_tensors, segment)
+            call.take_gradients(segment, grads[:-1])
         nodes = [node for node, _ in ctx.next_functions]
-        count = len(call.plan.leaving[segment])
+        count = len(plan.leaving[segment])
         leaving = call.backward(segment, nodes[len(nodes) - count :])
         token = [] if segment == call.first else [_token(call)]
         inputs = []
-        if segment == 0:
-            found = call.input_grads()
-            inputs = [g for g, w in zip(found, call.plan.input_grads) if w]
+        if segment == segments[0]:
+            inputs = call.input_grads(plan.segment_stage[segment])
         if segment == call.first:
             call.free()
         return (None, None, *token, *inputs, *leaving)
 
 
+class Forward:
+    """One forward, stage by stage. It alone holds the tokens, which hold the nodes: the
+    call that these share must not."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._token: list[Tensor] = []  # of the latest node
+
+    def stage(self, inputs: list[Tensor]) -> list[Tensor]:
+        """Runs the next stage; the outputs are tied to the autograd nodes."""
+        call, plan = self._call, self._call.plan
+        try:
+            outputs = self._run(inputs)
+        except BaseException:
+            call.give_workspace()
+            raise
+        if call.next_stage == len(plan.stage_segments):
+            call.inputs, call.params = [], []
+            if call.first == plan.segments:  # frozen
+                call.free()
+        return outputs
+
+    def _run(self, inputs: list[Tensor]) -> list[Tensor]:
+        call, plan = self._call, self._call.plan
+        places = plan.stage_inputs[call.next_stage]
+        segments = plan.stage_segments[call.next_stage]
+        call.inputs += inputs
+        outputs: list[Tensor] = []
+        for segment in segments:
+            tensors = [call.params[i] for i in plan.leaving[segment]]
+            if segment == segments[0]:
+                wanted = [x for x, i in zip(inputs, places) if plan.input_grads[i]]
+                tensors = wanted + tensors
+            if segment <= call.first and not any(map(_requires_grad, tensors)):
+                call.first = segment + 1  # nothing learns so far
+                continue
+            result = Yolov9memSegment.apply(call, segment, *self._token, *tensors)
+            outputs, self._token = list(result[:-1]), [result[-1]]
+        return outputs if segments[-1] >= call.first else call.run_stage()
+
+
 def _token(call: Call) -> Tensor:
     """Holds nothing, and so costs no kernel on a GPU."""
     return torch.empty(0, device=call.plan.program.device)
-
-
-def _first_segment(plan: TorchPlan) -> int:
-    """The first segment in forward order that hands out a gradient, if one does."""
-    if any(plan.input_grads):
-        return 0
-    found = (k for k, params in enumerate(plan.leaving) if params)
-    return next(found, plan.segments)
 
 
 def _empty_output(
@@ -316,29 +391,3 @@ def _empty_output(
 
 def _arena(arena: Tensor | None) -> Any:
     return None if arena is None or arena.numel() == 0 else address(arena)
-
-
-def run(
-    plan: TorchPlan,
-    binding: Binding,
-    inputs: list[Tensor],
-    params: list[Tensor],
-    name: str,
-    counts: Counter[str],
-) -> list[Tensor]:
-    """Forward of the graph; the outputs are tied to the autograd nodes."""
-    call = Call(plan, binding, name, counts)
-    call.inputs, call.params = inputs, params
-    if call.first == plan.segments:  # frozen
-        frozen = call.forward()
-        call.free()
-        return frozen
-    wanted = [x for x, grad in zip(inputs, plan.input_grads) if grad]
-    carried: list[Tensor] = []
-    for segment in range(call.first, plan.segments):
-        tensors = [params[i] for i in plan.leaving[segment]]
-        if segment == 0:
-            tensors = wanted + tensors
-        result = Yolov9memSegment.apply(call, segment, *carried, *tensors)
-        carried = [result] if segment < plan.segments - 1 else []
-    return list(result)

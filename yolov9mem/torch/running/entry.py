@@ -8,7 +8,7 @@ import warnings
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 from torch import nn
@@ -137,28 +137,26 @@ class Entry:
         resized, self.latest = self.latest is not lowered, lowered
         arguments = call.args, call.kwargs
         replay = Replay(recording, outside, arguments, call.leaves, params)
-        for number, graph in enumerate(lowered.graphs):
-            inputs = replay.inputs(recording.parts[number])
+        stages = count()
+        for graph, binding, own in zip(lowered.graphs, bindings, params):
+            part = graph.program.part
             plan = self._plan(
                 graph,
-                tuple(x.requires_grad for x in inputs),
-                tuple(p.requires_grad for p in params[number]),
+                tuple(map(replay.learns, part.sources)),
+                tuple(p.requires_grad for p in own),
             )
             if resized or plan is not graph.last:
                 device = graph.program.device
                 make_room(device, plan.saved_bytes, plan.core.peak_bytes)
             graph.last = plan
-            outputs = autograd_nodes.run(
-                plan,
-                bindings[number],
-                inputs,
-                params[number],
-                self.name,
-                self.counts,
-            )
-            if self.below_stock:  # which may view them, or count on a copy of them
-                outputs = laid_out_as_stock(outputs, inputs, params[number])
-            replay.add(number, outputs)
+            shared = autograd_nodes.Call(plan, binding, own, self.name, self.counts)
+            forward = autograd_nodes.Forward(shared)
+            for stage, number in zip(part.stages, stages):
+                inputs = replay.inputs(stage)
+                outputs = forward.stage(inputs)
+                if self.below_stock:  # which may view them, or count on a copy of them
+                    outputs = laid_out_as_stock(outputs, inputs, own)
+                replay.add(number, outputs)
         outside.count_batches()
         self.counts["calls"] += 1
         return replay.result()
@@ -269,7 +267,8 @@ class Entry:
                     programs = lower(recording, call.origin, devices.of(call.leaves))
                     found = Lowered(recording, programs, call.origin)
                     if self.keep.rule == "budget" and len(programs) > 1:
-                        raise CannotLower("forward", "", "it is more than one graph")
+                        reason = "its dtypes make more than one graph"
+                        raise CannotLower("forward", "", reason)
                     if not self.strict and self.keep.rule != "budget":
                         self._check_use(found, call.leaves)
                     self.counts["recordings"] += 1

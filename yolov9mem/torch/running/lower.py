@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
+from itertools import accumulate
 from typing import ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from yolov9mem._keep import Keep
 from .. import devices
 from ..recording.fakes import join, own_tensors
 from ..recording.ir import CannotLower, Node, NormCall, Part, Recording
+from ..recording.parts import kinds_of
 
 # Gradients of a large graph leave backward in parts of about this many bytes.
 SEGMENT_BYTES = 8 << 20
@@ -44,10 +46,13 @@ class Program:
         self._param_number: dict[str, int] = {}
         self._norm_number: dict[int, int] = {}
         self._values: list[int] = []  # of the graph, by value of the part
-        for node in part.nodes:
-            self._values.append(self._build[node.op](self, node))
-        for value in part.outputs:
-            self.graph.output(self._values[value])
+        for number, stage in enumerate(part.stages):
+            if number > 0:
+                self.graph.stage()
+            for node in part.nodes[stage.nodes]:
+                self._values.append(self._build[node.op](self, node))
+            for value in stage.outputs:
+                self.graph.output(self._values[value])
         read = [tensors[path].device for path in self.reads()]
         places = sorted({str(place) for place in read})
         if len(places) > 1:
@@ -179,8 +184,7 @@ class Program:
 
 def compute_dtype(part: Part, device: torch.device) -> torch.dtype:
     """The dtype of every value: that of the convolutions; fp16 in fp32 on the CPU."""
-    kinds = {node.dtype for node in part.nodes if node.op == "conv"}
-    kinds = kinds or {node.dtype for node in part.nodes}
+    kinds = kinds_of(part.nodes)
     on_cuda = devices.kind(device) == "cuda"
     half = {torch.bfloat16, *([torch.float16] if on_cuda else [])}
     return kinds.pop() if len(kinds) == 1 and kinds <= half else torch.float32
@@ -252,6 +256,13 @@ class TorchPlan:
         ]
         flowing = flows(program, inputs, params)
         self.differentiable = [flowing[value] for value in program.part.outputs]
+        self.segment_stage: list[int] = self.core.segment_stages()
+        self.stage_segments = [  # by stage, in forward order
+            [k for k, of in enumerate(self.segment_stage) if of == stage]
+            for stage in range(len(program.part.stages))
+        ]
+        self.stage_inputs = _ranges([len(s.sources) for s in program.part.stages])
+        self.stage_outputs = _ranges([len(s.outputs) for s in program.part.stages])
         self._masks: dict[tuple[bool, ...], Mask] = {}
         self._lock = threading.Lock()
 
@@ -295,6 +306,12 @@ class Mask:
             ]
             for left, touched in zip(leaving, map(set, self.touched))
         ]
+
+
+def _ranges(counts: list[int]) -> list[range]:
+    """Places of the first so many, of the next so many, ..."""
+    ends = list(accumulate(counts))
+    return [range(end - count, end) for count, end in zip(counts, ends)]
 
 
 def _numel(shape: tuple[int, ...]) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_map_only, tree_unflatten
 
 from .. import devices
-from ..recording.ir import Part, Recording, Ref, StockCall
+from ..recording.ir import Recording, Ref, Stage, StockCall
 from .binding import Outside, is_channels_last
 
 
@@ -92,16 +92,23 @@ class Replay:
         self._call = 0
         self._replay(0)
 
-    def inputs(self, part: Part) -> list[Tensor]:
-        """What the part reads."""
-        return [self._resolve(ref) for ref in part.sources]
+    def inputs(self, stage: Stage) -> list[Tensor]:
+        """What the stage reads."""
+        return [self._resolve(ref) for ref in stage.sources]
+
+    def learns(self, ref: Ref) -> bool:
+        """Could what a later stage reads want a gradient?"""
+        if ref.kind == "stock" and ref.key not in self._made:
+            return self._recording.calls[ref.key[0]].carries
+        learns: bool = self._resolve(ref).requires_grad
+        return learns
 
     def add(self, number: int, outputs: list[Tensor]) -> None:
-        """What part ``number`` has made; then the stock calls that follow it."""
-        part = self._recording.parts[number]
-        self._made.update(zip(part.values, outputs))
+        """What stage ``number`` has made; then the stock calls that follow it."""
+        stage = self._recording.stages[number]
+        self._made.update(zip(stage.values, outputs))
         self._replay(number + 1)
-        for ref in part.done_with:
+        for ref in stage.done_with:
             del self._made[ref.key]
 
     def result(self) -> Any:
@@ -152,7 +159,7 @@ class Replay:
         return self._resolve(leaf)
 
     def _replay(self, after: int) -> None:
-        """The next stock calls, as far as they follow that many parts."""
+        """The next stock calls, as far as they follow that many stages."""
         calls = self._recording.calls
         try:
             self._replay_calls(calls, after)

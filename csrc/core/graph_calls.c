@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: MIT
+ * The calls that a graph is made of: each checks its arguments, then adds its node.
+ */
+#include "core/graph_parts.h"
+
+/* Both sides of what a window slides by or over. */
+static ym_status check_sides(const char *op, const char *name, const char *what,
+                             int32_t h, int32_t w, int32_t least, ym_error *error)
+{
+    YM_CHECK(error,
+             h >= least && w >= least && h <= YM_MAX_WINDOW && w <= YM_MAX_WINDOW,
+             YM_ERR_ARGUMENT, "%s %s: %s is (%d, %d), must be from %d to %d", op, name,
+             what, h, w, least, YM_MAX_WINDOW);
+    return YM_OK;
+}
+
+static ym_status check_conv(const ym_graph *g, int32_t x, const ym_conv *conv,
+                            int32_t weight, const char *name, ym_error *error)
+{
+    YM_TRY(ym_graph_check_value(g, x, "conv", error));
+    YM_CHECK(error, weight >= 0 && weight < g->param_count, YM_ERR_ARGUMENT,
+             "conv %s: param %d does not exist, the graph has %d", name, weight,
+             g->param_count);
+    YM_TRY(check_sides("conv", name, "kernel", conv->r, conv->s, 1, error));
+    YM_TRY(
+        check_sides("conv", name, "stride", conv->stride_h, conv->stride_w, 1, error));
+    YM_TRY(check_sides("conv", name, "dilation", conv->dilation_h, conv->dilation_w, 1,
+                       error));
+    YM_TRY(check_sides("conv", name, "padding", conv->pad_h, conv->pad_w, 0, error));
+    YM_CHECK(error, conv->groups > 0, YM_ERR_ARGUMENT,
+             "conv %s: groups is %d, must be positive", name, conv->groups);
+    int32_t channels = g->node[x].channels;
+    YM_CHECK(
+        error,
+        conv->c == channels && conv->c % conv->groups == 0 &&
+            conv->k % conv->groups == 0,
+        YM_ERR_ARGUMENT,
+        "conv %s: input has %d channels, weight wants %d in %d groups for %d outputs",
+        name, channels, conv->c, conv->groups, conv->k);
+    const ym_param *w = &g->param[weight];
+    YM_CHECK(error,
+             w->k == conv->k && w->c == conv->c / conv->groups && w->r == conv->r &&
+                 w->s == conv->s,
+             YM_ERR_ARGUMENT,
+             "conv %s: weight is (%d, %d, %d, %d), must be (%d, %d, %d, %d)", name,
+             w->k, w->c, w->r, w->s, conv->k, conv->c / conv->groups, conv->r, conv->s);
+    return YM_OK;
+}
+
+ym_status ym_graph_conv(ym_graph *g, int32_t x, const ym_conv *conv, int32_t weight,
+                        int32_t bias, const char *name, int32_t *made, ym_error *error)
+{
+    YM_TRY(check_conv(g, x, conv, weight, name, error));
+    YM_TRY(ym_graph_check_vector(g, bias, conv->k, "conv bias", error));
+    ym_node *node = NULL;
+    YM_TRY(ym_graph_append(g, YM_OP_CONV, &x, 1, name, &node, error));
+    node->channels = conv->k;
+    node->u.conv.shape = *conv;
+    node->u.conv.weight = weight;
+    node->u.conv.bias = bias;
+    *made = g->node_count - 1;
+    return YM_OK;
+}
+
+ym_status ym_graph_batch_norm(ym_graph *g, int32_t x, int32_t norm, const char *name,
+                              int32_t *made, ym_error *error)
+{
+    YM_TRY(ym_graph_check_value(g, x, "batch_norm", error));
+    YM_CHECK(error, norm >= 0 && norm < g->norm_count, YM_ERR_ARGUMENT,
+             "batch_norm %s: norm %d does not exist, the graph has %d", name, norm,
+             g->norm_count);
+    YM_CHECK(error, g->node[x].channels == g->norm[norm].channels, YM_ERR_ARGUMENT,
+             "batch_norm %s: input has %d channels, must be %d", name,
+             g->node[x].channels, g->norm[norm].channels);
+    ym_node *node = NULL;
+    YM_TRY(ym_graph_append(g, YM_OP_BATCH_NORM, &x, 1, name, &node, error));
+    node->channels = g->node[x].channels;
+    node->u.norm = norm;
+    *made = g->node_count - 1;
+    return YM_OK;
+}
+
+ym_status ym_graph_activation(ym_graph *g, int32_t x, ym_activation activation,
+                              const char *name, int32_t *made, ym_error *error)
+{
+    YM_CHECK(error, activation.kind != YM_HARDTANH || activation.low <= activation.high,
+             YM_ERR_ARGUMENT, "activation: low is %g, must be at most high, %g",
+             (double)activation.low, (double)activation.high);
+    ym_node *node = NULL;
+    YM_TRY(ym_graph_append(g, YM_OP_ACTIVATION, &x, 1, name, &node, error));
+    node->channels = g->node[x].channels;
+    node->u.activation = activation;
+    *made = g->node_count - 1;
+    return YM_OK;
+}
+
+/* Longer sums become a chain of pairs, added from the left. */
+ym_status ym_graph_add(ym_graph *g, const int32_t *x, int32_t count, const char *name,
+                       int32_t *made, ym_error *error)
+{
+    YM_CHECK(error, count >= 1, YM_ERR_ARGUMENT, "add: needs at least one value");
+    for (int32_t i = 0; i < count; i++) {
+        YM_TRY(ym_graph_check_value(g, x[i], "add", error));
+        YM_CHECK(error, g->node[x[i]].channels == g->node[x[0]].channels,
+                 YM_ERR_ARGUMENT, "add %s: addend %d has %d channels, the first %d",
+                 name, i, g->node[x[i]].channels, g->node[x[0]].channels);
+    }
+    int32_t sum = x[0];
+    for (int32_t i = count > 1 ? 1 : 0; i < count; i++) {
+        ym_node *node = NULL;
+        int32_t pair[2] = {sum, x[i]};
+        YM_TRY(
+            ym_graph_append(g, YM_OP_ADD, pair, count > 1 ? 2 : 1, name, &node, error));
+        node->channels = g->node[x[0]].channels;
+        sum = g->node_count - 1;
+    }
+    *made = sum;
+    return YM_OK;
+}
+
+ym_status ym_graph_concat(ym_graph *g, const int32_t *x, int32_t count,
+                          const char *name, int32_t *made, ym_error *error)
+{
+    YM_CHECK(error, count >= 1, YM_ERR_ARGUMENT, "concat: needs at least one value");
+    int64_t channels = 0;
+    for (int32_t i = 0; i < count; i++) {
+        YM_TRY(ym_graph_check_value(g, x[i], "concat", error));
+        channels += g->node[x[i]].channels;
+    }
+    YM_CHECK(error, channels <= INT32_MAX, YM_ERR_ARGUMENT,
+             "concat %s: %lld channels are too many", name, (long long)channels);
+    ym_node *node = NULL;
+    YM_TRY(ym_graph_append(g, YM_OP_CONCAT, x, count, name, &node, error));
+    node->channels = (int32_t)channels;
+    *made = g->node_count - 1;
+    return YM_OK;
+}
+
+ym_status ym_graph_slice(ym_graph *g, int32_t x, int32_t first, int32_t count,
+                         const char *name, int32_t *made, ym_error *error)
+{
+    YM_TRY(ym_graph_check_value(g, x, "slice", error));
+    YM_CHECK(error,
+             first >= 0 && count > 0 && (int64_t)first + count <= g->node[x].channels,
+             YM_ERR_ARGUMENT, "slice %s: channels [%d, %lld) of %d do not exist", name,
+             first, (long long)first + count, g->node[x].channels);
+    ym_node *node = NULL;
+    YM_TRY(ym_graph_append(g, YM_OP_SLICE, &x, 1, name, &node, error));
+    node->channels = count;
+    node->u.first_channel = first;
+    *made = g->node_count - 1;
+    return YM_OK;
+}
+
+ym_status ym_graph_pool(ym_graph *g, ym_op op, int32_t x, const ym_pool *window,
+                        bool ceil_mode, const char *name, int32_t *made,
+                        ym_error *error)
+{
+    YM_CHECK(error, op == YM_OP_MAX_POOL || op == YM_OP_AVG_POOL, YM_ERR_ARGUMENT,
+             "pool %s: op is neither max_pool nor avg_pool", name);
+    const char *call = ym_op_name(op);
+    YM_TRY(check_sides(call, name, "kernel", window->kernel_h, window->kernel_w, 1,
+                       error));
+    YM_TRY(check_sides(call, name, "stride", window->stride_h, window->stride_w, 1,
+                       error));
+    YM_CHECK(error,
+             window->pad_h >= 0 && window->pad_h <= window->kernel_h / 2 &&
+                 window->pad_w >= 0 && window->pad_w <= window->kernel_w / 2,
+             YM_ERR_ARGUMENT,
+             "%s %s: padding is (%d, %d), must be at most half of the kernel, (%d, %d)",
+             call, name, window->pad_h, window->pad_w, window->kernel_h,
+             window->kernel_w);
+    ym_node *node = NULL;
+    YM_TRY(ym_graph_append(g, op, &x, 1, name, &node, error));
+    node->channels = g->node[x].channels;
+    node->u.pool.window = *window;
+    node->u.pool.ceil_mode = ceil_mode;
+    *made = g->node_count - 1;
+    return YM_OK;
+}
+
+ym_status ym_graph_upsample(ym_graph *g, int32_t x, const ym_upsample *upsample,
+                            const char *name, int32_t *made, ym_error *error)
+{
+    bool by_factor = upsample->factor_h > 0 && upsample->factor_w > 0;
+    bool by_size = upsample->out_h > 0 && upsample->out_w > 0;
+    YM_CHECK(error, by_factor != by_size, YM_ERR_ARGUMENT,
+             "upsample %s: needs either a positive whole factor or a positive size",
+             name);
+    ym_node *node = NULL;
+    YM_TRY(ym_graph_append(g, YM_OP_UPSAMPLE, &x, 1, name, &node, error));
+    node->channels = g->node[x].channels;
+    node->u.upsample = *upsample;
+    *made = g->node_count - 1;
+    return YM_OK;
+}
+
+ym_status ym_graph_multiply(ym_graph *g, int32_t a, int32_t b, const char *name,
+                            int32_t *made, ym_error *error)
+{
+    const int32_t pair[2] = {a, b};
+    YM_TRY(ym_graph_check_value(g, a, "multiply", error));
+    YM_TRY(ym_graph_check_value(g, b, "multiply", error));
+    const int32_t left = g->node[a].channels, right = g->node[b].channels;
+    YM_CHECK(error, left == right || left == 1 || right == 1, YM_ERR_ARGUMENT,
+             "multiply %s: factors have %d and %d channels, must have as many, or one",
+             name, left, right);
+    ym_node *node = NULL;
+    YM_TRY(ym_graph_append(g, YM_OP_MULTIPLY, pair, 2, name, &node, error));
+    node->channels = left == 1 ? right : left;
+    *made = g->node_count - 1;
+    return YM_OK;
+}
+
+ym_status ym_graph_reduce(ym_graph *g, ym_op op, int32_t x, ym_axes axes,
+                          const char *name, int32_t *made, ym_error *error)
+{
+    YM_CHECK(error, op == YM_OP_MEAN || op == YM_OP_MAXIMUM, YM_ERR_ARGUMENT,
+             "reduce %s: op is neither mean nor maximum", name);
+    const char *call = ym_op_name(op);
+    YM_TRY(ym_graph_check_value(g, x, call, error));
+    YM_CHECK(error, axes.h || axes.w || axes.c, YM_ERR_ARGUMENT,
+             "%s %s: needs at least one of the axes h, w and c", call, name);
+    YM_CHECK(error, op == YM_OP_MEAN || axes.c != (axes.h || axes.w), YM_ERR_ARGUMENT,
+             "%s %s: is over pixels or over channels, not over both", call, name);
+    ym_node *node = NULL;
+    YM_TRY(ym_graph_append(g, op, &x, 1, name, &node, error));
+    node->channels = axes.c ? 1 : g->node[x].channels;
+    node->u.axes = axes;
+    *made = g->node_count - 1;
+    return YM_OK;
+}

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: MIT
+"""What the segments of one backward share: gradients, their places and their masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .arenas import unfilled
+from .binding import address
+from .lower import Mask
+
+
+@dataclass
+class BackwardState:
+    """What the segments of one backward share."""
+
+    next: int  # the segment before the one that runs next
+    mask: list[bool]  # by output: has it a gradient, as far as is known?
+    inputs: list[Tensor]  # as the core reads them
+    params: list[Tensor]  # in fp32, as their gradients are
+    grad_outputs: list[Tensor | None]
+    param_addresses: list[Any]
+    input_addresses: list[Any]
+    grad_output_addresses: list[Any]
+    grad_params: list[Tensor | None]  # those of segments that have begun
+    grad_addresses: list[Any]  # of these
+    sums: bytearray  # by param: its gradient is added to what is there
+    grad_inputs: list[Tensor | None] = field(default_factory=list)
+    grad_input_addresses: list[Any] = field(default_factory=list)
+    given: list[bool] = field(default_factory=list)  # by output: has one come?
+    is_exact: bool = True  # has each that was awaited come?
+    plan_mask: Mask | None = None  # what runs
+    reached: Mask | None = None  # what the gradients that have come reach
+
+    def __post_init__(self) -> None:
+        self.given = [False] * len(self.mask)
+
+    def set_gradient(self, place: int, grad: Tensor) -> None:
+        """Of an output, as the core reads it."""
+        self.grad_outputs[place] = grad
+        self.grad_output_addresses[place] = address(grad)
+
+    def set_place(self, i: int, grad: Tensor) -> None:
+        """The gradient of param ``i`` is to be written there."""
+        _, kind, shape, _, device = self.param_addresses[i]
+        self.grad_params[i] = grad
+        self.grad_addresses[i] = (grad.data_ptr(), kind, shape, grad.stride(), device)
+
+    def make_places(self, touched: list[int]) -> None:
+        """For the gradients of those params that have none yet, laid out as these are."""
+        with unfilled():
+            for i in touched:
+                if self.grad_params[i] is None:
+                    self.set_place(i, torch.empty_like(self.params[i]))
+
+    def take(self, i: int) -> Tensor | None:
+        """The gradient of param ``i``, complete and no longer ours."""
+        grad = self.grad_params[i]
+        self.grad_params[i] = self.grad_addresses[i] = None
+        assert self.reached is not None
+        return grad if self.sums[i] or self.reached.reached_params[i] else None
