@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_map_only, tree_unflatten
 
@@ -42,9 +43,19 @@ def _view_as_complex(input: Tensor) -> Tensor:
     return torch.view_as_complex(input.contiguous())
 
 
+def _instance_norm(*args: Any, **named: Any) -> Tensor:
+    """PyTorch's backward of one image reads a channels_last gradient, as ours are, in
+    the wrong order."""
+    made: Tensor = F.instance_norm(*args, **named)
+    if made.requires_grad:
+        made.register_hook(Tensor.contiguous)
+    return made
+
+
 _RESHAPES = {"size": "shape"}  # the names of view's arguments, and of reshape's
 # Values are channels_last, which many views cannot be.
-_VIEWS: dict[str, Callable[..., Any]] = {
+_OTHERS: dict[str, Callable[..., Any]] = {
+    "instance_norm": _instance_norm,
     "view": _view,
     "_unsafe_view": _view,
     "view_as": _view_as,
@@ -62,7 +73,7 @@ _DRAWS = {
 def _function(call: StockCall) -> Callable[..., Any]:
     """What replays the call."""
     name, _, _ = call.name.partition(".")  # of torch.ops.aten: the overload follows
-    return _VIEWS.get(name, call.function)
+    return _OTHERS.get(name, call.function)
 
 
 def _say_where(error: Exception, call: StockCall) -> None:
