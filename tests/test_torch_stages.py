@@ -226,3 +226,70 @@ def test_many_stages() -> None:
         ours = ym.checkpoint(copy.deepcopy(stock), keep=keep, strict=False)
         assert_same_training(ours, copy.deepcopy(stock), image(size=32))
         assert "in 5 stages" in ym.report(ours).rows[0].detail
+
+
+def test_gradients_of_late_weights_and_then_of_an_early_output() -> None:
+    """The first pass stops between the stages, and its sums are not the second one's."""
+    ours, _ = two()
+    out = ours(image())
+    weight = ours.second.cv3.conv.weight
+    torch.autograd.grad(out[2].sum(), [weight], retain_graph=True)
+    with pytest.raises(RuntimeError, match="backward ran a second time"):
+        out[0].sum().backward()
+
+
+def _fail(grad: Tensor) -> Tensor:
+    raise ValueError("between")
+
+
+@pytest.mark.parametrize("how", ["stops", "fails"])
+def test_a_backward_that_ends_between_holds_nothing(how: str) -> None:
+    """A cycle through autograd's nodes would be out of the garbage collector's reach."""
+    ours, _ = two()
+    out = ours(image())
+    node = out[2].grad_fn
+    while "Segment" not in type(node).__name__:
+        node = node.next_functions[0][0]
+    alive = weakref.ref(node.call)
+    del node
+    if how == "stops":
+        torch.autograd.grad(out[2].sum(), [ours.second.cv3.conv.weight])
+    else:
+        out[1].register_hook(_fail)
+        with pytest.raises(ValueError, match="between"):
+            out[2].sum().backward()
+    del out
+    assert alive() is None
+
+
+def test_outputs_of_what_is_frozen_want_no_gradient() -> None:
+    """Whether a stock call's result wants one is known when it is made."""
+
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Brick(3, 8, 3), Brick(8, 8, 3)
+            self.norm, self.last = nn.GroupNorm(2, 8), Brick(8, 4, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.norm(self.first(x))
+            y = self.second(x)
+            return y, self.last(y)
+
+    stock = Late()
+    stock.requires_grad_(False)
+    stock.last.requires_grad_(True)
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    for module in (ours, stock):
+        assert [y.requires_grad for y in module(image())] == [False, True]
+    assert "in 2 stages" in ym.report(ours).rows[0].detail
+    assert_same_training(ours, stock, image())
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_instance_norm_of_one_image(n: int) -> None:
+    """Its backward in PyTorch 2.13 takes a channels_last gradient to be contiguous."""
+    norm = nn.InstanceNorm2d(8, affine=True)
+    stock = nn.Sequential(Brick(3, 8, 3), norm, Brick(8, 8, 3))
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    assert_same_training(ours, stock, image(n=n))

@@ -12,11 +12,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import devices
+from .binding import address
 
 ALLOCATOR_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 _lock = threading.Lock()
@@ -141,3 +143,8 @@ def kept_bytes() -> int:
     """How much is kept now."""
     with _lock:
         return 0 if _kept is None else _kept.numel()
+
+
+def arena_address(arena: Tensor | None) -> Any:
+    """As the core takes it."""
+    return None if arena is None or arena.numel() == 0 else address(arena)

@@ -28,9 +28,15 @@ import torch
 from torch import Tensor
 
 from .. import devices
-from .arenas import give_workspace, take_workspace, unfilled
+from .arenas import arena_address, give_workspace, take_workspace, unfilled
 from .backward_state import BackwardState
-from .binding import Binding, NormState, address, channels_last
+from .binding import (
+    Binding,
+    NormState,
+    address,
+    channels_last,
+    empty_output,
+)
 from .gradients import TakenGrads
 from .lower import TorchPlan
 
@@ -51,11 +57,16 @@ class Call:
         """``params`` are those that the binding has just found."""
         self.plan, self.binding, self.params = plan, binding, params
         self.name, self.counts = name, counts
-        self.inputs: list[Tensor] = []  # of the stages so far
+        # Of the stages so far, without their history, which begins with our own nodes:
+        # these hold this call, and a cycle through the engine is never collected.
+        self.inputs: list[Tensor] = []
+        self.learning: list[bool] = []  # by input: does it want a gradient?
+        self.flows: list[bool] = []  # by output: does one flow through it?
         self.norms: NormState | None = binding.norms()
         self.saved: Tensor | None = None
         self.first = 0  # the first segment that hands out a gradient
         self.consumed = False
+        self._pass = -1  # the number of the backward pass that has begun
         self.next_stage = 0  # of forward
         self._workspace: Tensor | None = None
         self._packed: list[Tensor] = []  # inputs as the core reads them
@@ -78,7 +89,7 @@ class Call:
         with unfilled():
             for i in plan.stage_outputs[number]:
                 shape, _ = program.outputs[i]
-                given[i] = _empty_output(shape, program.dtype, program.device)
+                given[i] = empty_output(shape, program.dtype, program.device)
             if number == 0:
                 self._have_arenas()
         with devices.current(program.device):
@@ -87,8 +98,8 @@ class Call:
                 addresses,
                 self.norms.arguments,
                 [None if y is None else address(y.permute(0, 2, 3, 1)) for y in given],
-                _arena(self.saved),
-                _arena(self._workspace),
+                arena_address(self.saved),
+                arena_address(self._workspace),
                 devices.stream(program.device),
                 number,
             )
@@ -114,6 +125,7 @@ class Call:
         plan, program = self.plan, self.plan.program
         assert self.norms is not None
         self.consumed = True
+        self._pass = torch._C._current_graph_task_id()
         stage = plan.segment_stage[segment]
         count = plan.stage_inputs[stage].stop
         self.inputs, self.params = list(saved[:count]), list(saved[count:])
@@ -123,7 +135,7 @@ class Call:
         outputs = len(program.outputs)
         mask = [
             place < plan.stage_outputs[stage].start and flows
-            for place, flows in zip(range(outputs), plan.differentiable)
+            for place, flows in enumerate(self.flows)
         ]
         self._taken.begin(program.device)
         self._backward = BackwardState(
@@ -218,8 +230,8 @@ class Call:
                 state.grad_output_addresses,
                 state.grad_input_addresses,
                 state.grad_addresses,
-                _arena(self.saved),
-                _arena(self._workspace),
+                arena_address(self.saved),
+                arena_address(self._workspace),
                 devices.stream(device),
                 state.sums,
                 state.mask,
@@ -255,9 +267,13 @@ class Call:
         return found
 
     def is_next(self, segment: int) -> bool:
-        """Has its turn come? Else it has run before."""
+        """Has its turn come? Else it has run before, or another backward has begun: of
+        some gradients alone, it stopped where this one would begin."""
         state = self._backward
-        return not self.consumed if state is None else state.next == segment + 1
+        if state is None:
+            return not self.consumed
+        is_same = self._pass == torch._C._current_graph_task_id()
+        return is_same and state.next == segment + 1
 
     def free(self) -> None:
         """Lets go of everything; backward is over."""
@@ -298,8 +314,9 @@ class Yolov9memSegment(torch.autograd.Function):
             return (_token(call),)
         ctx.save_for_backward(*call.inputs, *call.params)
         outputs = call.run_stage()
-        flows = [plan.differentiable[i] for i in plan.stage_outputs[stage]]
-        fixed = [y for y, flow in zip(outputs, flows) if not flow]
+        call.flows = plan.flows(tuple(call.learning))
+        flow = [call.flows[i] for i in plan.stage_outputs[stage]]
+        fixed = [y for y, flows in zip(outputs, flow) if not flows]
         ctx.mark_non_differentiable(*fixed)
         return (*outputs, _token(call))
 
@@ -361,7 +378,8 @@ class Forward:
         call, plan = self._call, self._call.plan
         places = plan.stage_inputs[call.next_stage]
         segments = plan.stage_segments[call.next_stage]
-        call.inputs += inputs
+        call.inputs += [x.detach() for x in inputs]
+        call.learning += map(_requires_grad, inputs)
         outputs: list[Tensor] = []
         for segment in segments:
             tensors = [call.params[i] for i in plan.leaving[segment]]
@@ -379,15 +397,3 @@ class Forward:
 def _token(call: Call) -> Tensor:
     """Holds nothing, and so costs no kernel on a GPU."""
     return torch.empty(0, device=call.plan.program.device)
-
-
-def _empty_output(
-    shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    n, c, h, w = shape
-    strides = (h * w * c, 1, w * c, c)
-    return torch.empty_strided(shape, strides, dtype=dtype, device=device)
-
-
-def _arena(arena: Tensor | None) -> Any:
-    return None if arena is None or arena.numel() == 0 else address(arena)

@@ -105,6 +105,15 @@ def is_channels_last(tensor: Tensor) -> bool:
     return four and tensor.stride(1) == 1 and not tensor.is_contiguous()
 
 
+def empty_output(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """(N, C, H, W), channels_last."""
+    n, c, h, w = shape
+    strides = (h * w * c, 1, w * c, c)
+    return torch.empty_strided(shape, strides, dtype=dtype, device=device)
+
+
 def laid_out_as_stock(
     outputs: list[Tensor], inputs: list[Tensor], params: list[Tensor]
 ) -> list[Tensor]:

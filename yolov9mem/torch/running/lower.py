@@ -254,8 +254,7 @@ class TorchPlan:
             [i for i, end in enumerate(ends) if end == segment]
             for segment in range(self.segments)
         ]
-        flowing = flows(program, inputs, params)
-        self.differentiable = [flowing[value] for value in program.part.outputs]
+        self._flows: dict[tuple[bool, ...], list[bool]] = {}
         self.segment_stage: list[int] = self.core.segment_stages()
         self.stage_segments = [  # by stage, in forward order
             [k for k, of in enumerate(self.segment_stage) if of == stage]
@@ -270,6 +269,17 @@ class TorchPlan:
         """Before the core is asked for sizes or runs: cuDNN's, as they were recorded."""
         if str(self.backend).startswith("cuda"):
             devices.extension().use_cudnn(*self.program.cudnn)
+
+    def flows(self, inputs: tuple[bool, ...]) -> list[bool]:
+        """By output: does a gradient flow through it? ``inputs``: which of the stages so
+        far want one, of those whose gradients the plan computes."""
+        known = self._flows.get(inputs)
+        if known is None:
+            later = len(self.input_grads) - len(inputs)
+            flowing = flows(self.program, (*inputs, *[False] * later), self.param_grads)
+            known = [flowing[value] for value in self.program.part.outputs]
+            self._flows[inputs] = known
+        return known
 
     def mask(self, given: tuple[bool, ...]) -> Mask:
         """What backward does when only some outputs have gradients."""
