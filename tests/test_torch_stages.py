@@ -293,3 +293,31 @@ def test_instance_norm_of_one_image(n: int) -> None:
     stock = nn.Sequential(Brick(3, 8, 3), norm, Brick(8, 8, 3))
     ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
     assert_same_training(ours, stock, image(n=n))
+
+
+def test_group_norm_behind_frozen_layers() -> None:
+    """Its backward in PyTorch 2.13 crashes on a channels_last input without gradient."""
+    stock = nn.Sequential(Brick(3, 8, 3), nn.GroupNorm(2, 8), Brick(8, 8, 3))
+    stock[0].requires_grad_(False)
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    assert_same_training(ours, stock, image())
+
+
+def test_instance_norm_without_a_gradient() -> None:
+    """The loss is of another output of the stage that follows."""
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm = Brick(3, 8, 3), nn.InstanceNorm2d(8, affine=True)
+            self.a, self.b = Brick(8, 4, 3), Brick(8, 4, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.first(x)
+            return self.a(self.norm(x)), self.b(x.tan())
+
+    stock = Both()
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    for module in (ours, stock):
+        module(image())[1].square().sum().backward()
+    assert sorted(grads_of(ours)) == sorted(grads_of(stock))

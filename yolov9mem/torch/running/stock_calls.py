@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_map_only, tree_unflatten
 
@@ -43,25 +43,36 @@ def _view_as_complex(input: Tensor) -> Tensor:
     return torch.view_as_complex(input.contiguous())
 
 
-def _instance_norm(*args: Any, **named: Any) -> Tensor:
-    """PyTorch's backward of one image reads a channels_last gradient, as ours are, in
-    the wrong order."""
-    made: Tensor = F.instance_norm(*args, **named)
-    if made.requires_grad:
-        made.register_hook(Tensor.contiguous)
-    return made
-
-
 _RESHAPES = {"size": "shape"}  # the names of view's arguments, and of reshape's
 # Values are channels_last, which many views cannot be.
-_OTHERS: dict[str, Callable[..., Any]] = {
-    "instance_norm": _instance_norm,
+_VIEWS: dict[str, Callable[..., Any]] = {
     "view": _view,
     "_unsafe_view": _view,
     "view_as": _view_as,
     "view_as_complex": _view_as_complex,
 }
 
+
+def _instance_norm(function: Callable[..., Tensor], *args: Any, **named: Any) -> Tensor:
+    """PyTorch's backward of one image reads a channels_last gradient, as ours are, in
+    the wrong order."""
+    made = function(*args, **named)
+    if made.requires_grad:
+        made.register_hook(lambda grad: None if grad is None else grad.contiguous())
+    return made
+
+
+def _group_norm(
+    function: Callable[..., Tensor], input: Tensor, *args: Any, **named: Any
+) -> Tensor:
+    """On a CPU, PyTorch's backward crashes where a channels_last input, as our values are,
+    wants no gradient and a weight does."""
+    given = input if input.requires_grad else input.contiguous()
+    return function(given, *args, **named)
+
+
+# What PyTorch does wrong only in layouts that stock forwards seldom have.
+_AROUND = {"instance_norm": _instance_norm, "group_norm": _group_norm}
 
 # They draw a number for each element in the order of memory, or make what others fill so.
 _DRAWS = {
@@ -73,7 +84,9 @@ _DRAWS = {
 def _function(call: StockCall) -> Callable[..., Any]:
     """What replays the call."""
     name, _, _ = call.name.partition(".")  # of torch.ops.aten: the overload follows
-    return _OTHERS.get(name, call.function)
+    if name in _AROUND:
+        return partial(_AROUND[name], call.function)
+    return _VIEWS.get(name, call.function)
 
 
 def _say_where(error: Exception, call: StockCall) -> None:
