@@ -287,6 +287,17 @@ def test_outputs_of_what_is_frozen_want_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2])
+def test_instance_norm_before_a_checkpointed_part(n: int) -> None:
+    norm = nn.InstanceNorm2d(8, affine=True)
+    nn.init.normal_(norm.bias)
+    stock = nn.Sequential(Brick(3, 8, 3), norm, Elan(8, 8, 8))
+    ours = copy.deepcopy(stock)
+    ym.checkpoint(ours[2])
+    assert_same_training(ours, stock, image(n=n))
+    assert ym.report(ours[2]).rows[0].state == "swapped"
+
+
+@pytest.mark.parametrize("n", [1, 2])
 def test_instance_norm_of_one_image(n: int) -> None:
     """Its backward in PyTorch 2.13 takes a channels_last gradient to be contiguous."""
     norm = nn.InstanceNorm2d(8, affine=True)

@@ -36,6 +36,7 @@ from .binding import (
     address,
     channels_last,
     empty_output,
+    gradient_of,
 )
 from .gradients import TakenGrads
 from .lower import TorchPlan
@@ -260,9 +261,8 @@ class Call:
         for i in plan.stage_inputs[stage]:
             if plan.input_grads[i]:
                 grad = state.grad_inputs[i] if state.reached.reached_inputs[i] else None
-                dtype = self.inputs[i].dtype
                 found.append(
-                    None if grad is None else grad.permute(0, 3, 1, 2).to(dtype)
+                    None if grad is None else gradient_of(self.inputs[i], grad)
                 )
         return found
 

@@ -114,6 +114,15 @@ def empty_output(
     return torch.empty_strided(shape, strides, dtype=dtype, device=device)
 
 
+def gradient_of(tensor: Tensor, grad: Tensor) -> Tensor:
+    """``grad``, which is (N, H, W, C), as the gradient of ``tensor``. One image's is laid
+    out as that is: of its strides PyTorch's backward of instance norm reads too little."""
+    made = grad.permute(0, 3, 1, 2).to(tensor.dtype)
+    if made.shape[0] == 1 and not is_channels_last(tensor):
+        made = made.contiguous()
+    return made
+
+
 def laid_out_as_stock(
     outputs: list[Tensor], inputs: list[Tensor], params: list[Tensor]
 ) -> list[Tensor]:
