@@ -37,6 +37,7 @@ def test_no_access_beside_an_array(files: tuple[str, ...]) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"),
+            *("-k", "not test_plans_"),  # the same kernels by way of plans
             *(str(TESTS / f"test_cuda_{name}.py") for name in files),
         ],
         env={
