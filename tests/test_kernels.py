@@ -179,9 +179,7 @@ def test_result_does_not_depend_on_the_threads() -> None:
         _core.set_num_threads(before)
 
 
-@pytest.mark.parametrize("backend", ["ref", "cpu"])
-def test_max_pool_takes_the_first_maximum_and_nan_wins(backend: str) -> None:
-    case = pool_case((2, 19, 9, 8), "max", 5, 1, 2)
+def check_that_the_first_and_nan_win(case: Case, backend: str) -> None:
     graph, arrays = draw(case, torch.float32)
     arrays.inputs[0].round_()
     arrays.inputs[0][0, 3, 4, 4] = float("nan")
@@ -191,21 +189,17 @@ def test_max_pool_takes_the_first_maximum_and_nan_wins(backend: str) -> None:
     mine = ours(case, graph, arrays, backend, torch.float32)
     for a, b in zip(mine, exact, strict=True):
         assert torch.equal(a.nan_to_num(77.0), b.nan_to_num(77.0))
+
+
+@pytest.mark.parametrize("backend", ["ref", "cpu"])
+def test_max_pool_takes_the_first_maximum_and_nan_wins(backend: str) -> None:
+    check_that_the_first_and_nan_win(pool_case((2, 19, 9, 8), "max", 5, 1, 2), backend)
 
 
 @pytest.mark.parametrize("axes", ["hw", "h", "w", "c"])
 @pytest.mark.parametrize("backend", ["ref", "cpu"])
 def test_maximum_takes_the_first_and_nan_wins(backend: str, axes: str) -> None:
-    case = maximum_case((2, 19, 9, 8), axes)
-    graph, arrays = draw(case, torch.float32)
-    arrays.inputs[0].round_()
-    arrays.inputs[0][0, 3, 4, 4] = float("nan")
-    arrays.inputs[0][1, 2] = float("-inf")
-    arrays.grad.round_()
-    exact = stock(case, arrays, torch.float32)
-    mine = ours(case, graph, arrays, backend, torch.float32)
-    for a, b in zip(mine, exact, strict=True):
-        assert torch.equal(a.nan_to_num(77.0), b.nan_to_num(77.0))
+    check_that_the_first_and_nan_win(maximum_case((2, 19, 9, 8), axes), backend)
 
 
 @pytest.mark.parametrize("backend", ["ref", "cpu"])

@@ -211,21 +211,19 @@ def _narrow(
     return _slice(rec, x, start + (input.shape[1] if start < 0 else 0), part)
 
 
-def _is_whole(index: Any) -> bool:
-    return index is None or (isinstance(index, slice) and index == FULL)
+def _is_full(index: Any) -> bool:
+    return isinstance(index, slice) and index == FULL
 
 
 @handles("__getitem__")
 def _getitem(rec: Recorder, func: Any, input: Tensor, index: Any) -> Any:
     x = rec.value(input)
-    if isinstance(index, tuple) and all(map(_is_whole, index)):
+    if isinstance(index, tuple) and all(i is None or _is_full(i) for i in index):
         return rec.derived.view(func, input, index)
     if x is None or not isinstance(index, tuple) or not 2 <= len(index) <= 4:
         return None
     others = [part for k, part in enumerate(index) if k != 1]
-    if not isinstance(index[1], slice) or any(
-        not (isinstance(part, slice) and part == FULL) for part in others
-    ):
+    if not isinstance(index[1], slice) or not all(map(_is_full, others)):
         return None
     first, _, step = index[1].indices(input.shape[1])
     part = func(input, index)

@@ -161,9 +161,8 @@ def _activation(
     slope: float = 0.0,
     bounds: tuple[float, float] = (0.0, 0.0),
 ) -> Any:
-    value = rec.derived.value(x) if x in rec.derived else operand(rec, x, kind)
-    if value is None:
-        raise CannotLower(kind, rec.path, rec.why_not(x))
+    value = rec.derived.value(x)
+    value = operand(rec, x, kind) if value is None else value
     in_place = inplace or name_of(func).endswith("_")
     if in_place:
         check_in_place(rec, x, kind)

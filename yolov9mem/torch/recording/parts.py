@@ -235,27 +235,29 @@ def _part(done: Recording, stages: list[int], group: list[int]) -> Part:
         place[number] = len(part.nodes)
         part.nodes.append(node)
 
+    def source(value: int) -> Ref:
+        other = done.nodes[value]
+        add(value, Node("input", (), (), other.shape, other.dtype, ""))
+        found: Ref = other.attributes[0] if other.op == "input" else Ref("value", value)
+        return found
+
+    def compute(number: int, node: Node) -> None:
+        attributes = node.attributes
+        if node.op == "norm":
+            norm = norms.setdefault(attributes[0], len(part.norms))
+            if norm == len(part.norms):
+                part.norms.append(done.norms[attributes[0]])
+            attributes = (norm,)
+        operands = tuple(place[value] for value in node.operands)
+        add(number, node._replace(operands=operands, attributes=attributes))
+
     for stage in group:
         made = Stage(slice(len(part.nodes), None))
         for number, node in enumerate(done.nodes):
-            if stages[number] != stage:
-                continue
-            for value in node.operands:
-                if value not in place:
-                    other = done.nodes[value]
-                    is_input = other.op == "input"
-                    made.sources.append(
-                        other.attributes[0] if is_input else Ref("value", value)
-                    )
-                    add(value, Node("input", (), (), other.shape, other.dtype, ""))
-            attributes = node.attributes
-            if node.op == "norm":
-                norm = norms.setdefault(attributes[0], len(part.norms))
-                if norm == len(part.norms):
-                    part.norms.append(done.norms[attributes[0]])
-                attributes = (norm,)
-            operands = tuple(place[value] for value in node.operands)
-            add(number, node._replace(operands=operands, attributes=attributes))
+            if stages[number] == stage:
+                new = dict.fromkeys(v for v in node.operands if v not in place)
+                made.sources += map(source, new)
+                compute(number, node)
         made.nodes = slice(made.nodes.start, len(part.nodes))
         made.values = list(place)  # of all nodes, until _hand_out
         part.stages.append(made)
@@ -266,14 +268,15 @@ def _hand_out(done: Recording, stages: list[int]) -> None:
     """Lists the values that leave each part: of one that nobody reads, its last."""
     refs = [ref for call in done.calls for ref in call.refs] + results(done)
     refs += [ref for part in done.parts for ref in part.sources]
-    places = [{v: i for i, v in enumerate(stage.values)} for stage in done.stages]
+    in_order = done.stages
+    places = [{v: i for i, v in enumerate(stage.values)} for stage in in_order]
     last_values = [part.stages[-1].values[-1] for part in done.parts]
-    for stage in done.stages:
+    for stage in in_order:
         stage.values = []
     for ref in refs:
         if ref.kind == "value":
             number = stages[ref.key] - 1
-            stage = done.stages[number]
+            stage = in_order[number]
             if ref.key not in stage.values:
                 stage.values.append(ref.key)
                 stage.outputs.append(places[number][ref.key])

@@ -8,14 +8,14 @@ segments, one autograd node each, chained by tokens, tensors without elements:
     token k = node k(token k - 1, params of segment k)
     outputs, token = last node(token, params of the last segment)
 
+so that parameter gradients leave as soon as their segment is done (DDP then starts its
+first all-reduce while the earlier layers still run). What crosses a cut lies in the shared
+`saved` arena, which is freed when the last of them has run.
+
 The first node of a later stage has the inputs of that stage as well, and the last one of
 an earlier stage its outputs. Backward may begin at the end of any stage, where no gradient
 has reached the later ones; whether the earlier ones' outputs get gradients is known when
 their turn comes: zeros stand for those that do not.
-
-so that parameter gradients leave as soon as their segment is done (DDP then starts its
-first all-reduce while the earlier layers still run). What crosses a cut lies in the shared
-`saved` arena, which is freed when the last of them has run.
 """
 
 from __future__ import annotations
@@ -83,7 +83,6 @@ class Call:
         assert self.norms is not None
         own = [self.inputs[i] for i in plan.stage_inputs[number]]
         self._packed += self._pack(own, "inputs converted")
-        missing = [None] * (len(program.input_sizes) - len(self._packed))
         params, addresses = self.binding.addresses.of(self.params, self.binding.forms)
         plan.use_settings()
         given: list[Tensor | None] = [None] * len(program.outputs)
@@ -95,7 +94,7 @@ class Call:
                 self._have_arenas()
         with devices.current(program.device):
             plan.core.forward(
-                [*map(address, self._packed), *missing],
+                self._of_all_inputs(list(map(address, self._packed))),
                 addresses,
                 self.norms.arguments,
                 [None if y is None else address(y.permute(0, 2, 3, 1)) for y in given],
@@ -112,6 +111,10 @@ class Call:
                 self._packed = []
         dtypes = [dtype for _, dtype in program.outputs]
         return [y.to(dtype) for y, dtype in zip(given, dtypes) if y is not None]
+
+    def _of_all_inputs(self, known: list[Any]) -> list[Any]:
+        """``known`` is of the stages so far; of later ones there is None."""
+        return known + [None] * (len(self.plan.program.input_sizes) - len(known))
 
     def _have_arenas(self) -> None:
         plan, device = self.plan, self.plan.program.device
@@ -131,7 +134,6 @@ class Call:
         count = plan.stage_inputs[stage].stop
         self.inputs, self.params = list(saved[:count]), list(saved[count:])
         packed = self._packed[:count] or self._pack(self.inputs, "inputs converted")
-        missing = [None] * (len(program.input_sizes) - count)
         params, addresses = self.binding.addresses.of(self.params)
         outputs = len(program.outputs)
         mask = [
@@ -146,7 +148,7 @@ class Call:
             params,
             [None] * outputs,
             param_addresses=addresses,
-            input_addresses=[*map(address, packed), *missing],
+            input_addresses=self._of_all_inputs(list(map(address, packed))),
             grad_output_addresses=[None] * outputs,
             grad_params=[None] * len(params),
             grad_addresses=[None] * len(params),
@@ -158,7 +160,7 @@ class Call:
         plan, state = self.plan, self._backward
         assert state is not None
         places = plan.stage_outputs[plan.segment_stage[segment]]
-        begins = state.next == segment + 1 and state.plan_mask is None
+        begins = state.plan_mask is None
         packed = iter(
             self._pack([g for g in grads if g is not None], "gradients converted")
         )
@@ -172,7 +174,7 @@ class Call:
         if begins:
             self._choose_mask(state, places)
         elif not state.is_exact:
-            so_far = zip(range(len(state.given)), state.given)
+            so_far = enumerate(state.given)
             known = tuple(given and place >= places.start for place, given in so_far)
             state.reached = plan.mask(known)
 
@@ -189,12 +191,10 @@ class Call:
                 else None
                 for x, reached in zip(state.inputs, mask.reached_inputs)
             ]
-        missing = [None] * (len(plan.program.input_sizes) - len(made))
         state.grad_inputs = made
-        state.grad_input_addresses = [
-            *(None if g is None else address(g) for g in made),
-            *missing,
-        ]
+        state.grad_input_addresses = self._of_all_inputs(
+            [None if g is None else address(g) for g in made]
+        )
         self._have_workspace(mask.workspace_bytes, device)
 
     def _zeros(self, place: int) -> Tensor:

@@ -8,7 +8,7 @@ import warnings
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from itertools import chain, count
+from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -137,7 +137,6 @@ class Entry:
         resized, self.latest = self.latest is not lowered, lowered
         arguments = call.args, call.kwargs
         replay = Replay(recording, outside, arguments, call.leaves, params)
-        stages = count()
         for graph, binding, own in zip(lowered.graphs, bindings, params):
             part = graph.program.part
             plan = self._plan(
@@ -151,12 +150,12 @@ class Entry:
             graph.last = plan
             shared = autograd_nodes.Call(plan, binding, own, self.name, self.counts)
             forward = autograd_nodes.Forward(shared)
-            for stage, number in zip(part.stages, stages):
+            for stage in part.stages:
                 inputs = replay.inputs(stage)
                 outputs = forward.stage(inputs)
                 if self.below_stock:  # which may view them, or count on a copy of them
                     outputs = laid_out_as_stock(outputs, inputs, own)
-                replay.add(number, outputs)
+                replay.add(stage, outputs)
         outside.count_batches()
         self.counts["calls"] += 1
         return replay.result()

@@ -113,7 +113,7 @@ class Replay:
         self._recording, self._outside = recording, outside
         self._arguments, self._leaves, self._params = arguments, leaves, params
         self._made: dict[Any, Tensor] = {}  # by number of a value, by (call, leaf)
-        self._call = 0
+        self._call = self._stages = 0  # how many have run
         self._replay(0)
 
     def inputs(self, stage: Stage) -> list[Tensor]:
@@ -127,11 +127,11 @@ class Replay:
         learns: bool = self._resolve(ref).requires_grad
         return learns
 
-    def add(self, number: int, outputs: list[Tensor]) -> None:
-        """What stage ``number`` has made; then the stock calls that follow it."""
-        stage = self._recording.stages[number]
+    def add(self, stage: Stage, outputs: list[Tensor]) -> None:
+        """What the next stage has made; then the stock calls that follow it."""
         self._made.update(zip(stage.values, outputs))
-        self._replay(number + 1)
+        self._stages += 1
+        self._replay(self._stages)
         for ref in stage.done_with:
             del self._made[ref.key]
 
