@@ -196,6 +196,7 @@ static ym_status choose_min(chooser *c, trial *best)
         list[i] = (trial){.rule = rule, .patience = 16};
         YM_TRY(try_one(c, false, &list[i]));
     }
+    trial all = list[RULE_ALL];
     qsort(list, (size_t)count, sizeof *list, smaller_first);
     for (int32_t i = 0; i < FINALISTS; i++) {
         YM_TRY(choose_patience(c, &list[i]));
@@ -203,7 +204,14 @@ static ym_status choose_min(chooser *c, trial *best)
     }
     qsort(list, FINALISTS, sizeof *list, smaller_first);
     *best = list[0];
-    return keep_more(c, best);
+    YM_TRY(keep_more(c, best));
+    /* In a graph of few values "all" may be about as small: it is no less than "min".
+     */
+    if (best->peak_bytes > all.peak_bytes) {
+        YM_TRY(try_one(c, true, &all));
+        *best = list[0].peak_bytes > all.peak_bytes ? all : list[0];
+    }
+    return YM_OK;
 }
 
 static int cheaper_first(const void *a, const void *b)
