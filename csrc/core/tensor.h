@@ -54,6 +54,29 @@ static inline ym_tensor ym_channels(ym_tensor x, int32_t first, int32_t count)
     return x;
 }
 
+typedef struct ym_extent {
+    int32_t n, h, w, c;
+} ym_extent;
+
+static inline int32_t ym_longest(int32_t a, int32_t b, int32_t c)
+{
+    const int32_t most = a > b ? a : b;
+    return most > c ? most : c;
+}
+
+/* What three tensors span where sides of 1 are repeated or summed; those of an absent
+ * tensor are 0. */
+static inline ym_extent ym_span(const ym_tensor *a, const ym_tensor *b,
+                                const ym_tensor *y)
+{
+    ym_extent all;
+    all.n = ym_longest(a->n, b->n, y->n);
+    all.h = ym_longest(a->h, b->h, y->h);
+    all.w = ym_longest(a->w, b->w, y->w);
+    all.c = ym_longest(a->c, b->c, y->c);
+    return all;
+}
+
 typedef struct ym_weight {
     float *data;        /* (K, C / groups, R, S), or NULL: absent */
     int32_t k, c, r, s; /* c counts the channels of one group */

@@ -45,10 +45,10 @@ static void fill_coefficients(const ym_brick *brick, const cpu_patch *patch,
                 to->shift[i] += term->norm.beta[c];
             }
         }
-        cpu_repeat(patch, to->mean[t]);
-        cpu_repeat(patch, to->scale[t]);
+        cpu_repeat(patch->row_pixels, patch->count, to->mean[t]);
+        cpu_repeat(patch->row_pixels, patch->count, to->scale[t]);
     }
-    cpu_repeat(patch, to->shift);
+    cpu_repeat(patch->row_pixels, patch->count, to->shift);
 }
 
 typedef struct row_buffers {
@@ -208,8 +208,8 @@ static void fill_back_coefficients(const run *r, const cpu_patch *patch, int32_t
         d_mean[i] = (float)(r->sums[c] / pixels);
         back[i] = (float)(scale_of(term, c) * rstd * rstd * product / pixels);
     }
-    cpu_repeat(patch, d_mean);
-    cpu_repeat(patch, back);
+    cpu_repeat(patch->row_pixels, patch->count, d_mean);
+    cpu_repeat(patch->row_pixels, patch->count, back);
 }
 
 /* Where the kernel writes the row of a term's gradient: a buffer if it must be added to

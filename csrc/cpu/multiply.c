@@ -14,9 +14,9 @@ typedef struct run {
     const ym_tensor *a, *b; /* b NULL: ones */
     ym_tensor *y;
     const cpu_kernels *kernels;
-    int32_t n, h, w, c; /* of all that is multiplied */
-    int32_t parts;      /* of the channels, for tasks */
-    float divisor;      /* 1 / scale, which is whole where it is not 1 */
+    ym_extent all; /* that is multiplied */
+    int32_t parts; /* of the channels, for tasks */
+    float divisor; /* 1 / scale, which is whole where it is not 1 */
     bool accumulate;
 } run;
 
@@ -28,14 +28,7 @@ typedef struct chunk {
 static bool is_reduced(const run *r)
 {
     const ym_tensor *y = r->y;
-    return y->n < r->n || y->h < r->h || y->w < r->w || y->c < r->c;
-}
-
-static void repeat(int32_t pixels, int32_t count, float *row)
-{
-    for (int32_t i = count; i < pixels * count; i++) {
-        row[i] = row[i - count];
-    }
+    return y->n < r->all.n || y->h < r->all.h || y->w < r->all.w || y->c < r->all.c;
 }
 
 /* One scalar for each pixel becomes `count` of them. */
@@ -68,7 +61,7 @@ static const float *factor(const ym_tensor *x, const chunk *at, float *buffer)
     } else if (!deep) {
         spread(scalars, 1, at->pixels * at->count, buffer);
     } else if (!wide) {
-        repeat(at->pixels, count, buffer);
+        cpu_repeat(at->pixels, count, buffer);
     }
     return buffer;
 }
@@ -98,13 +91,13 @@ static void map_task(void *argument, int32_t row)
 {
     const run *r = argument;
     for (int32_t part = 0; part < r->parts; part++) {
-        chunk at = {.n = row / r->h, .h = row % r->h};
-        at.channel = (int32_t)cpu_part(r->c, r->parts, part);
-        at.count = (int32_t)cpu_part(r->c, r->parts, part + 1) - at.channel;
+        chunk at = {.n = row / r->all.h, .h = row % r->all.h};
+        at.channel = (int32_t)cpu_part(r->all.c, r->parts, part);
+        at.count = (int32_t)cpu_part(r->all.c, r->parts, part + 1) - at.channel;
         const int32_t most = CPU_ROW / at.count;
-        for (at.w = 0; at.w < r->w; at.w += at.pixels) {
+        for (at.w = 0; at.w < r->all.w; at.w += at.pixels) {
             float result[CPU_ROW], buffer[CPU_ROW];
-            at.pixels = (int32_t)cpu_min(most, r->w - at.w);
+            at.pixels = (int32_t)cpu_min(most, r->all.w - at.w);
             const int32_t floats = at.pixels * at.count;
             const float *a = factor(r->a, &at, result);
             if (a != result) {
@@ -173,25 +166,25 @@ static void sum_task(void *argument, int32_t index)
 {
     const run *r = argument;
     const ym_tensor *y = r->y;
-    const bool each_pixel = y->w == r->w, each_channel = y->c == r->c;
+    const bool each_pixel = y->w == r->all.w, each_channel = y->c == r->all.c;
     const int32_t row = index / r->parts, part = index % r->parts;
-    const int32_t first = (int32_t)cpu_part(r->c, r->parts, part);
-    const int32_t end = (int32_t)cpu_part(r->c, r->parts, part + 1);
+    const int32_t first = (int32_t)cpu_part(r->all.c, r->parts, part);
+    const int32_t end = (int32_t)cpu_part(r->all.c, r->parts, part + 1);
     const int32_t most_channels = (int32_t)cpu_min(end - first, CPU_ROW);
-    const range images = sources_of(row / y->h, y->n, r->n);
-    const range rows = sources_of(row % y->h, y->h, r->h);
+    const range images = sources_of(row / y->h, y->n, r->all.n);
+    const range rows = sources_of(row % y->h, y->h, r->all.h);
     double out[CPU_ROW] = {0};
     chunk at = {0};
-    for (int32_t w = 0; w < r->w; w += at.pixels) {
+    for (int32_t w = 0; w < r->all.w; w += at.pixels) {
         at = (chunk){.w = w, .channel = first};
-        at.pixels = (int32_t)cpu_min(CPU_ROW / most_channels, r->w - w);
+        at.pixels = (int32_t)cpu_min(CPU_ROW / most_channels, r->all.w - w);
         for (; at.channel < end; at.channel += at.count) {
             double total[CPU_ROW] = {0};
             at.count = (int32_t)cpu_min(most_channels, end - at.channel);
             sum_rows(r, images, rows, at, total);
             fold(total, &at, each_pixel, each_channel, out);
         }
-        if (!each_pixel && w + at.pixels < r->w) {
+        if (!each_pixel && w + at.pixels < r->all.w) {
             continue;
         }
         const chunk to = {.n = row / y->h,
@@ -209,17 +202,12 @@ static void sum_task(void *argument, int32_t index)
     }
 }
 
-static int32_t longest(int32_t a, int32_t b, int32_t y)
-{
-    return (int32_t)cpu_max(cpu_max(a, b), y);
-}
-
 /* Tasks have whole rows of floats, and are some even where y is one image of one
  * pixel. What a task sums does not depend on how many threads there are. */
 static int32_t channel_parts(const run *r)
 {
-    int32_t parts = cpu_channel_parts(r->c);
-    while (r->y->n * r->y->h * parts < TASKS && r->c / parts >= 64) {
+    int32_t parts = cpu_channel_parts(r->all.c);
+    while (r->y->n * r->y->h * parts < TASKS && r->all.c / parts >= 64) {
         parts *= 2;
     }
     return parts;
@@ -237,20 +225,16 @@ ym_status cpu_multiply(ym_context *context, const ym_tensor *a, const ym_tensor 
 {
     (void)context;
     run r = {.a = a, .b = b->data != NULL ? b : NULL, .y = y};
-    const ym_tensor *other = r.b != NULL ? b : a;
     r.kernels = cpu_kernels_best();
-    r.n = longest(a->n, other->n, y->n);
-    r.h = longest(a->h, other->h, y->h);
-    r.w = longest(a->w, other->w, y->w);
-    r.c = longest(a->c, other->c, y->c);
+    r.all = ym_span(a, b, y);
     r.divisor = (float)(1 / scale);
     r.accumulate = accumulate;
     if (!is_reduced(&r)) {
-        r.parts = cpu_channel_parts(r.c);
-        ym_pool_run(map_task, &r, r.n * r.h);
+        r.parts = cpu_channel_parts(r.all.c);
+        ym_pool_run(map_task, &r, r.all.n * r.all.h);
         return YM_OK;
     }
-    r.parts = y->c == r.c ? channel_parts(&r) : 1;
+    r.parts = y->c == r.all.c ? channel_parts(&r) : 1;
     ym_pool_run(sum_task, &r, y->n * y->h * r.parts);
     return YM_OK;
 }

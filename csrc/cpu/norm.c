@@ -46,7 +46,7 @@ static void group_mean(const run *r, const cpu_patch *patch, int64_t first, int6
     for (int32_t c = 0; c < patch->count; c++) {
         mean[c] = (float)(total[c] / (double)(end - first));
     }
-    cpu_repeat(patch, mean);
+    cpu_repeat(patch->row_pixels, patch->count, mean);
 }
 
 static void add_group(const run *r, const cpu_patch *patch, int64_t first, int64_t end,

@@ -97,11 +97,11 @@ static inline void cpu_row_done(ym_tensor *y, const cpu_patch *patch, int64_t p,
     }
 }
 
-/* Repeats the first `count` floats until the row is full. */
-static inline void cpu_repeat(const cpu_patch *patch, float *row)
+/* Repeats the first `count` floats for each pixel of the row. */
+static inline void cpu_repeat(int32_t pixels, int32_t count, float *row)
 {
-    for (int32_t i = patch->count; i < patch->count * patch->row_pixels; i++) {
-        row[i] = row[i - patch->count];
+    for (int32_t i = count; i < pixels * count; i++) {
+        row[i] = row[i - count];
     }
 }
 

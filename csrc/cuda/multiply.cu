@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(YM_BLOCK)
     }
 }
 
-bool has_all_sides(const ym_tensor &y, const cuda_spanned &all)
+bool has_all_sides(const ym_tensor &y, const ym_extent &all)
 {
     return y.n == all.n && y.h == all.h && y.w == all.w && y.c == all.c;
 }
@@ -54,7 +54,7 @@ bool has_all_sides(const ym_tensor &y, const cuda_spanned &all)
 ym_status multiply_each(ym_context *context, const ym_tensor &a, const ym_tensor &b,
                         const cuda_divisor &divisor, ym_tensor *y, bool accumulate)
 {
-    const cuda_spanned all(a, b, *y);
+    const ym_extent all = ym_span(&a, &b, y);
     const int32_t pixels = (int32_t)ym_pixels(y);
     const cuda_sides sides(y->h, y->w);
     const bool wide = cuda_is_wide(*y) && cuda_is_wide_or_flat(a, all) &&
@@ -74,7 +74,7 @@ ym_status multiply_each(ym_context *context, const ym_tensor &a, const ym_tensor
 size_t cuda_multiply_scratch_bytes(const ym_tensor *a, const ym_tensor *b,
                                    const ym_tensor *y)
 {
-    const cuda_spanned all(*a, *b, *y);
+    const ym_extent all = ym_span(a, b, y);
     return has_all_sides(*y, all) ? 0 : cuda_sum_scratch_bytes(all, *y);
 }
 
@@ -83,7 +83,7 @@ ym_status cuda_multiply(ym_context *context, const ym_tensor *a, const ym_tensor
 {
     const cuda_device_guard guard(context);
     const ym_tensor ones = {}, &other = b->data != nullptr ? *b : ones;
-    const cuda_spanned all(*a, other, *y);
+    const ym_extent all = ym_span(a, &other, y);
     const ym_tensor whole = {nullptr, y->dtype, all.n, all.h, all.w, all.c, all.c};
     YM_TRY(cuda_check_pixels(context, "multiply", &whole));
     /* The kernels take the flat one of two factors as the second. */

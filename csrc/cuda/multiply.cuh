@@ -8,24 +8,6 @@
 
 #include "cuda/tiles.cuh"
 
-/* What the three tensors span; b is no tensor where the other factor is 1. */
-struct cuda_spanned {
-    int32_t n, h, w, c;
-
-    cuda_spanned(const ym_tensor &a, const ym_tensor &b, const ym_tensor &y)
-        : n(longest(a.n, b.n, y.n)), h(longest(a.h, b.h, y.h)),
-          w(longest(a.w, b.w, y.w)), c(longest(a.c, b.c, y.c))
-    {
-    }
-
-  private:
-    static int32_t longest(int32_t a, int32_t b, int32_t y)
-    {
-        const int32_t most = a > b ? a : b;
-        return most > y ? most : y;
-    }
-};
-
 /* Quotients of numbers from 0 to 2^31 - 1: a product and a shift, as a GPU has no
  * division of integers (Granlund, Montgomery 1994). */
 struct cuda_quotient {
@@ -133,13 +115,13 @@ template <typename T> struct cuda_product {
 };
 
 /* Whether one value of x stands for all channels: so it does for ones. */
-static inline bool cuda_is_flat(const ym_tensor &x, const cuda_spanned &all)
+static inline bool cuda_is_flat(const ym_tensor &x, const ym_extent &all)
 {
     return x.data == nullptr || (x.c == 1 && all.c > 1);
 }
 
 /* Can the channels of x be read 16 bytes at a time, where it has several? */
-static inline bool cuda_is_wide_or_flat(const ym_tensor &x, const cuda_spanned &all)
+static inline bool cuda_is_wide_or_flat(const ym_tensor &x, const ym_extent &all)
 {
     return cuda_is_flat(x, all) || cuda_is_wide(x);
 }
@@ -161,7 +143,7 @@ static inline bool cuda_is_wide_or_flat(const ym_tensor &x, const cuda_spanned &
     } while (0)
 
 /* The sums: multiply_sum.cu. scale is 1 / divisor. */
-size_t cuda_sum_scratch_bytes(const cuda_spanned &all, const ym_tensor &y);
+size_t cuda_sum_scratch_bytes(const ym_extent &all, const ym_tensor &y);
 ym_status cuda_multiply_sum(ym_context *context, const ym_tensor &a, const ym_tensor &b,
                             double scale, ym_tensor *y, bool accumulate);
 

@@ -263,7 +263,7 @@ int64_t most_chunks(int64_t sums, int64_t wave, int64_t most)
     return sums >= WAVES * wave ? 1 : tried < most ? tried : most;
 }
 
-int64_t summed_pixels(const cuda_spanned &all, const ym_tensor &y)
+int64_t summed_pixels(const ym_extent &all, const ym_tensor &y)
 {
     return (int64_t)(all.n / y.n) * (all.h / y.h) * (all.w / y.w);
 }
@@ -279,7 +279,7 @@ int64_t most_by_packs(int64_t pixels, int64_t packs)
     return quotient_up(pixels, quotient_up(LEAST_PACKS, packs));
 }
 
-division divide(const cuda_spanned &all, const ym_tensor &y, int64_t chunks)
+division divide(const ym_extent &all, const ym_tensor &y, int64_t chunks)
 {
     const int64_t pixels = summed_pixels(all, y), chunk = quotient_up(pixels, chunks);
     division made;
@@ -302,7 +302,7 @@ ym_status sum_pixels(ym_context *context, const ym_tensor &a, const ym_tensor &b
                      const cuda_divisor &divisor, ym_tensor *y, division *made,
                      bool accumulate)
 {
-    const cuda_spanned all(a, b, *y);
+    const ym_extent all = ym_span(&a, &b, y);
     const bool wide = cuda_is_wide(*y) && cuda_is_wide_or_flat(a, all) &&
                       cuda_is_wide_or_flat(b, all);
     const int64_t sums = ym_pixels(y), wave = blocks_at_once(context);
@@ -335,7 +335,7 @@ ym_status sum_channels(ym_context *context, const ym_tensor &a, const ym_tensor 
                        const cuda_divisor &divisor, ym_tensor *y, division *made,
                        bool accumulate)
 {
-    const cuda_spanned all(a, b, *y);
+    const ym_extent all = ym_span(&a, &b, y);
     const bool wide = cuda_is_wide_or_flat(a, all) && cuda_is_wide_or_flat(b, all);
     const int64_t sums = ym_pixels(y), wave = GROUPS * blocks_at_once(context);
     const int64_t pixels = summed_pixels(all, *y);
@@ -359,7 +359,7 @@ ym_status sum_channels(ym_context *context, const ym_tensor &a, const ym_tensor 
 
 } // namespace
 
-size_t cuda_sum_scratch_bytes(const cuda_spanned &all, const ym_tensor &y)
+size_t cuda_sum_scratch_bytes(const ym_extent &all, const ym_tensor &y)
 {
     const int64_t sums = ym_pixels(&y), pixels = summed_pixels(all, y);
     const int64_t chunks = y.c == all.c
@@ -372,7 +372,7 @@ size_t cuda_sum_scratch_bytes(const cuda_spanned &all, const ym_tensor &y)
 ym_status cuda_multiply_sum(ym_context *context, const ym_tensor &a, const ym_tensor &b,
                             double scale, ym_tensor *y, bool accumulate)
 {
-    const cuda_spanned all(a, b, *y);
+    const ym_extent all = ym_span(&a, &b, y);
     const cuda_divisor divisor(scale);
     YM_TRY(cuda_require_scratch(context, "multiply", cuda_sum_scratch_bytes(all, *y)));
     division made;

@@ -3,24 +3,6 @@
  */
 #include "ref/ref.h"
 
-typedef struct extent {
-    int32_t n, h, w, c;
-} extent;
-
-static int32_t longest(int32_t a, int32_t b, int32_t y)
-{
-    const int32_t most = a > b ? a : b;
-    return most > y ? most : y;
-}
-
-/* Of all that is multiplied. */
-static extent extent_of(const ym_tensor *a, const ym_tensor *b, const ym_tensor *y)
-{
-    const ym_tensor *other = b->data != NULL ? b : a;
-    return (extent){longest(a->n, other->n, y->n), longest(a->h, other->h, y->h),
-                    longest(a->w, other->w, y->w), longest(a->c, other->c, y->c)};
-}
-
 static double factor(const ym_tensor *x, int32_t n, int32_t h, int32_t w, int32_t c)
 {
     return ref_load(x, ref_index(x, x->n == 1 ? 0 : n, x->h == 1 ? 0 : h,
@@ -34,7 +16,7 @@ static int32_t end_of(int32_t at, int32_t of_y, int32_t side)
 }
 
 static double sum_at(const ym_tensor *a, const ym_tensor *b, const ym_tensor *y,
-                     const extent *all, extent at)
+                     const ym_extent *all, ym_extent at)
 {
     double sum = 0;
     for (int32_t n = at.n; n < end_of(at.n, y->n, all->n); n++) {
@@ -61,11 +43,11 @@ ym_status ref_multiply(ym_context *context, const ym_tensor *a, const ym_tensor 
                        double scale, ym_tensor *y, bool accumulate)
 {
     (void)context;
-    const extent all = extent_of(a, b, y);
+    const ym_extent all = ym_span(a, b, y);
     for (int64_t p = 0; p < ym_pixels(y); p++) {
         for (int32_t c = 0; c < y->c; c++) {
-            const extent at = {(int32_t)(p / y->w / y->h), (int32_t)(p / y->w % y->h),
-                               (int32_t)(p % y->w), c};
+            const ym_extent at = {(int32_t)(p / y->w / y->h),
+                                  (int32_t)(p / y->w % y->h), (int32_t)(p % y->w), c};
             ref_put(y, p * y->pitch + c, scale * sum_at(a, b, y, &all, at), accumulate);
         }
     }
