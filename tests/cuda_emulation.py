@@ -161,6 +161,7 @@ class Norm(C.Structure):
         ("momentum", C.c_float),
         ("batch_statistics", C.c_bool),
         ("update_running", C.c_bool),
+        *((name, C.c_int32) for name in ("group", "processes", "rank")),
     ]
 
 
@@ -211,6 +212,8 @@ class Context(C.Structure):
         ("scratch_bytes", C.c_size_t),
         ("stream", C.c_void_p),
         ("device", C.c_int32),
+        ("sum", C.c_void_p),
+        ("sum_argument", C.c_void_p),
     ]
 
 

@@ -189,6 +189,7 @@ class Run:
 
     def __init__(self, tracer: Tracer, norms_before: list[dict], **request) -> None:
         t = self.tracer = tracer
+        self.sum = None  # over the processes that share batch norms
         sizes = [(x.shape[0], x.shape[2], x.shape[3]) for x in t.inputs]
         request.setdefault("input_grads", [True] * len(sizes))
         request.setdefault("param_grads", [True] * len(t.params))
@@ -210,7 +211,17 @@ class Run:
         self.outputs = [np.full(s, np.nan, np.float32) for s in p.output_shapes]
         self.saved = arena(p.saved_bytes)
         work = arena(p.forward_workspace_bytes)
-        p.forward(self.inputs, self.params, self.norms, self.outputs, self.saved, work)
+        p.forward(
+            self.inputs,
+            self.params,
+            self.norms,
+            self.outputs,
+            self.saved,
+            work,
+            0,
+            0,
+            self.sum,
+        )
         return self.outputs
 
     def backward(
@@ -248,6 +259,8 @@ class Run:
                 work,
                 0,
                 bytes(start is not None for start in sums),
+                mask,
+                self.sum,
             )
         self.reached_params = p.reached_params(mask)
         self.reached_inputs = p.reached_inputs(mask)

@@ -79,12 +79,12 @@ def elan(t: Tracer, x: int, c: int) -> int:
     return t.brick(t.concat(left, right, a, b), 2 * c)
 
 
-def random_case(seed: int) -> tuple[Tracer, list[dict]]:
+def random_case(seed: int, images: int = 2) -> tuple[Tracer, list[dict]]:
     rng = random.Random(seed)
     t = Tracer(seed)
-    pool = [t.input(2, 3, 6, 5)]
+    pool = [t.input(images, 3, 6, 5)]
     if rng.random() < 0.3:
-        pool.append(t.input(2, 2, 6, 5))
+        pool.append(t.input(images, 2, 6, 5))
     for _ in range(rng.randrange(4, 16)):
         made = grow(t, rng, pool)
         if t.values[made].shape[2] <= 24:

@@ -15,7 +15,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from models_for_tests import Net, assert_close, backward, leaves, ran_in_core
+from models_for_tests import Brick, Net, assert_close, backward, leaves, ran_in_core
+from rule import holds, pooled_error
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -123,10 +124,123 @@ def first_all_reduce_comes_early(rank: int) -> None:
     assert_close([p.grad for p in ddp.parameters()], expected(), 1e-3)
 
 
-def sync_batch_norm_is_refused_by_name(rank: int) -> None:
-    module = ym.checkpoint(nn.SyncBatchNorm.convert_sync_batchnorm(model()))
-    with pytest.raises(ym.CannotLower, match="SyncBatchNorm in stem.bn"):
+def synced(module: nn.Module, group: Any = None) -> nn.Module:
+    return nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
+
+
+def synced_ddp(module: nn.Module, group: Any = None, **kwargs: Any) -> nn.Module:
+    """PyTorch takes SyncBatchNorm on GPUs alone; what comes later, it does not see."""
+    ddp = DistributedDataParallel(ym.checkpoint(module, **kwargs))
+    synced(ddp.module, group)
+    return ddp
+
+
+def check_whole_batch(ddp: nn.Module, rank: int) -> None:
+    """Against stock's plain batch norm on the batch of all ranks, in float64. (Stock's
+    SyncBatchNorm needs a GPU.)"""
+    outputs, _ = leaves_and_loss(ddp, batch(rank))
+    stock = model()
+    double, whole = copy.deepcopy(stock).double(), [batch(r) for r in range(WORLD)]
+    of_stock, _ = leaves_and_loss(stock, torch.cat(whole))
+    exact, _ = leaves_and_loss(double, torch.cat(whole).double())
+    rows = slice(2 * rank, 2 * rank + 2)
+    found = [
+        [y[rows] if whole else y for y in outputs_of]
+        for outputs_of, whole in ((outputs, False), (of_stock, True), (exact, True))
+    ]
+    assert within_twice(*found)
+    # Each rank's loss is a sum: DDP's mean over ranks is a half of the whole batch's.
+    grads = [[p.grad for p in m.parameters()] for m in (ddp, stock, double)]
+    assert within_twice(grads[0], *([g / WORLD for g in of] for of in grads[1:]))
+    state = [list(m.buffers()) for m in (ddp, stock, double)]
+    assert within_twice(*state)
+    for buffer in ddp.buffers():
+        parts = [torch.empty_like(buffer) for _ in range(WORLD)]
+        dist.all_gather(parts, buffer)
+        assert torch.equal(*parts)
+
+
+def leaves_and_loss(module: nn.Module, x: torch.Tensor) -> tuple[list, torch.Tensor]:
+    outputs = leaves(module(x))
+    loss = sum(y.double().square().sum() for y in outputs)
+    loss.backward()
+    return [y.detach() for y in outputs], loss
+
+
+def within_twice(ours: list, stock: list, exact: list) -> bool:
+    errors = [pooled_error(of, exact) for of in (ours, stock)]
+    return holds(*errors)
+
+
+def sync_batch_norm(rank: int) -> None:
+    for keep in ("all", "conv", "min"):
+        ddp = synced_ddp(model(), keep=keep, segments=3)
+        check_whole_batch(ddp, rank)
+        assert ran_in_core(ddp.module) == 1
+
+
+def sync_batch_norm_of_a_group(rank: int) -> None:
+    group = dist.new_group(list(range(WORLD)))
+    ddp = synced_ddp(model(), group)
+    check_whole_batch(ddp, rank)
+    assert ran_in_core(ddp.module) == 1
+
+
+def sync_batch_norm_of_a_group_of_one(rank: int) -> None:
+    """Is plain batch norm."""
+    groups = [dist.new_group([r]) for r in range(WORLD)]
+    ddp = synced_ddp(model(), groups[rank])
+    backward(ddp(batch(rank)))
+    check_grads(ddp)
+
+
+def sync_batch_norm_between_stages(rank: int) -> None:
+    """A stock call divides the graph."""
+
+    class Divided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.last = Brick(3, 8), Brick(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(torch.sin(self.first(x)))
+
+    ddp = synced_ddp(Divided(), strict=False)
+    outputs, _ = leaves_and_loss(ddp, batch(rank))
+    exact = Divided().double()
+    whole = torch.cat([batch(r) for r in range(WORLD)]).double()
+    truth, _ = leaves_and_loss(exact, whole)
+    assert_close(outputs, [y[2 * rank : 2 * rank + 2].float() for y in truth], 1e-3)
+    grads = [p.grad.float() / WORLD for p in exact.parameters()]
+    assert_close([p.grad for p in ddp.parameters()], grads, 1e-3)
+    assert ran_in_core(ddp.module) == 1
+
+
+def evaluation_and_frozen_norms_ask_nobody(rank: int) -> None:
+    module = ym.checkpoint(synced(model()))
+    for part in module.modules():
+        if isinstance(part, nn.SyncBatchNorm):
+            part.eval()
+    if rank == 0:  # the other takes no part
+        backward(module(batch(rank)))
+        module.eval()
         module(batch(rank))
+
+
+def a_lost_process_is_an_error(rank: int) -> None:
+    module = ym.checkpoint(synced(model()))
+    if rank == 0:
+        with pytest.MonkeyPatch.context() as patch:
+
+            def fail(*args: Any, **kwargs: Any) -> None:
+                raise RuntimeError("Connection closed by peer")
+
+            patch.setattr(dist, "all_reduce", fail)
+            with pytest.raises(RuntimeError, match="closed by peer"):
+                module(batch(rank))
+    dist.barrier()
+    backward(module(batch(rank)))
 
 
 def ema_and_checkpoint_of_the_wrapped_model(rank: int) -> None:
@@ -144,7 +258,12 @@ CASES = (
     find_unused,
     accumulate,
     first_all_reduce_comes_early,
-    sync_batch_norm_is_refused_by_name,
+    sync_batch_norm,
+    sync_batch_norm_of_a_group,
+    sync_batch_norm_of_a_group_of_one,
+    sync_batch_norm_between_stages,
+    evaluation_and_frozen_norms_ask_nobody,
+    a_lost_process_is_an_error,
     ema_and_checkpoint_of_the_wrapped_model,
 )
 

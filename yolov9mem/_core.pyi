@@ -5,7 +5,7 @@ An array argument is a NumPy array or a tuple (address, dtype name, shape, strid
 elements, device) that stands for memory which the caller keeps alive.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, final
 
 import numpy.typing as npt
@@ -17,6 +17,9 @@ _Memory: TypeAlias = (
 _Pair: TypeAlias = tuple[int, int]
 # running_mean, running_var, eps, momentum, by the batch's statistics, move running_*
 _Norm: TypeAlias = tuple[_Memory | None, _Memory | None, float, float, bool, bool]
+# Of (group, address, count): so many float64 in the arenas become their sums over the
+# processes of a group.
+_Sum: TypeAlias = Callable[[int, int, int], object]
 
 @final
 class Graph:
@@ -25,6 +28,7 @@ class Graph:
     def norm(
         self, channels: int, gamma: int = -1, beta: int = -1, name: str = ""
     ) -> int: ...
+    def share(self, norm: int, group: int, processes: int, rank: int) -> None: ...
     def conv(
         self,
         x: int,
@@ -129,6 +133,7 @@ class Plan:
         workspace: _Memory | None,
         stream: int = 0,
         stage: int = 0,
+        sum: _Sum | None = None,
         /,
     ) -> None: ...
     # Writes the gradients that reached_params and reached_inputs tell for the mask of
@@ -147,6 +152,7 @@ class Plan:
         stream: int = 0,
         accumulate: bytes | bytearray | None = None,
         mask: Sequence[bool] | None = None,
+        sum: _Sum | None = None,
         /,
     ) -> None: ...
     def backward_workspace(self, mask: Sequence[bool] | None, /) -> int: ...

@@ -17,15 +17,34 @@
 #include "core/status.h"
 #include "core/tensor.h"
 
-#define YM_BACKEND_API_VERSION 6
+#define YM_BACKEND_API_VERSION 7
+
+#define YM_MOST_PROCESSES 65536
+
+/* Which processes share a batch norm's statistics: SyncBatchNorm. */
+typedef struct ym_sharing {
+    int32_t group;     /* the caller's number of theirs, from 1; 0: not shared */
+    int32_t processes; /* in it */
+    int32_t rank;      /* of this one */
+} ym_sharing;
+
+struct ym_context;
+
+/* Each of the numbers becomes its sum over the processes of a group, which all call
+ * this in the same order. They lie in an arena of the run; work on them is put on
+ * context->stream. */
+typedef ym_status (*ym_sum_over_processes)(struct ym_context *context, int32_t group,
+                                           double *values, int64_t count);
 
 typedef struct ym_context {
     const struct ym_backend *backend;
     ym_error error;
     void *scratch; /* 64-byte aligned */
     size_t scratch_bytes;
-    void *stream;   /* CUDA stream, NULL on the CPU */
-    int32_t device; /* CUDA device, -1 on the CPU */
+    void *stream;              /* CUDA stream, NULL on the CPU */
+    int32_t device;            /* CUDA device, -1 on the CPU */
+    ym_sum_over_processes sum; /* NULL: nothing is shared */
+    void *sum_argument;
 } ym_context;
 
 typedef struct ym_conv {
@@ -67,6 +86,7 @@ typedef struct ym_norm {
     float eps, momentum;
     bool batch_statistics; /* normalise by the batch (training), not by running_* */
     bool update_running;   /* move running_* once, with the unbiased variance */
+    ym_sharing sharing;    /* of the batch's statistics */
 } ym_norm;
 
 /* One addend of a brick: value, or batch norm of value. */
@@ -147,12 +167,19 @@ typedef struct ym_backend {
     size_t (*norm_scratch_bytes)(const ym_tensor *x);
     ym_status (*norm_statistics)(ym_context *context, const ym_tensor *x,
                                  const ym_norm *norm, float *mean, float *rstd);
+    /* The same in two steps, where processes share them: first what one has itself (the
+     * layout is core/sharing.h's), then the statistics of the parts of all, in a row.
+     */
+    ym_status (*norm_moments)(ym_context *context, const ym_tensor *x, double *part);
+    ym_status (*norm_merge)(ym_context *context, const double *parts, int32_t channels,
+                            const ym_norm *norm, float *mean, float *rstd);
 
     /* out may have any pitch. */
     ym_status (*brick_forward)(ym_context *context, const ym_brick *brick,
                                ym_tensor *out);
-    /* From dout to the terms, with dgamma and dbeta of each norm. The residual's
-     * gradient is dout itself and is not this entry's business. */
+    /* From dout to the terms, with dgamma and dbeta of each norm, which are this
+     * process's own where statistics are shared. The residual's gradient is dout itself
+     * and is not this entry's business. */
     size_t (*brick_scratch_bytes)(const ym_tensor *out);
     ym_status (*brick_backward)(ym_context *context, const ym_brick *brick,
                                 const ym_tensor *dout, ym_term_gradient gradient[2]);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/arena.h"
+#include "core/sharing.h"
 
 void ym_schedule_free(ym_schedule *schedule)
 {
@@ -144,6 +145,16 @@ static size_t conv_scratch(const ym_builder *b, const ym_step *step)
     return b->backend->conv_scratch_bytes(YM_CONV_BACKWARD_DATA, conv, &dx, &dy);
 }
 
+/* What the kernels need, and before it the parts of all processes that share. */
+static size_t statistics_scratch(const ym_builder *b, const ym_step *step)
+{
+    const ym_program *p = b->program;
+    const ym_tensor x = shape_of(b, step->in[0]);
+    const int32_t call = p->item[step->item].u.brick.norm_call[step->term];
+    const ym_sharing *sharing = &p->graph->norm[p->norm_call[call].module].sharing;
+    return ym_parts_bytes(sharing, x.c) + b->backend->norm_scratch_bytes(&x);
+}
+
 static size_t scratch_bytes(const ym_builder *b, const ym_step *step)
 {
     switch (step->kind) {
@@ -151,10 +162,8 @@ static size_t scratch_bytes(const ym_builder *b, const ym_step *step)
     case YM_STEP_CONV_WEIGHT:
     case YM_STEP_CONV_DATA:
         return conv_scratch(b, step);
-    case YM_STEP_STATISTICS: {
-        ym_tensor x = shape_of(b, step->in[0]);
-        return b->backend->norm_scratch_bytes(&x);
-    }
+    case YM_STEP_STATISTICS:
+        return statistics_scratch(b, step);
     case YM_STEP_MAXIMUM: {
         const ym_tensor x = shape_of(b, step->in[0]), y = shape_of(b, step->out[0]);
         return b->backend->maximum_scratch_bytes(&x, &y);

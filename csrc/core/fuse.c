@@ -101,6 +101,18 @@ static ym_status fuse_activation(fuser *f, const ym_node *node, ym_item *item)
     return YM_OK;
 }
 
+/* Terms of one brick are summed for together: with the same processes, or each alone.
+ */
+static bool share_alike(const fuser *f, const ym_item *a, const ym_item *b)
+{
+    const ym_norm_call *call = f->p->norm_call;
+    const int32_t left = a->u.brick.norm_call[0], right = b->u.brick.norm_call[0];
+    const ym_norm_module *norm = f->p->graph->norm;
+    return left < 0 || right < 0 ||
+           norm[call[left].module].sharing.group ==
+               norm[call[right].module].sharing.group;
+}
+
 /* a + b, where a and b are graph values. */
 static ym_status fuse_pair(fuser *f, int32_t a, int32_t b, ym_item *item)
 {
@@ -108,7 +120,8 @@ static ym_status fuse_pair(fuser *f, int32_t a, int32_t b, ym_item *item)
     ym_item *right = absorbable(f, b);
     bool left_term = left != NULL && is_linear(left) && left->u.brick.term_count == 1;
     bool right_term = right != NULL && is_linear(right) &&
-                      right->u.brick.term_count == 1;
+                      right->u.brick.term_count == 1 &&
+                      (!left_term || share_alike(f, left, right));
     item->kind = YM_ITEM_BRICK;
     if (!left_term && !right_term && (left != NULL || right != NULL)) {
         /* activation(...) + other: the other is the residual. */

@@ -167,8 +167,25 @@ ym_status ym_graph_norm(ym_graph *g, int32_t channels, int32_t gamma, int32_t be
     YM_TRY(grow((void **)&g->norm, g->norm_count, sizeof *g->norm, error));
     char *copy = copy_text(name);
     YM_CHECK(error, copy != NULL, YM_ERR_MEMORY, "graph: out of memory");
-    g->norm[g->norm_count] = (ym_norm_module){channels, gamma, beta, copy};
+    g->norm[g->norm_count] = (ym_norm_module){channels, gamma, beta, copy, {0}};
     *made = g->norm_count++;
+    return YM_OK;
+}
+
+ym_status ym_graph_share(ym_graph *g, int32_t norm, ym_sharing sharing, ym_error *error)
+{
+    YM_CHECK(error, norm >= 0 && norm < g->norm_count, YM_ERR_ARGUMENT,
+             "share: norm %d does not exist, the graph has %d", norm, g->norm_count);
+    ym_norm_module *module = &g->norm[norm];
+    YM_CHECK(error, sharing.group > 0, YM_ERR_ARGUMENT,
+             "norm %s: group is %d, must be positive", module->name, sharing.group);
+    YM_CHECK(error, sharing.processes > 0 && sharing.processes <= YM_MOST_PROCESSES,
+             YM_ERR_ARGUMENT, "norm %s: is shared by %d processes, must be 1 to %d",
+             module->name, sharing.processes, YM_MOST_PROCESSES);
+    YM_CHECK(error, sharing.rank >= 0 && sharing.rank < sharing.processes,
+             YM_ERR_ARGUMENT, "norm %s: rank is %d, must be in [0, %d)", module->name,
+             sharing.rank, sharing.processes);
+    module->sharing = sharing;
     return YM_OK;
 }
 

@@ -80,6 +80,7 @@ typedef struct ym_norm_module {
     int32_t channels;
     int32_t gamma, beta; /* params or -1 */
     char *name;
+    ym_sharing sharing; /* of the batch's statistics, where those are used */
 } ym_norm_module;
 
 typedef struct ym_graph {
@@ -111,6 +112,9 @@ ym_status ym_graph_param(ym_graph *g, const int32_t shape[4], const char *name,
                          int32_t *made, ym_error *error);
 ym_status ym_graph_norm(ym_graph *g, int32_t channels, int32_t gamma, int32_t beta,
                         const char *name, int32_t *made, ym_error *error);
+/* The norm's statistics are shared between processes. */
+ym_status ym_graph_share(ym_graph *g, int32_t norm, ym_sharing sharing,
+                         ym_error *error);
 ym_status ym_graph_conv(ym_graph *g, int32_t x, const ym_conv *conv, int32_t weight,
                         int32_t bias, const char *name, int32_t *made, ym_error *error);
 ym_status ym_graph_batch_norm(ym_graph *g, int32_t x, int32_t norm, const char *name,

@@ -169,6 +169,16 @@ static ym_status build(ym_plan *plan, const ym_plan_request *request, ym_error *
     return make_backward(plan, NULL, &plan->backward, error);
 }
 
+/* What other processes have to say in the middle of a run can't be repeated. */
+static bool is_shared(const ym_graph *graph)
+{
+    bool shared = false;
+    for (int32_t i = 0; i < graph->norm_count; i++) {
+        shared = shared || graph->norm[i].sharing.group > 0;
+    }
+    return shared;
+}
+
 ym_status ym_plan_create(const ym_graph *graph, const ym_plan_request *request,
                          ym_plan **made, ym_error *error)
 {
@@ -179,7 +189,8 @@ ym_status ym_plan_create(const ym_graph *graph, const ym_plan_request *request,
     plan->backend = request->backend;
     plan->device = request->device;
     ym_status status = build(plan, request, error);
-    if (status == YM_OK && request->replays && plan->backend->make_replayer != NULL) {
+    const bool replays = request->replays && !is_shared(graph);
+    if (status == YM_OK && replays && plan->backend->make_replayer != NULL) {
         plan->replayer = plan->backend->make_replayer();
         if (plan->replayer == NULL) {
             status = ym_fail(error, YM_ERR_MEMORY, "plan: out of memory");

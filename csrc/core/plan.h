@@ -29,7 +29,8 @@ typedef struct ym_plan_request {
     size_t budget_bytes;
     int32_t segment_count; /* into how many parts backward is cut, at least 1; more
                               where a part would have several stages of forward */
-    bool replays;          /* record work and repeat it, on a backend that can */
+    bool replays;          /* record work and repeat it, on a backend that can, if no
+                              other process has a part in it */
 } ym_plan_request;
 
 typedef struct ym_plan ym_plan;

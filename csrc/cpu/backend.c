@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cpu/cpu.h"
+#include "ref/ref.h"
 
 static const ym_backend backend = {
     .api_version = YM_BACKEND_API_VERSION,
@@ -11,6 +12,8 @@ static const ym_backend backend = {
     .conv_backward_weight = cpu_conv_backward_weight,
     .norm_scratch_bytes = cpu_norm_scratch_bytes,
     .norm_statistics = cpu_norm_statistics,
+    .norm_moments = cpu_norm_moments,
+    .norm_merge = ref_norm_merge, /* few numbers */
     .brick_forward = cpu_brick_forward,
     .brick_scratch_bytes = cpu_brick_scratch_bytes,
     .brick_backward = cpu_brick_backward,

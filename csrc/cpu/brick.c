@@ -4,6 +4,7 @@
  * pre-activation again from the terms in both of its passes, the sums and the values:
  * reading them twice costs less than writing dz out in between.
  */
+#include "core/sharing.h"
 #include "cpu/rows.h"
 
 #include <string.h>
@@ -15,7 +16,8 @@ typedef struct run {
     const ym_tensor *dout; /* backward */
     ym_term_gradient *gradient;
     int32_t blocks;
-    double *sums; /* (blocks, 3, C): dz, dz (v0 - mean0), dz (v1 - mean1) */
+    double *sums;  /* (blocks, 3, C): dz, dz (v0 - mean0), dz (v1 - mean1) */
+    double pixels; /* that the sums are over */
 } run;
 
 /* z = (v0 - mean0) scale0 + (v1 - mean1) scale1 + shift, a row of each. */
@@ -115,7 +117,7 @@ ym_status cpu_brick_forward(ym_context *context, const ym_brick *brick, ym_tenso
 
 size_t cpu_brick_scratch_bytes(const ym_tensor *out)
 {
-    return (size_t)cpu_sum_blocks(out) * 3 * (size_t)out->c * sizeof(double);
+    return ((size_t)cpu_sum_blocks(out) * 3 * (size_t)out->c + 1) * sizeof(double);
 }
 
 static void flush(const cpu_patch *patch, int32_t channels, float sum[3][CPU_ROW],
@@ -188,13 +190,25 @@ static void finish_sums(const run *r)
     }
 }
 
+static ym_status share_sums(ym_context *context, run *r)
+{
+    const ym_sharing *sharing = ym_shared_sums(r->brick, r->gradient);
+    const int64_t count = ym_shared_sum_count(r->brick, r->dout->c);
+    r->pixels = (double)ym_pixels(r->dout);
+    if (sharing != NULL) {
+        r->sums[count - 1] = r->pixels;
+        YM_TRY(ym_sum_shared(context, sharing, r->sums, count));
+        r->pixels = r->sums[count - 1];
+    }
+    return YM_OK;
+}
+
 /* dz's mean, and the factor of v - mean; zeros where nothing but dz is propagated, or
  * nothing at all: the sums are made for the terms that want them. */
 static void fill_back_coefficients(const run *r, const cpu_patch *patch, int32_t t,
                                    float *d_mean, float *back)
 {
     const ym_term *term = &r->brick->term[t];
-    const double pixels = (double)ym_pixels(r->dout);
     memset(d_mean, 0, CPU_ROW * sizeof *d_mean);
     memset(back, 0, CPU_ROW * sizeof *back);
     if (r->gradient[t].dvalue.data == NULL || !term->has_norm ||
@@ -205,8 +219,8 @@ static void fill_back_coefficients(const run *r, const cpu_patch *patch, int32_t
         const int32_t c = patch->channel + i;
         const double product = r->sums[(int64_t)(1 + t) * r->dout->c + c];
         const double rstd = term->rstd[c];
-        d_mean[i] = (float)(r->sums[c] / pixels);
-        back[i] = (float)(scale_of(term, c) * rstd * rstd * product / pixels);
+        d_mean[i] = (float)(r->sums[c] / r->pixels);
+        back[i] = (float)(scale_of(term, c) * rstd * rstd * product / r->pixels);
     }
     cpu_repeat(patch->row_pixels, patch->count, d_mean);
     cpu_repeat(patch->row_pixels, patch->count, back);
@@ -294,6 +308,7 @@ ym_status cpu_brick_backward(ym_context *context, const ym_brick *brick,
         r.blocks = cpu_sum_blocks(dout);
         ym_pool_run(sum_task, &r, r.blocks * cpu_channel_parts(dout->c));
         finish_sums(&r);
+        YM_TRY(share_sums(context, &r));
     }
     if (values) {
         r.blocks = cpu_map_blocks(dout);

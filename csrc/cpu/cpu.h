@@ -121,6 +121,7 @@ void cpu_conv_backward_bias(const ym_tensor *dy, float *dbias, bool accumulate);
 size_t cpu_norm_scratch_bytes(const ym_tensor *x);
 ym_status cpu_norm_statistics(ym_context *context, const ym_tensor *x,
                               const ym_norm *norm, float *mean, float *rstd);
+ym_status cpu_norm_moments(ym_context *context, const ym_tensor *x, double *part);
 ym_status cpu_brick_forward(ym_context *context, const ym_brick *brick, ym_tensor *out);
 size_t cpu_brick_scratch_bytes(const ym_tensor *out);
 ym_status cpu_brick_backward(ym_context *context, const ym_brick *brick,

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
  * Batch norm statistics. Groups of rows that fit the second-level cache are read twice,
- * for their mean and for the deviations from it, and merged in double (Chan, Golub,
- * LeVeque 1979): one pass over memory and no cancellation when |mean| >> std.
+ * for their mean and for the deviations from it, and merged in double (math/norm.h):
+ * one pass over memory and no cancellation when |mean| >> std.
  */
+#include "core/sharing.h"
 #include "cpu/rows.h"
+#include "math/norm.h"
 
 #include <math.h>
 #include <string.h>
@@ -14,22 +16,11 @@ typedef struct run {
     const cpu_kernels *kernels;
     int32_t blocks;
     double *partials; /* (blocks, 2, C): mean, sum of squared deviations */
-    const ym_norm *norm;
-    float *mean, *rstd;
 } run;
 
 size_t cpu_norm_scratch_bytes(const ym_tensor *x)
 {
     return (size_t)cpu_sum_blocks(x) * 2 * (size_t)x->c * sizeof(double);
-}
-
-/* Merges `count` more values with the given mean and square sum. */
-static void merge(double *mean, double *squares, double before, double count,
-                  double more_mean, double more_squares)
-{
-    const double delta = more_mean - *mean, all = before + count;
-    *mean += delta * count / all;
-    *squares += more_squares + delta * delta * before * count / all;
 }
 
 static void group_mean(const run *r, const cpu_patch *patch, int64_t first, int64_t end,
@@ -65,8 +56,8 @@ static void add_group(const run *r, const cpu_patch *patch, int64_t first, int64
     cpu_fold(patch, squares, all_squares);
     for (int32_t c = 0; c < patch->count; c++) {
         const double off = all[c] / count; /* what rounding left of the mean */
-        merge(&mean_of[c], &squares_of[c], before, count, mean[c] + off,
-              all_squares[c] - off * off * count);
+        ym_merge_moments(&mean_of[c], &squares_of[c], before, count, mean[c] + off,
+                         all_squares[c] - off * off * count);
     }
 }
 
@@ -85,34 +76,37 @@ static void statistics_task(void *argument, int32_t index)
     }
 }
 
-static void finish_channel(const run *r, int32_t c)
+/* The blocks' partials, merged. */
+static void merge_blocks(const run *r, int32_t c, double *mean, double *squares)
 {
-    const ym_norm *norm = r->norm;
     const int64_t pixels = ym_pixels(r->x);
-    const double momentum = norm->momentum;
-    double mean = 0.0, squares = 0.0;
+    *mean = *squares = 0.0;
     for (int32_t block = 0; block < r->blocks; block++) {
         const double *partial = r->partials + (int64_t)block * 2 * r->x->c + c;
         const int64_t before = cpu_part(pixels, r->blocks, block);
         const int64_t count = cpu_part(pixels, r->blocks, block + 1) - before;
-        merge(&mean, &squares, (double)before, (double)count, partial[0],
-              partial[r->x->c]);
+        ym_merge_moments(mean, squares, (double)before, (double)count, partial[0],
+                         partial[r->x->c]);
     }
-    r->mean[c] = (float)mean;
-    r->rstd[c] = (float)(1.0 / sqrt(squares / (double)pixels + norm->eps));
-    if (norm->update_running && norm->running_mean != NULL) {
-        const double unbiased = squares / (double)(pixels - 1);
-        norm->running_mean[c] =
-            (float)(momentum * mean + (1.0 - momentum) * norm->running_mean[c]);
-        norm->running_var[c] =
-            (float)(momentum * unbiased + (1.0 - momentum) * norm->running_var[c]);
-    }
+}
+
+static ym_status make_partials(ym_context *context, const ym_tensor *x, run *r)
+{
+    YM_CHECK(&context->error, context->scratch_bytes >= cpu_norm_scratch_bytes(x),
+             YM_ERR_ARGUMENT, "batch norm: %zu bytes of scratch are too few",
+             context->scratch_bytes);
+    *r = (run){.x = x,
+               .kernels = cpu_kernels_best(),
+               .blocks = cpu_sum_blocks(x),
+               .partials = context->scratch};
+    ym_pool_run(statistics_task, r, r->blocks * cpu_channel_parts(x->c));
+    return YM_OK;
 }
 
 ym_status cpu_norm_statistics(ym_context *context, const ym_tensor *x,
                               const ym_norm *norm, float *mean, float *rstd)
 {
-    run r = {.x = x, .norm = norm, .mean = mean, .rstd = rstd};
+    run r;
     YM_CHECK(&context->error, norm->batch_statistics || norm->running_mean != NULL,
              YM_ERR_ARGUMENT, "batch norm: no running statistics to normalise with");
     if (!norm->batch_statistics) {
@@ -122,15 +116,22 @@ ym_status cpu_norm_statistics(ym_context *context, const ym_tensor *x,
         }
         return YM_OK;
     }
-    YM_CHECK(&context->error, context->scratch_bytes >= cpu_norm_scratch_bytes(x),
-             YM_ERR_ARGUMENT, "batch norm: %zu bytes of scratch are too few",
-             context->scratch_bytes);
-    r.kernels = cpu_kernels_best();
-    r.blocks = cpu_sum_blocks(x);
-    r.partials = context->scratch;
-    ym_pool_run(statistics_task, &r, r.blocks * cpu_channel_parts(x->c));
+    YM_TRY(make_partials(context, x, &r));
     for (int32_t c = 0; c < x->c; c++) {
-        finish_channel(&r, c);
+        double m, squares;
+        merge_blocks(&r, c, &m, &squares);
+        ym_finish_statistics(norm, c, (double)ym_pixels(x), m, squares, mean, rstd);
     }
+    return YM_OK;
+}
+
+ym_status cpu_norm_moments(ym_context *context, const ym_tensor *x, double *part)
+{
+    run r;
+    YM_TRY(make_partials(context, x, &r));
+    for (int32_t c = 0; c < x->c; c++) {
+        merge_blocks(&r, c, &part[c], &part[x->c + c]);
+    }
+    part[ym_moment_count(x->c) - 1] = (double)ym_pixels(x);
     return YM_OK;
 }

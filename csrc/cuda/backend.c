@@ -15,7 +15,8 @@
 #define COMMON_ENTRIES                                                                \
     .api_version = YM_BACKEND_API_VERSION,                                            \
     .norm_scratch_bytes = cuda_norm_scratch_bytes,                                    \
-    .norm_statistics = cuda_norm_statistics, .brick_forward = cuda_brick_forward,     \
+    .norm_statistics = cuda_norm_statistics, .norm_moments = cuda_norm_moments,       \
+    .norm_merge = cuda_norm_merge, .brick_forward = cuda_brick_forward,               \
     .brick_scratch_bytes = cuda_brick_scratch_bytes,                                  \
     .brick_backward = cuda_brick_backward, .max_pool_forward = cuda_max_pool_forward, \
     .max_pool_backward = cuda_max_pool_backward,                                      \

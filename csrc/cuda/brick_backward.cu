@@ -7,7 +7,8 @@
  *
  * One pass reads and sums (chunks, then a second small kernel in double), one reads
  * again and writes; z and xhat are made anew in both and never stored. The sums are of
- * dz (v - mean); rstd comes in once for each channel.
+ * dz (v - mean); rstd comes in once for each channel. Where processes share statistics,
+ * their sums come together in between.
  */
 #include "cuda/brick_walk.cuh"
 
@@ -52,6 +53,8 @@ struct sums_output {
     const float *rstd[3]; /* NULL: 1 */
     float *gradient[4]; /* dbeta of each term, dgamma of each term; NULL: not wanted */
     bool accumulate[4]; /* to each gradient */
+    double *shared;     /* the sums, and the number of pixels, for others; NULL: none */
+    double pixels;
 };
 
 template <int WHICH>
@@ -92,6 +95,12 @@ __global__ void __launch_bounds__(YM_BLOCK)
         }
     }
     cuda_finish_rows<1>(all, sum);
+    if (threadIdx.y == 0 && c < channels && out.shared != nullptr) {
+        out.shared[(int64_t)which * channels + c] = sum[0];
+        if (which == 0 && c == 0) {
+            out.shared[(int64_t)gridDim.y * channels] = out.pixels;
+        }
+    }
     if (threadIdx.y == 0 && c < channels) {
         /* Not out[which]: arguments with a computed index are copied to memory. */
         if (which == 0) {
@@ -101,6 +110,22 @@ __global__ void __launch_bounds__(YM_BLOCK)
         } else {
             put_sum<2>(out, sum[0], inverse_pixels, c);
         }
+    }
+}
+
+/* The means that put_sum makes, of the sums of all processes. blockIdx.y: which. */
+__global__ void __launch_bounds__(YM_BLOCK)
+    shared_means_kernel(const double *__restrict__ shared, int32_t channels,
+                        const float *rstd0, const float *rstd1, float *mean)
+{
+    const int32_t c = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
+    const int which = (int)blockIdx.y;
+    if (c < channels) {
+        const int64_t at = (int64_t)which * channels + c;
+        const float *from = which == 1 ? rstd0 : which == 2 ? rstd1 : nullptr;
+        const double rstd = from != nullptr ? (double)from[c] : 1.0;
+        const double pixels = shared[(int64_t)gridDim.y * channels];
+        mean[at] = (float)(shared[at] / pixels * rstd * rstd);
     }
 }
 
@@ -208,6 +233,19 @@ ym_status launch_sums(ym_context *context, const backward_call &call,
     return cuda_launched(context, "brick_sums_finish_kernel");
 }
 
+ym_status share_sums(ym_context *context, const backward_call &call,
+                     const ym_sharing *sharing, const sums_output &sums)
+{
+    const int32_t channels = call.dout->c;
+    YM_TRY(ym_sum_shared(context, sharing, sums.shared,
+                         ym_shared_sum_count(call.brick, channels)));
+    const dim3 grid((unsigned)(channels + YM_BLOCK - 1) / YM_BLOCK,
+                    1 + (unsigned)call.brick->term_count);
+    YM_LAUNCH(shared_means_kernel, grid, dim3(YM_BLOCK), context, sums.shared, channels,
+              sums.rstd[1], sums.rstd[2], sums.mean[0]);
+    return cuda_launched(context, "shared_means_kernel");
+}
+
 ym_status launch_values(ym_context *context, const backward_call &call,
                         const term_outputs &out)
 {
@@ -253,12 +291,19 @@ float *means_in_scratch(const ym_context *context, const ym_tensor *dout)
     return static_cast<float *>(context->scratch) + 3 * chunks * (size_t)dout->c;
 }
 
+/* Bytes before what is shared, which comes last. */
+size_t own_scratch_bytes(const ym_tensor *out)
+{
+    const size_t chunks = cuda_most_chunks(ym_pixels(out));
+    const size_t bytes = 3 * (chunks + 1) * (size_t)out->c * sizeof(float);
+    return (bytes + sizeof(double) - 1) / sizeof(double) * sizeof(double);
+}
+
 } // namespace
 
 size_t cuda_brick_scratch_bytes(const ym_tensor *out)
 {
-    const size_t chunks = cuda_most_chunks(ym_pixels(out));
-    return 3 * (chunks + 1) * (size_t)out->c * sizeof(float);
+    return own_scratch_bytes(out) + (3 * (size_t)out->c + 1) * sizeof(double);
 }
 
 ym_status cuda_brick_backward(ym_context *context, const ym_brick *brick,
@@ -273,6 +318,12 @@ ym_status cuda_brick_backward(ym_context *context, const ym_brick *brick,
     bool writes = false;
     for (int i = 0; i < 3; i++) {
         sums.mean[i] = means_in_scratch(context, dout) + (int64_t)i * dout->c;
+    }
+    const ym_sharing *sharing = ym_shared_sums(brick, gradient);
+    if (sharing != nullptr) {
+        char *scratch = static_cast<char *>(context->scratch);
+        sums.shared = reinterpret_cast<double *>(scratch + own_scratch_bytes(dout));
+        sums.pixels = (double)ym_pixels(dout);
     }
     for (int32_t t = 0; t < brick->term_count; t++) {
         const ym_term *term = &brick->term[t];
@@ -296,6 +347,9 @@ ym_status cuda_brick_backward(ym_context *context, const ym_brick *brick,
     }
     if (needs_sums(brick, gradient)) {
         YM_TRY(launch_sums(context, call, sums));
+    }
+    if (sharing != nullptr) {
+        YM_TRY(share_sums(context, call, sharing, sums));
     }
     return writes ? launch_values(context, call, out) : YM_OK;
 }

@@ -19,6 +19,7 @@ extern "C" {
 #endif
 
 #include "core/backend.h"
+#include "core/sharing.h"
 
 /* With cuDNN for convolutions (packed tensors only), or with kernels of our own. */
 const ym_backend *ym_cuda_backend(void);
@@ -59,6 +60,9 @@ ym_status cuda_bias_gradient(ym_context *context, const ym_tensor *dy, float *db
 size_t cuda_norm_scratch_bytes(const ym_tensor *x);
 ym_status cuda_norm_statistics(ym_context *context, const ym_tensor *x,
                                const ym_norm *norm, float *mean, float *rstd);
+ym_status cuda_norm_moments(ym_context *context, const ym_tensor *x, double *part);
+ym_status cuda_norm_merge(ym_context *context, const double *parts, int32_t channels,
+                          const ym_norm *norm, float *mean, float *rstd);
 ym_status cuda_brick_forward(ym_context *context, const ym_brick *brick,
                              ym_tensor *out);
 size_t cuda_brick_scratch_bytes(const ym_tensor *out);

@@ -3,12 +3,11 @@
  * Batch norm statistics in two stages. First each block sums up its chunk of the pixels
  * around the chunk's first value, which keeps the sum of squares free of cancellation,
  * and makes its mean and squares of them. Then one block per eight channels merges the
- * chunks in double (Chan, Golub, LeVeque 1979). Means are kept as distances from the
- * channel's very first value, so a mean far from 0 costs no digits.
+ * chunks in double (math/norm.h). Means are kept as distances from the channel's very
+ * first value, so a mean far from 0 costs no digits.
  */
 #include "cuda/tiles.cuh"
-
-#include <math.h>
+#include "math/norm.h"
 
 namespace
 {
@@ -85,23 +84,25 @@ __global__ void __launch_bounds__(YM_BLOCK, YM_CHUNK_WAVE)
     }
 }
 
-struct norm_output {
-    float *mean, *rstd, *running_mean, *running_var;
-    float eps, momentum;
-    bool update;
+/* Where the statistics go, or (part) one process's moments. */
+struct statistics_output {
+    ym_norm norm;
+    float *mean, *rstd;
+    double *part;
 };
 
-__device__ void finish_channel(const norm_output &out, int32_t c, double count,
-                               double mean, double squares)
+__device__ void finish_channel(const statistics_output &out, int32_t c,
+                               int32_t channels, double count, double mean,
+                               double squares)
 {
-    out.mean[c] = (float)mean;
-    out.rstd[c] = (float)(1.0 / sqrt(squares / count + (double)out.eps));
-    if (out.update) {
-        const double momentum = out.momentum, unbiased = squares / (count - 1.0);
-        out.running_mean[c] =
-            (float)(momentum * mean + (1.0 - momentum) * out.running_mean[c]);
-        out.running_var[c] =
-            (float)(momentum * unbiased + (1.0 - momentum) * out.running_var[c]);
+    if (out.part == nullptr) {
+        ym_finish_statistics(&out.norm, c, count, mean, squares, out.mean, out.rstd);
+        return;
+    }
+    out.part[c] = mean;
+    out.part[channels + c] = squares;
+    if (c == 0) {
+        out.part[2 * (int64_t)channels] = count;
     }
 }
 
@@ -110,7 +111,7 @@ __device__ void finish_channel(const norm_output &out, int32_t c, double count,
 __global__ void __launch_bounds__(YM_BLOCK)
     statistics_finish_kernel(const float2 *__restrict__ partial, const float *start,
                              int64_t pixels, int64_t chunk, int32_t chunks,
-                             int32_t channels, norm_output out)
+                             int32_t channels, statistics_output out)
 {
     __shared__ double all[3][YM_BLOCK];
     const int32_t c = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
@@ -131,44 +132,40 @@ __global__ void __launch_bounds__(YM_BLOCK)
     if (threadIdx.y == 0 && c < channels) {
         const double count = (double)pixels, mean = sum[0] * (double)chunk / count;
         const double squares = sum[2] + sum[1] * (double)chunk - count * mean * mean;
-        finish_channel(out, c, count, mean + start[c], squares < 0 ? 0 : squares);
+        finish_channel(out, c, channels, count, mean + start[c],
+                       squares < 0 ? 0 : squares);
     }
 }
 
 /* Evaluation: the statistics are the running ones. */
 __global__ void __launch_bounds__(YM_BLOCK)
-    running_statistics_kernel(int32_t channels, norm_output out)
+    running_statistics_kernel(int32_t channels, ym_norm norm, float *mean, float *rstd)
 {
     const int32_t c = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
     if (c < channels) {
-        out.mean[c] = out.running_mean[c];
-        out.rstd[c] = (float)(1.0 / sqrt((double)out.running_var[c] + (double)out.eps));
+        mean[c] = norm.running_mean[c];
+        rstd[c] = (float)(1.0 / sqrt((double)norm.running_var[c] + (double)norm.eps));
     }
 }
 
-} // namespace
-
-size_t cuda_norm_scratch_bytes(const ym_tensor *x)
+__global__ void __launch_bounds__(YM_BLOCK)
+    merge_kernel(const double *__restrict__ parts, int32_t channels, ym_norm norm,
+                 float *mean, float *rstd)
 {
-    const size_t chunks = cuda_most_chunks(ym_pixels(x));
-    return (size_t)x->c * (chunks * sizeof(float2) + sizeof(float));
+    const int32_t c = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
+    if (c < channels) {
+        ym_merge_parts(parts, channels, &norm, c, mean, rstd);
+    }
 }
 
-ym_status cuda_norm_statistics(ym_context *context, const ym_tensor *x,
-                               const ym_norm *norm, float *mean, float *rstd)
+dim3 grid_of(int32_t channels)
 {
-    const cuda_device_guard guard(context);
-    const bool moves = norm->update_running && norm->running_mean != nullptr;
-    const norm_output out = {
-        mean,           rstd, norm->running_mean, norm->running_var, norm->eps,
-        norm->momentum, moves};
-    if (!norm->batch_statistics) {
-        YM_CHECK(&context->error, norm->running_mean != nullptr, YM_ERR_ARGUMENT,
-                 "batch norm: no running statistics to normalise with");
-        const dim3 grid((unsigned)(x->c + YM_BLOCK - 1) / YM_BLOCK);
-        YM_LAUNCH(running_statistics_kernel, grid, dim3(YM_BLOCK), context, x->c, out);
-        return cuda_launched(context, "running_statistics_kernel");
-    }
+    return dim3((unsigned)(channels + YM_BLOCK - 1) / YM_BLOCK);
+}
+
+ym_status launch_statistics(ym_context *context, const ym_tensor *x,
+                            const statistics_output &out)
+{
     YM_TRY(cuda_require_scratch(context, "batch norm statistics",
                                 cuda_norm_scratch_bytes(x)));
     const int64_t pixels = ym_pixels(x);
@@ -184,4 +181,41 @@ ym_status cuda_norm_statistics(ym_context *context, const ym_tensor *x,
     YM_LAUNCH(statistics_finish_kernel, cuda_finish_grid(x->c), cuda_finish_block(),
               context, partial, start, pixels, chunks.pixels, chunks.count, x->c, out);
     return cuda_launched(context, "statistics_finish_kernel");
+}
+
+} // namespace
+
+size_t cuda_norm_scratch_bytes(const ym_tensor *x)
+{
+    const size_t chunks = cuda_most_chunks(ym_pixels(x));
+    return (size_t)x->c * (chunks * sizeof(float2) + sizeof(float));
+}
+
+ym_status cuda_norm_statistics(ym_context *context, const ym_tensor *x,
+                               const ym_norm *norm, float *mean, float *rstd)
+{
+    const cuda_device_guard guard(context);
+    if (norm->batch_statistics) {
+        return launch_statistics(context, x, {*norm, mean, rstd, nullptr});
+    }
+    YM_CHECK(&context->error, norm->running_mean != nullptr, YM_ERR_ARGUMENT,
+             "batch norm: no running statistics to normalise with");
+    YM_LAUNCH(running_statistics_kernel, grid_of(x->c), dim3(YM_BLOCK), context, x->c,
+              *norm, mean, rstd);
+    return cuda_launched(context, "running_statistics_kernel");
+}
+
+ym_status cuda_norm_moments(ym_context *context, const ym_tensor *x, double *part)
+{
+    const cuda_device_guard guard(context);
+    return launch_statistics(context, x, {{}, nullptr, nullptr, part});
+}
+
+ym_status cuda_norm_merge(ym_context *context, const double *parts, int32_t channels,
+                          const ym_norm *norm, float *mean, float *rstd)
+{
+    const cuda_device_guard guard(context);
+    YM_LAUNCH(merge_kernel, grid_of(channels), dim3(YM_BLOCK), context, parts, channels,
+              *norm, mean, rstd);
+    return cuda_launched(context, "merge_kernel");
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/plan_parts.h"
+#include "core/sharing.h"
 
 typedef struct runner {
     const ym_plan *plan;
@@ -104,6 +105,7 @@ static ym_norm resolve_norm(const runner *r, int32_t call, int32_t first)
     norm.beta = offset_or_null(param_data(r, module->beta), first);
     norm.dgamma = param_gradient(r, module->gamma);
     norm.dbeta = param_gradient(r, module->beta);
+    norm.sharing = module->sharing;
     return norm;
 }
 
@@ -156,6 +158,31 @@ static ym_status run_pack_weights(const runner *r)
     return count > 0 ? backend->pack_weights(r->context, list, count, dtype) : YM_OK;
 }
 
+/* The others' places are 0: a sum over the processes fills in all parts. */
+static ym_status run_shared_statistics(const runner *r, const ym_tensor *x,
+                                       const ym_norm *norm, float *mean)
+{
+    ym_context *context = r->context;
+    const int64_t count = ym_moment_count(x->c);
+    const size_t bytes = ym_parts_bytes(&norm->sharing, x->c);
+    double *parts = context->scratch;
+    const int64_t all = norm->sharing.processes * count;
+    ym_tensor zeros = {.data = parts,
+                       .dtype = YM_F32,
+                       .n = norm->sharing.processes,
+                       .h = 1,
+                       .w = 1,
+                       .c = (int32_t)count * 2,
+                       .pitch = count * 2};
+    context->scratch = (char *)context->scratch + bytes;
+    context->scratch_bytes -= bytes;
+    YM_TRY(context->backend->fill_zero(context, &zeros));
+    YM_TRY(
+        context->backend->norm_moments(context, x, parts + norm->sharing.rank * count));
+    YM_TRY(ym_sum_shared(context, &norm->sharing, parts, all));
+    return context->backend->norm_merge(context, parts, x->c, norm, mean, mean + x->c);
+}
+
 static ym_status run_statistics(const runner *r, const ym_step *step)
 {
     const ym_item *item = &r->plan->program->item[step->item];
@@ -163,10 +190,14 @@ static ym_status run_statistics(const runner *r, const ym_step *step)
     ym_tensor x = resolve(r, step->in[0]);
     ym_norm norm = resolve_norm(r, call, 0);
     float *mean = saved_mean(r, call);
-    YM_CHECK(&r->context->error, !norm.batch_statistics || ym_pixels(&x) > 1,
+    YM_CHECK(&r->context->error,
+             !norm.batch_statistics || ym_pixels(&x) > 1 || norm.sharing.processes > 1,
              YM_ERR_ARGUMENT,
              "batch norm %s: a channel has one value, training needs more than one",
              item->name);
+    if (ym_is_shared(&norm)) {
+        return run_shared_statistics(r, &x, &norm, mean);
+    }
     return r->context->backend->norm_statistics(r->context, &x, &norm, mean,
                                                 mean + x.c);
 }

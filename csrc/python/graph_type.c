@@ -161,6 +161,30 @@ static PyObject *graph_norm(PyObject *self, PyObject *args, PyObject *kwargs)
     return ym_graph_made(status, made, &error);
 }
 
+PyDoc_STRVAR(share_doc,
+             "share(norm, group, processes, rank)\n\n"
+             "The statistics of the norm's batches are of those of all processes of a "
+             "group\n(a number from 1), in which this one has a rank. Plan.forward and "
+             "Plan.backward\nthen need what sums over them.");
+
+static PyObject *graph_share(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"norm", "group", "processes", "rank", NULL};
+    int norm, group, processes, rank;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iiii:share", names, &norm, &group,
+                                     &processes, &rank)) {
+        return NULL;
+    }
+    ym_graph *graph = ym_graph_open(self);
+    if (graph == NULL) {
+        return NULL;
+    }
+    ym_error error;
+    ym_status status =
+        ym_graph_share(graph, norm, (ym_sharing){group, processes, rank}, &error);
+    return status == YM_OK ? Py_NewRef(Py_None) : ym_raise(status, &error);
+}
+
 PyDoc_STRVAR(output_doc, "output(x)\n\nDeclares the value x an output.");
 
 static PyObject *graph_output(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -201,6 +225,7 @@ static PyMethodDef graph_methods[] = {
     METHOD("input", graph_input, input_doc),
     METHOD("param", graph_param, param_doc),
     METHOD("norm", graph_norm, norm_doc),
+    METHOD("share", graph_share, share_doc),
     METHOD("conv", ym_node_conv, ym_node_conv_doc),
     METHOD("batch_norm", ym_node_batch_norm, ym_node_batch_norm_doc),
     METHOD("activation", ym_node_activation, ym_node_activation_doc),

@@ -4,16 +4,40 @@
 #include "cpu/pages.h"
 #include "python/plan_arguments.h"
 
+/* In the middle of a run: the caller's function has the GIL for itself. What it raises
+ * waits in this thread until the run has ended. */
+static ym_status sum_in_python(ym_context *context, int32_t group, double *values,
+                               int64_t count)
+{
+    const PyGILState_STATE state = PyGILState_Ensure();
+    PyObject *result = PyObject_CallFunction(context->sum_argument, "iKL", (int)group,
+                                             (unsigned long long)(uintptr_t)values,
+                                             (long long)count);
+    const bool failed = result == NULL;
+    Py_XDECREF(result);
+    PyGILState_Release(state);
+    YM_CHECK(&context->error, !failed, YM_ERR_BACKEND, "batch norm: the sum failed");
+    return YM_OK;
+}
+
+/* sum: called as sum(group, address, count), or None. */
 static PyObject *run(ym_run_arguments *a, const ym_schedule *schedule, int32_t segment,
-                     unsigned long long stream)
+                     unsigned long long stream, PyObject *sum)
 {
     ym_context context = {.backend = a->plan->backend,
                           .stream = (void *)(uintptr_t)stream,
                           .device = a->plan->device};
     ym_status status;
+    if (sum != NULL && sum != Py_None) {
+        context.sum = sum_in_python;
+        context.sum_argument = sum;
+    }
     Py_BEGIN_ALLOW_THREADS
         status = ym_plan_replay(a->plan, schedule, segment, &context, &a->bindings);
     Py_END_ALLOW_THREADS
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
     if (status != YM_OK) {
         return ym_raise(status, &context.error);
     }
@@ -22,11 +46,11 @@ static PyObject *run(ym_run_arguments *a, const ym_schedule *schedule, int32_t s
 
 PyObject *ym_plan_forward_method(plan_object *self, PyObject *args)
 {
-    PyObject *inputs, *params, *norms, *outputs, *saved, *workspace;
+    PyObject *inputs, *params, *norms, *outputs, *saved, *workspace, *sum = NULL;
     unsigned long long stream = 0;
     int stage = 0;
-    if (!PyArg_ParseTuple(args, "OOOOOO|Ki:forward", &inputs, &params, &norms, &outputs,
-                          &saved, &workspace, &stream, &stage)) {
+    if (!PyArg_ParseTuple(args, "OOOOOO|KiO:forward", &inputs, &params, &norms,
+                          &outputs, &saved, &workspace, &stream, &stage, &sum)) {
         return NULL;
     }
     const int stages = self->plan->graph->stage_count;
@@ -49,8 +73,8 @@ PyObject *ym_plan_forward_method(plan_object *self, PyObject *args)
         if (self->plan->device < 0) {
             ym_prefer_large_pages(a.bindings.saved, self->plan->forward.saved_bytes);
         }
-        result =
-            run(&a, ym_plan_forward_schedule(self->plan), stages - 1 - stage, stream);
+        result = run(&a, ym_plan_forward_schedule(self->plan), stages - 1 - stage,
+                     stream, sum);
     }
     ym_release_arguments(&a);
     return result;
@@ -170,12 +194,12 @@ static const ym_schedule *backward_schedule(plan_object *self, ym_run_arguments 
 PyObject *ym_plan_backward_method(plan_object *self, PyObject *args)
 {
     PyObject *inputs, *params, *norms, *grad_outputs, *grad_inputs, *grad_params,
-        *saved, *workspace, *accumulate = NULL, *mask = NULL;
+        *saved, *workspace, *accumulate = NULL, *mask = NULL, *sum = NULL;
     int segment;
     unsigned long long stream = 0;
-    if (!PyArg_ParseTuple(args, "iOOOOOOOO|KOO:backward", &segment, &inputs, &params,
+    if (!PyArg_ParseTuple(args, "iOOOOOOOO|KOOO:backward", &segment, &inputs, &params,
                           &norms, &grad_outputs, &grad_inputs, &grad_params, &saved,
-                          &workspace, &stream, &accumulate, &mask)) {
+                          &workspace, &stream, &accumulate, &mask, &sum)) {
         return NULL;
     }
     if (segment < 0 || segment >= self->plan->segment_count) {
@@ -192,7 +216,7 @@ PyObject *ym_plan_backward_method(plan_object *self, PyObject *args)
         schedule = backward_schedule(self, &a, stage, mask);
     }
     if (schedule != NULL && require_places(self, &a, schedule, segment) == 0) {
-        result = run(&a, schedule, segment, stream);
+        result = run(&a, schedule, segment, stream, sum);
     }
     ym_release_arguments(&a);
     return result;

@@ -13,6 +13,8 @@ const ym_backend *ym_ref_backend(void)
         .conv_backward_weight = ref_conv_backward_weight,
         .norm_scratch_bytes = ref_norm_scratch_bytes,
         .norm_statistics = ref_norm_statistics,
+        .norm_moments = ref_norm_moments,
+        .norm_merge = ref_norm_merge,
         .brick_forward = ref_brick_forward,
         .brick_scratch_bytes = ref_brick_scratch_bytes,
         .brick_backward = ref_brick_backward,

@@ -10,7 +10,9 @@
  *     dv = gamma rstd (dz - dbeta / M - xhat dgamma / M)   statistics of the batch
  *     dv = gamma rstd dz                                   running statistics
  */
+#include "core/sharing.h"
 #include "math/act.h"
+#include "math/norm.h"
 #include "ref/ref.h"
 
 #include <math.h>
@@ -40,8 +42,6 @@ static void batch_statistics(const ym_tensor *x, int32_t c, double *mean,
 ym_status ref_norm_statistics(ym_context *context, const ym_tensor *x,
                               const ym_norm *norm, float *mean, float *rstd)
 {
-    const int64_t pixels = ym_pixels(x);
-    const double momentum = norm->momentum;
     YM_CHECK(&context->error, norm->batch_statistics || norm->running_mean != NULL,
              YM_ERR_ARGUMENT, "batch norm: no running statistics to normalise with");
     for (int32_t c = 0; c < x->c; c++) {
@@ -52,15 +52,27 @@ ym_status ref_norm_statistics(ym_context *context, const ym_tensor *x,
         }
         double m, square_sum;
         batch_statistics(x, c, &m, &square_sum);
-        mean[c] = (float)m;
-        rstd[c] = (float)(1.0 / sqrt(square_sum / (double)pixels + norm->eps));
-        if (norm->update_running && norm->running_mean != NULL) {
-            double unbiased = square_sum / (double)(pixels - 1);
-            norm->running_mean[c] =
-                (float)(momentum * m + (1.0 - momentum) * norm->running_mean[c]);
-            norm->running_var[c] =
-                (float)(momentum * unbiased + (1.0 - momentum) * norm->running_var[c]);
-        }
+        ym_finish_statistics(norm, c, (double)ym_pixels(x), m, square_sum, mean, rstd);
+    }
+    return YM_OK;
+}
+
+ym_status ref_norm_moments(ym_context *context, const ym_tensor *x, double *part)
+{
+    (void)context;
+    for (int32_t c = 0; c < x->c; c++) {
+        batch_statistics(x, c, &part[c], &part[x->c + c]);
+    }
+    part[ym_moment_count(x->c) - 1] = (double)ym_pixels(x);
+    return YM_OK;
+}
+
+ym_status ref_norm_merge(ym_context *context, const double *parts, int32_t channels,
+                         const ym_norm *norm, float *mean, float *rstd)
+{
+    (void)context;
+    for (int32_t c = 0; c < channels; c++) {
+        ym_merge_parts(parts, channels, norm, c, mean, rstd);
     }
     return YM_OK;
 }
@@ -107,12 +119,6 @@ ym_status ref_brick_forward(ym_context *context, const ym_brick *brick, ym_tenso
     return YM_OK;
 }
 
-size_t ref_brick_scratch_bytes(const ym_tensor *out)
-{
-    (void)out;
-    return 0;
-}
-
 static double gradient_before_activation(const ym_brick *brick, const ym_tensor *dout,
                                          int64_t p, int32_t c)
 {
@@ -132,59 +138,96 @@ static void put_param(float *to, double value, bool accumulate)
 }
 
 static double value_gradient(const ym_term *term, int64_t p, int32_t c, double dz,
-                             const double mean_dz_xhat[2])
+                             double mean_dz, double mean_product)
 {
     if (!term->has_norm) {
         return dz;
     }
     if (term->norm.batch_statistics) {
-        dz -= mean_dz_xhat[0] + term_normal(term, p, c) * mean_dz_xhat[1];
+        const double v = ref_load(&term->value, p * term->value.pitch + c);
+        const double rstd = term->rstd[c];
+        dz -= mean_dz + (v - term->mean[c]) * rstd * rstd * mean_product;
     }
     return dz * term_scale(term, c) * term->rstd[c];
 }
 
-static void brick_backward_channel(const ym_brick *brick, const ym_tensor *dout,
-                                   ym_term_gradient gradient[2], int32_t c)
+/* sum: of dz, and of dz (v - mean) of each term, (C) each. */
+static void sum_channel(const ym_brick *brick, const ym_tensor *dout, int32_t c,
+                        double *sum)
 {
-    const int64_t pixels = ym_pixels(dout);
-    double mean[2][2] = {{0.0}}; /* of dz and of dz xhat, for each term */
-    for (int32_t t = 0; t < brick->term_count; t++) {
-        const ym_term *term = &brick->term[t];
-        if (!term->has_norm) {
-            continue;
-        }
-        double sum = 0.0, product = 0.0;
-        for (int64_t p = 0; p < pixels; p++) {
-            double dz = gradient_before_activation(brick, dout, p, c);
-            sum += dz;
-            product += dz * term_normal(term, p, c);
-        }
-        put_param(term->norm.dbeta == NULL ? NULL : term->norm.dbeta + c, sum,
-                  gradient[t].accumulate_beta);
-        put_param(term->norm.dgamma == NULL ? NULL : term->norm.dgamma + c, product,
-                  gradient[t].accumulate_gamma);
-        mean[t][0] = sum / (double)pixels;
-        mean[t][1] = product / (double)pixels;
+    for (int32_t i = 0; i < 1 + brick->term_count; i++) {
+        sum[(int64_t)i * dout->c + c] = 0.0;
     }
-    for (int64_t p = 0; p < pixels; p++) {
-        double dz = gradient_before_activation(brick, dout, p, c);
+    for (int64_t p = 0; p < ym_pixels(dout); p++) {
+        const double dz = gradient_before_activation(brick, dout, p, c);
+        sum[c] += dz;
         for (int32_t t = 0; t < brick->term_count; t++) {
-            ym_tensor *dvalue = &gradient[t].dvalue;
-            if (dvalue->data != NULL) {
-                ref_put(dvalue, p * dvalue->pitch + c,
-                        value_gradient(&brick->term[t], p, c, dz, mean[t]),
-                        gradient[t].accumulate);
+            const ym_term *term = &brick->term[t];
+            if (term->has_norm) {
+                const double v = ref_load(&term->value, p * term->value.pitch + c);
+                sum[(1 + (int64_t)t) * dout->c + c] += dz * (v - term->mean[c]);
             }
         }
     }
 }
 
+static void put_params(const ym_brick *brick, const ym_term_gradient gradient[2],
+                       int32_t channels, int32_t c, const double *sum)
+{
+    for (int32_t t = 0; t < brick->term_count; t++) {
+        const ym_term *term = &brick->term[t];
+        const double product = sum[(1 + (int64_t)t) * channels + c];
+        if (term->has_norm) {
+            put_param(term->norm.dbeta == NULL ? NULL : term->norm.dbeta + c, sum[c],
+                      gradient[t].accumulate_beta);
+            put_param(term->norm.dgamma == NULL ? NULL : term->norm.dgamma + c,
+                      product * term->rstd[c], gradient[t].accumulate_gamma);
+        }
+    }
+}
+
+static void put_values(const ym_brick *brick, const ym_tensor *dout,
+                       ym_term_gradient gradient[2], const double *sum, double pixels)
+{
+    for (int64_t p = 0; p < ym_pixels(dout); p++) {
+        for (int32_t c = 0; c < dout->c; c++) {
+            const double dz = gradient_before_activation(brick, dout, p, c);
+            for (int32_t t = 0; t < brick->term_count; t++) {
+                ym_tensor *dvalue = &gradient[t].dvalue;
+                const double product = sum[(1 + (int64_t)t) * dout->c + c];
+                if (dvalue->data != NULL) {
+                    ref_put(dvalue, p * dvalue->pitch + c,
+                            value_gradient(&brick->term[t], p, c, dz, sum[c] / pixels,
+                                           product / pixels),
+                            gradient[t].accumulate);
+                }
+            }
+        }
+    }
+}
+
+size_t ref_brick_scratch_bytes(const ym_tensor *out)
+{
+    return (3 * (size_t)out->c + 1) * sizeof(double);
+}
+
 ym_status ref_brick_backward(ym_context *context, const ym_brick *brick,
                              const ym_tensor *dout, ym_term_gradient gradient[2])
 {
-    (void)context;
+    const ym_sharing *sharing = ym_shared_sums(brick, gradient);
+    const int64_t count = ym_shared_sum_count(brick, dout->c);
+    double *sum = context->scratch;
+    YM_CHECK(&context->error, context->scratch_bytes >= ref_brick_scratch_bytes(dout),
+             YM_ERR_ARGUMENT, "brick: %zu bytes of scratch are too few",
+             context->scratch_bytes);
     for (int32_t c = 0; c < dout->c; c++) {
-        brick_backward_channel(brick, dout, gradient, c);
+        sum_channel(brick, dout, c, sum);
+        put_params(brick, gradient, dout->c, c, sum);
     }
+    sum[count - 1] = (double)ym_pixels(dout);
+    if (sharing != NULL) {
+        YM_TRY(ym_sum_shared(context, sharing, sum, count));
+    }
+    put_values(brick, dout, gradient, sum, sum[count - 1]);
     return YM_OK;
 }

@@ -56,6 +56,9 @@ ym_status ref_conv_backward_weight(ym_context *context, const ym_conv *conv,
 size_t ref_norm_scratch_bytes(const ym_tensor *x);
 ym_status ref_norm_statistics(ym_context *context, const ym_tensor *x,
                               const ym_norm *norm, float *mean, float *rstd);
+ym_status ref_norm_moments(ym_context *context, const ym_tensor *x, double *part);
+ym_status ref_norm_merge(ym_context *context, const double *parts, int32_t channels,
+                         const ym_norm *norm, float *mean, float *rstd);
 ym_status ref_brick_forward(ym_context *context, const ym_brick *brick, ym_tensor *out);
 size_t ref_brick_scratch_bytes(const ym_tensor *out);
 ym_status ref_brick_backward(ym_context *context, const ym_brick *brick,

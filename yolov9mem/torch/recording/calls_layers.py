@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from .. import devices
+from ..processes import sharing_of
 from .calls import FLOATS, handles, identity, name_of, operand
 from .calls_gates import reduced
 from .ir import CannotLower, NormCall
@@ -27,18 +27,6 @@ def _pair(value: Any) -> tuple[int, int]:
     if isinstance(value, (tuple, list)):
         return (int(value[0]), int(value[-1]))
     return (int(value), int(value))
-
-
-def check_module(module: nn.Module, path: str) -> None:
-    """Refuses modules whose calls do not tell what they do."""
-    if isinstance(module, nn.SyncBatchNorm) and module.training:
-        distributed = torch.distributed
-        if distributed.is_available() and distributed.is_initialized():
-            if distributed.get_world_size(module.process_group) > 1:
-                reason = (
-                    "its statistics are shared between processes, which is not done"
-                )
-                raise CannotLower("SyncBatchNorm", path, reason + " here yet")
 
 
 def _weight(rec: Recorder, tensor: Any, name: str, what: str) -> str | None:
@@ -123,9 +111,10 @@ def _batch_norm(
 ) -> Any:
     x = operand(rec, input, "batch_norm")
     n, c, h, w = input.shape
-    if training and n * h * w <= 1:
-        func(input, running_mean, running_var, weight, bias, training, momentum, eps)
     path, module = rec.modules[-1] if rec.modules else ("", None)
+    sharing = sharing_of(module) if training else None
+    if training and n * h * w <= 1 and sharing is None:
+        func(input, running_mean, running_var, weight, bias, training, momentum, eps)
     own = (
         isinstance(module, nn.modules.batchnorm._BatchNorm)
         and weight is module.weight
@@ -146,6 +135,7 @@ def _batch_norm(
         eps=None if own else float(eps),
         momentum=None if own else float(momentum),
         call=call,
+        sharing=sharing,
     )
     shape = (n, c, h, w)
     value = rec.add_node("norm", (x,), (rec.norm_index(made),), shape, input.dtype)

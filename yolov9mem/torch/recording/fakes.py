@@ -10,12 +10,14 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .contents import objects_in
 from .ir import CannotLower
@@ -109,6 +111,8 @@ class FakeCopy:
             for name in HOOK_DICTS:
                 if name in module.__dict__:
                     memo[id(module.__dict__[name])] = OrderedDict()
+            if isinstance(module, nn.SyncBatchNorm) and module.process_group:
+                memo[id(module.process_group)] = module.process_group  # has no copy
         known = {id(fake) for fake in self._fakes}
         try:
             self.module: nn.Module = copy.deepcopy(original, memo)
@@ -123,10 +127,13 @@ class FakeCopy:
         self.cumulative: set[int] = set()  # ids of batch norms with momentum None
         for path, module in self.module.named_modules():
             self.module_path[id(module)] = path
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, _BatchNorm):
                 if module.momentum is None:  # would ask for the value of a fake
                     module.momentum = 0.5
                     self.cumulative.add(id(module))
+            if type(module).forward is nn.SyncBatchNorm.forward:
+                # The same call of F.batch_norm; who shares is known by the module.
+                module.forward = MethodType(_BatchNorm.forward, module)
 
     def _listen(self, original_of: dict[int, int]) -> None:
         """To the copies of objects in attributes; what is no copy is somebody else's."""

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..processes import Sharing
+
 
 class CannotLower(NotImplementedError):
     """A call that yolov9mem cannot run; says which, where and why."""
@@ -66,6 +68,7 @@ class NormCall(NamedTuple):
     eps: float | None  # None: read from the module
     momentum: float | None  # None: read from the module
     call: int  # tells calls of one module apart where each has its own momentum
+    sharing: Sharing | None  # of the batch's statistics with other processes
 
 
 class Write(NamedTuple):

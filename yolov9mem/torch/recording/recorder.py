@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from .. import devices
 from ..versions import packing
-from . import calls, calls_layers, sharing
+from . import calls, calls_layers, sharing  # noqa: F401 (layers: its handlers)
 from .copies import Copies
 from .derived import Derived
 from .fakes import FakeCopy
@@ -197,7 +197,6 @@ class Recorder(TorchFunctionMode):
 
     def _track_modules(self) -> list[Any]:
         def enter(module: nn.Module, args: Any) -> None:
-            calls_layers.check_module(module, self.fakes.module_path[id(module)])
             self.modules.append((self.fakes.module_path[id(module)], module))
 
         def leave(module: nn.Module, args: Any, out: Any) -> None:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from .. import devices
+from ..processes import sums_of
 from .arenas import arena_address, give_workspace, take_workspace, unfilled
 from .backward_state import BackwardState
 from .binding import (
@@ -102,6 +103,7 @@ class Call:
                 arena_address(self._workspace),
                 devices.stream(program.device),
                 number,
+                sums_of(program.groups, self.saved, self._workspace),
             )
         self.next_stage += 1
         if self.next_stage == len(plan.stage_segments):
@@ -236,6 +238,7 @@ class Call:
                 devices.stream(device),
                 state.sums,
                 state.mask,
+                sums_of(plan.program.groups, self.saved, self._workspace),
             )
 
     def _take_sums(self, state: BackwardState, segment: int, nodes: list[Any]) -> None:
@@ -323,9 +326,9 @@ class Yolov9memSegment(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         call: Call = ctx.call
-        segment: int = ctx.segment
-        plan = call.plan
-        segments = plan.stage_segments[plan.segment_stage[segment]]
+        plan, segment = call.plan, int(ctx.segment)
+        stage = plan.segment_stage[segment]
+        segments = plan.stage_segments[stage]
         if torch.is_grad_enabled():
             raise RuntimeError(
                 f"yolov9mem: {call.name}: create_graph=True (double backward) is not "
@@ -344,9 +347,7 @@ class Yolov9memSegment(torch.autograd.Function):
         count = len(plan.leaving[segment])
         leaving = call.backward(segment, nodes[len(nodes) - count :])
         token = [] if segment == call.first else [_token(call)]
-        inputs = []
-        if segment == segments[0]:
-            inputs = call.input_grads(plan.segment_stage[segment])
+        inputs = call.input_grads(stage) if segment == segments[0] else []
         if segment == call.first:
             call.free()
         return (None, None, *token, *inputs, *leaving)

@@ -18,6 +18,7 @@ from yolov9mem._keep import Keep
 from yolov9mem.plan_table import readable_bytes
 
 from .. import devices
+from ..processes import membership
 from ..recording.arguments import describe
 from ..recording.fakes import FakeCopy, places_of
 from ..recording.fingerprint import Fingerprint
@@ -246,7 +247,8 @@ class Entry:
         on_cuda = devices.kind(device) == "cuda"
         cudnn = devices.cudnn_settings() if on_cuda else None
         autocast = devices.autocast_dtype(device)
-        return (tuple(map(describe, call.leaves)), str(call.spec), autocast, cudnn)
+        arguments = tuple(map(describe, call.leaves)), str(call.spec)
+        return (*arguments, autocast, cudnn, membership())
 
     def _remember(self, key: Any, made: Lowered | CannotLower) -> None:
         with self._lock:
@@ -268,7 +270,9 @@ class Entry:
                     if self.keep.rule == "budget" and len(programs) > 1:
                         reason = "its dtypes make more than one graph"
                         raise CannotLower("forward", "", reason)
-                    if not self.strict and self.keep.rule != "budget":
+                    # Of processes that wait for each other none runs stock for its sizes.
+                    shares = any(program.groups for program in programs)
+                    if not self.strict and self.keep.rule != "budget" and not shares:
                         self._check_use(found, call.leaves)
                     self.counts["recordings"] += 1
                 except CannotLower as failure:

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from itertools import accumulate
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -15,6 +15,7 @@ from yolov9mem import _core
 from yolov9mem._keep import Keep
 
 from .. import devices
+from ..processes import Sharing
 from ..recording.fakes import join, own_tensors
 from ..recording.ir import CannotLower, Node, NormCall, Part, Recording
 from ..recording.parts import kinds_of
@@ -43,6 +44,7 @@ class Program:
         self.graph = _core.Graph()
         self.params: list[str] = []  # paths, by param number
         self.norms: list[NormCall] = []  # by norm number
+        self.groups: list[Any] = []  # of processes that share norms
         self._param_number: dict[str, int] = {}
         self._norm_number: dict[int, int] = {}
         self._values: list[int] = []  # of the graph, by value of the part
@@ -115,8 +117,17 @@ class Program:
                 call.path,
             )
             self.norms.append(call)
+            self._share(self._norm_number[number], call.sharing)
         x = self._values[node.operands[0]]
         return self.graph.batch_norm(x, self._norm_number[number], node.path)
+
+    def _share(self, norm: int, sharing: Sharing | None) -> None:
+        if sharing is not None:
+            group, processes, rank = sharing
+            if group not in self.groups:
+                self.groups.append(group)
+            number = self.groups.index(group) + 1
+            self.graph.share(norm, number, processes, rank)
 
     def _activation(self, node: Node) -> int:
         kind, slope, low, high = node.attributes
