@@ -67,6 +67,7 @@ class Parts:
     trace: makes the whole batch's tracer, the same one each time.
     sizes: images of each process.
     shared: which norms are shared; the others have statistics of their own part.
+    keeps: rules of the single processes.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Parts:
         trace: Callable[[], tuple[Tracer, list[dict]]],
         sizes: Sequence[int],
         shared: Callable[[int], bool] = lambda norm: True,
+        keeps: Sequence[str] = (),
         **request: Any,
     ) -> None:
         self.group, ends = Group(len(sizes)), np.cumsum(sizes)
@@ -85,7 +87,8 @@ class Parts:
                 whole.graph.share(norm, 1, len(sizes), rank)
             part = copy.copy(whole)
             part.inputs = [x[rows] for x in whole.inputs]
-            run = Run(part, before, **request)
+            own = {"keep": keeps[rank]} if keeps else {}
+            run = Run(part, before, **request, **own)
             run.sum = self._sum_of(rank)
             self.runs.append(run)
 

@@ -75,6 +75,18 @@ def test_random_graphs(seed: int, keep: str, backend: str) -> None:
     check(t, parts, output_gradients(t, seed, drop=seed % 3 == 0))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_each_process_may_keep_what_it_likes(seed: int) -> None:
+    """The order of the sums is the graph's."""
+
+    def trace() -> tuple[Tracer, list[dict]]:
+        return random_case(300 + seed, 3)
+
+    t, _ = trace()
+    parts = Parts(trace, (1, 1, 1), keeps=("all", "min", "conv"))
+    check(t, parts, output_gradients(t, seed, drop=False))
+
+
 def one_pixel() -> tuple[Tracer, list[dict]]:
     t = Tracer(3)
     t.output(t.brick(t.input(4, 6, 1, 1), 70))
@@ -97,6 +109,20 @@ def test_all_processes_have_the_same_bits(backend: str) -> None:
     parts.step(output_gradients(parts.runs[0].tracer, 1, drop=False))
     for first, second in zip(*(run.running for run in parts.runs), strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("keep", ["all", "conv", "min"])
+def test_one_sum_of_a_norm_in_forward_and_one_in_backward(keep: str) -> None:
+    """What is rebuilt has the statistics that forward saved."""
+
+    def trace() -> tuple[Tracer, list[dict]]:
+        t = Tracer(6)
+        t.output(t.brick(t.brick(t.brick(t.input(2, 3, 8, 8), 8, 3), 8, 3), 8))
+        return t, t.fresh_norms()
+
+    parts = Parts(trace, (1, 1), keep=keep)
+    parts.step(output_gradients(parts.runs[0].tracer, 1, drop=False))
+    assert parts.group.sums == 3 + 3
 
 
 def two_branches() -> tuple[Tracer, list[dict]]:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from models_for_tests import Brick, Net, assert_close, backward, leaves, ran_in_core
 from rule import holds, pooled_error
+from shared_run import let_gloo_finish
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -281,6 +282,7 @@ def child(rank: int, port: int, results: Any) -> None:
                 results.put((case.__name__, rank, f"{type(error).__name__}: {error}"))
             dist.barrier()
     finally:
+        let_gloo_finish()
         dist.destroy_process_group()
 
 

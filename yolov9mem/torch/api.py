@@ -52,8 +52,9 @@ def checkpoint(
             batch is too small to keep the GPU busy. It keeps the workspace from forward to
             backward, so that memory comes back in the same place, and takes memory that
             PyTorch does not count. While it records, another thread that waits for the
-            whole device (torch.cuda.synchronize) gets an error. Same bits. Tested in the
-            CPU emulation; not yet run on a GPU.
+            whole device (torch.cuda.synchronize) gets an error. Same bits. Of a graph with
+            SyncBatchNorm of several processes nothing is repeated. Tested in the CPU
+            emulation; not yet run on a GPU.
 
     Returns the same object. Calling it again changes ``keep``. Raises TypeError for what is
     no module or a wrapper of one, ValueError for a bad ``keep``, ``segments`` or
