@@ -12,7 +12,7 @@ bound, it is a group of its own, whose CIoU is evaluated that many elements at a
 Nothing here makes the host wait for the device.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -45,7 +45,8 @@ class Assignment(NamedTuple):
     """Targets of a batch; cells that are not positive have zero scores."""
 
     boxes: Tensor  # (N, A, 4) xyxy, same unit as the objects
-    scores: Tensor  # (N, A, nc) float32
+    labels: Tensor  # (N, A) int64
+    scores: Tensor  # (N, A) float32, of the label
     positive: Tensor  # (N, A) bool
 
 
@@ -88,10 +89,7 @@ def groups(counts: list[int], cells: int) -> Iterator[tuple[int, int]]:
 class TaskAlignedAssigner:
     """Callable assigner; see the module text for the rule."""
 
-    def __init__(
-        self, nc: int, topk: int = 10, alpha: float = 0.5, beta: float = 6.0
-    ) -> None:
-        self.nc = nc
+    def __init__(self, topk: int = 10, alpha: float = 0.5, beta: float = 6.0) -> None:
         self.topk = topk
         self.alpha = alpha
         self.beta = beta
@@ -103,12 +101,17 @@ class TaskAlignedAssigner:
 
     @torch.no_grad()
     def __call__(
-        self, logits: Tensor, boxes: Tensor, points: Tensor, objects: Objects
+        self,
+        class_logits: Callable[[Tensor, Tensor], Tensor],
+        boxes: Tensor,
+        points: Tensor,
+        objects: Objects,
     ) -> Assignment:
         """Assigns the cells of N images to their objects.
 
-        logits (N, A, nc), whose sigmoids are the scores, and boxes (N, A, 4) of the
-        cells, points (A, 2) of any image; all coordinates in pixels.
+        class_logits: of (image, label) tensors of any shape (...), the logits (..., A)
+        of the class in all cells of the image, whose sigmoids are the scores. boxes
+        (N, A, 4) of the cells, points (A, 2) of any image; all coordinates in pixels.
         """
         shape = boxes.shape[:2]
         owner = torch.zeros(shape, dtype=torch.int64, device=boxes.device)
@@ -117,15 +120,13 @@ class TaskAlignedAssigner:
         for start, stop in groups(objects.counts, len(points)):
             images, most = objects.order[start:stop], objects.counts[start]
             labels, gt = objects.labels[images, :most], objects.boxes[images, :most]
-            scores = logits.transpose(1, 2)[images[:, None], labels].sigmoid_()
+            scores = class_logits(images[:, None], labels).sigmoid_()
             found = self._group(scores, boxes[images], points, gt)
             for whole, part in zip((owner, strength, positive), found, strict=True):
                 whole.index_copy_(0, images, part)
         labels = objects.labels.gather(1, owner)
-        scores = logits.new_zeros(*shape, self.nc)
-        scores.scatter_(2, labels[..., None], strength[..., None])
         aim = objects.boxes.gather(1, owner[..., None].expand(-1, -1, 4))
-        return Assignment(aim, scores, positive)
+        return Assignment(aim, labels, strength, positive)
 
     def _group(
         self, scores: Tensor, boxes: Tensor, points: Tensor, gt: Tensor

@@ -9,10 +9,11 @@ total = batch * sum_branch weight * (box * gain + cls * gain + dfl * gain), the
 auxiliary branch of a dual model weighing 0.25. All arithmetic is float32, under
 autocast too.
 
-The images of a batch are taken together. Temporaries are a few times the size of the
-logits, and what the assigner and BIN_ELEMENTS bound. The host does not wait for the
-device, so that it can launch backward while forward still runs; but for the objects'
-counts, if the targets are there.
+The images of a batch are taken together. Beside the output and its gradient, memory is
+of the positive cells, and what the assigner, BIN_ELEMENTS and cells.ELEMENTS bound: at
+640 px the logits alone in float32 would be three times the output. The host does not
+wait for the device, so that it can launch backward while forward still runs; but for
+the objects' counts, if the targets are there.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from .boxes import (
     make_anchors,
     xywh_to_xyxy,
 )
+from .cells import Cells, Levels
 
 AUXILIARY_WEIGHT = 0.25
 BIN_ELEMENTS = 1 << 22  # logits of distances decoded at a time for the assigner
@@ -59,7 +61,7 @@ class DetectionLoss:
         self.gains = [hyp["box"], hyp["cls"], hyp["dfl"]]
         self.positive_weight = float(hyp.get("cls_pw", 1.0))
         self.gamma = float(hyp.get("fl_gamma", 0.0))
-        self.assigner = TaskAlignedAssigner(self.nc)
+        self.assigner = TaskAlignedAssigner()
 
     def __call__(self, output: Sequence, targets: Tensor) -> tuple[Tensor, Tensor]:
         """(loss times batch size, detached (box, cls, dfl)).
@@ -98,20 +100,21 @@ class DetectionLoss:
         self, levels: list[Tensor], objects: Objects, points: Tensor, stride: Tensor
     ) -> Tensor:
         """(box, cls, dfl) of one branch, without gains."""
-        flat = [f.float().flatten(2).transpose(1, 2) for f in levels]
-        distances, logits = torch.cat(flat, 1).split((4 * self.reg_max, self.nc), 2)
-        del flat  # a second copy of all logits, when memory is at its peak
-        boxes, scores, positive = self._assign(
-            distances, logits, objects, points, stride
-        )
+        output = Levels(levels, 4 * self.reg_max)
+        boxes, labels, scores, positive = self._assign(output, objects, points, stride)
         total = scores.sum().clamp(min=1)
-        cls = self._classification(logits, scores) / total
         # No positive cell is no special case: sums of nothing, with zero gradients.
         most = self.assigner.most_positive(objects, len(points))
         found, is_real = first_cells(positive, most)
-        cell = found % len(points)
-        weight = scores.flatten(0, 1).index_select(0, found).sum(-1) * is_real
-        bins = distances.flatten(0, 1).index_select(0, found)
+        cell, image = found % len(points), found // len(points)
+        label = labels.flatten().index_select(0, found)
+        bins, logit, absent = output.read(
+            Cells(image, cell, label, is_real), self._of_absent
+        )
+        weight = scores.flatten().index_select(0, found) * is_real
+        logit = logit.where(is_real, 0)
+        present = self._classification(logit, weight) - self._of_absent(logit)
+        cls = (absent + present.sum()) / total
         bins = bins.where(is_real[:, None], 0).view(-1, 4, self.reg_max)
         here = points[cell]
         aim = boxes.flatten(0, 1).index_select(0, found) / stride[cell]
@@ -123,19 +126,20 @@ class DetectionLoss:
 
     @torch.no_grad()
     def _assign(
-        self,
-        distances: Tensor,
-        logits: Tensor,
-        objects: Objects,
-        points: Tensor,
-        stride: Tensor,
+        self, output: Levels, objects: Objects, points: Tensor, stride: Tensor
     ) -> Assignment:
-        """Boxes in pixels; the softmax of all bins at once would be the larger part."""
-        images = max(1, BIN_ELEMENTS // distances[0].numel())
-        bins = distances.unflatten(2, (4, self.reg_max))
-        sides = torch.cat([self._expected(part) for part in bins.split(images)])
-        boxes = distances_to_boxes(sides, points).mul_(stride)
-        return self.assigner(logits, boxes, points * stride, objects)
+        """Boxes in pixels."""
+        sides = [
+            torch.cat([self._expected_sides(part) for part in parts])
+            for parts in output.boxes(BIN_ELEMENTS)
+        ]
+        boxes = distances_to_boxes(torch.cat(sides, 1), points).mul_(stride)
+        return self.assigner(output.class_logits, boxes, points * stride, objects)
+
+    def _expected_sides(self, bins: Tensor) -> Tensor:
+        """(n, 4 * reg_max, cells) -> (n, cells, 4)."""
+        sides = bins.transpose(1, 2).unflatten(2, (4, self.reg_max))
+        return self._expected(sides)
 
     def _expected(self, bins: Tensor) -> Tensor:
         """(..., reg_max) logits -> expected distance (...) in cells."""
@@ -143,18 +147,24 @@ class DetectionLoss:
         return bins.softmax(-1) @ steps
 
     def _classification(self, logits: Tensor, scores: Tensor) -> Tensor:
-        weight = logits.new_full((1,), self.positive_weight)
+        """Of each logit: binary cross entropy, focal where that is asked for."""
+        absent = F.softplus(logits)
+        loss = (1 - scores) * absent
+        loss = loss + self.positive_weight * scores * F.softplus(-logits)
+        return loss if self.gamma <= 0 else self._focused(loss, logits, scores)
+
+    def _of_absent(self, logits: Tensor) -> Tensor:
+        """The same for scores of 0, which nearly all are."""
+        loss = F.softplus(logits)
         if self.gamma <= 0:
-            return F.binary_cross_entropy_with_logits(
-                logits, scores, pos_weight=weight, reduction="sum"
-            )
-        loss = F.binary_cross_entropy_with_logits(
-            logits, scores, pos_weight=weight, reduction="none"
-        )
+            return loss
+        return loss * 0.75 * logits.sigmoid() ** self.gamma
+
+    def _focused(self, loss: Tensor, logits: Tensor, scores: Tensor) -> Tensor:
         p = logits.sigmoid()
         agreement = scores * p + (1 - scores) * (1 - p)
         balance = scores * 0.25 + (1 - scores) * 0.75  # arXiv:1708.02002
-        return (loss * balance * (1 - agreement) ** self.gamma).sum()
+        return loss * balance * (1 - agreement) ** self.gamma
 
     def _distribution(self, bins: Tensor, sides: Tensor) -> Tensor:
         """DFL (n,): cross entropy shared by the two bins next to the distance."""
