@@ -1,18 +1,16 @@
 /* SPDX-License-Identifier: MIT
  *
- * Blocks, threads, barriers and shuffles. A thread is a fiber (ucontext) and runs until
- * it waits; the scheduler releases a barrier when the whole block has come to it and a
- * shuffle when the whole warp has. A thread that ends while others wait at a barrier,
- * or a warp that shuffles in part, is a bug in the kernel: the process ends with a
- * message.
+ * Blocks, threads, barriers and shuffles. A thread is a fiber and runs until it waits;
+ * the scheduler releases a barrier when the whole block has come to it and a shuffle
+ * when the whole warp has. A thread that ends while others wait at a barrier, or a warp
+ * that shuffles in part, is a bug in the kernel: the process ends with a message.
  */
 #include "cuda_runtime.h"
+#include "fibers.h"
 
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <ucontext.h>
-#include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -33,9 +31,11 @@ namespace
 enum state { READY, AT_BARRIER, AT_SHUFFLE, DONE };
 
 const size_t STACK_BYTES = 128 * 1024;
+const int MOST_THREADS = 1024;
 
+/* Begun once: after a thread's end it waits for the next thread of that number. */
 struct fiber {
-    ucontext_t context;
+    ym_place place;
     char *stack = nullptr;
     void *fake_stack = nullptr;
     state now = DONE;
@@ -44,8 +44,8 @@ struct fiber {
 };
 
 struct machine {
-    std::vector<fiber> fibers;
-    ucontext_t scheduler;
+    fiber fibers[MOST_THREADS];
+    ym_place scheduler;
     void *fake_stack = nullptr;
     const void *stack = nullptr;
     size_t stack_bytes = 0;
@@ -70,17 +70,18 @@ void leave(state now)
 {
     fiber *self = here.running;
     self->now = now;
-    __sanitizer_start_switch_fiber(now == DONE ? nullptr : &self->fake_stack,
-                                   here.stack, here.stack_bytes);
-    swapcontext(&self->context, &here.scheduler);
+    __sanitizer_start_switch_fiber(&self->fake_stack, here.stack, here.stack_bytes);
+    ym_switch(&self->place, &here.scheduler);
     __sanitizer_finish_switch_fiber(self->fake_stack, &here.stack, &here.stack_bytes);
 }
 
 void run_thread()
 {
     __sanitizer_finish_switch_fiber(nullptr, &here.stack, &here.stack_bytes);
-    (*here.kernel)();
-    leave(DONE);
+    for (;;) {
+        (*here.kernel)();
+        leave(DONE);
+    }
 }
 
 void resume(fiber *to)
@@ -88,7 +89,7 @@ void resume(fiber *to)
     here.running = to;
     threadIdx = to->index;
     __sanitizer_start_switch_fiber(&here.fake_stack, to->stack, STACK_BYTES);
-    swapcontext(&here.scheduler, &to->context);
+    ym_switch(&here.scheduler, &to->place);
     __sanitizer_finish_switch_fiber(here.fake_stack, nullptr, nullptr);
 }
 
@@ -96,16 +97,11 @@ void prepare(fiber *f, int number)
 {
     if (f->stack == nullptr) {
         f->stack = (char *)malloc(STACK_BYTES);
+        ym_begin(&f->place, f->stack, STACK_BYTES, run_thread);
     }
     unsigned x = blockDim.x, y = blockDim.y;
     f->index = dim3(number % x, number / x % y, number / (x * y));
     f->now = READY;
-    f->fake_stack = nullptr;
-    getcontext(&f->context);
-    f->context.uc_stack.ss_sp = f->stack;
-    f->context.uc_stack.ss_size = STACK_BYTES;
-    f->context.uc_link = nullptr;
-    makecontext(&f->context, run_thread, 0);
 }
 
 /* Releases threads [first, end) if all of them wait for the same. */
@@ -169,7 +165,7 @@ void __syncthreads()
 
 int ym_emulation_lane()
 {
-    return (int)((here.running - here.fibers.data()) % 32);
+    return (int)((here.running - here.fibers) % 32);
 }
 
 unsigned long long ym_emulation_shuffle(unsigned long long bits, int from)
@@ -191,11 +187,8 @@ static void run_kernel(const char *name, dim3 grid, dim3 block,
     here.count = (int)(block.x * block.y * block.z);
     blockDim = block;
     gridDim = grid;
-    if (here.count > 1024 || grid.y > 65535 || grid.z > 65535) {
+    if (here.count > MOST_THREADS || grid.y > 65535 || grid.z > 65535) {
         stop("the launch is larger than CUDA allows");
-    }
-    if ((int)here.fibers.size() < here.count) {
-        here.fibers.resize((size_t)here.count);
     }
     int64_t blocks = (int64_t)grid.x * grid.y * grid.z;
     for (int64_t i = 0; i < blocks; i++) {
