@@ -11,6 +11,7 @@ for each state of the sources, into the temporary folder.
 from __future__ import annotations
 
 import ctypes as C
+import fcntl
 import functools
 import hashlib
 import os
@@ -54,8 +55,8 @@ def _sources() -> list[Path]:
 
 
 def _flags(unit: Path) -> list[str]:
-    flags = ["-O1", "-g", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-Wall"]
-    flags += ["-DYM_EMULATION", f"-I{CSRC}", f"-I{CSRC}/emulation/include"]
+    flags = ["-O1", "-g1", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing"]
+    flags += ["-Wall", "-DYM_EMULATION", f"-I{CSRC}", f"-I{CSRC}/emulation/include"]
     if unit.parent.name.startswith("python"):
         flags += [f"-I{sysconfig.get_path('include')}", f"-I{np.get_include()}"]
     if os.environ.get("YOLOV9MEM_EMULATION_ASAN") == "1":
@@ -78,15 +79,25 @@ def build() -> Path:
     if library.exists():
         return library
     folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        # pytest's other processes wait here for the first, and find it built.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            _compile(library)
+    return library
+
+
+def _compile(library: Path) -> None:
+    folder = library.parent
 
     def compile_unit(unit: Path) -> str:
-        made = folder / f"{os.getpid()}-{unit.parent.name}-{unit.name}.o"
+        made = folder / f"{unit.parent.name}-{unit.name}.o"
         subprocess.run([*_flags(unit), "-c", str(unit), "-o", str(made)], check=True)
         return str(made)
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         objects = list(pool.map(compile_unit, _sources()))
-    made = folder / f"{os.getpid()}.so"
+    made = folder / "made.so"
     # Its own CUDA functions, also where PyTorch has loaded the real ones.
     link = [
         *_flags(Path("x.c")),
@@ -97,10 +108,9 @@ def build() -> Path:
         str(made),
     ]
     subprocess.run([*link, "-lstdc++", "-lm", "-ldl", "-lpthread"], check=True)
-    made.rename(library)
+    made.rename(library)  # a build that is cut off leaves none
     for path in objects:
         os.unlink(path)
-    return library
 
 
 _mirrored: dict[str, type[C.Structure]] = {}
