@@ -16,6 +16,11 @@ SANITIZED := build/sanitize
 SANITIZE_TESTS := tests/test_blocks.py tests/test_leaks.py tests/test_plan.py \
     tests/test_plan_memory.py tests/test_sgd.py $(wildcard tests/test_mosaic*.py)
 
+# A process for each core, whatever psutil takes for one, but at most four: each may need
+# 2 GB. The tests of a file stay in one, for they share fixtures; files in the order of
+# their names, else those of few tests, which last longest, would come last and alone.
+IN_PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 # Of setup.py and build_cuda.py: another value is another build.
 SWITCHES := $(foreach name,CUDA CUDA_ARCHS DEBUG SANITIZE WERROR,$(YOLOV9MEM_$(name)),)
 
@@ -55,7 +60,7 @@ demo: build
 	$(BIN)/python examples/train_dual.py --demo
 
 test: build
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 lint: build
 	$(BIN)/ruff check $(PYTHON_FOLDERS)
@@ -76,7 +81,7 @@ sanitize: build
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	PYTHONMALLOC=malloc PYTHONPATH=$(CURDIR)/$(SANITIZED)/lib YOLOV9MEM_EXPECT_SANITIZE=1 \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	$(BIN)/pytest $(SANITIZE_TESTS)
+	$(BIN)/pytest $(IN_PARALLEL) $(SANITIZE_TESTS)
 
 # Every architecture of build_cuda.py: needs nvcc and minutes, no GPU. The tests are those
 # of the extension itself: what it says of its build, and without a driver.
@@ -97,7 +102,8 @@ build/opencv5/.installed: $(VENV)/.packages
 	@touch $@
 
 opencv5: build build/opencv5/.installed
-	PYTHONPATH=$(CURDIR)/build/opencv5 $(BIN)/pytest $(wildcard tests/test_mosaic*.py) \
+	PYTHONPATH=$(CURDIR)/build/opencv5 $(BIN)/pytest $(IN_PARALLEL) \
+	    $(wildcard tests/test_mosaic*.py) \
 	    tests/test_launch_pictures.py tests/test_example_swap.py
 
 build/oldest/.installed:
@@ -107,7 +113,7 @@ build/oldest/.installed:
 	@touch $@
 
 oldest: build/oldest/.installed
-	build/oldest/bin/python -m pytest
+	build/oldest/bin/python -m pytest $(IN_PARALLEL)
 
 bench: build
 	$(BIN)/python -m benchmarks cpu
