@@ -48,8 +48,8 @@ def detection_loss(model: nn.Module) -> Any:
     _examples()
     import yaml
 
-    from yolov9.loss import DetectionLoss
     from yolov9.options import HYP_FOLDER
+    from yolov9mem.torch import DetectionLoss
 
     hyp = yaml.safe_load((HYP_FOLDER / "hyp.scratch-high.yaml").read_text())
     return DetectionLoss(model.model[-1], hyp)

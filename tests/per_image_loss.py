@@ -8,7 +8,7 @@ the example's assignment with, bit for bit.
 import torch
 import torch.nn.functional as F
 
-from yolov9.boxes import (
+from yolov9mem.torch.loss.boxes import (
     boxes_to_distances,
     complete_iou,
     distances_to_boxes,

@@ -151,5 +151,6 @@ def test_errors_are_shown_with_the_program(
     assert "-m no_such.module: no such module" in capsys.readouterr().err
     assert launch.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for flag in ("--ckpt", "--accumulate N", "--mosaic P", "--mixup P", "--no-amp"):
+    ours = "--ckpt", "--accumulate N", "--mosaic P", "--mixup P", "--no-amp"
+    for flag in (*ours, "--stock-loss"):
         assert flag in shown

@@ -8,9 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import Conv
-from .boxes import make_anchors
 
 REG_MAX = 16  # bins of the distance distribution of each box side
+
+
+def cells_of(feats: Sequence[Tensor], strides: list[float]) -> tuple[Tensor, Tensor]:
+    """Centres (2, A) of the cells, x and y in cells, and strides (1, A) in pixels."""
+    made = []
+    for f, stride in zip(feats, strides, strict=True):
+        rows, columns = (
+            torch.arange(side, device=f.device) + 0.5 for side in f.shape[2:]
+        )
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        made.append(torch.stack((x, y, torch.full_like(x, stride))).flatten(1))
+    return torch.cat(made, 1).split((2, 1))
 
 
 class DFL(nn.Module):
@@ -81,13 +92,10 @@ class _Head(nn.Module):
 
     def decode(self, feats: list[Tensor], dfl: DFL) -> Tensor:
         """Levels (N, no, H, W) -> (N, 4 + nc, A): box xywh in pixels, class scores."""
-        points, stride = make_anchors(
-            [f.shape[2:] for f in feats], self.stride.tolist(), feats[0].device
-        )
+        points, stride = cells_of(feats, self.stride.tolist())
         flat = torch.cat([f.flatten(2) for f in feats], 2)
         box, cls = flat.split((4 * self.reg_max, self.nc), 1)
         low, high = dfl(box).float().chunk(2, 1)
-        points, stride = points.T, stride.T
         low, high = points - low, points + high
         xywh = torch.cat(((low + high) / 2, high - low), 1) * stride
         return torch.cat((xywh, cls.float().sigmoid()), 1)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
+from yolov9mem.torch import DetectionLoss
+
 from . import swap
-from .loss import DetectionLoss
 from .memory import Timeline, held_by_autograd, resident_bytes
 from .model import DetectionModel
 

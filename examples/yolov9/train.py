@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from yolov9mem.torch import DetectionLoss
+
 from . import checkpoints, memory, options, swap
 from .cfg import Network, find_network
 from .dataset import DetectionDataset, make_loader
@@ -28,7 +30,6 @@ from .environment import (
 )
 from .files import prepare_folder
 from .labels import list_images, read_data_yaml, read_records, report_problems
-from .loss import DetectionLoss
 from .model import DetectionModel, freeze, load_matching
 from .optim import NOMINAL_BATCH, Warmup, make_optimizer, make_step, schedule
 from .results import ResultsFile, final_table

@@ -12,7 +12,8 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 from tqdm import tqdm
 
-from .loss import DetectionLoss
+from yolov9mem.torch import DetectionLoss
+
 from .nms import detections
 
 MAX_DETECTIONS = 300

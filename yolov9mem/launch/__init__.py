@@ -97,6 +97,7 @@ def patch(
     mixup: float | None = None,
     amp: bool = True,
     strict: bool = False,
+    stock_loss: bool = False,
 ) -> object:
     """Swaps yolov9mem's parts into whatever this process trains from now on.
 
@@ -109,7 +110,8 @@ def patch(
 
     from .launch import Launch
 
-    launch = Launch(Settings(ckpt, accumulate, mosaic, mixup, amp, None, strict))
+    settings = Settings(ckpt, accumulate, mosaic, mixup, amp, None, strict, stock_loss)
+    launch = Launch(settings)
     launch.start()
     atexit.register(lambda: launch.finish() if launch.session is not None else 0)
     return launch

@@ -28,6 +28,7 @@ itself defines stays the script's; all after -- is the script's):
   --accumulate N  the optimizer steps every N batches, from the first batch on
   --mosaic P      probability of mosaic, from 0 to 1
   --mixup P       probability of mixup, from 0 to 1
+  --stock-loss    the script's own loss, also where ours gives the same numbers
   --no-amp        no automatic mixed precision
   --report FILE   writes the tables shown at start and end as JSON
   --strict        it is an error if a part of the model cannot be swapped, or if
@@ -51,6 +52,7 @@ class Settings:
     amp: bool = True
     report: Path | None = None
     strict: bool = False
+    stock_loss: bool = False
 
     def __post_init__(self) -> None:
         _keep("--ckpt", self.keep)
@@ -66,6 +68,7 @@ class Settings:
         for name in ("accumulate", "mosaic", "mixup"):
             value = getattr(self, name)
             made += [] if value is None else [f"--{name}", number(value)]
+        made += ["--stock-loss"] if self.stock_loss else []
         return made + ([] if self.amp else ["--no-amp"])
 
 
@@ -134,6 +137,7 @@ FLAGS = {
     "--accumulate": _Flag("accumulate", _count),
     "--mosaic": _Flag("mosaic", _probability),
     "--mixup": _Flag("mixup", _probability),
+    "--stock-loss": _Flag("stock_loss", None, True),
     "--no-amp": _Flag("amp", None, False),
     "--report": _Flag("report", _file),
     "--strict": _Flag("strict", None, True),

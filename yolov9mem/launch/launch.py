@@ -25,7 +25,7 @@ from yolov9mem.torch import AccumulatingSGD
 from yolov9mem.torch.optimizer.averages import unwrap
 from yolov9mem.torch.recording.isolation import is_recording
 
-from . import banner, codebases, dataset, files
+from . import banner, codebases, dataset, files, loss
 from .cli import Settings, UsageError
 from .patches import ImportWatch, Patches
 from .session import LAUNCHED, Session, is_trained_by
@@ -202,8 +202,7 @@ class Launch:
                 line = ("data set", f"{name} swapped: {dataset.what(type(given))}")
             else:
                 line = ("data set, stock", f"{name}: {reason}")
-        if line not in self.lines and not self._announced:
-            self.lines.append(line)
+        self._noted(line)
         return line[0] == "data set"
 
     def _override(self, hyp: Any) -> None:
@@ -220,6 +219,8 @@ class Launch:
             done = change(module, self.settings, self._patches)
             if done is not None:
                 self.applied.add(done)
+        if self.settings.keep != "off" and not self.settings.stock_loss:
+            loss.watch(module, self._patches, self._noted)
         if module.__name__ == "yaml" and hasattr(module, "safe_load"):
             stock = module.safe_load
 
@@ -227,6 +228,10 @@ class Launch:
                 return codebases.override_hyp(stock(stream), self.settings)
 
             self._patches.set(module, "safe_load", functools.wraps(stock)(safe_load))
+
+    def _noted(self, line: banner.Line) -> None:
+        if line not in self.lines and not self._announced:
+            self.lines.append(line)
 
     def _patch_files(self) -> None:
         def noted(path: Path) -> None:

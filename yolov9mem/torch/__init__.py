@@ -39,6 +39,7 @@ from .blocks import (
     Silence,
 )
 from .dataset import MosaicBatchDataset, MosaicDataset
+from .loss import DetectionLoss
 from .mosaic_batch import MosaicBatch
 from .optimizer.deferred import deferred
 from .optimizer.ema import ModelEMA
@@ -62,6 +63,7 @@ __all__ = [
     "CannotLower",
     "Concat",
     "Conv",
+    "DetectionLoss",
     "ModelEMA",
     "MosaicBatch",
     "MosaicBatchDataset",

@@ -4,6 +4,8 @@
 Boxes are (x1, y1, x2, y2) in pixels or in grid cells unless a name says otherwise.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 
@@ -52,10 +54,10 @@ def complete_iou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
     The trade-off weight of the aspect term carries no gradient, as in the paper. In
     parts, so that no more than six tensors of that shape live without gradients.
     """
-    a, b = a.unbind(-1), b.unbind(-1)
-    iou = _plain_iou(a, b, eps)
-    apart = _centres_apart(a, b, eps)
-    aspect = _aspects_apart(a, b, eps)
+    of_a, of_b = a.unbind(-1), b.unbind(-1)
+    iou = _plain_iou(of_a, of_b, eps)
+    apart = _centres_apart(of_a, of_b, eps)
+    aspect = _aspects_apart(of_a, of_b, eps)
     with torch.no_grad():
         weight = aspect / (aspect - iou + (1 + eps))
     return iou - (apart + aspect * weight)

@@ -8,14 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from loss_by_loops import HYP
-from test_example_loss import head
+from test_loss import head
 from torch import Tensor
 from traced import Traced
 
-from yolov9 import cells as cells_module
-from yolov9 import loss as loss_module
-from yolov9.cells import Cells, Levels
-from yolov9.loss import DetectionLoss
+from yolov9mem.torch.loss import cells as cells_module
+from yolov9mem.torch.loss import detection as loss_module
+from yolov9mem.torch.loss.cells import Cells, Levels
+from yolov9mem.torch.loss.detection import DetectionLoss
 
 BOXES, CLASSES = 8, 5
 LAYOUTS = (torch.contiguous_format, torch.channels_last)

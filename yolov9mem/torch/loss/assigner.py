@@ -12,6 +12,8 @@ bound, it is a group of its own, whose CIoU is evaluated that many elements at a
 Nothing here makes the host wait for the device.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -35,10 +37,10 @@ class Objects(NamedTuple):
     order: Tensor  # (N,) int64: the images, fullest first
     counts: list[int]  # their objects, in that order
 
-    def to(self, device: torch.device) -> "Objects":
+    def to(self, device: torch.device) -> Objects:
         """The same on a device, without waiting for it."""
-        tensors = (t.to(device, non_blocking=True) for t in self[:3])
-        return Objects(*tensors, self.counts)
+        labels, boxes, order = (t.to(device, non_blocking=True) for t in self[:3])
+        return Objects(labels, boxes, order, self.counts)
 
 
 class Assignment(NamedTuple):

@@ -16,7 +16,10 @@ wait for the device, so that it can launch backward while forward still runs; bu
 the objects' counts, if the targets are there.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,42 +53,83 @@ def first_cells(positive: Tensor, most: int) -> tuple[Tensor, Tensor]:
 
 
 class DetectionLoss:
-    """Loss of a DetectionModel's training output or of its eval levels.
+    """Loss of the training output of a YOLOv9 or GELAN detector, or of its eval levels.
 
-    hyp gives the gains "box", "cls", "dfl" and "cls_pw", "fl_gamma".
+    Args:
+        head: of the detector, its last layer, with attributes `nc` (classes), `reg_max`
+            (bins of a distance) and `stride` (pixels, of each level).
+        hyp: gains "box", "cls" and "dfl", as in the official hyper-parameter files;
+            "cls_pw", the weight of positive classes (1), and "fl_gamma", of the focal
+            loss (0: none).
+        topk, alpha, beta: of the task-aligned assigner.
+
+    The same sums as in the official `utils.loss_tal_dual.ComputeLoss` (two branches) and
+    `utils.loss_tal.ComputeLoss` (one), in float32 where those round to 16 bits under
+    autocast.
     """
 
-    def __init__(self, head: torch.nn.Module, hyp: dict) -> None:
-        self.nc, self.reg_max = head.nc, head.reg_max
-        self.stride = head.stride.tolist()
+    def __init__(
+        self,
+        head: Any,
+        hyp: Mapping[str, float],
+        *,
+        topk: int = 10,
+        alpha: float = 0.5,
+        beta: float = 6.0,
+    ) -> None:
+        self.nc, self.reg_max = int(head.nc), int(head.reg_max)
+        self.stride: list[float] = torch.as_tensor(head.stride).tolist()
         self.gains = [hyp["box"], hyp["cls"], hyp["dfl"]]
         self.positive_weight = float(hyp.get("cls_pw", 1.0))
         self.gamma = float(hyp.get("fl_gamma", 0.0))
-        self.assigner = TaskAlignedAssigner()
+        self.assigner = TaskAlignedAssigner(topk, alpha, beta)
 
-    def __call__(self, output: Sequence, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss times batch size, detached (box, cls, dfl)).
+    def __call__(self, output: Sequence[Any], targets: Tensor) -> tuple[Tensor, Tensor]:
+        """(loss times batch size, detached (box, cls, dfl) with their gains).
 
-        output: levels (N, no, H, W), or [auxiliary levels, main levels].
-        targets: (n, 6) image number, class, xywh in [0, 1].
+        Args:
+            output: levels (N, 4 * reg_max + nc, H, W), or [auxiliary levels, main
+                levels]; any float dtype and layout.
+            targets: (n, 6): number of the image, class, box as centre and size in [0, 1].
+
+        Raises:
+            ValueError: a level or the targets have another shape.
         """
         dual = isinstance(output[0], (list, tuple))
-        branches = list(output) if dual else [output]
+        branches: list[list[Tensor]] = [list(b) for b in (output if dual else [output])]
         weights = [AUXILIARY_WEIGHT, 1.0] if dual else [1.0]
+        self._check(branches, targets)
         device = branches[0][0].device
         with torch.autocast(device.type, enabled=False):
-            sizes = [f.shape[2:] for f in branches[0]]
+            sizes = [(f.shape[2], f.shape[3]) for f in branches[0]]
             batch = branches[0][0].shape[0]
             points, stride = make_anchors(sizes, self.stride, device)
             objects = self._objects(targets, batch, sizes[0]).to(device)
-            parts = sum(
+            of_branches = [
                 w * self._branch(levels, objects, points, stride)
                 for w, levels in zip(weights, branches, strict=True)
-            )
+            ]
+            parts = torch.stack(of_branches).sum(0)
             # A tensor of gains would be copied to the device, and waited for.
             pairs = zip(parts.unbind(), self.gains, strict=True)
             parts = torch.stack([part * gain for part, gain in pairs])
             return parts.sum() * batch, parts.detach()
+
+    def _check(self, branches: list[list[Tensor]], targets: Tensor) -> None:
+        channels = 4 * self.reg_max + self.nc
+        for b, levels in enumerate(branches):
+            if len(levels) != len(self.stride):
+                raise ValueError(
+                    f"output[{b}]: has {len(levels)} levels, the head {len(self.stride)}"
+                )
+            for k, level in enumerate(levels):
+                if level.ndim != 4 or level.shape[1] != channels:
+                    raise ValueError(
+                        f"output[{b}][{k}]: is {tuple(level.shape)}, must be (N, "
+                        f"{channels}, H, W): {self.nc} classes, 4 x {self.reg_max} bins"
+                    )
+        if targets.ndim != 2 or targets.shape[1] != 6:
+            raise ValueError(f"targets: is {tuple(targets.shape)}, must be (n, 6)")
 
     def _objects(self, targets: Tensor, batch: int, size: tuple[int, int]) -> Objects:
         """Packed where the targets are, which is mostly the host: no wait then."""

@@ -10,10 +10,10 @@ import torch
 from loss_by_loops import HYP, STRIDES, slow_assign, slow_branch, slow_ciou
 from traced import Traced
 
-from yolov9 import assigner as assigner_module
-from yolov9.assigner import TaskAlignedAssigner, groups, pack_objects
-from yolov9.boxes import complete_iou
-from yolov9.loss import DetectionLoss, first_cells
+from yolov9mem.torch.loss import assigner as assigner_module
+from yolov9mem.torch.loss.assigner import TaskAlignedAssigner, groups, pack_objects
+from yolov9mem.torch.loss.boxes import complete_iou
+from yolov9mem.torch.loss.detection import DetectionLoss, first_cells
 
 
 def make_case(seed: int, batch: int = 2, size: int = 96, nc: int = 3, count: int = 6):

@@ -8,6 +8,8 @@ made of some images at a time; the few cells with an object are gathered in floa
 gradient of a level is written once, in its dtype and layout.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: MIT
+"""The loss of a script: tried when it is made, and swapped where it is that of YOLOv9."""
+
+from __future__ import annotations
+
+import functools
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yolov9mem.torch import DetectionLoss
+
+from .banner import Line
+from .patches import Patches
+
+GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5}  # written into the official function
+TOLERANCE = 1e-4  # relative, of float32
+
+
+def watch(
+    module: types.ModuleType, patches: Patches, tell: Callable[[Line], None]
+) -> None:
+    """Swaps the calls of a class ComputeLoss that the module defines.
+
+    Each object is tried by itself; what became of it goes to ``tell``.
+    """
+    cls: Any = vars(module).get("ComputeLoss")
+    if not isinstance(cls, type) or cls.__module__ != module.__name__:
+        return
+    stock_init, stock_call = cls.__init__, cls.__call__  # type: ignore[misc]
+    swapped: weakref.WeakKeyDictionary[Any, DetectionLoss] = weakref.WeakKeyDictionary()
+
+    @functools.wraps(stock_init)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        stock_init(self, *args, **kwargs)
+        try:
+            swapped[self] = counterpart(self, functools.partial(stock_call, self))
+        except Another as reason:
+            tell(("loss, stock", f"{cls.__name__}: {reason}"))
+        else:
+            text = f"{cls.__name__} swapped: no copy of the output in float32"
+            tell(("loss", text))
+
+    @functools.wraps(stock_call)
+    def call(self: Any, p: Any, targets: Tensor, *args: Any, **kwargs: Any) -> Any:
+        ours = swapped.get(self)
+        if ours is None:
+            return stock_call(self, p, targets, *args, **kwargs)
+        # In evaluation the decoded output comes first.
+        return ours(p[1] if isinstance(p, tuple) else p, targets)
+
+    patches.set(cls, "__init__", init)
+    patches.set(cls, "__call__", call)
+
+
+class Another(Exception):
+    """It is another loss than ours; the text says why."""
+
+
+def counterpart(stock: Any, call: Callable[[Any, Tensor], Any]) -> DetectionLoss:
+    """Our loss of the same numbers as ``call(output, targets)`` of ``stock``.
+
+    Raises Another where there is none: the two are tried on drawn outputs.
+    """
+    missing = [name for name in ("nc", "reg_max", "stride", "hyp", "assigner")
+               if not hasattr(stock, name)]  # fmt: skip
+    if missing:
+        raise Another(f"has no {missing[0]}")
+    if hasattr(stock, "assigner3"):
+        raise Another("has three branches")
+    try:
+        rule = {k: getattr(stock.assigner, k) for k in ("topk", "alpha", "beta")}
+        hyp = {name: float(stock.hyp[name]) for name in ("cls_pw", "fl_gamma")}
+        ours = DetectionLoss(stock, {**GAINS, **hyp}, **rule)
+        branches = 2 if hasattr(stock, "assigner2") else 1
+        for objects in (6, 0):
+            _compare(ours, call, *_drawn(ours, stock, branches, objects))
+    except Another:
+        raise
+    except Exception as error:
+        raise Another(f"a trial raised {type(error).__name__}: {error}") from error
+    return ours
+
+
+def _drawn(
+    ours: DetectionLoss, stock: Any, branches: int, objects: int
+) -> tuple[list[list[Tensor]], Tensor]:
+    """(branches of levels, targets) of two images with objects that some cells find."""
+    device = torch.as_tensor(stock.stride).device
+    device = torch.device(getattr(stock, "device", device))
+    random = torch.Generator().manual_seed(0)
+    size, channels = 4 * int(max(ours.stride)), 4 * ours.reg_max + ours.nc
+    made = []
+    for _ in range(branches):
+        levels = []
+        for s in ours.stride:
+            side = size // int(s)
+            level = torch.randn(2, channels, side, side, generator=random)
+            bins = level[:, : 4 * ours.reg_max].unflatten(1, (4, ours.reg_max))
+            bins[:, :, 1:3] += 3
+            levels.append(level.to(device))
+        made.append(levels)
+    targets = torch.rand(objects, 6, generator=random)
+    targets[:, 0] = torch.arange(objects) % 2
+    targets[:, 1] = (targets[:, 1] * ours.nc).floor()
+    targets[:, 2:] = targets[:, 2:] * 0.4 + 0.3
+    return made, targets.to(device)
+
+
+def _compare(
+    ours: DetectionLoss,
+    call: Callable[[Any, Tensor], Any],
+    branches: list[list[Tensor]],
+    targets: Tensor,
+) -> None:
+    """Raises Another where values or gradients differ."""
+    results = []
+    for loss in (call, ours):
+        leaves = [[x.clone().requires_grad_() for x in levels] for levels in branches]
+        output = leaves if len(leaves) > 1 else leaves[0]
+        with torch.enable_grad(), torch.autocast(targets.device.type, enabled=False):
+            total, parts = loss(output, targets.clone())
+            total.sum().backward()
+        grads: list[Any] = [x.grad for levels in leaves for x in levels]
+        gradient = torch.cat([grad.flatten() for grad in grads])
+        results.append([total.detach().flatten(), parts.flatten(), gradient])
+    for name, theirs, made in zip(("loss", "parts", "gradient"), *results):
+        if theirs.shape != made.shape:
+            raise Another(f"its {name} have another shape")
+        apart = float((theirs - made).norm() / theirs.norm().clamp(min=1e-20))
+        if not apart <= TOLERANCE:
+            raise Another(f"its {name} differs by {apart:.1e} where ours was tried")
