@@ -76,6 +76,12 @@ def dtypes() -> tuple[torch.dtype, ...]:
     return every if knows_all else every[:2]
 
 
+# Of a test with that argument.
+each_dtype = pytest.mark.parametrize(
+    "dtype", dtypes(), ids=lambda dtype: str(dtype).removeprefix("torch.")
+)
+
+
 def warm_up(step: Callable[[], None], times: int = 3) -> None:
     """Runs the step on a stream of its own, as has to be done before it is captured."""
     side = torch.cuda.Stream()

@@ -90,7 +90,8 @@ class Comparison:
             stock_errors = rule.errors(stock, exact)
             for keep, mine in kept.items():
                 made = rule.run(load(mine, state), inputs, seed, dtype, scale=scale)
-                assert [r.state for r in ym.report(mine).rows] == ["swapped"]
+                # What autocast leaves in float32 may be stock.
+                assert ym.report(mine).rows[0].state == "swapped"
                 assert made.calls == stock.calls
                 found[keep, dtype] = (rule.errors(made, exact), stock_errors)
         return found

@@ -21,7 +21,6 @@ from benchmarks.gpu.names import (
     COMPILED,
     CONV,
     EAGER,
-    GRAPHS,
     GROWING,
     LAST,
     MIN,
@@ -233,13 +232,13 @@ def test_the_most_wanted_comes_first(tmp_path: Path) -> None:
     def place(way: str, batch: int, **change) -> int:
         return keys.index(table.key(table.configuration(way, batch, **change)))
 
-    assert (
-        max(keys.index(table.key(table.free(w))) for w in (CONV, GRAPHS, COMPILED)) == 2
-    )
-    table_proper = [place(w, n) for n in (16, 32, 8) for w in (EAGER, CONV, MIN)]
-    assert max(table_proper) < place(LAST, 16) < place(CONV, 16, objects=100)
-    rows = range(place(GROWING, 16, multi_scale=True), keys.index("bandwidth"))
-    assert place(CONV, 64) in rows
+    assert keys[0] == table.key(table.free(CONV))
+    table_proper = [place(w, n) for n in (16, 32, 64, 8) for w in (EAGER, CONV, MIN)]
+    # torch.compile may take what time there is.
+    compiled = keys.index(table.key(table.free(COMPILED)))
+    assert max(table_proper) < compiled < place(LAST, 16)
+    assert place(LAST, 16) < place(CONV, 16, objects=100)
+    assert place(GROWING, 16, multi_scale=True) < keys.index("bandwidth")
     after = [table.key(request) for request in table.late(False)]
     assert keys[-len(after) :] == after and "reduce-overhead" in after[-1]
 
@@ -259,12 +258,22 @@ def test_limits_are_twice_what_a_task_has_taken(tmp_path: Path) -> None:
     assert all(task.need_s <= task.limit_s / 2 for task in tasks)
 
 
-def test_torch_compile_begins_before_the_build(tmp_path: Path, monkeypatch) -> None:
-    """Its first time lasts as long as the build and what is not timed; what is waits."""
+def test_what_is_timed_has_its_part_of_a_call(tmp_path: Path) -> None:
+    """torch.compile's first time ends before; in a long call it has all that it wants."""
+    for seconds, limit in ((420, 180), (250, 60), (900, 300)):
+        s = Session(tmp_path, "cpu", False, seconds, tmp_path / "scratch")
+        (task,) = compiling.tasks(s)
+        assert task.limit_s == pytest.approx(limit, abs=5)
+
+
+def test_torch_compile_begins_after_the_build(tmp_path: Path, monkeypatch) -> None:
+    """Its first time lasts as long as what is not timed; what is waits."""
     s, order, begun = session(tmp_path), [], threading.Event()
 
     def task(key: str, timed: bool, seconds: float = 0) -> Task:
         def run(session: Session, limit: float) -> dict:
+            if key == "rule":
+                assert begun.wait(60)
             order.append(key)
             begun.set()
             time.sleep(seconds)
@@ -274,7 +283,6 @@ def test_torch_compile_begins_before_the_build(tmp_path: Path, monkeypatch) -> N
         return Task(key, 9, 1, run, timed=timed)
 
     def ready(session: Session) -> bool:
-        assert begun.wait(60)
         order.append("build")
         return True
 
@@ -283,7 +291,7 @@ def test_torch_compile_begins_before_the_build(tmp_path: Path, monkeypatch) -> N
     monkeypatch.setattr(compiling, "tasks", lambda _: [task("first", False, 1.5)])
     monkeypatch.setattr(build, "make_ready", ready)
     stages.perform(s, ["step", "rest"])
-    assert order[:4] == ["first", "build", "rule", "rule ended"]
+    assert order[:4] == ["build", "first", "rule", "rule ended"]
     assert order[4:] == ["first ended", "row", "row ended"]
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpu_machine import PLANS, exact_float32, needs_gpu, rehearsal  # noqa: F401
+from gpu_machine import PLANS, each_dtype, exact_float32, needs_gpu, rehearsal  # noqa: F401
 from kernel_cases import Case
-from kernel_run import PRODUCTS, ROUNDING, check_a_case
+from kernel_run import PRODUCTS, check_a_case
 
 pytestmark = needs_gpu
 
 
 @pytest.mark.parametrize("backend", PLANS)
-@pytest.mark.parametrize("dtype", ROUNDING, ids=["f32", "f16", "bf16"])
+@each_dtype
 @pytest.mark.parametrize("case", PRODUCTS, ids=lambda case: case.name)
 def test_plans_keep_the_error_rule(
     case: Case, dtype: torch.dtype, backend: str

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpu_machine import PLANS, REHEARSES, needs_gpu, rehearsal  # noqa: F401
+from gpu_machine import PLANS, REHEARSES, each_dtype, needs_gpu, rehearsal  # noqa: F401
 from kernel_cases import Case, maximum_case
-from maximum_run import DTYPES, MAXIMA, check_maxima
+from maximum_run import MAXIMA, check_maxima
 
 pytestmark = needs_gpu
 
@@ -23,7 +23,7 @@ LARGE = [
 
 @pytest.mark.parametrize("backend", PLANS)
 @pytest.mark.parametrize("ties", [False, True], ids=["plain", "ties"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f16", "bf16"])
+@each_dtype
 @pytest.mark.parametrize("case", MAXIMA, ids=lambda case: case.name)
 def test_plans_choose_what_numpy_does(
     case: Case, dtype: torch.dtype, ties: bool, backend: str
@@ -32,7 +32,7 @@ def test_plans_choose_what_numpy_does(
 
 
 @pytest.mark.skipif(REHEARSES, reason="a rehearsal takes long over many pixels")
-@pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f16", "bf16"])
+@each_dtype
 @pytest.mark.parametrize("case", LARGE, ids=lambda case: case.name)
 def test_maxima_of_the_size_of_a_model(case: Case, dtype: torch.dtype) -> None:
     for ties in (False, True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpu_machine import PLANS, exact_float32, needs_gpu  # noqa: F401
+from gpu_machine import PLANS, each_dtype, exact_float32, needs_gpu  # noqa: F401
 from tensor_run import LIMIT, TensorRun, exact
 from test_cuda_plan import draw_gradients
 from test_plan import random_case
@@ -34,7 +34,7 @@ def test_random_graphs(seed: int, keep: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", PLANS)
-@pytest.mark.parametrize("dtype", LIMIT, ids=["f32", "f16", "bf16"])
+@each_dtype
 def test_two_runs_have_the_same_bits(dtype: torch.dtype, backend: str) -> None:
     t, _ = random_case(217)
     grads = draw_gradients(t, 1)

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpu_machine import PLANS, exact_float32, needs_gpu  # noqa: F401
-from tensor_run import LIMIT, check_a_plan
+from gpu_machine import PLANS, each_dtype, exact_float32, needs_gpu  # noqa: F401
+from tensor_run import check_a_plan
 
 pytestmark = needs_gpu
 
 
 @pytest.mark.parametrize("backend", PLANS)
 @pytest.mark.parametrize("keep", ["conv", "min"])
-@pytest.mark.parametrize("dtype", LIMIT, ids=["f32", "f16", "bf16"])
+@each_dtype
 def test_a_plan_on_tensors(dtype: torch.dtype, keep: str, backend: str) -> None:
     check_a_plan(dtype, keep, backend)

@@ -35,10 +35,18 @@ def network() -> nn.Module:
             self.elan = blocks.RepNCSPELAN4(16, 24, 16, 8, 1)
             self.down = blocks.ADown(24, 24)
             self.pool = blocks.SPPELAN(24, 16, 8)
+            self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(24, 24, 1))
+            self.spatial = nn.Conv2d(2, 1, 3, padding=1, bias=False)
+            self.scale = nn.BatchNorm2d(24)
             self.head = nn.Conv2d(40, 5, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            x = self.elan(self.first(x))
+            x = nn.functional.gelu(self.scale(self.elan(self.first(x))))
+            x = x * self.squeeze(x).sigmoid()  # the gates of attention
+            most = nn.functional.adaptive_max_pool2d(x, 1)
+            x = x * self.squeeze[1](most).sigmoid()
+            both = torch.cat((x.mean(1, True), x.max(1, True).values), 1)
+            x = x * self.spatial(both).sigmoid()
             y = self.pool(self.down(x))
             y = nn.functional.interpolate(y, size=x.shape[2:], mode="nearest")
             return self.head(torch.cat((x, y), 1))

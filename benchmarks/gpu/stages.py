@@ -35,18 +35,16 @@ def in_order(session: Session, stages: list[str]) -> tuple[Pairs, Pairs]:
 
 
 def perform(session: Session, stages: list[str]) -> None:
-    """All that there is time for. torch.compile needs nothing of ours and its first time
-    begins at once."""
+    """All that there is time for. torch.compile's first time begins as soon as there is a
+    package, whose loss it trains with."""
     beside, timed = in_order(session, stages)
-    early = compiling.tasks(session) if "step" in stages else []
-    with ThreadPoolExecutor(1) as pool:
-        begun = [pool.submit(session.perform, "step", task) for task in early]
-        ready = build.make_ready(session)
-        if ready:
+    if build.make_ready(session):
+        early = compiling.tasks(session) if "step" in stages else []
+        with ThreadPoolExecutor(1) as pool:
+            begun = [pool.submit(session.perform, "step", task) for task in early]
             session.perform_all(beside)
-        for task in begun:
-            task.result()
-    if ready:
+            for task in begun:
+                task.result()
         session.perform_all(timed)
         return
     why = "the package could not be built for this GPU, see task build"

@@ -86,7 +86,7 @@ class Training:
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (batch, 3, size, size), generator=generator)
         self.images = images.to(self.device, torch.uint8)
-        self.targets = targets(batch, request["objects"]).to(self.device)
+        self.targets = targets(batch, request["objects"])  # on the host, as a loader's
         self.sides: Iterator[int] = itertools.cycle(sides(request))
         scale = LOSS_SCALE
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=scale)
