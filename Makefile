@@ -24,7 +24,8 @@ IN_PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorde
 # Of setup.py and build_cuda.py: another value is another build.
 SWITCHES := $(foreach name,CUDA CUDA_ARCHS DEBUG SANITIZE WERROR,$(YOLOV9MEM_$(name)),)
 
-.PHONY: FORCE help build demo test lint format sanitize cuda cudnn opencv5 oldest bench clean
+.PHONY: FORCE help build demo test lint format sanitize cuda cudnn rehearse opencv5 oldest \
+    bench clean
 
 help:
 	@echo "make demo      train on drawn shapes with and without yolov9mem"
@@ -34,6 +35,7 @@ help:
 	@echo "make sanitize  the tests of the C core under ASan and UBSan"
 	@echo "make cuda      compile the CUDA part for every architecture, test that it loads"
 	@echo "make cudnn     install cuDNN (0.5 GB) for the tests of its plans; needs no GPU"
+	@echo "make rehearse  the tests of a GPU, most of them, with host memory in its place"
 	@echo "make opencv5   the mosaic's tests with OpenCV 5, which warps in float"
 	@echo "make oldest    all tests with the oldest PyTorch, which takes 5 GB of disk"
 	@echo "make bench     measure, write a record and the tables of README.md"
@@ -96,6 +98,10 @@ $(VENV)/.cudnn: $(VENV)/.packages
 	@touch $@
 
 cudnn: build $(VENV)/.cudnn
+
+# What a GPU machine runs must be right the first time: its minutes are few.
+rehearse: build
+	YOLOV9MEM_REHEARSE=1 $(BIN)/pytest $(IN_PARALLEL) $(wildcard tests/test_gpu_*.py)
 
 build/opencv5/.installed: $(VENV)/.packages
 	$(BIN)/pip install --quiet --no-deps --target $(@D) "opencv-python-headless>=5,<6"
