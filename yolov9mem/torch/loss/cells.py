@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..running.arenas import unfilled
+
 ELEMENTS = 1 << 22  # logits in float32 at a time
 
 
@@ -116,24 +118,27 @@ class _Read(torch.autograd.Function):
         of_read = torch.cat((of_boxes, of_logit[:, None]), 1)
         made = []
         for level, inside, here in zip(levels, rows[::2], rows[1::2], strict=True):
-            grad = _with_one_more(level)
+            memory, grad = _gradient(level)
             _write_background(level, grad, ctx.box_channels, ctx.of_absent, of_total)
-            # What is elsewhere or not real goes to the image that nobody reads.
-            to = image.where(here, len(level))[:, None]
-            grad.flatten(2)[to, channel, inside[:, None]] = of_read.to(level.dtype)
-            made.append(grad[: len(level)])
+            of_image, of_channel, _, of_cell = grad.stride()
+            first = image * of_image + inside * of_cell  # the cell's, of its channels
+            place = first[:, None] + channel * of_channel
+            # What is elsewhere or not real goes to the number that nobody reads.
+            memory[place.where(here[:, None], grad.numel())] = of_read.to(level.dtype)
+            made.append(grad)
         return (None, None, None, *made)
 
 
-def _with_one_more(level: Tensor) -> Tensor:
-    """Memory for a level's gradient and one image more, laid out as the level."""
+def _gradient(level: Tensor) -> tuple[Tensor, Tensor]:
+    """Memory for a level's gradient and one number more, and the gradient in it, laid out
+    as the level. In a row, because PyTorch's deterministic way to write single numbers
+    copies whatever else there and back."""
     n, c, h, w = level.shape
-    format = torch.channels_last
-    if level.stride(1) != 1 or level.is_contiguous():
-        format = torch.contiguous_format
-    return torch.empty(
-        (n + 1, c, h, w), dtype=level.dtype, device=level.device, memory_format=format
-    )
+    with unfilled():  # all is written
+        memory = torch.empty(level.numel() + 1, dtype=level.dtype, device=level.device)
+    is_last = level.stride(1) == 1 and not level.is_contiguous()
+    strides = (1, w * c, c) if is_last else (h * w, w, 1)
+    return memory, memory.as_strided((n, c, h, w), (c * h * w, *strides))
 
 
 def _write_background(
