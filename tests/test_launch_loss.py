@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import types
 from types import SimpleNamespace
@@ -139,6 +140,30 @@ def test_each_object_is_tried_by_itself() -> None:
     launched.cls.gain = 1.0
     launched.made()
     assert [name for name, _ in launched.lines] == ["loss", "loss, stock"]
+
+
+def test_what_is_changed_afterwards_is_tried_again() -> None:
+    launched = Launched(ComputeLoss)
+    made, other = launched.made(), launched.made()
+    p, targets = output(2)
+    before = made(p, targets)[0]
+    made.gain = 15.0
+    changed = made(p, targets)[0]
+    assert changed > before + 5 and launched.lines[-1][0] == "loss, stock"
+    other.assigner = SimpleNamespace(topk=3, alpha=0.5, beta=6.0)
+    tried = len(launched.lines)  # this stand-in does not look at its assigner
+    torch.testing.assert_close(other(p, targets)[0], before, rtol=1e-5, atol=0)
+    assert [name for name, _ in launched.lines[tried:]] == ["loss, stock"]
+
+
+def test_a_copy_is_tried_as_well() -> None:
+    launched = Launched(ComputeLoss)
+    made = copy.deepcopy(launched.made())
+    p, targets = output(2)
+    made(p, targets)
+    calls = made.calls
+    made(p, targets)
+    assert made.calls == calls and launched.lines[-1][0] == "loss"
 
 
 def test_random_numbers_and_patches_are_as_before() -> None:

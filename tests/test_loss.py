@@ -325,6 +325,52 @@ def test_loss_is_float32_under_autocast() -> None:
     assert torch.equal(inside, outside)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.float32])
+def test_targets_of_any_dtype_are_taken_in_float32(dtype: torch.dtype) -> None:
+    levels, targets = make_case(1)
+    levels = [torch.tensor(z).float() for z in levels]
+    targets = torch.tensor(targets).to(dtype)
+    made, _ = DetectionLoss(head(3), HYP)(levels, targets)
+    assert torch.equal(made, DetectionLoss(head(3), HYP)(levels, targets.float())[0])
+
+
+def bad_calls():
+    levels = [torch.tensor(z).float() for z in make_case(1)[0]]
+    row = torch.tensor([[0, 1, 0.5, 0.5, 0.2, 0.2]])
+    turned = [levels[0].reshape(2, 67, 24, 6), *levels[1:]]
+    less = [z[:1] for z in levels]
+    for label in (-1, 3, float("nan")):
+        wrong = row.clone()
+        wrong[0, 1] = label
+        yield levels, wrong, rf"a class is {label:g}, must be in \[0, 3\)"
+    yield levels, row[:, :5], r"targets: is \(1, 5\), must be \(n, 6\)"
+    yield levels[:2], row, r"output\[0\]: has 2 levels, the head 3"
+    yield (
+        [z[:, 1:] for z in levels],
+        row,
+        r"output\[0\]\[0\]: is \(2, 66, 12, 12\), must",
+    )
+    yield [z.long() for z in levels], row, "is torch.int64, must be a float dtype"
+    yield [z[:0] for z in levels], row, r"is \(0, 67, 12, 12\), must be"
+    yield [levels, turned], row, r"output\[1\]\[0\]: is \(2, 67, 24, 6\), beside"
+    yield [less, levels], row, r"output\[1\]\[0\]: is \(2, 67, 12, 12\), beside"
+    yield [levels] * 3, row, "has 3 branches, must be 1 or 2"
+
+
+@pytest.mark.parametrize("levels, targets, message", list(bad_calls()))
+def test_bad_input_is_named(levels, targets, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        DetectionLoss(head(3), HYP)(levels, targets)
+
+
+def test_heads_that_have_no_such_loss() -> None:
+    for change in ({"nc": 0}, {"reg_max": 1}):
+        with pytest.raises(ValueError, match=f"{next(iter(change))} is"):
+            DetectionLoss(SimpleNamespace(**{**vars(head(3)), **change}), HYP)
+    with pytest.raises(ValueError, match="topk: is 0"):
+        DetectionLoss(head(3), HYP, topk=0)
+
+
 def test_focal_weight_lowers_easy_cells() -> None:
     levels, targets = make_case(2)
     tensors = [torch.tensor(z, dtype=torch.float32) for z in levels]

@@ -229,6 +229,19 @@ def evaluation_and_frozen_norms_ask_nobody(rank: int) -> None:
         module(batch(rank))
 
 
+class OwnForward(nn.SyncBatchNorm):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.BatchNorm2d.forward(self, x)
+
+
+def a_subclass_runs_its_own_forward(rank: int) -> None:
+    torch.manual_seed(0)
+    stock = Brick(3, 8)
+    stock.bn = OwnForward(8)
+    ours = ym.checkpoint(copy.deepcopy(stock))
+    assert_close(ours(batch(rank)), stock(batch(rank)), 1e-5)
+
+
 def a_lost_process_is_an_error(rank: int) -> None:
     module = ym.checkpoint(synced(model()))
     if rank == 0:
@@ -264,6 +277,7 @@ CASES = (
     sync_batch_norm_of_a_group_of_one,
     sync_batch_norm_between_stages,
     evaluation_and_frozen_norms_ask_nobody,
+    a_subclass_runs_its_own_forward,
     a_lost_process_is_an_error,
     ema_and_checkpoint_of_the_wrapped_model,
 )

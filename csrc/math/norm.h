@@ -52,7 +52,9 @@ YM_MATH void ym_merge_parts(const double *parts, int32_t channels, const ym_norm
     for (int32_t p = 0; p < norm->sharing.processes; p++) {
         const double *part = parts + p * (2 * (int64_t)channels + 1);
         const double more = part[2 * (int64_t)channels];
-        ym_merge_moments(&mean, &squares, count, more, part[c], part[channels + c]);
+        if (more > 0) {
+            ym_merge_moments(&mean, &squares, count, more, part[c], part[channels + c]);
+        }
         count += more;
     }
     ym_finish_statistics(norm, c, count, mean, squares, mean_out, rstd_out);

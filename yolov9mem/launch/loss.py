@@ -32,22 +32,24 @@ def watch(
     if not isinstance(cls, type) or cls.__module__ != module.__name__:
         return
     stock_init, stock_call = cls.__init__, cls.__call__  # type: ignore[misc]
-    swapped: weakref.WeakKeyDictionary[Any, DetectionLoss] = weakref.WeakKeyDictionary()
+    known: weakref.WeakKeyDictionary[Any, _Tried] = weakref.WeakKeyDictionary()
+
+    def tried(loss: Any) -> _Tried:
+        """Again where an attribute is another than before: it may be another loss."""
+        found = known.get(loss)
+        if found is None or not found.holds(loss):
+            known[loss] = found = _Tried(loss, functools.partial(stock_call, loss))
+            tell(found.line(cls.__name__))
+        return found
 
     @functools.wraps(stock_init)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         stock_init(self, *args, **kwargs)
-        try:
-            swapped[self] = counterpart(self, functools.partial(stock_call, self))
-        except Another as reason:
-            tell(("loss, stock", f"{cls.__name__}: {reason}"))
-        else:
-            text = f"{cls.__name__} swapped: no copy of the output in float32"
-            tell(("loss", text))
+        tried(self)
 
     @functools.wraps(stock_call)
     def call(self: Any, p: Any, targets: Tensor, *args: Any, **kwargs: Any) -> Any:
-        ours = swapped.get(self)
+        ours = tried(self).ours
         if ours is None:
             return stock_call(self, p, targets, *args, **kwargs)
         # In evaluation the decoded output comes first.
@@ -55,6 +57,39 @@ def watch(
 
     patches.set(cls, "__init__", init)
     patches.set(cls, "__call__", call)
+
+
+class _Tried:
+    """What a trial of a loss has shown, and of which attributes."""
+
+    def __init__(self, loss: Any, call: Callable[[Any, Tensor], Any]) -> None:
+        self.ours: DetectionLoss | None = None
+        self.reason = ""
+        try:
+            self.ours = counterpart(loss, call)
+        except Another as reason:
+            self.reason = str(reason)
+        self._attributes, self._rule = dict(vars(loss)), _rule(loss)
+
+    def holds(self, loss: Any) -> bool:
+        """Is it what was tried? What has stayed stock does so, and may count calls."""
+        now = vars(loss)
+        return self.ours is None or (
+            now.keys() == self._attributes.keys()
+            and all(now[name] is value for name, value in self._attributes.items())
+            and _rule(loss) == self._rule
+        )
+
+    def line(self, name: str) -> Line:
+        if self.ours is None:
+            return "loss, stock", f"{name}: {self.reason}"
+        return "loss", f"{name} swapped: no copy of the output in float32"
+
+
+def _rule(loss: Any) -> dict[str, Any]:
+    """Settings of the assigner."""
+    assigner = getattr(loss, "assigner", None)
+    return {k: getattr(assigner, k, None) for k in ("topk", "alpha", "beta")}
 
 
 class Another(Exception):
@@ -73,9 +108,8 @@ def counterpart(stock: Any, call: Callable[[Any, Tensor], Any]) -> DetectionLoss
     if hasattr(stock, "assigner3"):
         raise Another("has three branches")
     try:
-        rule = {k: getattr(stock.assigner, k) for k in ("topk", "alpha", "beta")}
         hyp = {name: float(stock.hyp[name]) for name in ("cls_pw", "fl_gamma")}
-        ours = DetectionLoss(stock, {**GAINS, **hyp}, **rule)
+        ours = DetectionLoss(stock, {**GAINS, **hyp}, **_rule(stock))
         branches = 2 if hasattr(stock, "assigner2") else 1
         for objects in (6, 0):
             _compare(ours, call, *_drawn(ours, stock, branches, objects))

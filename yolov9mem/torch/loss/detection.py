@@ -78,6 +78,13 @@ class DetectionLoss:
         beta: float = 6.0,
     ) -> None:
         self.nc, self.reg_max = int(head.nc), int(head.reg_max)
+        if self.nc < 1 or self.reg_max < 2:
+            raise ValueError(
+                f"head: nc is {self.nc}, must be at least 1, and reg_max is "
+                f"{self.reg_max}, must be at least 2: two bins share a distance"
+            )
+        if topk < 1:
+            raise ValueError(f"topk: is {topk}, must be at least 1")
         self.stride: list[float] = torch.as_tensor(head.stride).tolist()
         self.gains = [hyp["box"], hyp["cls"], hyp["dfl"]]
         self.positive_weight = float(hyp.get("cls_pw", 1.0))
@@ -93,12 +100,15 @@ class DetectionLoss:
             targets: (n, 6): number of the image, class, box as centre and size in [0, 1].
 
         Raises:
-            ValueError: a level or the targets have another shape.
+            ValueError: a level or the targets have another shape, or targets on the CPU a
+                class that the head does not have. (Where they are on a GPU, that is an
+                error of the device: the host does not wait for their values.)
         """
         dual = isinstance(output[0], (list, tuple))
         branches: list[list[Tensor]] = [list(b) for b in (output if dual else [output])]
         weights = [AUXILIARY_WEIGHT, 1.0] if dual else [1.0]
         self._check(branches, targets)
+        targets = targets.float()
         device = branches[0][0].device
         with torch.autocast(device.type, enabled=False):
             sizes = [(f.shape[2], f.shape[3]) for f in branches[0]]
@@ -116,20 +126,42 @@ class DetectionLoss:
             return parts.sum() * batch, parts.detach()
 
     def _check(self, branches: list[list[Tensor]], targets: Tensor) -> None:
-        channels = 4 * self.reg_max + self.nc
+        if len(branches) > 2:
+            raise ValueError(f"output: has {len(branches)} branches, must be 1 or 2")
         for b, levels in enumerate(branches):
             if len(levels) != len(self.stride):
                 raise ValueError(
                     f"output[{b}]: has {len(levels)} levels, the head {len(self.stride)}"
                 )
             for k, level in enumerate(levels):
-                if level.ndim != 4 or level.shape[1] != channels:
-                    raise ValueError(
-                        f"output[{b}][{k}]: is {tuple(level.shape)}, must be (N, "
-                        f"{channels}, H, W): {self.nc} classes, 4 x {self.reg_max} bins"
-                    )
+                self._check_level(f"output[{b}][{k}]", level, levels[0], branches[0][k])
         if targets.ndim != 2 or targets.shape[1] != 6:
             raise ValueError(f"targets: is {tuple(targets.shape)}, must be (n, 6)")
+        if targets.device.type == "cpu":
+            labels = targets[:, 1]
+            wrong = labels[~((labels >= 0) & (labels < self.nc))]
+            if len(wrong):
+                raise ValueError(
+                    f"targets: a class is {wrong[0].item():g}, must be in [0, {self.nc})"
+                )
+
+    def _check_level(
+        self, name: str, level: Tensor, first: Tensor, same: Tensor
+    ) -> None:
+        """first: level of the branch; same: the level of the first branch."""
+        channels, shape = 4 * self.reg_max + self.nc, tuple(level.shape)
+        if level.ndim != 4 or shape[1] != channels or not level.numel():
+            raise ValueError(
+                f"{name}: is {shape}, must be (N, {channels}, H, W): {self.nc} classes, "
+                f"4 x {self.reg_max} bins"
+            )
+        if not level.is_floating_point():
+            raise ValueError(f"{name}: is {level.dtype}, must be a float dtype")
+        if len(level) != len(first) or level.shape != same.shape:
+            raise ValueError(
+                f"{name}: is {shape}, beside {tuple(first.shape)} and {tuple(same.shape)} "
+                "of the other levels and branches"
+            )
 
     def _objects(self, targets: Tensor, batch: int, size: tuple[int, int]) -> Objects:
         """Packed where the targets are, which is mostly the host: no wait then."""
@@ -138,7 +170,9 @@ class DetectionLoss:
         sides = torch.stack((x * width, y * height, w * width, h * height), 1)
         boxes = xywh_to_xyxy(sides)
         image = targets[:, 0].long().where(boxes.sum(1) > 0, -1)
-        return pack_objects(image, targets[:, 1], boxes, batch)
+        # A negative class would be a bin of the boxes; one too many is an error.
+        label = targets[:, 1].where(targets[:, 1] >= 0, self.nc)
+        return pack_objects(image, label, boxes, batch)
 
     def _branch(
         self, levels: list[Tensor], objects: Objects, points: Tensor, stride: Tensor

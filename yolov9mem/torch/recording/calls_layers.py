@@ -112,7 +112,8 @@ def _batch_norm(
     x = operand(rec, input, "batch_norm")
     n, c, h, w = input.shape
     path, module = rec.modules[-1] if rec.modules else ("", None)
-    sharing = sharing_of(module) if training else None
+    is_synced = training and id(module) in rec.fakes.synced
+    sharing = sharing_of(module) if is_synced else None
     if training and n * h * w <= 1 and sharing is None:
         func(input, running_mean, running_var, weight, bias, training, momentum, eps)
     own = (

@@ -23,6 +23,7 @@ from .contents import objects_in
 from .ir import CannotLower
 from .spies import Spies
 
+SYNCED = nn.SyncBatchNorm.forward
 HOOKS = (  # what a plain call of a module would run
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -125,15 +126,17 @@ class FakeCopy:
         self._fakes += [tensor for tensor in copies if id(tensor) not in known]
         self.hidden = {id(tensor) for tensor in copies} - known
         self.cumulative: set[int] = set()  # ids of batch norms with momentum None
+        self.synced: set[int] = set()  # ids of SyncBatchNorms that run as they are made
         for path, module in self.module.named_modules():
             self.module_path[id(module)] = path
             if isinstance(module, _BatchNorm):
                 if module.momentum is None:  # would ask for the value of a fake
                     module.momentum = 0.5
                     self.cumulative.add(id(module))
-            if type(module).forward is nn.SyncBatchNorm.forward:
+            if vars(module).get("forward", type(module).forward) is SYNCED:
                 # The same call of F.batch_norm; who shares is known by the module.
                 module.forward = MethodType(_BatchNorm.forward, module)
+                self.synced.add(id(module))
 
     def _listen(self, original_of: dict[int, int]) -> None:
         """To the copies of objects in attributes; what is no copy is somebody else's."""
