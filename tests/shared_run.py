@@ -74,6 +74,13 @@ def _child(rank: int, port: int, device: str, backends: tuple[str, ...]) -> None
     dist.destroy_process_group()
 
 
+def free_port() -> int:
+    """Of this machine, for the processes' first meeting."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def let_gloo_finish() -> None:
     """Its threads let go of tensors some time after their sums, and need the GIL for it:
     in a process that ends meanwhile PyTorch aborts."""
@@ -82,7 +89,5 @@ def let_gloo_finish() -> None:
 
 def check_two_processes(device: str, backends: tuple[str, ...]) -> None:
     """device: "cuda", or "cpu", where host memory stands for a GPU's."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_child, (port, device, backends), nprocs=WORLD)  # raises what one raised
+    # Raises what one of them has raised.
+    mp.spawn(_child, (free_port(), device, backends), nprocs=WORLD)

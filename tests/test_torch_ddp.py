@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-import socket
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from models_for_tests import Brick, Net, assert_close, backward, leaves, ran_in_core
 from rule import holds, pooled_error
-from shared_run import let_gloo_finish
+from shared_run import free_port, let_gloo_finish
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -302,12 +301,9 @@ def child(rank: int, port: int, results: Any) -> None:
 
 @pytest.fixture(scope="module")
 def outcome() -> dict[str, list[str]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with mp.get_context("spawn").Manager() as manager:
         results = manager.Queue()
-        mp.spawn(child, (port, results), nprocs=WORLD)
+        mp.spawn(child, (free_port(), results), nprocs=WORLD)
         found: dict[str, list[str]] = {}
         while not results.empty():
             name, rank, error = results.get()

@@ -8,6 +8,7 @@
 #ifndef YM_CORE_SHARING_H
 #define YM_CORE_SHARING_H
 
+#include "core/arena.h"
 #include "core/backend.h"
 
 /* One process's moments: means (C), sums of squared deviations (C), number of pixels.
@@ -21,7 +22,7 @@ static inline int64_t ym_moment_count(int32_t channels)
 static inline size_t ym_parts_bytes(const ym_sharing *sharing, int32_t channels)
 {
     const size_t bytes = (size_t)ym_moment_count(channels) * sizeof(double);
-    return sharing->group > 0 ? ((size_t)sharing->processes * bytes + 63) / 64 * 64 : 0;
+    return sharing->group > 0 ? ym_align((size_t)sharing->processes * bytes) : 0;
 }
 
 static inline bool ym_is_shared(const ym_norm *norm)

@@ -239,8 +239,8 @@ ym_status share_sums(ym_context *context, const backward_call &call,
     const int32_t channels = call.dout->c;
     YM_TRY(ym_sum_shared(context, sharing, sums.shared,
                          ym_shared_sum_count(call.brick, channels)));
-    const dim3 grid((unsigned)(channels + YM_BLOCK - 1) / YM_BLOCK,
-                    1 + (unsigned)call.brick->term_count);
+    dim3 grid = cuda_channel_grid(channels);
+    grid.y = 1 + (unsigned)call.brick->term_count;
     YM_LAUNCH(shared_means_kernel, grid, dim3(YM_BLOCK), context, sums.shared, channels,
               sums.rstd[1], sums.rstd[2], sums.mean[0]);
     return cuda_launched(context, "shared_means_kernel");

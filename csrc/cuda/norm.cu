@@ -158,11 +158,6 @@ __global__ void __launch_bounds__(YM_BLOCK)
     }
 }
 
-dim3 grid_of(int32_t channels)
-{
-    return dim3((unsigned)(channels + YM_BLOCK - 1) / YM_BLOCK);
-}
-
 ym_status launch_statistics(ym_context *context, const ym_tensor *x,
                             const statistics_output &out)
 {
@@ -200,8 +195,8 @@ ym_status cuda_norm_statistics(ym_context *context, const ym_tensor *x,
     }
     YM_CHECK(&context->error, norm->running_mean != nullptr, YM_ERR_ARGUMENT,
              "batch norm: no running statistics to normalise with");
-    YM_LAUNCH(running_statistics_kernel, grid_of(x->c), dim3(YM_BLOCK), context, x->c,
-              *norm, mean, rstd);
+    YM_LAUNCH(running_statistics_kernel, cuda_channel_grid(x->c), dim3(YM_BLOCK),
+              context, x->c, *norm, mean, rstd);
     return cuda_launched(context, "running_statistics_kernel");
 }
 
@@ -215,7 +210,7 @@ ym_status cuda_norm_merge(ym_context *context, const double *parts, int32_t chan
                           const ym_norm *norm, float *mean, float *rstd)
 {
     const cuda_device_guard guard(context);
-    YM_LAUNCH(merge_kernel, grid_of(channels), dim3(YM_BLOCK), context, parts, channels,
-              *norm, mean, rstd);
+    YM_LAUNCH(merge_kernel, cuda_channel_grid(channels), dim3(YM_BLOCK), context, parts,
+              channels, *norm, mean, rstd);
     return cuda_launched(context, "merge_kernel");
 }

@@ -46,6 +46,12 @@ static inline cuda_tiles cuda_divide(int32_t channels, int width)
     return best;
 }
 
+/* A thread for each channel, in blocks of YM_BLOCK. */
+static inline dim3 cuda_channel_grid(int32_t channels)
+{
+    return dim3((unsigned)(channels + YM_BLOCK - 1) / YM_BLOCK);
+}
+
 /* A sum over pixels is cut into chunks. */
 struct cuda_chunks {
     int64_t pixels; /* of one; the last may have fewer */

@@ -22,14 +22,7 @@
 #include <math.h>
 
 #include "core/backend.h"
-
-#ifndef YM_MATH
-#ifdef __CUDACC__
-#define YM_MATH static inline __host__ __device__
-#else
-#define YM_MATH static inline
-#endif
-#endif
+#include "math/function.h"
 
 #define YM_MULTIPLY_ADD(a, b, c) ((a) * (b) + (c))
 #define YM_RECIPROCAL(x) (1 / (x))

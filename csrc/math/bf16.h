@@ -9,13 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#ifndef YM_MATH
-#ifdef __CUDACC__
-#define YM_MATH static inline __host__ __device__
-#else
-#define YM_MATH static inline
-#endif
-#endif
+#include "math/function.h"
 
 YM_MATH float ym_bf16_to_f32(uint16_t half)
 {

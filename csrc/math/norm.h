@@ -9,14 +9,7 @@
 #include <math.h>
 
 #include "core/backend.h"
-
-#ifndef YM_MATH
-#ifdef __CUDACC__
-#define YM_MATH static inline __host__ __device__
-#else
-#define YM_MATH static inline
-#endif
-#endif
+#include "math/function.h"
 
 /* Merges `count` more values into the moments of those before. */
 YM_MATH void ym_merge_moments(double *mean, double *squares, double before,

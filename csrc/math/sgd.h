@@ -10,13 +10,7 @@
 
 #include <math.h>
 
-#ifndef YM_MATH
-#ifdef __CUDACC__
-#define YM_MATH static inline __host__ __device__
-#else
-#define YM_MATH static inline
-#endif
-#endif
+#include "math/function.h"
 
 YM_MATH float ym_sgd_unscale(float g, float inverse_scale, float clip)
 {

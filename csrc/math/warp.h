@@ -12,13 +12,7 @@
 
 #include <math.h>
 
-#ifndef YM_MATH
-#ifdef __CUDACC__
-#define YM_MATH static inline __host__ __device__
-#else
-#define YM_MATH static inline
-#endif
-#endif
+#include "math/function.h"
 
 YM_MATH bool ym_warp_is_perspective(ym_warp warp)
 {

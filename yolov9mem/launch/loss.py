@@ -124,8 +124,8 @@ def _drawn(
     ours: DetectionLoss, stock: Any, branches: int, objects: int
 ) -> tuple[list[list[Tensor]], Tensor]:
     """(branches of levels, targets) of two images with objects that some cells find."""
-    device = torch.as_tensor(stock.stride).device
-    device = torch.device(getattr(stock, "device", device))
+    home = torch.as_tensor(stock.stride).device
+    device = torch.device(getattr(stock, "device", home))
     random = torch.Generator().manual_seed(0)
     size, channels = 4 * int(max(ours.stride)), 4 * ours.reg_max + ours.nc
     made = []
