@@ -107,7 +107,8 @@ def plan(model: nn.Module, batch: int, size: int, keep: str, backend: Any) -> An
     from yolov9mem._keep import parse_keep
     from yolov9mem.torch.recording.fakes import FakeCopy
     from yolov9mem.torch.recording.record import record
-    from yolov9mem.torch.running.lower import TorchPlan, lower
+    from yolov9mem.torch.running.lower import lower
+    from yolov9mem.torch.running.planned import TorchPlan
 
     image = torch.empty(batch, 3, size, size)
     leaves, spec = tree_flatten(((image,), {}))

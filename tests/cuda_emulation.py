@@ -167,6 +167,7 @@ class Norm(C.Structure):
         (name, C.c_void_p)
         for name in ("gamma", "beta", "running_mean", "running_var", "dgamma", "dbeta")
     ] + [
+        *((name, C.c_float) for name in ("constant_mean", "constant_rstd")),
         ("eps", C.c_float),
         ("momentum", C.c_float),
         ("batch_statistics", C.c_bool),

@@ -73,6 +73,27 @@ class Tracer:
         )
         return self.keep(y, value)
 
+    def conv_transpose(
+        self, x, k, kernel=2, stride=2, padding=0, more=0, groups=1
+    ) -> int:
+        c = self.values[x].shape[1]
+        scale = (c // groups * kernel * kernel) ** -0.5 * stride
+        w = self.param(c, k // groups, kernel, kernel, scale=scale)
+        pairs = [(v, v) for v in (stride, padding, more)]
+        made = self.graph.conv_transpose(x, w, *pairs, groups=groups, name=f"up{w}")
+        value = F.conv_transpose2d(
+            self.values[x], self.params[w], None, *pairs, groups=groups
+        )
+        return self.keep(made, value)
+
+    def affine(self, x, scale=1.0, shift=0.0, bias: bool = False) -> int:
+        b = self.param(self.values[x].shape[1]) if bias else -1
+        nothing = torch.zeros(0, dtype=self.dtype)
+        self.norms.append({"mean": nothing, "var": nothing, "training": False})
+        value = (self.values[x] + shift) * scale
+        value = value + self.params[b].view(-1, 1, 1) if bias else value
+        return self.keep(self.graph.affine(x, scale, shift, b), value)
+
     def new_norm(
         self, channels: int, gamma: int | None = None, beta: int | None = None
     ) -> int:
@@ -202,7 +223,7 @@ class Run:
             for n in norms_before
         ]
         self.norms = [
-            (m, v, 1e-3, 0.03, n["training"], n["training"])
+            (m, v, 1e-3, 0.03, n["training"], n["training"]) if len(m) else None
             for (m, v), n in zip(self.running, norms_before, strict=True)
         ]
 

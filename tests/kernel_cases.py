@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
+from kernel_nets import adjoints, gates, slices, twins
 
 EPS, MOMENTUM = 1e-3, 0.03
 SLOPE, LOW, HIGH = 0.1, -0.75, 1.25
@@ -47,7 +48,7 @@ class Net:
     params: list[torch.Tensor] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     running: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
-    norms: list[int] = field(default_factory=list)  # channels of each
+    norms: list[int] = field(default_factory=list)  # channels; 0: an affine call
     frozen: bool = False
 
     def call(self, name: str, x, run: Callable, *args, **kwargs) -> int:
@@ -78,6 +79,29 @@ class Net:
 
         options = {"stride": pair[1], "padding": pair[2], "dilation": dilation}
         return self.call("conv", x, run, w, b, groups=groups, **options)
+
+    def conv_transpose(self, x, c, k, kernel, stride, pad, more, dilation, groups):
+        pairs = [
+            (v, v) if isinstance(v, int) else v
+            for v in (kernel, stride, pad, more, dilation)
+        ]
+        w = self.param(c, k // groups, *pairs[0])
+
+        def run() -> torch.Tensor:
+            v = self.values[x]
+            settings = *pairs[1:4], groups, pairs[4]
+            return F.conv_transpose2d(v, self.cast(w, v), None, *settings)
+
+        return self.call("conv_transpose", x, run, w, *pairs[1:], groups)
+
+    def affine(self, x, scale: float = 1, shift: float = 0, bias: int = -1) -> int:
+        self.norms.append(0)
+
+        def run() -> torch.Tensor:
+            v = (self.values[x] + shift if shift else self.values[x]) * scale
+            return v if bias < 0 else v + self.cast(bias, v).view(-1, 1, 1)
+
+        return self.call("affine", x, run, scale, shift, bias)
 
     def norm(self, x: int, c: int) -> int:
         gamma, beta = self.param(c), self.param(c)
@@ -161,6 +185,26 @@ def conv_case(n, h, w, c, k, kernel, stride=1, pad=0, dilation=1, groups=1) -> C
     return Case(name, (n, c, h, w), build)
 
 
+def conv_transpose_case(
+    n, h, w, c, k, kernel, stride=1, pad=0, more=0, dilation=1, groups=1
+) -> Case:
+    settings = kernel, stride, pad, more, dilation, groups
+
+    def build(net: Net, xs: list[int]) -> int:
+        return net.conv_transpose(xs[0], c, k, *settings)
+
+    name = "conv_transpose {}x{}x{}x{}-{} k{} s{} p{} o{} d{} g{}"
+    return Case(name.format(n, h, w, c, k, *settings), (n, c, h, w), build)
+
+
+def affine_case(shape, scale=1.0, shift=0.0, bias=False, kind="identity") -> Case:
+    def build(net: Net, xs: list[int]) -> int:
+        b = net.param(shape[1]) if bias else -1
+        return net.act(net.affine(xs[0], scale, shift, b), kind)
+
+    return Case(f"affine {shape} {scale} {shift} {bias} {kind}", shape, build)
+
+
 def brick_case(shape, kind, terms=1, norms=1, residual=False, frozen=False) -> Case:
     """activation(norm(x0) [+ norm(x1) or x1]) [+ x2]"""
     c = shape[1]
@@ -201,37 +245,6 @@ def product_case(shape, second, seeds=1) -> Case:
     return Case(name, shape, build, 2, seeds=seeds, second=second)
 
 
-def gates(net: Net, xs: list[int]) -> int:
-    """Slices that are gated by their own means, a square and an outer product; values
-    are read several times, so that gradients are added up in place."""
-    left, middle = net.slice(xs[0], 0, 5), net.slice(xs[0], 3, 6)
-    a = net.multiply(middle, net.mean(middle, "hw"))
-    b = net.multiply(net.mean(left, "c"), left)
-    c = net.multiply(net.mean(middle, "h"), net.mean(middle, "w"))
-    d = net.multiply(
-        net.maximum(left, "c"), net.multiply(left, net.maximum(left, "hw"))
-    )
-    return net.concat(a, b, c, d, net.multiply(left, left), net.multiply(a, c))
-
-
-def twins(net: Net, xs: list[int]) -> int:
-    """The second data gradient is added to the first; slices are read and written."""
-    left, right = net.conv(xs[0], 16, 32, 3, 1, 1), net.conv(xs[0], 32, 32, 3, 1, 1)
-    both = net.concat(right, left)
-    return net.concat(net.conv(net.slice(both, 16, 32), 16, 32, 3, 1, 1), left)
-
-
-def slices(net: Net, xs: list[int]) -> int:
-    """Convolutions, bricks and pools that read and write parts of wider pixels; the
-    middle slice is read three times, so that gradients are added up in place."""
-    left, middle = net.slice(xs[0], 0, 5), net.slice(xs[0], 3, 6)
-    a = net.conv(middle, 7, 6, 3, 1, 1)
-    b = net.act(net.norm(net.conv(left, 3, 5, 1), 3), "silu")
-    c = net.pool("max", middle, 3, 1, 1)
-    d = net.pool("avg", middle, 3, 1, 1)
-    return net.conv(net.concat(b, a, left, c, d, b), 4, 30, 3, 2, 1)
-
-
 CASES = [
     conv_case(1, 1, 1, 1, 1, 1),
     conv_case(2, 5, 7, 3, 5, 3, 1, 1),
@@ -270,6 +283,23 @@ CASES = [
             (1, 5, 6, 3, 4, 3, 1000, 1),
         ]
     ),
+    *(
+        conv_transpose_case(*numbers)
+        for numbers in [
+            (1, 1, 1, 1, 1, 1),
+            (2, 5, 7, 3, 5, 2, 2),
+            (1, 13, 7, 32, 16, 4, 2, 1),
+            (2, 6, 9, 33, 20, 3, 2, 1, 1),
+            (1, 5, 6, 8, 12, (5, 3), (3, 2), (2, 0), (2, 1), (1, 2), 4),
+            (2, 9, 8, 16, 24, 3, 1, 1),
+            (1, 4, 3, 6, 6, 3, 4, 0, 3, 1, 6),
+            (1, 1, 1, 64, 32, 7, 1, 3),
+        ]
+    ),
+    affine_case((2, 17, 5, 7), -0.3),
+    affine_case((2, 3, 9, 7), -1.0, 0.7),
+    affine_case((1, 40, 9, 9), bias=True),
+    affine_case((2, 33, 6, 5), 1.0, -2.0, True, "silu"),
     *(
         brick_case(shape, kind)
         for shape in [(2, 3, 5, 7), (1, 64, 20, 20), (2, 700, 3, 3), (1, 5, 90, 80)]
@@ -338,5 +368,6 @@ CASES = [
     product_case((2, 1, 1, 1), (2, 520, 1, 3)),
     Case("gates", (2, 9, 11, 7), gates, seeds=5),
     Case("slices", (2, 9, 11, 7), slices, seeds=5),
+    Case("adjoints", (2, 9, 11, 7), adjoints, seeds=5),
     Case("twins", (2, 32, 13, 10), twins),
 ]

@@ -27,6 +27,11 @@ def products(net: Net, xs: list[int]) -> int:
 # Graphs of products and means, in gates of maxima too, without batch norms.
 KINDS = ("mean", "product", "gates")
 PRODUCTS = [case for case in CASES if case.name.split()[0] in KINDS]
+ADJOINTS = [
+    case
+    for case in CASES
+    if case.name.split()[0] in ("conv_transpose", "affine", "adjoints")
+]
 PRODUCTS.append(Case("products", (2, 9, 11, 7), products, seeds=5))
 # Of one product and its sum, where stock is exact.
 ROUNDING = {torch.float32: 2.0**-23, torch.float16: 2.0**-12, torch.bfloat16: 2.0**-9}
@@ -38,17 +43,21 @@ def check_a_case(case: Case, dtype: torch.dtype, backend: str) -> None:
     errors: dict[int, list[tuple[float, float]]] = {}
     for seed in range(3, 3 + case.seeds):
         graph, arrays = draw(case, dtype, seed)
+        norms = [{"mean": mean} for mean, _ in arrays.running]
         made = SimpleNamespace(
-            graph=graph, inputs=arrays.inputs, params=arrays.params, norms=[]
+            graph=graph, inputs=arrays.inputs, params=arrays.params, norms=norms
         )
         run = TensorRun(made, backend, dtype, "all")
         mine = run.run([arrays.grad])
         for a, b in zip(mine, run.run([arrays.grad]), strict=True):
             assert torch.equal(a, b), "two runs differ"
         exact, usual = (stock(case, arrays, kind) for kind in (torch.float64, dtype))
+        # Those of running statistics stand behind them.
+        usual, exact = usual[: len(mine)], exact[: len(mine)]
         for i, (a, b, truth) in enumerate(zip(mine, usual, exact, strict=True)):
-            image = a.cpu().permute(0, 3, 1, 2)
-            pair = error(image, truth), error(b, truth)
+            is_image = i <= len(arrays.inputs)  # else of a param
+            a = a.cpu().permute(0, 3, 1, 2) if is_image else a.cpu()
+            pair = error(a, truth), error(b, truth)
             errors.setdefault(i, []).append(pair)
     for place, pairs in errors.items():
         ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))

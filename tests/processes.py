@@ -83,7 +83,8 @@ class Parts:
         self.rows = [slice(end - n, end) for end, n in zip(ends, sizes)]
         for rank, rows in enumerate(self.rows):
             whole, before = trace()
-            for norm in filter(shared, range(len(before))):
+            norms = [i for i, n in enumerate(before) if len(n["mean"])]
+            for norm in filter(shared, norms):
                 whole.graph.share(norm, 1, len(sizes), rank)
             part = copy.copy(whole)
             part.inputs = [x[rows] for x in whole.inputs]

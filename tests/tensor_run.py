@@ -45,7 +45,7 @@ class TensorRun:
         ]
         self.running = [[self.put(x, x.dtype) for x in pair] for pair in self.running]
         self.norms = [
-            (self.tuple(m), self.tuple(v), 1e-3, 0.03, True, True)
+            (self.tuple(m), self.tuple(v), 1e-3, 0.03, True, True) if len(m) else None
             for m, v in self.running
         ]
 

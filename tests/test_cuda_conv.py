@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""The plain CUDA convolution, emulated on the CPU, against the "ref" backend."""
+"""The plain CUDA convolution, emulated on the CPU, against the "ref" backend; and plans of
+transposed convolutions and affine calls against float64."""
 
 from __future__ import annotations
 
 import ctypes as C
 
 import cuda_emulation as ce
+import kernel_cases
 import numpy as np
 import pytest
+import torch
 from cuda_emulation import BF16, F16, F32, Conv, Value, Weight
+from kernel_run import ADJOINTS, ROUNDING, check_a_case
+from tensor_run import EMULATED
 
 LIMIT = {F32: 4e-6, BF16: 2**-8, F16: 2**-11}
 # n, h, w, c, k, kernel, stride, padding, dilation, groups
@@ -104,3 +109,12 @@ def test_only_what_is_wanted_is_written() -> None:
         )
     assert not (dw == 7).any()
     assert not (dbias == 7).any()
+
+
+@pytest.mark.parametrize("backend", EMULATED)
+@pytest.mark.parametrize("dtype", ROUNDING, ids=["f32", "f16", "bf16"])
+@pytest.mark.parametrize("case", ADJOINTS, ids=lambda case: case.name)
+def test_plans_of_adjoints_keep_the_error_rule(
+    case: kernel_cases.Case, dtype: torch.dtype, backend: str
+) -> None:
+    check_a_case(case, dtype, backend)

@@ -61,7 +61,7 @@ def draw(case: Case, dtype: torch.dtype, seed: int = 3) -> tuple[object, Arrays]
     graph.output(case.build(net, xs))
     spread, offset = 1 + normal(1, c, 1, 1).abs(), 5 * normal(1, c, 1, 1)
     inputs = [normal(*shape) for shape in case.shapes]
-    inputs = [x * spread + offset for x in inputs] if net.norms else inputs
+    inputs = [x * spread + offset for x in inputs] if any(net.norms) else inputs
     params = [normal(*s) / max(1, np.prod(s[1:])) ** 0.5 for s in net.shapes]
     running = [(normal(c), 0.5 + normal(c).abs()) for c in net.norms]
     inputs = [x.to(dtype).float() for x in inputs]
@@ -124,6 +124,8 @@ def ours(
     )
     norms = [
         (argument(m), argument(v), EPS, MOMENTUM, not case.frozen, not case.frozen)
+        if len(m)
+        else None
         for m, v in running
     ]
     output = torch.full(plan.output_shapes[0], float("nan"), dtype=dtype)

@@ -65,6 +65,10 @@ def refused_by_the_graph() -> None:
     refused(lambda: graph.conv(x, 7))
     refused(lambda: graph.conv(9, w))
     refused(lambda: graph.conv(x, w, groups=3))
+    refused(lambda: graph.conv_transpose(x, w))
+    refused(lambda: graph.conv_transpose(x, 9))
+    refused(lambda: graph.affine(x, float("inf")))
+    refused(lambda: graph.affine(x, bias=w))
     refused(lambda: graph.add([x, 5]))
     refused(lambda: graph.concat([]))
     refused(lambda: graph.concat("ab"))
@@ -76,6 +80,7 @@ def refused_by_the_graph() -> None:
     refused(lambda: graph.max_pool(x, (2, 2), (0, 1)))
     refused(lambda: graph.param((1, 2), "p"))
     refused(lambda: graph.norm(3, gamma=w))
+    graph.affine(x, 2.0, name="freed with the graph")
 
 
 def refused_by_the_plan() -> None:

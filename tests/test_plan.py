@@ -24,7 +24,7 @@ def grow(t: Tracer, rng: random.Random, pool: list[int]) -> int:
     """Adds one random call that reads values of the pool."""
     x = rng.choice(pool[-6:])
     n, c, h, w = t.values[x].shape
-    kind = rng.randrange(15)
+    kind = rng.randrange(17)
     if kind <= 2:
         return t.brick(x, rng.choice((2, 4, 6)), rng.choice((1, 3)))
     if kind == 3:
@@ -52,7 +52,18 @@ def grow(t: Tracer, rng: random.Random, pool: list[int]) -> int:
         return gated(t, x, rng.choice(("h", "w", "c", "hw", "hwc")))
     if kind == 13:
         return gated(t, x, rng.choice(("h", "w", "c", "hw")), t.maximum)
+    if kind == 14:
+        return t.affine(upscaled(t, rng, x), bias=True)
+    if kind == 15:
+        return t.affine(x, *rng.choice(((0.5, 0.0), (-1.0, -1.0), (1.0, 0.3))))
     return rep_conv(t, x)
+
+
+def upscaled(t: Tracer, rng: random.Random, x: int) -> int:
+    """A transposed convolution, as decoders of masks have, or of stride 1."""
+    if t.values[x].shape[2] > 12:
+        return t.conv_transpose(x, rng.choice((2, 4)), 3, 1, 1)
+    return t.conv_transpose(x, rng.choice((2, 3)), *rng.choice(((2, 2), (3, 2, 1, 1))))
 
 
 def gated(t: Tracer, x: int, axes: str, squeeze: Callable | None = None) -> int:

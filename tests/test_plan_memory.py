@@ -265,6 +265,60 @@ class TestBadInput:
             _core.Plan(g, [(1, 1, 1)])
         assert _core.Plan(g, [(1, 2, 2)]).output_shapes == [(1, 1, 1, 3)]
 
+    def test_transposed_convolutions(self) -> None:
+        g = _core.Graph()
+        x, w = g.input(4), g.param((4, 3, 3, 3), "w")
+        y = g.conv_transpose(x, w, (2, 3), (1, 1), (1, 2), name="up")
+        for more in ((2, 0), (0, 3), (-1, 0)):
+            rule = (
+                rf"conv_transpose up: output padding is \({more[0]}, {more[1]}\), must"
+            )
+            with pytest.raises(ValueError, match=rule):
+                g.conv_transpose(x, w, (2, 3), output_padding=more, name="up")
+        with pytest.raises(
+            ValueError, match="input has 3 channels, weight wants 4 in 1 groups for 3"
+        ):
+            g.conv_transpose(y, w, name="up")
+        with pytest.raises(ValueError, match=r"conv_transpose up: stride is \(0, 1\)"):
+            g.conv_transpose(x, w, (0, 1), name="up")
+        g.output(y)
+        assert _core.Plan(g, [(1, 5, 7)]).output_shapes == [(1, 10, 21, 3)]
+        g = _core.Graph()
+        g.output(
+            g.conv_transpose(g.input(4), g.param((4, 3, 1, 1), "w"), (1, 1), (1, 1))
+        )
+        with pytest.raises(
+            ValueError, match=r"\(2, 2\) pixels has an output of \(0, 0\)"
+        ):
+            _core.Plan(g, [(1, 2, 2)])
+
+    def test_affine_calls(self) -> None:
+        g = _core.Graph()
+        x, b = g.input(2), g.param((3,), "b")
+        for wrong in ({"scale": float("nan")}, {"shift": float("inf")}):
+            with pytest.raises(ValueError, match="affine a: .* must be finite"):
+                g.affine(x, name="a", **wrong)
+        with pytest.raises(
+            ValueError, match="affine bias: param b is .* a vector of 2"
+        ):
+            g.affine(x, bias=b)
+        with pytest.raises(ValueError, match="value 7 does not exist"):
+            g.affine(7)
+        g.output(g.affine(x, 2.0, name="twice"))
+        with pytest.raises(ValueError, match="norm 0 is an affine call, which has no"):
+            g.share(0, 1, 2, 0)
+        made = _core.Plan(g, [(1, 1, 1)])
+        one, saved = np.ones((1, 1, 1, 2), np.float32), arena(made.saved_bytes)
+        bias = np.zeros(3, np.float32)  # that nothing reads
+        arguments = [one.copy()], saved, arena(made.forward_workspace_bytes)
+        norm = (np.ones(2, np.float32), np.ones(2, np.float32), 1e-3, 0.1, False, False)
+        with pytest.raises(
+            TypeError, match="norm twice: is of an affine call, must be No"
+        ):
+            made.forward([one], [bias], [norm], *arguments)
+        made.forward([one], [bias], [None], *arguments)
+        assert arguments[0][0].tolist() == [[[[2, 2]]]]
+
     @pytest.mark.parametrize("side", [0, 1])
     @pytest.mark.parametrize("what", ["stride", "padding", "dilation"])
     def test_windows_beyond_any_image(self, what: str, side: int) -> None:

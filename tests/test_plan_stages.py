@@ -66,7 +66,9 @@ class Run:
             (n["mean"].float().numpy().copy(), n["var"].float().numpy().copy())
             for n in before
         ]
-        self.norms = [(m, v, 1e-3, 0.03, True, True) for m, v in self.running]
+        self.norms = [
+            (m, v, 1e-3, 0.03, True, True) if len(m) else None for m, v in self.running
+        ]
 
     def forward(self) -> list[np.ndarray]:
         p, t = self.plan, self.t

@@ -78,7 +78,7 @@ def after(copied: Callable[[Tensor], Tensor]) -> Callable[[Tensor], object]:
 
     def change(x: Tensor) -> tuple[Tensor, Tensor]:
         other = copied(x)
-        x.mul_(2)
+        x.tanh_()
         return x, other
 
     return change

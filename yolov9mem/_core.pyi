@@ -15,8 +15,11 @@ _Memory: TypeAlias = (
     _Array | tuple[int, str, tuple[int, ...], tuple[int, ...], int] | Any
 )
 _Pair: TypeAlias = tuple[int, int]
-# running_mean, running_var, eps, momentum, by the batch's statistics, move running_*
-_Norm: TypeAlias = tuple[_Memory | None, _Memory | None, float, float, bool, bool]
+# running_mean, running_var, eps, momentum, by the batch's statistics, move running_*; or
+# None, where affine() has taken the number
+_Norm: TypeAlias = (
+    tuple[_Memory | None, _Memory | None, float, float, bool, bool] | None
+)
 # Of (group, address, count): so many float64 in the arenas become their sums over the
 # processes of a group.
 _Sum: TypeAlias = Callable[[int, int, int], object]
@@ -40,7 +43,26 @@ class Graph:
         groups: int = 1,
         name: str = "",
     ) -> int: ...
+    def conv_transpose(
+        self,
+        x: int,
+        weight: int,
+        stride: _Pair = (1, 1),
+        padding: _Pair = (0, 0),
+        output_padding: _Pair = (0, 0),
+        dilation: _Pair = (1, 1),
+        groups: int = 1,
+        name: str = "",
+    ) -> int: ...
     def batch_norm(self, x: int, norm: int, name: str = "") -> int: ...
+    def affine(
+        self,
+        x: int,
+        scale: float = 1.0,
+        shift: float = 0.0,
+        bias: int = -1,
+        name: str = "",
+    ) -> int: ...
     def activation(
         self,
         x: int,

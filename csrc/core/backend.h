@@ -17,7 +17,7 @@
 #include "core/status.h"
 #include "core/tensor.h"
 
-#define YM_BACKEND_API_VERSION 7
+#define YM_BACKEND_API_VERSION 8
 
 #define YM_MOST_PROCESSES 65536
 
@@ -80,9 +80,10 @@ typedef struct ym_activation {
 
 /* What one call of a batch norm reads and moves at run time. */
 typedef struct ym_norm {
-    const float *gamma, *beta;         /* (C), each may be NULL: 1 and 0 */
-    float *running_mean, *running_var; /* (C), both may be NULL */
-    float *dgamma, *dbeta;             /* (C), each may be NULL: not wanted */
+    const float *gamma, *beta;          /* (C), each may be NULL: 1 and 0 */
+    float *running_mean, *running_var;  /* (C), both may be NULL */
+    float constant_mean, constant_rstd; /* where neither they nor the batch tell */
+    float *dgamma, *dbeta;              /* (C), each may be NULL: not wanted */
     float eps, momentum;
     bool batch_statistics; /* normalise by the batch (training), not by running_* */
     bool update_running;   /* move running_* once, with the unbiased variance */
@@ -163,7 +164,7 @@ typedef struct ym_backend {
                                       bool accumulate_dbias);
 
     /* mean and rstd = 1 / sqrt(biased variance + eps) of each channel, (C) each, from
-     * the batch or from running_*; moves running_* if asked. */
+     * the batch, from running_* or the constants; moves running_* if asked. */
     size_t (*norm_scratch_bytes)(const ym_tensor *x);
     ym_status (*norm_statistics)(ym_context *context, const ym_tensor *x,
                                  const ym_norm *norm, float *mean, float *rstd);

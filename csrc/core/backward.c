@@ -26,9 +26,10 @@ static void visit_conv_weight(ym_backwarder *s, int32_t i, ym_view dy)
     if (wanted[weight]) {
         x = ym_packed_view(&s->b, item->operand[0], ym_read_value(s, item->operand[0]));
     }
+    const bool is_adjoint = item->u.conv.is_transposed;
     ym_step *step = ym_add_step(&s->b, YM_STEP_CONV_WEIGHT, i);
-    step->in[0] = x;
-    step->in[3] = dy;
+    step->in[0] = is_adjoint ? dy : x;
+    step->in[3] = is_adjoint ? x : dy;
     step->accumulate_param[0] = wanted[weight] && reach_param(s, weight);
     step->accumulate_param[1] = wants_bias && reach_param(s, bias);
     ym_finish_step(&s->b);
@@ -44,11 +45,14 @@ static void visit_conv(ym_backwarder *s, int32_t i, ym_view dy)
     }
     bool accumulate;
     ym_view dx = ym_gradient_target(s, x, &accumulate);
+    const bool is_adjoint = s->b.program->item[i].u.conv.is_transposed;
     bool direct = (s->b.backend->capabilities & YM_CAP_STRIDED_CONV) != 0 ||
                   ym_is_packed(&s->b, dx);
+    direct = direct && !(is_adjoint && accumulate); /* a convolution adds nothing */
     ym_view out = direct ? dx : ym_new_view(&s->b, YM_PLACE_WORKSPACE, 0, x);
-    ym_step *step = ym_add_step(&s->b, YM_STEP_CONV_DATA, i);
-    step->in[3] = dy;
+    ym_step *step =
+        ym_add_step(&s->b, is_adjoint ? YM_STEP_CONV : YM_STEP_CONV_DATA, i);
+    step->in[is_adjoint ? 0 : 3] = dy;
     step->out[0] = out;
     step->accumulate[0] = direct && accumulate;
     ym_finish_step(&s->b);

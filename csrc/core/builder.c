@@ -219,11 +219,11 @@ void ym_finish_step(ym_builder *b)
     }
 }
 
-static ym_step_kind forward_kind(ym_item_kind kind)
+static ym_step_kind forward_kind(const ym_item *item)
 {
-    switch (kind) {
+    switch (item->kind) {
     case YM_ITEM_CONV:
-        return YM_STEP_CONV;
+        return item->u.conv.is_transposed ? YM_STEP_CONV_DATA : YM_STEP_CONV;
     case YM_ITEM_MAX_POOL:
         return YM_STEP_MAX_POOL;
     case YM_ITEM_AVG_POOL:
@@ -244,11 +244,11 @@ void ym_add_forward_step(ym_builder *b, int32_t item, const ym_view *operand,
                          ym_view out, int32_t first_channel, bool rebuilds)
 {
     const ym_item *made = &b->program->item[item];
-    ym_step *step = ym_add_step(b, forward_kind(made->kind), item);
+    ym_step *step = ym_add_step(b, forward_kind(made), item);
+    const bool is_adjoint = step->kind == YM_STEP_CONV_DATA;
     for (int32_t k = 0; k < made->operand_count; k++) {
-        int32_t slot = made->kind == YM_ITEM_BRICK && k == made->u.brick.term_count ? 2
-                                                                                    : k;
-        step->in[slot] = operand[k];
+        bool is_residual = made->kind == YM_ITEM_BRICK && k == made->u.brick.term_count;
+        step->in[is_adjoint ? 3 : is_residual ? 2 : k] = operand[k];
     }
     step->out[0] = out;
     step->scale = made->kind == YM_ITEM_MEAN ? ym_share(b->program, item) : 1;
@@ -256,10 +256,9 @@ void ym_add_forward_step(ym_builder *b, int32_t item, const ym_view *operand,
     step->rebuilds = rebuilds;
     ym_finish_step(b);
     if (rebuilds && made->kind == YM_ITEM_CONV) {
-        const ym_conv *c = &made->u.conv.shape;
         b->schedule->rerun_convolutions++;
-        b->schedule->rerun_flops += 2.0 * made->n * made->h * made->w * made->c * c->r *
-                                    c->s * (c->c / c->groups);
+        b->schedule->rerun_flops += 2.0 * made->n * made->h * made->w * made->c *
+                                    ym_conv_terms(&made->u.conv);
     }
     if (rebuilds) {
         b->schedule->rebuilt_bytes += (int64_t)ym_item_bytes(b->program, item);

@@ -254,9 +254,11 @@ static size_t packed_weight_bytes(const ym_builder *b, const ym_item *item)
     }
     const ym_item *from = &b->program->item[item->operand[0]];
     const ym_dtype dtype = b->program->dtype;
-    const ym_tensor x = {NULL, dtype, from->n, from->h, from->w, from->c, from->c};
-    const ym_tensor y = {NULL, dtype, item->n, item->h, item->w, item->c, item->c};
-    return b->backend->packed_weight_bytes(&item->u.conv.shape, &x, &y);
+    const ym_tensor in = {NULL, dtype, from->n, from->h, from->w, from->c, from->c};
+    const ym_tensor out = {NULL, dtype, item->n, item->h, item->w, item->c, item->c};
+    const bool is_adjoint = item->u.conv.is_transposed;
+    return b->backend->packed_weight_bytes(&item->u.conv.shape, is_adjoint ? &out : &in,
+                                           is_adjoint ? &in : &out);
 }
 
 /* Packed weights follow, once for all users of a weight, and are made by the first

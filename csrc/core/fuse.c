@@ -277,12 +277,11 @@ static ym_status fuse_node(fuser *f, int32_t v)
     switch (node->op) {
     case YM_OP_INPUT:
         return fuse_input(f, item, v);
-    case YM_OP_CONV: {
+    case YM_OP_CONV:
+    case YM_OP_CONV_TRANSPOSE: {
         int32_t x = operand_item(f, node, 0);
         item->kind = YM_ITEM_CONV;
-        item->u.conv.shape = node->u.conv.shape;
-        item->u.conv.weight = node->u.conv.weight;
-        item->u.conv.bias = node->u.conv.bias;
+        item->u.conv = node->u.conv;
         return set_operands(f, item, &x, 1);
     }
     case YM_OP_BATCH_NORM:

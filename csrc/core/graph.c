@@ -13,8 +13,9 @@
 const char *ym_op_name(ym_op op)
 {
     static const char *const names[] = {
-        "input",    "conv",     "batch_norm", "activation", "add",  "concat", "slice",
-        "max_pool", "avg_pool", "upsample",   "multiply",   "mean", "maximum"};
+        "input",    "conv",     "conv_transpose", "batch_norm", "activation",
+        "add",      "concat",   "slice",          "max_pool",   "avg_pool",
+        "upsample", "multiply", "mean",           "maximum"};
     return names[op];
 }
 
@@ -167,7 +168,8 @@ ym_status ym_graph_norm(ym_graph *g, int32_t channels, int32_t gamma, int32_t be
     YM_TRY(grow((void **)&g->norm, g->norm_count, sizeof *g->norm, error));
     char *copy = copy_text(name);
     YM_CHECK(error, copy != NULL, YM_ERR_MEMORY, "graph: out of memory");
-    g->norm[g->norm_count] = (ym_norm_module){channels, gamma, beta, copy, {0}};
+    g->norm[g->norm_count] = (ym_norm_module){
+        .channels = channels, .gamma = gamma, .beta = beta, .name = copy};
     *made = g->norm_count++;
     return YM_OK;
 }
@@ -177,6 +179,8 @@ ym_status ym_graph_share(ym_graph *g, int32_t norm, ym_sharing sharing, ym_error
     YM_CHECK(error, norm >= 0 && norm < g->norm_count, YM_ERR_ARGUMENT,
              "share: norm %d does not exist, the graph has %d", norm, g->norm_count);
     ym_norm_module *module = &g->norm[norm];
+    YM_CHECK(error, !module->is_constant, YM_ERR_ARGUMENT,
+             "share: norm %d is an affine call, which has no statistics", norm);
     YM_CHECK(error, sharing.group > 0, YM_ERR_ARGUMENT,
              "norm %s: group is %d, must be positive", module->name, sharing.group);
     YM_CHECK(error, sharing.processes > 0 && sharing.processes <= YM_MOST_PROCESSES,

@@ -18,6 +18,7 @@
 typedef enum ym_op {
     YM_OP_INPUT = 0,
     YM_OP_CONV,
+    YM_OP_CONV_TRANSPOSE, /* the adjoint of a convolution */
     YM_OP_BATCH_NORM,
     YM_OP_ACTIVATION,
     YM_OP_ADD,
@@ -45,6 +46,15 @@ typedef struct ym_axes {
     bool h, w, c;
 } ym_axes;
 
+/* A convolution, or its adjoint: that maps what has the convolution's output's channels
+ * to what has its input's. */
+typedef struct ym_conv_call {
+    ym_conv shape;
+    int32_t weight, bias; /* params; bias -1: none, as the adjoint always has */
+    bool is_transposed;
+    int32_t more_h, more_w; /* of a transposed one: pixels beyond the fewest */
+} ym_conv_call;
+
 typedef struct ym_node {
     ym_op op;
     int32_t operand_count;
@@ -52,10 +62,7 @@ typedef struct ym_node {
     int32_t channels; /* of the value it makes; node i makes value i */
     int32_t stage;
     union {
-        struct {
-            ym_conv shape;
-            int32_t weight, bias; /* params; bias -1: none */
-        } conv;
+        ym_conv_call conv;
         int32_t norm; /* BATCH_NORM: which norm */
         ym_activation activation;
         int32_t first_channel; /* SLICE */
@@ -81,6 +88,8 @@ typedef struct ym_norm_module {
     int32_t gamma, beta; /* params or -1 */
     char *name;
     ym_sharing sharing; /* of the batch's statistics, where those are used */
+    bool is_constant;   /* no module's: an affine call, with the statistics below */
+    float mean, rstd;
 } ym_norm_module;
 
 typedef struct ym_graph {
@@ -117,8 +126,17 @@ ym_status ym_graph_share(ym_graph *g, int32_t norm, ym_sharing sharing,
                          ym_error *error);
 ym_status ym_graph_conv(ym_graph *g, int32_t x, const ym_conv *conv, int32_t weight,
                         int32_t bias, const char *name, int32_t *made, ym_error *error);
+/* The gradient of `conv` with respect to its input, as F.conv_transpose2d: x has its K
+ * channels and the result its C. more: output_padding, less than the stride. */
+ym_status ym_graph_conv_transpose(ym_graph *g, int32_t x, const ym_conv *conv,
+                                  const int32_t more[2], int32_t weight,
+                                  const char *name, int32_t *made, ym_error *error);
 ym_status ym_graph_batch_norm(ym_graph *g, int32_t x, int32_t norm, const char *name,
                               int32_t *made, ym_error *error);
+/* scale * (x + shift) + bias of each channel, a param or -1. */
+ym_status ym_graph_affine(ym_graph *g, int32_t x, float scale, float shift,
+                          int32_t bias, const char *name, int32_t *made,
+                          ym_error *error);
 ym_status ym_graph_activation(ym_graph *g, int32_t x, ym_activation activation,
                               const char *name, int32_t *made, ym_error *error);
 ym_status ym_graph_add(ym_graph *g, const int32_t *x, int32_t count, const char *name,

@@ -3,6 +3,9 @@
  */
 #include "core/graph_parts.h"
 
+#include <math.h>
+#include <stdlib.h>
+
 /* Both sides of what a window slides by or over. */
 static ym_status check_sides(const char *op, const char *name, const char *what,
                              int32_t h, int32_t w, int32_t least, ym_error *error)
@@ -14,52 +17,80 @@ static ym_status check_sides(const char *op, const char *name, const char *what,
     return YM_OK;
 }
 
-static ym_status check_conv(const ym_graph *g, int32_t x, const ym_conv *conv,
-                            int32_t weight, const char *name, ym_error *error)
+static ym_status check_conv(const ym_graph *g, int32_t x, const ym_conv_call *call,
+                            const char *name, ym_error *error)
 {
-    YM_TRY(ym_graph_check_value(g, x, "conv", error));
-    YM_CHECK(error, weight >= 0 && weight < g->param_count, YM_ERR_ARGUMENT,
-             "conv %s: param %d does not exist, the graph has %d", name, weight,
+    const char *op = call->is_transposed ? "conv_transpose" : "conv";
+    const ym_conv *conv = &call->shape;
+    YM_TRY(ym_graph_check_value(g, x, op, error));
+    YM_CHECK(error, call->weight >= 0 && call->weight < g->param_count, YM_ERR_ARGUMENT,
+             "%s %s: param %d does not exist, the graph has %d", op, name, call->weight,
              g->param_count);
-    YM_TRY(check_sides("conv", name, "kernel", conv->r, conv->s, 1, error));
-    YM_TRY(
-        check_sides("conv", name, "stride", conv->stride_h, conv->stride_w, 1, error));
-    YM_TRY(check_sides("conv", name, "dilation", conv->dilation_h, conv->dilation_w, 1,
+    YM_TRY(check_sides(op, name, "kernel", conv->r, conv->s, 1, error));
+    YM_TRY(check_sides(op, name, "stride", conv->stride_h, conv->stride_w, 1, error));
+    YM_TRY(check_sides(op, name, "dilation", conv->dilation_h, conv->dilation_w, 1,
                        error));
-    YM_TRY(check_sides("conv", name, "padding", conv->pad_h, conv->pad_w, 0, error));
+    YM_TRY(check_sides(op, name, "padding", conv->pad_h, conv->pad_w, 0, error));
     YM_CHECK(error, conv->groups > 0, YM_ERR_ARGUMENT,
-             "conv %s: groups is %d, must be positive", name, conv->groups);
-    int32_t channels = g->node[x].channels;
+             "%s %s: groups is %d, must be positive", op, name, conv->groups);
+    const int32_t channels = g->node[x].channels;
+    const int32_t wanted = call->is_transposed ? conv->k : conv->c;
     YM_CHECK(
         error,
-        conv->c == channels && conv->c % conv->groups == 0 &&
+        wanted == channels && conv->c % conv->groups == 0 &&
             conv->k % conv->groups == 0,
         YM_ERR_ARGUMENT,
-        "conv %s: input has %d channels, weight wants %d in %d groups for %d outputs",
-        name, channels, conv->c, conv->groups, conv->k);
-    const ym_param *w = &g->param[weight];
+        "%s %s: input has %d channels, weight wants %d in %d groups for %d outputs", op,
+        name, channels, wanted, conv->groups, conv->k + conv->c - wanted);
+    const ym_param *w = &g->param[call->weight];
     YM_CHECK(error,
              w->k == conv->k && w->c == conv->c / conv->groups && w->r == conv->r &&
                  w->s == conv->s,
              YM_ERR_ARGUMENT,
-             "conv %s: weight is (%d, %d, %d, %d), must be (%d, %d, %d, %d)", name,
+             "%s %s: weight is (%d, %d, %d, %d), must be (%d, %d, %d, %d)", op, name,
              w->k, w->c, w->r, w->s, conv->k, conv->c / conv->groups, conv->r, conv->s);
+    return YM_OK;
+}
+
+static ym_status append_conv(ym_graph *g, ym_op op, int32_t x, const ym_conv_call *conv,
+                             const char *name, int32_t *made, ym_error *error)
+{
+    ym_node *node = NULL;
+    YM_TRY(ym_graph_append(g, op, &x, 1, name, &node, error));
+    node->channels = conv->is_transposed ? conv->shape.c : conv->shape.k;
+    node->u.conv = *conv;
+    *made = g->node_count - 1;
     return YM_OK;
 }
 
 ym_status ym_graph_conv(ym_graph *g, int32_t x, const ym_conv *conv, int32_t weight,
                         int32_t bias, const char *name, int32_t *made, ym_error *error)
 {
-    YM_TRY(check_conv(g, x, conv, weight, name, error));
+    const ym_conv_call call = {.shape = *conv, .weight = weight, .bias = bias};
+    YM_TRY(check_conv(g, x, &call, name, error));
     YM_TRY(ym_graph_check_vector(g, bias, conv->k, "conv bias", error));
-    ym_node *node = NULL;
-    YM_TRY(ym_graph_append(g, YM_OP_CONV, &x, 1, name, &node, error));
-    node->channels = conv->k;
-    node->u.conv.shape = *conv;
-    node->u.conv.weight = weight;
-    node->u.conv.bias = bias;
-    *made = g->node_count - 1;
-    return YM_OK;
+    return append_conv(g, YM_OP_CONV, x, &call, name, made, error);
+}
+
+ym_status ym_graph_conv_transpose(ym_graph *g, int32_t x, const ym_conv *conv,
+                                  const int32_t more[2], int32_t weight,
+                                  const char *name, int32_t *made, ym_error *error)
+{
+    const ym_conv_call call = {.shape = *conv,
+                               .weight = weight,
+                               .bias = -1,
+                               .is_transposed = true,
+                               .more_h = more[0],
+                               .more_w = more[1]};
+    YM_TRY(check_conv(g, x, &call, name, error));
+    YM_CHECK(error,
+             more[0] >= 0 && more[0] < conv->stride_h && more[1] >= 0 &&
+                 more[1] < conv->stride_w,
+             YM_ERR_ARGUMENT,
+             "conv_transpose %s: output padding is (%d, %d), must be less than the "
+             "stride, (%d, %d)",
+             name, more[0], more[1], conv->stride_h, conv->stride_w);
+    return append_conv(g, YM_OP_CONV_TRANSPOSE, x, &call, name, made, error);
 }
 
 ym_status ym_graph_batch_norm(ym_graph *g, int32_t x, int32_t norm, const char *name,
@@ -78,6 +109,28 @@ ym_status ym_graph_batch_norm(ym_graph *g, int32_t x, int32_t norm, const char *
     node->u.norm = norm;
     *made = g->node_count - 1;
     return YM_OK;
+}
+
+ym_status ym_graph_affine(ym_graph *g, int32_t x, float scale, float shift,
+                          int32_t bias, const char *name, int32_t *made,
+                          ym_error *error)
+{
+    YM_TRY(ym_graph_check_value(g, x, "affine", error));
+    YM_CHECK(error, isfinite(scale) && isfinite(shift), YM_ERR_ARGUMENT,
+             "affine %s: scale is %g and shift %g, must be finite", name, (double)scale,
+             (double)shift);
+    const int32_t channels = g->node[x].channels;
+    YM_TRY(ym_graph_check_vector(g, bias, channels, "affine bias", error));
+    int32_t norm = -1;
+    YM_TRY(ym_graph_norm(g, channels, -1, bias, name, &norm, error));
+    g->norm[norm].is_constant = true;
+    g->norm[norm].mean = -shift;
+    g->norm[norm].rstd = scale;
+    const ym_status status = ym_graph_batch_norm(g, x, norm, name, made, error);
+    if (status != YM_OK) {
+        free(g->norm[--g->norm_count].name);
+    }
+    return status;
 }
 
 ym_status ym_graph_activation(ym_graph *g, int32_t x, ym_activation activation,

@@ -244,9 +244,7 @@ static candidate *list_outputs(const ym_program *p, bool *keep, int32_t *count)
     for (int32_t i = 0; i < p->item_count; i++) {
         const ym_item *item = &p->item[i];
         if (keep[i] && item->kind == YM_ITEM_CONV && item->needs_grad) {
-            const ym_conv *c = &item->u.conv.shape;
-            double terms = (double)c->r * c->s * (c->c / c->groups);
-            list[(*count)++] = (candidate){i, terms};
+            list[(*count)++] = (candidate){i, ym_conv_terms(&item->u.conv)};
         }
     }
     qsort(list, (size_t)*count, sizeof *list, fewest_terms_first);

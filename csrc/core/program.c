@@ -8,12 +8,13 @@
 
 #include "core/fuse.h"
 
-const char *ym_item_kind_name(ym_item_kind kind)
+const char *ym_item_kind_name(const ym_item *item)
 {
     static const char *const names[] = {"input",    "conv",     "brick",    "concat",
                                         "slice",    "max_pool", "avg_pool", "upsample",
                                         "multiply", "mean",     "maximum"};
-    return names[kind];
+    const bool is_adjoint = item->kind == YM_ITEM_CONV && item->u.conv.is_transposed;
+    return is_adjoint ? "conv_transpose" : names[item->kind];
 }
 
 size_t ym_item_bytes(const ym_program *program, int32_t item)
@@ -42,6 +43,27 @@ static int32_t reach_of(int32_t kernel, int32_t dilation)
     return dilation * (kernel - 1) + 1;
 }
 
+/* Pixels of a side whose windows are `in`: the fewest of them, and some more. */
+static int64_t spanned_by(int64_t in, int32_t kernel, int32_t stride, int32_t pad,
+                          int32_t more)
+{
+    return (in - 1) * stride - 2 * (int64_t)pad + kernel + more;
+}
+
+static void size_of_conv(const ym_conv_call *conv, const ym_item *x, int64_t size[2])
+{
+    const ym_conv *s = &conv->shape;
+    const int32_t reach_h = reach_of(s->r, s->dilation_h);
+    const int32_t reach_w = reach_of(s->s, s->dilation_w);
+    if (conv->is_transposed) {
+        size[0] = spanned_by(x->h, reach_h, s->stride_h, s->pad_h, conv->more_h);
+        size[1] = spanned_by(x->w, reach_w, s->stride_w, s->pad_w, conv->more_w);
+    } else {
+        size[0] = windows_of(x->h, reach_h, s->stride_h, s->pad_h, false);
+        size[1] = windows_of(x->w, reach_w, s->stride_w, s->pad_w, false);
+    }
+}
+
 static void size_of_upsample(const ym_node *node, ym_item *item, const ym_item *x,
                              int64_t size[2])
 {
@@ -68,11 +90,7 @@ static void output_size(const ym_program *p, const ym_node *node, ym_item *item,
     size[0] = x->h;
     size[1] = x->w;
     if (item->kind == YM_ITEM_CONV) {
-        const ym_conv *s = &item->u.conv.shape;
-        size[0] = windows_of(x->h, reach_of(s->r, s->dilation_h), s->stride_h, s->pad_h,
-                             false);
-        size[1] = windows_of(x->w, reach_of(s->s, s->dilation_w), s->stride_w, s->pad_w,
-                             false);
+        size_of_conv(&item->u.conv, x, size);
     } else if (item->kind == YM_ITEM_MAX_POOL || item->kind == YM_ITEM_AVG_POOL) {
         const ym_pool *s = &item->u.pool;
         bool ceil_mode = node->u.pool.ceil_mode;
@@ -115,8 +133,8 @@ static ym_status check_same_pixels(const ym_program *p, const ym_item *item,
         YM_CHECK(error, x->n == first->n && x->h == first->h && x->w == first->w,
                  YM_ERR_ARGUMENT,
                  "%s %s: operand %d is (%d, %d, %d) in N, H, W, the first (%d, %d, %d)",
-                 ym_item_kind_name(item->kind), item->name, i, x->n, x->h, x->w,
-                 first->n, first->h, first->w);
+                 ym_item_kind_name(item), item->name, i, x->n, x->h, x->w, first->n,
+                 first->h, first->w);
     }
     return YM_OK;
 }
@@ -135,15 +153,14 @@ ym_status ym_size_item(ym_program *p, const ym_node *node, ym_item *item,
         YM_ERR_ARGUMENT,
         "%s %s: an input of (%d, %d) pixels has an output of (%lld, %lld), must be "
         "from 1 to %d a side",
-        ym_item_kind_name(item->kind), item->name, x->h, x->w, (long long)size[0],
+        ym_item_kind_name(item), item->name, x->h, x->w, (long long)size[0],
         (long long)size[1], YM_MAX_SIDE);
     item->n = product ? product_side(x->n, p->item[item->operand[1]].n) : x->n;
     item->h = (int32_t)size[0];
     item->w = (int32_t)size[1];
     double bytes = (double)item->n * item->h * item->w * item->c * 4.0;
     YM_CHECK(error, bytes < 9e15, YM_ERR_MEMORY, "%s %s: (%d, %d, %d, %d) is too large",
-             ym_item_kind_name(item->kind), item->name, item->n, item->h, item->w,
-             item->c);
+             ym_item_kind_name(item), item->name, item->n, item->h, item->w, item->c);
     return YM_OK;
 }
 
@@ -183,6 +200,24 @@ static void mark_gradients(ym_program *p)
     }
 }
 
+double ym_conv_terms(const ym_conv_call *conv)
+{
+    const ym_conv *s = &conv->shape;
+    const double window = (double)s->r * s->s;
+    return conv->is_transposed
+               ? window * (s->k / s->groups) / ((double)s->stride_h * s->stride_w)
+               : window * (s->c / s->groups);
+}
+
+/* A sum's gradients are what flows into it, whatever its addends are: so that of a
+ * number or a bias reads no value. */
+static bool term_tells(const ym_program *p, const ym_item *brick, int32_t t)
+{
+    const int32_t call = brick->u.brick.norm_call[t];
+    return brick->u.brick.activation.kind != YM_IDENTITY ||
+           (call >= 0 && !p->graph->norm[p->norm_call[call].module].is_constant);
+}
+
 bool ym_backward_reads(const ym_program *p, int32_t i, int32_t operand)
 {
     const ym_item *item = &p->item[i];
@@ -196,9 +231,7 @@ bool ym_backward_reads(const ym_program *p, int32_t i, int32_t operand)
     case YM_ITEM_MAXIMUM:
         return p->item[item->operand[0]].needs_grad;
     case YM_ITEM_BRICK:
-        return operand < item->u.brick.term_count &&
-               (item->u.brick.activation.kind != YM_IDENTITY ||
-                item->u.brick.norm_call[operand] >= 0);
+        return operand < item->u.brick.term_count && term_tells(p, item, operand);
     case YM_ITEM_MULTIPLY: /* for the gradient of the other factor */
         return p->item[item->operand[1 - operand]].needs_grad;
     default:

@@ -20,7 +20,7 @@
 
 typedef enum ym_item_kind {
     YM_ITEM_INPUT = 0,
-    YM_ITEM_CONV,
+    YM_ITEM_CONV, /* or transposed */
     YM_ITEM_BRICK,
     YM_ITEM_CONCAT,
     YM_ITEM_SLICE,
@@ -43,10 +43,7 @@ typedef struct ym_item {
         struct {
             int32_t number;
         } input;
-        struct {
-            ym_conv shape;
-            int32_t weight, bias;
-        } conv;
+        ym_conv_call conv;
         struct {
             int32_t term_count;
             int32_t norm_call[2]; /* -1: a plain term */
@@ -88,6 +85,10 @@ void ym_program_free(ym_program *program);
 /* Of a value in memory, packed. */
 size_t ym_item_bytes(const ym_program *program, int32_t item);
 
+/* Products that an element of the convolution's result is the sum of; of a transposed
+ * one's, on average. */
+double ym_conv_terms(const ym_conv_call *conv);
+
 /* Does item's backward read its operand number i? */
 bool ym_backward_reads(const ym_program *program, int32_t item, int32_t i);
 
@@ -102,6 +103,6 @@ bool ym_is_digest(const ym_program *program, int32_t item);
  * for the sign, and a result has that of its operand. */
 bool ym_result_tells(const ym_program *program, int32_t item);
 
-const char *ym_item_kind_name(ym_item_kind kind);
+const char *ym_item_kind_name(const ym_item *item);
 
 #endif

@@ -107,12 +107,9 @@ ym_status cpu_norm_statistics(ym_context *context, const ym_tensor *x,
                               const ym_norm *norm, float *mean, float *rstd)
 {
     run r;
-    YM_CHECK(&context->error, norm->batch_statistics || norm->running_mean != NULL,
-             YM_ERR_ARGUMENT, "batch norm: no running statistics to normalise with");
     if (!norm->batch_statistics) {
         for (int32_t c = 0; c < x->c; c++) {
-            mean[c] = norm->running_mean[c];
-            rstd[c] = (float)(1.0 / sqrt((double)norm->running_var[c] + norm->eps));
+            ym_known_statistics(norm, c, mean, rstd);
         }
         return YM_OK;
     }

@@ -137,14 +137,13 @@ __global__ void __launch_bounds__(YM_BLOCK)
     }
 }
 
-/* Evaluation: the statistics are the running ones. */
+/* Evaluation and affine calls: the batch has no say. */
 __global__ void __launch_bounds__(YM_BLOCK)
-    running_statistics_kernel(int32_t channels, ym_norm norm, float *mean, float *rstd)
+    known_statistics_kernel(int32_t channels, ym_norm norm, float *mean, float *rstd)
 {
     const int32_t c = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
     if (c < channels) {
-        mean[c] = norm.running_mean[c];
-        rstd[c] = (float)(1.0 / sqrt((double)norm.running_var[c] + (double)norm.eps));
+        ym_known_statistics(&norm, c, mean, rstd);
     }
 }
 
@@ -193,11 +192,9 @@ ym_status cuda_norm_statistics(ym_context *context, const ym_tensor *x,
     if (norm->batch_statistics) {
         return launch_statistics(context, x, {*norm, mean, rstd, nullptr});
     }
-    YM_CHECK(&context->error, norm->running_mean != nullptr, YM_ERR_ARGUMENT,
-             "batch norm: no running statistics to normalise with");
-    YM_LAUNCH(running_statistics_kernel, cuda_channel_grid(x->c), dim3(YM_BLOCK),
-              context, x->c, *norm, mean, rstd);
-    return cuda_launched(context, "running_statistics_kernel");
+    YM_LAUNCH(known_statistics_kernel, cuda_channel_grid(x->c), dim3(YM_BLOCK), context,
+              x->c, *norm, mean, rstd);
+    return cuda_launched(context, "known_statistics_kernel");
 }
 
 ym_status cuda_norm_moments(ym_context *context, const ym_tensor *x, double *part)

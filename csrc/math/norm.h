@@ -20,6 +20,17 @@ YM_MATH void ym_merge_moments(double *mean, double *squares, double before,
     *squares += more_squares + delta * delta * before * count / all;
 }
 
+/* Those that the batch does not tell: running ones, or constants. */
+YM_MATH void ym_known_statistics(const ym_norm *norm, int32_t c, float *mean_out,
+                                 float *rstd_out)
+{
+    const bool runs = norm->running_mean != NULL;
+    mean_out[c] = runs ? norm->running_mean[c] : norm->constant_mean;
+    rstd_out[c] =
+        runs ? (float)(1.0 / sqrt((double)norm->running_var[c] + (double)norm->eps))
+             : norm->constant_rstd;
+}
+
 /* mean, rstd = 1 / sqrt(biased variance + eps), and the running statistics, which take
  * the unbiased variance. */
 YM_MATH void ym_finish_statistics(const ym_norm *norm, int32_t c, double count,

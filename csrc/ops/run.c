@@ -106,6 +106,8 @@ static ym_norm resolve_norm(const runner *r, int32_t call, int32_t first)
     norm.dgamma = param_gradient(r, module->gamma);
     norm.dbeta = param_gradient(r, module->beta);
     norm.sharing = module->sharing;
+    norm.constant_mean = module->mean;
+    norm.constant_rstd = module->rstd;
     return norm;
 }
 
@@ -208,6 +210,11 @@ static ym_status run_brick_backward(const runner *r, const ym_step *step)
     ym_brick brick = resolve_brick(r, step);
     ym_tensor dout = resolve(r, step->in[3]);
     ym_term_gradient gradient[2];
+    for (int32_t t = 0; t < brick.term_count; t++) {
+        if (brick.term[t].has_norm && step->in[t].block < 0) {
+            brick.term[t].value = dout; /* any memory of its size: nothing depends */
+        }
+    }
     for (int32_t t = 0; t < 2; t++) {
         gradient[t] = (ym_term_gradient){.dvalue = resolve(r, step->out[t]),
                                          .accumulate = step->accumulate[t]};

@@ -96,6 +96,44 @@ PyObject *ym_node_conv(PyObject *self, PyObject *args, PyObject *kwargs)
     return ym_graph_made(status, made, &error);
 }
 
+const char ym_node_conv_transpose_doc[] = PyDoc_STR(
+    "conv_transpose(x, weight, stride=(1, 1), padding=(0, 0), output_padding=(0, 0),\n"
+    "               dilation=(1, 1), groups=1, name='') -> value\n\n"
+    "The gradient of a convolution with respect to its input, as F.conv_transpose2d.\n"
+    "The weight is (channels of x, channels of the result / groups, R, S); a bias is\n"
+    "an affine call that follows.");
+
+PyObject *ym_node_conv_transpose(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"x",        "weight", "stride", "padding", "output_padding",
+                            "dilation", "groups", "name",   NULL};
+    int x, weight, stride[2] = {1, 1}, pad[2] = {0, 0}, dilation[2] = {1, 1};
+    int more[2] = {0, 0}, groups = 1;
+    const char *name = "";
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "ii|(ii)(ii)(ii)(ii)is:conv_transpose", names, &x, &weight,
+            &stride[0], &stride[1], &pad[0], &pad[1], &more[0], &more[1], &dilation[0],
+            &dilation[1], &groups, &name)) {
+        return NULL;
+    }
+    ym_graph *graph = ym_graph_open(self);
+    ym_conv conv = {.stride_h = stride[0],
+                    .stride_w = stride[1],
+                    .pad_h = pad[0],
+                    .pad_w = pad[1],
+                    .dilation_h = dilation[0],
+                    .dilation_w = dilation[1],
+                    .groups = groups};
+    if (graph == NULL || complete_conv(graph, weight, &conv) < 0) {
+        return NULL;
+    }
+    int32_t made = -1;
+    ym_error error;
+    ym_status status =
+        ym_graph_conv_transpose(graph, x, &conv, more, weight, name, &made, &error);
+    return ym_graph_made(status, made, &error);
+}
+
 const char ym_node_batch_norm_doc[] =
     PyDoc_STR("batch_norm(x, norm, name='') -> value");
 
@@ -115,6 +153,32 @@ PyObject *ym_node_batch_norm(PyObject *self, PyObject *args, PyObject *kwargs)
     int32_t made = -1;
     ym_error error;
     ym_status status = ym_graph_batch_norm(graph, x, norm, name, &made, &error);
+    return ym_graph_made(status, made, &error);
+}
+
+const char ym_node_affine_doc[] = PyDoc_STR(
+    "affine(x, scale=1.0, shift=0.0, bias=-1, name='') -> value\n\n"
+    "scale * (x + shift) + bias of each channel, a param or -1. It takes the\n"
+    "next norm number; None stands there in the norms of a run.");
+
+PyObject *ym_node_affine(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"x", "scale", "shift", "bias", "name", NULL};
+    int x, bias = -1;
+    float scale = 1.0f, shift = 0.0f;
+    const char *name = "";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|ffis:affine", names, &x, &scale,
+                                     &shift, &bias, &name)) {
+        return NULL;
+    }
+    ym_graph *graph = ym_graph_open(self);
+    if (graph == NULL) {
+        return NULL;
+    }
+    int32_t made = -1;
+    ym_error error;
+    ym_status status =
+        ym_graph_affine(graph, x, scale, shift, bias, name, &made, &error);
     return ym_graph_made(status, made, &error);
 }
 

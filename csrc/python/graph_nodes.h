@@ -8,7 +8,9 @@
 #include <Python.h>
 
 PyObject *ym_node_conv(PyObject *self, PyObject *args, PyObject *kwargs);
+PyObject *ym_node_conv_transpose(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *ym_node_batch_norm(PyObject *self, PyObject *args, PyObject *kwargs);
+PyObject *ym_node_affine(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *ym_node_activation(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *ym_node_add(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *ym_node_concat(PyObject *self, PyObject *args, PyObject *kwargs);
@@ -21,7 +23,9 @@ PyObject *ym_node_mean(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *ym_node_maximum(PyObject *self, PyObject *args, PyObject *kwargs);
 
 extern const char ym_node_conv_doc[];
+extern const char ym_node_conv_transpose_doc[];
 extern const char ym_node_batch_norm_doc[];
+extern const char ym_node_affine_doc[];
 extern const char ym_node_activation_doc[];
 extern const char ym_node_add_doc[];
 extern const char ym_node_concat_doc[];

@@ -229,6 +229,15 @@ static int parse_norm(const ym_plan *plan, PyObject *object,
     PyObject *mean, *variance;
     double eps, momentum;
     int batch_statistics, update_running;
+    if (module->is_constant) {
+        *norm = (ym_norm){0};
+        return object == Py_None ? 0
+                                 : (PyErr_Format(PyExc_TypeError,
+                                                 "norm %s: is of an affine call, must "
+                                                 "be None, got %R",
+                                                 module->name, object),
+                                    -1);
+    }
     if (!PyTuple_Check(object) ||
         !PyArg_ParseTuple(object, "OOddpp", &mean, &variance, &eps, &momentum,
                           &batch_statistics, &update_running)) {

@@ -42,12 +42,10 @@ static void batch_statistics(const ym_tensor *x, int32_t c, double *mean,
 ym_status ref_norm_statistics(ym_context *context, const ym_tensor *x,
                               const ym_norm *norm, float *mean, float *rstd)
 {
-    YM_CHECK(&context->error, norm->batch_statistics || norm->running_mean != NULL,
-             YM_ERR_ARGUMENT, "batch norm: no running statistics to normalise with");
+    (void)context;
     for (int32_t c = 0; c < x->c; c++) {
         if (!norm->batch_statistics) {
-            mean[c] = norm->running_mean[c];
-            rstd[c] = (float)(1.0 / sqrt((double)norm->running_var[c] + norm->eps));
+            ym_known_statistics(norm, c, mean, rstd);
             continue;
         }
         double m, square_sum;

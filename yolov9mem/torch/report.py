@@ -14,8 +14,8 @@ from .running import registry
 from .running.arenas import kept_bytes
 from .running.byte_counts import held_bytes
 from .running.entry import Entry
-from .running.lower import TorchPlan
 from .running.lowered import Graph
+from .running.planned import TorchPlan
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@
 ================  ================================================================
 record            runs forward on fakes, leaving nothing behind
 recorder          sees every call of a torch function and writes it down
-calls             which calls the C core can do: shapes and sums
+calls             which calls the C core can do: shapes
+calls_arithmetic  the same for sums, and for arithmetic with numbers
 calls_layers      the same for layers: convolution, batch norm, pooling, ...
 calls_gates       the same for gates: means, products, linear layers of one pixel
 derived           what is made of a value without a node: other shapes, places

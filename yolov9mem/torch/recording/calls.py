@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The calls that can be lowered, by the name of the torch function: shapes and sums.
+"""The calls that can be lowered, by the name of the torch function: shapes.
 
 A handler takes the recorder, the function and the call's own arguments, so Python binds
 them as torch does. It returns the fake result, or None to let the call run as a stock call;
 it raises CannotLower for a layer that has no place in the tail of a strict recording.
-calls_layers.py has the handlers of layers.
+calls_*.py have the handlers of layers, gates and arithmetic.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .ir import CannotLower
-from .sharing import check_in_place, note_views
+from .sharing import note_views
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -112,39 +112,6 @@ def _contiguous(rec: Recorder, func: Any, input: Tensor, **format: Any) -> Any:
         made = identity(rec, input, **format)
     rec.has_views.update((id(input), id(made)))
     return made
-
-
-@handles("add", "add_", "__add__", "__radd__", "__iadd__")
-def _add(rec: Recorder, func: Any, input: Any, other: Any, *, alpha: Any = 1) -> Any:
-    in_place = name_of(func) in ("add_", "__iadd__")
-    bumped = rec.parameter_path(input)
-    if in_place and bumped is not None and _is_count(rec, bumped, other, alpha):
-        rec.recording.bumps[bumped] = rec.recording.bumps.get(bumped, 0) + 1
-        return input
-    if isinstance(input, (int, float)):
-        input, other = other, input
-    a, b = rec.values((input, other))
-    if a is not None and isinstance(other, (int, float)) and other == 0:
-        return input if in_place else identity(rec, input)
-    if a is None or b is None or alpha != 1 or rec.shape(a) != rec.shape(b):
-        return None
-    if in_place:
-        check_in_place(rec, input, "add_")
-    dtype = input.dtype if in_place else torch.promote_types(input.dtype, other.dtype)
-    made = rec.add_node("add", (a, b), (), rec.shape(a), dtype)
-    out = input if in_place else rec.fakes.empty(rec.shape(a), dtype, input.device)
-    return rec.bind(out, made)
-
-
-def _is_count(rec: Recorder, path: str, other: Any, alpha: Any) -> bool:
-    """Is it the line of nn.BatchNorm that counts its batches?"""
-    return (
-        path.rpartition(".")[2] == "num_batches_tracked"
-        and isinstance(rec.modules[-1][1], nn.modules.batchnorm._BatchNorm)
-        and isinstance(other, int)
-        and other == 1
-        and alpha == 1
-    )
 
 
 def _all(values: list[int | None]) -> tuple[int, ...] | None:

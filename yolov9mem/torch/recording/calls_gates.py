@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import devices
 from .calls import FLOATS, handles, identity, name_of
+from .calls_arithmetic import affine, is_number
 from .sharing import check_in_place, note_views
 
 if TYPE_CHECKING:
@@ -154,6 +155,8 @@ def _factor(rec: Recorder, tensor: Tensor) -> int | None:
 @handles("mul", "multiply", "mul_", "__mul__", "__rmul__", "__imul__")
 def _mul(rec: Recorder, func: Any, input: Any, other: Any, **more: Any) -> Any:
     pair = (input, other)
+    if is_number(other) and not more:
+        return affine(rec, func, input, scale=other)
     if more or not all(isinstance(t, Tensor) and t.ndim == 4 for t in pair):
         return None
     known = [_factor(rec, tensor) for tensor in pair]

@@ -96,6 +96,37 @@ def _conv2d(
     return rec.bind(rec.fakes.empty(shape, dtype, input.device), value)
 
 
+@handles("conv_transpose2d")
+def _conv_transpose2d(
+    rec: Recorder,
+    func: Any,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Any:
+    x = operand(rec, input, "conv_transpose2d")
+    weight_path = _weight(rec, weight, "conv_transpose2d", "weight")
+    bias_path = _weight(rec, bias, "conv_transpose2d", "bias")
+    step, more = _pair(stride), _pair(output_padding)
+    if more[0] >= step[0] or more[1] >= step[1]:
+        reason = f"its output_padding {more} is not less than its stride {step}"
+        raise CannotLower("conv_transpose2d", rec.path, reason)
+    out = func(input, weight, bias, step, padding, more, groups, dilation)
+    if 0 in out.shape:
+        raise CannotLower("conv_transpose2d", rec.path, "its result is empty")
+    shape, dtype = tuple(out.shape), out.dtype
+    attributes = (weight_path, step, _pair(padding), more, _pair(dilation), groups)
+    value = rec.add_node("conv_transpose", (x,), attributes, shape, dtype)
+    if bias_path is not None:
+        value = rec.add_node("affine", (value,), (1.0, 0.0, bias_path), shape, dtype)
+    return rec.bind(out, value)
+
+
 @handles("batch_norm")
 def _batch_norm(
     rec: Recorder,

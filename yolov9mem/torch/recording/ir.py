@@ -48,6 +48,11 @@ class Node(NamedTuple):
     path: str  # of the module that made the call
     in_place: bool = False
 
+    @property
+    def is_convolution(self) -> bool:
+        """Also a transposed one."""
+        return self.op in ("conv", "conv_transpose")
+
 
 class Ref(NamedTuple):
     """Stands for a tensor in an argument or a result of a stock call."""

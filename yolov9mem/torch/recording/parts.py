@@ -66,7 +66,7 @@ def _saves_nothing(done: Recording, stages: list[int], strict: bool) -> list[int
     rich = {
         stage
         for node, stage in zip(done.nodes, stages)
-        if node.op in ("conv", "norm") or not (node.op == "input" or can_be_left(node))
+        if not (node.op == "input" or can_be_left(node))
     }
     return [n for n, stage in enumerate(stages) if stage and stage not in rich]
 
@@ -113,20 +113,24 @@ def _widths(done: Recording) -> list[bool | None]:
     right (None)? All are None where no convolution is in 16 bits."""
     nodes = done.nodes
     wide: list[bool | None] = [None] * len(nodes)
-    if not any(node.op == "conv" and node.dtype in HALVES for node in nodes):
+    if not any(node.is_convolution and node.dtype in HALVES for node in nodes):
         return wide
     refs = [ref for call in done.calls for ref in call.refs] + results(done)
     exact = {ref.key for ref in refs if ref.kind == "value"}  # may not be rounded
     rounded = _rounded(nodes)
     for number in reversed(range(len(nodes))):
         node = nodes[number]
-        if node.op == "conv" and node.dtype in HALVES:
+        if node.is_convolution and node.dtype in HALVES:
             wide[number] = False
             continue  # it rounds what it reads
         if rounded[number] or (node.op in ROUNDED_BEFORE and number not in exact):
             continue
         exact.update(node.operands)
-        if node.op not in ("input", "conv") and node.dtype is torch.float32:
+        if (
+            node.op != "input"
+            and not node.is_convolution
+            and node.dtype is torch.float32
+        ):
             wide[number] = True
     return wide
 
@@ -207,7 +211,7 @@ def _number_stages(done: Recording) -> list[int]:
 
 def kinds_of(nodes: list[Node]) -> set[torch.dtype]:
     """The dtypes that decide in which one a graph computes: of its convolutions."""
-    convolutions = {node.dtype for node in nodes if node.op == "conv"}
+    convolutions = {node.dtype for node in nodes if node.is_convolution}
     return convolutions or {node.dtype for node in nodes}
 
 
@@ -289,7 +293,7 @@ def _hand_out(done: Recording, stages: list[int]) -> None:
 
 def _check_sizes(done: Recording) -> None:
     count = len(done.stages)
-    convolutions = sum(node.op == "conv" for node in done.nodes)
+    convolutions = sum(node.is_convolution for node in done.nodes)
     if count > MOST_PARTS_OF_ANY_SIZE and convolutions < count:
         name, path = _first_division(done)
         reason = f"it and others divide {convolutions} convolutions into {count} stages"

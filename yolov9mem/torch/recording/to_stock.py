@@ -53,6 +53,11 @@ def _upsample(x: Tensor, scale: Any, size: Any) -> Tensor:
     return F.interpolate(x, scale_factor=scale)
 
 
+def _affine(x: Tensor, scale: float, shift: float, _: None) -> Tensor:
+    x = x + shift if shift else x
+    return x * scale if scale != 1 else x
+
+
 def _mean(x: Tensor, axes: str) -> Tensor:
     return x.mean(["nchw".index(axis) for axis in axes], keepdim=True)
 
@@ -66,6 +71,7 @@ def _maximum(x: Tensor, axes: str) -> Tensor:
 CALLS: dict[str, Callable[..., Tensor]] = {  # take the operands, then the attributes
     "activation": _activation,
     "add": _add,
+    "affine": _affine,
     "concat": _concat,
     "slice": _slice,
     "max_pool": _max_pool,
@@ -90,6 +96,8 @@ def can_be_left(node: Node) -> bool:
     """Is there a stock call that does the same?"""
     if node.op == "activation":
         return node.attributes[0] in ACTIVATIONS
+    if node.op == "affine":
+        return node.attributes[-1] is None  # else the bias of a transposed convolution
     return node.op in CALLS
 
 

@@ -6,7 +6,8 @@ registry          how a module's forward comes here, leaving no trace in the mod
 entry             one checkpointed module: stock or ours, decided at every forward
 conditions        the reasons for stock
 invocation        one call of forward: the module, its arguments, its stock forward
-lower             from a part of a recording to a graph of the core, and its plans
+lower             from a part of a recording to a graph of the core
+planned           the plans of such a graph
 lowered           a recording with its graphs, and their tensors in a module
 binding           those tensors: parameters and batch norm state, found by path
 autograd_nodes    one call: forward in C, and backward as autograd's nodes

@@ -40,7 +40,7 @@ from .binding import (
     gradient_of,
 )
 from .gradients import TakenGrads
-from .lower import TorchPlan
+from .planned import TorchPlan
 
 _requires_grad = attrgetter("requires_grad")
 

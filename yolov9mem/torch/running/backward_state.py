@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .arenas import unfilled
 from .binding import address
-from .lower import Mask
+from .planned import Mask
 
 
 @dataclass

@@ -203,9 +203,10 @@ class _Norm:
 class _Norms:
     """The batch norm calls of a program, and where their running statistics are found."""
 
-    def __init__(self, root: nn.Module, calls: list[NormCall]) -> None:
-        self.calls = [_Norm(root, call) for call in calls]
-        running = [(norm, path) for norm in self.calls for path in norm.running]
+    def __init__(self, root: nn.Module, calls: list[NormCall | None]) -> None:
+        self.calls = [None if call is None else _Norm(root, call) for call in calls]
+        norms = [norm for norm in self.calls if norm is not None]
+        running = [(norm, path) for norm in norms for path in norm.running]
         self.buffers = _Slots(root, [path for _, path in running])
         self.moves = [norm.updates for norm, _ in running]  # by buffer
         self.addresses = Addresses()
@@ -222,9 +223,12 @@ class NormState:
         self._back = [
             (plain, buffer) for plain, buffer in moving if plain is not buffer
         ]
-        self.arguments: list[tuple[Any, ...]] = []
+        self.arguments: list[tuple[Any, ...] | None] = []
         running = iter(addresses)
         for norm in norms.calls:
+            if norm is None:
+                self.arguments.append(None)
+                continue
             mean = None if norm.call.mean is None else next(running)
             variance = None if norm.call.variance is None else next(running)
             eps, momentum = norm.settings()

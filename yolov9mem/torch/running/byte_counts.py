@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 
 from ..recording.ir import Node, Ref
-from .lower import Program, TorchPlan, flows
+from .lower import Program, flows
+from .planned import TorchPlan
 
 
 class Held(NamedTuple):
@@ -76,7 +77,7 @@ def stock_bytes(program: Program, plan: TorchPlan) -> int:
     for number, node in enumerate(nodes):
         if not flowing[number]:
             continue
-        if node.op == "conv" and node.attributes[0] in wanted:
+        if node.is_convolution and node.attributes[0] in wanted:
             keep(node.operands[0], node.dtype)
         elif node.op == "norm":
             keep(node.operands[0])

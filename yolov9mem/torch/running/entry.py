@@ -29,8 +29,9 @@ from .arenas import drop_workspace, make_room
 from .binding import Stale, laid_out_as_stock
 from .byte_counts import Held, held_bytes
 from .invocation import Invocation
-from .lower import TorchPlan, lower
+from .lower import lower
 from .lowered import Graph, Lowered
+from .planned import TorchPlan
 from .stock_calls import Replay
 
 MOST_PROGRAMS = 64  # input signatures remembered for one module

@@ -1,28 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""Lowering: from a part of a recording to a graph of the C core, and its plans."""
+"""Lowering: from a part of a recording to a graph of the C core."""
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from collections.abc import Callable
-from itertools import accumulate
 from typing import Any, ClassVar
 
 import torch
 
 from yolov9mem import _core
-from yolov9mem._keep import Keep
 
 from .. import devices
 from ..processes import Sharing
 from ..recording.fakes import join, own_tensors
 from ..recording.ir import CannotLower, Node, NormCall, Part, Recording
 from ..recording.parts import kinds_of
-
-# Gradients of a large graph leave backward in parts of about this many bytes.
-SEGMENT_BYTES = 8 << 20
-MOST_SEGMENTS = 6
 
 
 class Program:
@@ -43,7 +35,7 @@ class Program:
         self.part = part
         self.graph = _core.Graph()
         self.params: list[str] = []  # paths, by param number
-        self.norms: list[NormCall] = []  # by norm number
+        self.norms: list[NormCall | None] = []  # by norm number; None: an affine call
         self.groups: list[Any] = []  # of processes that share norms
         self._param_number: dict[str, int] = {}
         self._norm_number: dict[int, int] = {}
@@ -76,7 +68,8 @@ class Program:
     def reads(self) -> list[str]:
         """Paths of all tensors that the graph reads; a detector has others, such as the
         strides of its levels, which stay on the CPU."""
-        running = [path for n in self.norms for path in (n.mean, n.variance) if path]
+        norms = [norm for norm in self.norms if norm is not None]
+        running = [path for n in norms for path in (n.mean, n.variance) if path]
         return [*self.params, *running]
 
     def _param(self, path: str | None) -> int:
@@ -105,6 +98,25 @@ class Program:
             groups,
             node.path,
         )
+
+    def _conv_transpose(self, node: Node) -> int:
+        weight, stride, padding, output_padding, dilation, groups = node.attributes
+        return self.graph.conv_transpose(
+            self._values[node.operands[0]],
+            self._param(weight),
+            stride,
+            padding,
+            output_padding,
+            dilation,
+            groups,
+            node.path,
+        )
+
+    def _affine(self, node: Node) -> int:
+        scale, shift, bias = node.attributes
+        x = self._values[node.operands[0]]
+        self.norms.append(None)
+        return self.graph.affine(x, scale, shift, self._param(bias), node.path)
 
     def _norm(self, node: Node) -> int:
         number = node.attributes[0]
@@ -179,6 +191,8 @@ class Program:
     _build: ClassVar[dict[str, Callable[[Program, Node], int]]] = {
         "input": _input,
         "conv": _conv,
+        "conv_transpose": _conv_transpose,
+        "affine": _affine,
         "norm": _norm,
         "activation": _activation,
         "add": _add,
@@ -201,147 +215,6 @@ def compute_dtype(part: Part, device: torch.device) -> torch.dtype:
     return kinds.pop() if len(kinds) == 1 and kinds <= half else torch.float32
 
 
-def core_backend(backend: str, device: torch.device) -> str:
-    """The core's name for it: "cuda" and "cuda:plain" with the number of the device."""
-    if backend == "auto":
-        backend = devices.kind(device)
-    if not str(backend).startswith("cuda"):
-        return backend
-    plain = ":plain" if backend.endswith(":plain") else ""
-    return f"cuda:{devices.index(device)}{plain}"
-
-
-class TorchPlan:
-    """A plan of the core and what the adapter asks of it at every call."""
-
-    def __init__(
-        self,
-        program: Program,
-        keep: Keep,
-        inputs: tuple[bool, ...],
-        params: tuple[bool, ...],
-        segments: int | None,
-        backend: str,
-        cuda_graphs: bool = False,
-    ) -> None:
-        """``inputs`` and ``params`` say whose gradients are wanted."""
-        wanted = sum(
-            4 * _numel(program.shapes[path])
-            for path, w in zip(program.params, params)
-            if w
-        )
-        if segments is None:
-            segments = max(1, min(MOST_SEGMENTS, wanted // SEGMENT_BYTES))
-        self.program, self.input_grads, self.param_grads = program, inputs, params
-        self.backend = core_backend(backend, program.device)
-        self.use_settings()
-        with devices.current(program.device):
-            self.core = _core.Plan(
-                program.graph,
-                program.input_sizes,
-                dtype=str(program.dtype).removeprefix("torch."),
-                keep=keep.rule,
-                budget=keep.budget,
-                backend=self.backend,
-                input_grads=list(inputs),
-                param_grads=list(params),
-                segments=segments,
-                replays=cuda_graphs,
-            )
-        # The launches of a part are repeated where all that it works on lies in the same
-        # place; what the allocator gives during the loss does not.
-        self.repeats = self.core.replays is not None
-        self.segments: int = self.core.segments
-        self.saved_bytes: int = self.core.saved_bytes
-        self.forward_workspace_bytes: int = self.core.forward_workspace_bytes
-        if program.on_cuda:
-            # The block that backward will take again: a smaller one would fit nothing
-            # afterwards and stay reserved beside it. The peak is backward's either way.
-            self.forward_workspace_bytes = max(
-                self.forward_workspace_bytes, self.core.backward_workspace_bytes
-            )
-        ends = self.core.param_segments()
-        self.leaving = [  # by segment: the params whose gradients it completes
-            [i for i, end in enumerate(ends) if end == segment]
-            for segment in range(self.segments)
-        ]
-        self._flows: dict[tuple[bool, ...], list[bool]] = {}
-        self.segment_stage: list[int] = self.core.segment_stages()
-        self.stage_segments = [  # by stage, in forward order
-            [k for k, of in enumerate(self.segment_stage) if of == stage]
-            for stage in range(len(program.part.stages))
-        ]
-        self.stage_inputs = _ranges([len(s.sources) for s in program.part.stages])
-        self.stage_outputs = _ranges([len(s.outputs) for s in program.part.stages])
-        self._masks: dict[tuple[bool, ...], Mask] = {}
-        self._lock = threading.Lock()
-
-    def use_settings(self) -> None:
-        """Before the core is asked for sizes or runs: cuDNN's, as they were recorded."""
-        if str(self.backend).startswith("cuda"):
-            devices.extension().use_cudnn(*self.program.cudnn)
-
-    def flows(self, inputs: tuple[bool, ...]) -> list[bool]:
-        """By output: does a gradient flow through it? ``inputs``: which of the stages so
-        far want one, of those whose gradients the plan computes."""
-        known = self._flows.get(inputs)
-        if known is None:
-            later = len(self.input_grads) - len(inputs)
-            flowing = flows(self.program, (*inputs, *[False] * later), self.param_grads)
-            known = [flowing[value] for value in self.program.part.outputs]
-            self._flows[inputs] = known
-        return known
-
-    def mask(self, given: tuple[bool, ...]) -> Mask:
-        """What backward does when only some outputs have gradients."""
-        with self._lock:
-            if given not in self._masks:
-                self.use_settings()
-                with devices.current(self.program.device):
-                    self._masks[given] = Mask(self, list(given))
-            return self._masks[given]
-
-
-class Mask:
-    """Backward for one set of outputs with gradients."""
-
-    def __init__(self, plan: TorchPlan, given: list[bool]) -> None:
-        core = plan.core
-        self.workspace_bytes: int = core.backward_workspace(given)
-        self.reached_params: list[bool] = core.reached_params(given)
-        self.reached_inputs: list[bool] = core.reached_inputs(given)
-        self.touched: list[list[int]] = []  # by segment: params written in it
-        for segment in range(plan.segments):
-            touched = core.touched_params(segment, given)
-            self.touched.append([i for i, t in enumerate(touched) if t])
-        self.whole = self._written_once(plan.leaving)
-
-    def _written_once(self, leaving: list[list[int]]) -> list[list[tuple[int, int]]]:
-        """By segment: (place in ``leaving``, param) of those that it alone writes."""
-        times = Counter(i for touched in self.touched for i in touched)
-        return [
-            [
-                (place, i)
-                for place, i in enumerate(left)
-                if times[i] == 1 and i in touched and self.reached_params[i]
-            ]
-            for left, touched in zip(leaving, map(set, self.touched))
-        ]
-
-
-def _ranges(counts: list[int]) -> list[range]:
-    """Places of the first so many, of the next so many, ..."""
-    ends = list(accumulate(counts))
-    return [range(end - count, end) for count, end in zip(counts, ends)]
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
-
-
 def flows(
     program: Program, inputs: tuple[bool, ...], params: tuple[bool, ...]
 ) -> list[bool]:
@@ -356,6 +229,10 @@ def flows(
         own: tuple[str | None, ...] = ()
         if node.op == "conv":
             own = node.attributes[:2]
+        elif node.op == "conv_transpose":
+            own = node.attributes[:1]
+        elif node.op == "affine":
+            own = node.attributes[-1:]
         elif node.op == "norm":
             call = program.part.norms[node.attributes[0]]
             own = (call.gamma, call.beta)

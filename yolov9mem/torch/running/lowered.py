@@ -10,7 +10,8 @@ from torch import nn
 
 from ..recording.ir import Recording, Ref
 from .binding import Binding, Outside
-from .lower import Program, TorchPlan
+from .lower import Program
+from .planned import TorchPlan
 
 
 class Graph:

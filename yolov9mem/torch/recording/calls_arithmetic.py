@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""Handlers of sums, and of arithmetic with numbers: scale * (x + shift)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .calls import FLOATS, handles, identity, name_of
+from .sharing import check_in_place
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
+LARGEST = torch.finfo(torch.float32).max  # the core computes in float
+
+
+def is_number(x: Any) -> bool:
+    """Of Python, and no bool."""
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+
+def affine(
+    rec: Recorder, func: Any, input: Any, scale: float = 1.0, shift: float = 0.0
+) -> Any:
+    """The handler's result for scale * (input + shift), where one of both is rounded by
+    the number alone: scale is 1 or -1, or shift is 0."""
+    value = rec.value(input) if isinstance(input, Tensor) else None
+    if value is None or input.dtype not in FLOATS:
+        return None
+    if not (abs(scale) <= LARGEST and abs(shift) <= LARGEST):
+        return None
+    name = name_of(func)
+    in_place = name.startswith("__i") or name.rstrip("_") + "_" == name
+    if in_place:
+        check_in_place(rec, input, name)
+    shape, attributes = rec.shape(value), (float(scale), float(shift), None)
+    made = rec.add_node("affine", (value,), attributes, shape, input.dtype)
+    out = input if in_place else rec.fakes.empty(shape, input.dtype, input.device)
+    return rec.bind(out, made)
+
+
+@handles("add", "add_", "__add__", "__radd__", "__iadd__")
+def _add(rec: Recorder, func: Any, input: Any, other: Any, *, alpha: Any = 1) -> Any:
+    in_place = name_of(func) in ("add_", "__iadd__")
+    bumped = rec.parameter_path(input)
+    if in_place and bumped is not None and _is_count(rec, bumped, other, alpha):
+        rec.recording.bumps[bumped] = rec.recording.bumps.get(bumped, 0) + 1
+        return input
+    if isinstance(input, (int, float)):
+        input, other = other, input
+    a, b = rec.values((input, other))
+    if a is not None and isinstance(other, (int, float)) and other == 0:
+        return input if in_place else identity(rec, input)
+    if is_number(other) and alpha == 1:
+        return affine(rec, func, input, shift=other)
+    if a is None or b is None or alpha != 1 or rec.shape(a) != rec.shape(b):
+        return None
+    if in_place:
+        check_in_place(rec, input, "add_")
+    dtype = input.dtype if in_place else torch.promote_types(input.dtype, other.dtype)
+    made = rec.add_node("add", (a, b), (), rec.shape(a), dtype)
+    out = input if in_place else rec.fakes.empty(rec.shape(a), dtype, input.device)
+    return rec.bind(out, made)
+
+
+def _is_count(rec: Recorder, path: str, other: Any, alpha: Any) -> bool:
+    """Is it the line of nn.BatchNorm that counts its batches?"""
+    return (
+        path.rpartition(".")[2] == "num_batches_tracked"
+        and isinstance(rec.modules[-1][1], nn.modules.batchnorm._BatchNorm)
+        and isinstance(other, int)
+        and other == 1
+        and alpha == 1
+    )
+
+
+@handles("sub", "subtract", "sub_", "__sub__", "__isub__")
+def _sub(rec: Recorder, func: Any, input: Any, other: Any, *, alpha: Any = 1) -> Any:
+    if not is_number(other) or alpha != 1:
+        return None
+    return affine(rec, func, input, shift=-other)
+
+
+@handles("rsub", "__rsub__")
+def _rsub(rec: Recorder, func: Any, input: Any, other: Any, *, alpha: Any = 1) -> Any:
+    if not is_number(other) or alpha != 1:
+        return None
+    return affine(rec, func, input, scale=-1, shift=-other)
+
+
+@handles("neg", "negative", "neg_", "__neg__")
+def _neg(rec: Recorder, func: Any, input: Any) -> Any:
+    return affine(rec, func, input, scale=-1)
+
+
+@handles("div", "divide", "true_divide", "div_", "__truediv__", "__itruediv__")
+def _div(rec: Recorder, func: Any, input: Any, other: Any, **more: Any) -> Any:
+    """By a power of two; the inverse of another number is rounded."""
+    if more or not is_number(other) or abs(other) > LARGEST:
+        return None
+    is_power = math.frexp(other)[0] in (0.5, -0.5)
+    return affine(rec, func, input, scale=1 / other) if is_power else None
