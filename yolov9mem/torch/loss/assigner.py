@@ -5,7 +5,9 @@ An object takes the `topk` cells inside it with the largest
 score ** alpha * CIoU ** beta; a cell that several objects take goes to the object it
 overlaps most.
 
-What is bounded: images x objects x cells of a group, objects counted as in its
+The branches of an output are assigned together, as so many batches of the same images.
+
+What is bounded: branches x images x objects x cells of a group, objects counted as in its
 fullest image, is at most CHUNK_ELEMENTS, and at most half of it is padding. So a batch
 with one dense image takes no more memory than that image: where it alone is beyond the
 bound, it is a group of its own, whose CIoU is evaluated that many elements at a time.
@@ -44,12 +46,12 @@ class Objects(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """Targets of a batch; cells that are not positive have zero scores."""
+    """Targets of B branches; cells that are not positive have zero scores."""
 
-    boxes: Tensor  # (N, A, 4) xyxy, same unit as the objects
-    labels: Tensor  # (N, A) int64
-    scores: Tensor  # (N, A) float32, of the label
-    positive: Tensor  # (N, A) bool
+    boxes: Tensor  # (B, N, A, 4) xyxy, same unit as the objects
+    labels: Tensor  # (B, N, A) int64
+    scores: Tensor  # (B, N, A) float32, of the label
+    positive: Tensor  # (B, N, A) bool
 
 
 def pack_objects(image: Tensor, labels: Tensor, boxes: Tensor, batch: int) -> Objects:
@@ -98,7 +100,7 @@ class TaskAlignedAssigner:
         self.eps = 1e-9
 
     def most_positive(self, objects: Objects, cells: int) -> int:
-        """How many cells of the images can be positive at most, each having `cells`."""
+        """How many cells of a branch can be positive at most, `cells` of each image."""
         return sum(min(self.topk * count, cells) for count in objects.counts)
 
     @torch.no_grad()
@@ -109,31 +111,35 @@ class TaskAlignedAssigner:
         points: Tensor,
         objects: Objects,
     ) -> Assignment:
-        """Assigns the cells of N images to their objects.
+        """Assigns the cells of N images to their objects, for each of B branches.
 
-        class_logits: of (image, label) tensors of any shape (...), the logits (..., A)
-        of the class in all cells of the image, whose sigmoids are the scores. boxes
-        (N, A, 4) of the cells, points (A, 2) of any image; all coordinates in pixels.
+        class_logits: of (image, label) tensors of any shape (...), the logits
+        (B, ..., A) of the class in all cells of the image, whose sigmoids are the scores.
+        boxes (B, N, A, 4) of the cells, points (A, 2) of any image; all coordinates in
+        pixels.
         """
-        shape = boxes.shape[:2]
+        shape = boxes.shape[:3]
         owner = torch.zeros(shape, dtype=torch.int64, device=boxes.device)
         positive = torch.zeros_like(owner, dtype=torch.bool)
         strength = boxes.new_zeros(shape)
-        for start, stop in groups(objects.counts, len(points)):
+        for start, stop in groups(objects.counts, shape[0] * shape[2]):
             images, most = objects.order[start:stop], objects.counts[start]
             labels, gt = objects.labels[images, :most], objects.boxes[images, :most]
-            scores = class_logits(images[:, None], labels).sigmoid_()
-            found = self._group(scores, boxes[images], points, gt)
+            scores = class_logits(images[:, None], labels).sigmoid_().flatten(0, 1)
+            gt = gt.repeat(shape[0], 1, 1)
+            found = self._group(scores, boxes[:, images].flatten(0, 1), points, gt)
             for whole, part in zip((owner, strength, positive), found, strict=True):
-                whole.index_copy_(0, images, part)
-        labels = objects.labels.gather(1, owner)
-        aim = objects.boxes.gather(1, owner[..., None].expand(-1, -1, 4))
+                whole.index_copy_(1, images, part.unflatten(0, (shape[0], -1)))
+        labels = objects.labels.expand(shape[0], -1, -1).gather(2, owner)
+        gt = objects.boxes.expand(shape[0], -1, -1, -1)
+        aim = gt.gather(2, owner[..., None].expand(-1, -1, -1, 4))
         return Assignment(aim, labels, strength, positive)
 
     def _group(
         self, scores: Tensor, boxes: Tensor, points: Tensor, gt: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Owner of each cell, its target score, and whether it has one, all (g, A).
+        """Owner of each cell, its target score, and whether it has one, all (g, A); g: the
+        images of a group, in all branches.
 
         scores (g, m, A) of the objects' classes, overwritten; boxes (g, A, 4) of the
         cells, gt (g, m, 4) of the objects.

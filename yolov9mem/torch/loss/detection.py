@@ -9,7 +9,8 @@ total = batch * sum_branch weight * (box * gain + cls * gain + dfl * gain), the
 auxiliary branch of a dual model weighing 0.25. All arithmetic is float32, under
 autocast too.
 
-The images of a batch are taken together. Beside the output and its gradient, memory is
+The images of a batch and both branches are taken together, which halves the launches.
+Beside the output and its gradient, memory is
 of the positive cells, and what the assigner, BIN_ELEMENTS and cells.ELEMENTS bound: at
 640 px the logits alone in float32 would be three times the output. The host does not
 wait for the device, so that it can launch backward while forward still runs; but for
@@ -42,12 +43,12 @@ BIN_ELEMENTS = 1 << 22  # logits of distances decoded at a time for the assigner
 def first_cells(positive: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Positions of the cells that are positive, in order, and which of these are real.
 
-    positive (N, A); both are (most,), any cell filling up: how many cells there are
-    only the device knows, and nonzero() would make the host wait for it.
+    positive (B, cells); both are (B, most), any cell filling up: how many there are only
+    the device knows, and nonzero() would make the host wait for it.
     """
-    place = torch.arange(most, device=positive.device)
-    count = positive.flatten().cumsum(0)
-    is_real = place < count[-1]
+    place = torch.arange(most, device=positive.device).expand(len(positive), -1)
+    count = positive.cumsum(1)
+    is_real = place < count[:, -1:]
     found = torch.searchsorted(count, place + 1)
     return found.where(is_real, place), is_real
 
@@ -115,14 +116,13 @@ class DetectionLoss:
             batch = branches[0][0].shape[0]
             points, stride = make_anchors(sizes, self.stride, device)
             objects = self._objects(targets, batch, sizes[0]).to(device)
-            of_branches = [
-                w * self._branch(levels, objects, points, stride)
-                for w, levels in zip(weights, branches, strict=True)
-            ]
-            parts = torch.stack(of_branches).sum(0)
-            # A tensor of gains would be copied to the device, and waited for.
-            pairs = zip(parts.unbind(), self.gains, strict=True)
-            parts = torch.stack([part * gain for part, gain in pairs])
+            outputs = [Levels(levels, 4 * self.reg_max) for levels in branches]
+            of_branches = self._parts(outputs, objects, points, stride).unbind(1)
+            # A tensor of weights would be copied to the device, and waited for.
+            pairs = zip(of_branches, weights, strict=True)
+            parts = torch.stack([part * weight for part, weight in pairs]).sum(0)
+            gained = zip(parts.unbind(), self.gains, strict=True)
+            parts = torch.stack([part * gain for part, gain in gained])
             return parts.sum() * batch, parts.detach()
 
     def _check(self, branches: list[list[Tensor]], targets: Tensor) -> None:
@@ -174,45 +174,53 @@ class DetectionLoss:
         label = targets[:, 1].where(targets[:, 1] >= 0, self.nc)
         return pack_objects(image, label, boxes, batch)
 
-    def _branch(
-        self, levels: list[Tensor], objects: Objects, points: Tensor, stride: Tensor
+    def _parts(
+        self, outputs: list[Levels], objects: Objects, points: Tensor, stride: Tensor
     ) -> Tensor:
-        """(box, cls, dfl) of one branch, without gains."""
-        output = Levels(levels, 4 * self.reg_max)
-        boxes, labels, scores, positive = self._assign(output, objects, points, stride)
-        total = scores.sum().clamp(min=1)
+        """(box, cls, dfl) of B branches, (3, B), without weights and gains."""
+        boxes, labels, scores, positive = self._assign(outputs, objects, points, stride)
+        total = scores.sum((1, 2)).clamp(min=1)
         # No positive cell is no special case: sums of nothing, with zero gradients.
         most = self.assigner.most_positive(objects, len(points))
-        found, is_real = first_cells(positive, most)
+        found, is_real = first_cells(positive.flatten(1), most)
         cell, image = found % len(points), found // len(points)
-        label = labels.flatten().index_select(0, found)
-        bins, logit, absent = output.read(
-            Cells(image, cell, label, is_real), self._of_absent
-        )
-        weight = scores.flatten().index_select(0, found) * is_real
+        label = labels.flatten(1).gather(1, found)
+        read = [
+            output.read(Cells(*of_branch), self._of_absent)
+            for output, *of_branch in zip(outputs, image, cell, label, is_real)
+        ]
+        bins, logit, absent = map(torch.stack, zip(*read))
+        weight = scores.flatten(1).gather(1, found) * is_real
         logit = logit.where(is_real, 0)
         present = self._classification(logit, weight) - self._of_absent(logit)
-        cls = (absent + present.sum()) / total
-        bins = bins.where(is_real[:, None], 0).view(-1, 4, self.reg_max)
+        cls = (absent + present.sum(1)) / total
+        bins = bins.where(is_real[..., None], 0).unflatten(2, (4, self.reg_max))
         here = points[cell]
-        aim = boxes.flatten(0, 1).index_select(0, found) / stride[cell]
+        aim = boxes.flatten(1, 2).gather(1, found[..., None].expand(-1, -1, 4))
+        aim = aim / stride[cell]
         predicted = distances_to_boxes(self._expected(bins), here)
-        box = ((1 - complete_iou(predicted, aim)) * weight).sum() / total
+        box = ((1 - complete_iou(predicted, aim)) * weight).sum(1) / total
         sides = boxes_to_distances(aim, here, self.reg_max - 1)
-        dfl = (self._distribution(bins, sides) * weight).sum() / total
+        dfl = (self._distribution(bins, sides) * weight).sum(1) / total
         return torch.stack((box, cls, dfl))
 
     @torch.no_grad()
     def _assign(
-        self, output: Levels, objects: Objects, points: Tensor, stride: Tensor
+        self, outputs: list[Levels], objects: Objects, points: Tensor, stride: Tensor
     ) -> Assignment:
         """Boxes in pixels."""
+
+        def class_logits(image: Tensor, label: Tensor) -> Tensor:
+            return torch.stack([o.class_logits(image, label) for o in outputs])
+
+        of_branches = [output.boxes(BIN_ELEMENTS) for output in outputs]
         sides = [
-            torch.cat([self._expected_sides(part) for part in parts])
-            for parts in output.boxes(BIN_ELEMENTS)
+            torch.cat([self._expected_sides(part) for parts in level for part in parts])
+            for level in zip(*of_branches)
         ]
         boxes = distances_to_boxes(torch.cat(sides, 1), points).mul_(stride)
-        return self.assigner(output.class_logits, boxes, points * stride, objects)
+        boxes = boxes.unflatten(0, (len(outputs), -1))
+        return self.assigner(class_logits, boxes, points * stride, objects)
 
     def _expected_sides(self, bins: Tensor) -> Tensor:
         """(n, 4 * reg_max, cells) -> (n, cells, 4)."""
