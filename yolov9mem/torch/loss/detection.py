@@ -9,12 +9,11 @@ total = batch * sum_branch weight * (box * gain + cls * gain + dfl * gain), the
 auxiliary branch of a dual model weighing 0.25. All arithmetic is float32, under
 autocast too.
 
-The images of a batch and both branches are taken together, which halves the launches.
-Beside the output and its gradient, memory is
-of the positive cells, and what the assigner, BIN_ELEMENTS and cells.ELEMENTS bound: at
-640 px the logits alone in float32 would be three times the output. The host does not
-wait for the device, so that it can launch backward while forward still runs; but for
-the objects' counts, if the targets are there.
+The images of a batch, and both branches, are taken together: few launches. Beside the
+output and its gradient, memory is of the positive cells, and what the assigner,
+BIN_ELEMENTS and cells.ELEMENTS bound: at 640 px the logits alone in float32 would be three
+times the output. The host does not wait for the device, so that it can launch backward
+while forward still runs; but for the objects' counts, if the targets are there.
 """
 
 from __future__ import annotations
