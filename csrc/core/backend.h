@@ -17,7 +17,7 @@
 #include "core/status.h"
 #include "core/tensor.h"
 
-#define YM_BACKEND_API_VERSION 8
+#define YM_BACKEND_API_VERSION 9
 
 #define YM_MOST_PROCESSES 65536
 
@@ -120,6 +120,13 @@ typedef struct ym_pool {
     bool count_include_pad; /* average pool only */
 } ym_pool;
 
+/* From x to y of another size. */
+typedef struct ym_resize {
+    bool bilinear;          /* else nearest */
+    bool align_corners;     /* bilinear: the corners' pixels stay where they are */
+    float scale_h, scale_w; /* source pixels per output pixel */
+} ym_resize;
+
 struct ym_mosaic_job; /* core/mosaic.h */
 struct ym_sgd_job;    /* core/sgd.h */
 
@@ -202,6 +209,11 @@ typedef struct ym_backend {
     ym_status (*upsample_forward)(ym_context *context, float scale_h, float scale_w,
                                   const ym_tensor *x, ym_tensor *y);
     ym_status (*upsample_backward)(ym_context *context, float scale_h, float scale_w,
+                                   const ym_tensor *dy, ym_tensor *dx, bool accumulate);
+    /* Bilinear: places and weights in float as torch (math/bilinear.h). */
+    ym_status (*bilinear_forward)(ym_context *context, const ym_resize *resize,
+                                  const ym_tensor *x, ym_tensor *y);
+    ym_status (*bilinear_backward)(ym_context *context, const ym_resize *resize,
                                    const ym_tensor *dy, ym_tensor *dx, bool accumulate);
 
     /* The maximum over the sides that are 1 in y: those of pixels, or the channels. The

@@ -26,7 +26,7 @@ typedef enum ym_op {
     YM_OP_SLICE,  /* of channels */
     YM_OP_MAX_POOL,
     YM_OP_AVG_POOL,
-    YM_OP_UPSAMPLE, /* nearest */
+    YM_OP_UPSAMPLE, /* nearest or bilinear */
     YM_OP_MULTIPLY, /* element by element; sides of 1 are repeated */
     YM_OP_MEAN,     /* over rows, columns, channels or several of them */
     YM_OP_MAXIMUM,  /* over rows, columns or both, or over channels */
@@ -35,9 +35,9 @@ typedef enum ym_op {
 const char *ym_op_name(ym_op op);
 
 typedef struct ym_upsample {
-    float scale_h, scale_w;     /* source pixels per output pixel (1 / scale_factor), or
-                                   0: in / out as torch does for a given size */
-    int32_t factor_h, factor_w; /* output = input * factor, or 0: size below */
+    bool bilinear;             /* else nearest */
+    bool align_corners;        /* of bilinear only */
+    double factor_h, factor_w; /* output = floor(input * factor), or 0: size below */
     int32_t out_h, out_w;
 } ym_upsample;
 

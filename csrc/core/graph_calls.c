@@ -238,8 +238,9 @@ ym_status ym_graph_upsample(ym_graph *g, int32_t x, const ym_upsample *upsample,
     bool by_factor = upsample->factor_h > 0 && upsample->factor_w > 0;
     bool by_size = upsample->out_h > 0 && upsample->out_w > 0;
     YM_CHECK(error, by_factor != by_size, YM_ERR_ARGUMENT,
-             "upsample %s: needs either a positive whole factor or a positive size",
-             name);
+             "upsample %s: needs either a positive factor or a positive size", name);
+    YM_CHECK(error, upsample->bilinear || !upsample->align_corners, YM_ERR_ARGUMENT,
+             "upsample %s: align_corners is for bilinear only", name);
     ym_node *node = NULL;
     YM_TRY(ym_graph_append(g, YM_OP_UPSAMPLE, &x, 1, name, &node, error));
     node->channels = g->node[x].channels;

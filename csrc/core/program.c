@@ -64,16 +64,25 @@ static void size_of_conv(const ym_conv_call *conv, const ym_item *x, int64_t siz
     }
 }
 
+/* Source pixels per output pixel, as area_pixel_compute_scale of torch. */
+static float scale_of(bool align_corners, double factor, int32_t in, int64_t out)
+{
+    if (align_corners) {
+        return out > 1 ? (float)(in - 1) / (float)(out - 1) : 0.0f;
+    }
+    return factor > 0 ? (float)(1 / factor) : (float)in / (float)out;
+}
+
 static void size_of_upsample(const ym_node *node, ym_item *item, const ym_item *x,
                              int64_t size[2])
 {
     const ym_upsample *u = &node->u.upsample;
-    size[0] = u->factor_h > 0 ? (int64_t)x->h * u->factor_h : u->out_h;
-    size[1] = u->factor_w > 0 ? (int64_t)x->w * u->factor_w : u->out_w;
-    item->u.upsample.scale_h = u->scale_h > 0 ? u->scale_h
-                                              : (float)x->h / (float)size[0];
-    item->u.upsample.scale_w = u->scale_w > 0 ? u->scale_w
-                                              : (float)x->w / (float)size[1];
+    const bool align = u->align_corners;
+    size[0] = u->factor_h > 0 ? (int64_t)(x->h * u->factor_h) : u->out_h;
+    size[1] = u->factor_w > 0 ? (int64_t)(x->w * u->factor_w) : u->out_w;
+    item->u.resize = (ym_resize){u->bilinear, align,
+                                 scale_of(align, u->factor_h, x->h, size[0]),
+                                 scale_of(align, u->factor_w, x->w, size[1])};
 }
 
 /* A side of a product, or 0: the two factors do not fit. */

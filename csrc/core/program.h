@@ -52,9 +52,7 @@ typedef struct ym_item {
         } brick;
         int32_t first_channel;
         ym_pool pool;
-        struct {
-            float scale_h, scale_w;
-        } upsample;
+        ym_resize resize;
     } u;
     const char *name; /* the graph's */
 } ym_item;

@@ -141,6 +141,10 @@ ym_status cpu_upsample_forward(ym_context *context, float scale_h, float scale_w
                                const ym_tensor *x, ym_tensor *y);
 ym_status cpu_upsample_backward(ym_context *context, float scale_h, float scale_w,
                                 const ym_tensor *dy, ym_tensor *dx, bool accumulate);
+ym_status cpu_bilinear_forward(ym_context *context, const ym_resize *resize,
+                               const ym_tensor *x, ym_tensor *y);
+ym_status cpu_bilinear_backward(ym_context *context, const ym_resize *resize,
+                                const ym_tensor *dy, ym_tensor *dx, bool accumulate);
 size_t cpu_maximum_scratch_bytes(const ym_tensor *x, const ym_tensor *y);
 ym_status cpu_maximum_forward(ym_context *context, const ym_tensor *x, ym_tensor *y);
 ym_status cpu_maximum_backward(ym_context *context, const ym_tensor *x,

@@ -13,6 +13,7 @@
 #define YM_CPU_KERNELS_H
 
 #include "core/backend.h"
+#include "math/bilinear.h"
 
 /* A loop of a product: how often, and how far a and b move each time (words). */
 typedef struct cpu_loop {
@@ -104,6 +105,15 @@ typedef struct cpu_kernels {
     void (*multiply)(int32_t n, const float *x, float *y); /* y *= x */
     /* y += a * b */
     void (*add_product)(int32_t n, const float *a, const float *b, float *y);
+    /* out = a * x + b * y; out may be x or y */
+    void (*blend)(int32_t n, float a, const float *x, float b, const float *y,
+                  float *out);
+    /* Bilinear along a row: y[p] = at[p]'s weights times its two sources, of which x
+     * has those from `origin` on; and x += the same products of y. Packed pixels. */
+    void (*interpolate)(int32_t pixels, int32_t count, const ym_between *at,
+                        int32_t origin, const float *x, float *y);
+    void (*spread)(int32_t pixels, int32_t count, const ym_between *at, int32_t origin,
+                   const float *y, float *x);
     void (*divide)(int32_t n, float divisor, float *y);   /* y /= divisor */
     void (*maximum)(int32_t n, const float *x, float *y); /* NaN wins */
     /* Where x > most or x is NaN: most = x, codes = code. */

@@ -186,6 +186,9 @@ static void product_pairs(const cpu_product *p)
         .add = row_add,                     \
         .multiply = row_multiply,           \
         .add_product = row_add_product,     \
+        .blend = row_blend,                 \
+        .interpolate = row_interpolate,     \
+        .spread = row_spread,               \
         .divide = row_divide,               \
         .maximum = row_maximum,             \
         .arg_maximum = row_arg_maximum,     \

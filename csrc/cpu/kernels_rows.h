@@ -202,6 +202,35 @@ static void row_add_deviation(int32_t n, const float *restrict v,
 #endif
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
+static void row_blend(int32_t n, float a, const float *x, float b, const float *y,
+                      float *out)
+{
+    INDEPENDENT
+    for (int32_t i = 0; i < n; i++) {
+        out[i] = MULTIPLY_ADD(a, x[i], b * y[i]);
+    }
+}
+
+static void row_interpolate(int32_t pixels, int32_t count, const ym_between *at,
+                            int32_t origin, const float *x, float *y)
+{
+    for (int32_t p = 0; p < pixels; p++, y += count) {
+        row_blend(count, at[p].weight[0], x + (at[p].source[0] - origin) * count,
+                  at[p].weight[1], x + (at[p].source[1] - origin) * count, y);
+    }
+}
+
+static void row_spread(int32_t pixels, int32_t count, const ym_between *at,
+                       int32_t origin, const float *y, float *x)
+{
+    for (int32_t p = 0; p < pixels; p++, y += count) {
+        for (int k = 0; k < 2; k++) {
+            float *to = x + (at[p].source[k] - origin) * count;
+            row_blend(count, at[p].weight[k], y, 1.0f, to, to);
+        }
+    }
+}
+
 YM_DEFINE_NORMAL(ALWAYS_INLINE, row, YM_RECIPROCAL, MULTIPLY_ADD)
 YM_DEFINE_ACTIVATION(ALWAYS_INLINE, row, float, row_exp, MULTIPLY_ADD)
 

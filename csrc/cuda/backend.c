@@ -24,6 +24,8 @@
     .avg_pool_backward = cuda_avg_pool_backward,                                      \
     .upsample_forward = cuda_upsample_forward,                                        \
     .upsample_backward = cuda_upsample_backward,                                      \
+    .bilinear_forward = cuda_bilinear_forward,                                        \
+    .bilinear_backward = cuda_bilinear_backward,                                      \
     .maximum_scratch_bytes = cuda_maximum_scratch_bytes,                              \
     .maximum_forward = cuda_maximum_forward,                                          \
     .maximum_backward = cuda_maximum_backward,                                        \

@@ -15,13 +15,13 @@ static const struct {
     const char *name;
     size_t bytes;
 } sizes[] = {
-    SIZE(ym_tensor),     SIZE(ym_weight),     SIZE(ym_conv),
-    SIZE(ym_norm),       SIZE(ym_term),       SIZE(ym_activation),
-    SIZE(ym_brick),      SIZE(ym_pool),       SIZE(ym_term_gradient),
-    SIZE(ym_context),    SIZE(ym_tile),       SIZE(ym_scene),
-    SIZE(ym_mosaic_job), SIZE(ym_sgd_tensor), SIZE(ym_sgd_group),
-    SIZE(cudnn_problem), SIZE(cudnn_plan),    SIZE(cuda_sgd_table),
-    SIZE(cuda_sgd_call),
+    SIZE(ym_tensor),        SIZE(ym_weight),     SIZE(ym_conv),
+    SIZE(ym_norm),          SIZE(ym_term),       SIZE(ym_activation),
+    SIZE(ym_brick),         SIZE(ym_pool),       SIZE(ym_resize),
+    SIZE(ym_term_gradient), SIZE(ym_context),    SIZE(ym_tile),
+    SIZE(ym_scene),         SIZE(ym_mosaic_job), SIZE(ym_sgd_tensor),
+    SIZE(ym_sgd_group),     SIZE(cudnn_problem), SIZE(cudnn_plan),
+    SIZE(cuda_sgd_table),   SIZE(cuda_sgd_call),
 };
 
 size_t ym_emulation_size_of(const char *structure)

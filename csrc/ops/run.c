@@ -251,6 +251,29 @@ static ym_status run_conv_weight(const runner *r, const ym_step *step)
         accumulates(r, bias, step->accumulate_param[1]));
 }
 
+static ym_status run_upsample(const runner *r, const ym_resize *resize,
+                              const ym_tensor *x, ym_tensor *y)
+{
+    const ym_backend *backend = r->context->backend;
+    if (resize->bilinear) {
+        return backend->bilinear_forward(r->context, resize, x, y);
+    }
+    return backend->upsample_forward(r->context, resize->scale_h, resize->scale_w, x,
+                                     y);
+}
+
+static ym_status run_upsample_backward(const runner *r, const ym_resize *resize,
+                                       const ym_tensor *dy, ym_tensor *dx,
+                                       bool accumulate)
+{
+    const ym_backend *backend = r->context->backend;
+    if (resize->bilinear) {
+        return backend->bilinear_backward(r->context, resize, dy, dx, accumulate);
+    }
+    return backend->upsample_backward(r->context, resize->scale_h, resize->scale_w, dy,
+                                      dx, accumulate);
+}
+
 static ym_status run_forward_step(const runner *r, const ym_step *step)
 {
     const ym_backend *backend = r->context->backend;
@@ -273,8 +296,7 @@ static ym_status run_forward_step(const runner *r, const ym_step *step)
     case YM_STEP_MAXIMUM:
         return backend->maximum_forward(r->context, &x, &y);
     case YM_STEP_UPSAMPLE:
-        return backend->upsample_forward(r->context, item->u.upsample.scale_h,
-                                         item->u.upsample.scale_w, &x, &y);
+        return run_upsample(r, &item->u.resize, &x, &y);
     case YM_STEP_MULTIPLY: {
         const ym_tensor other = resolve(r, step->in[1]);
         return backend->multiply(r->context, &x, &other, step->scale, &y,
@@ -309,9 +331,7 @@ static ym_status run_backward_step(const runner *r, const ym_step *step)
         return backend->avg_pool_backward(r->context, &item->u.pool, &dy, &dx,
                                           accumulate);
     default:
-        return backend->upsample_backward(r->context, item->u.upsample.scale_h,
-                                          item->u.upsample.scale_w, &dy, &dx,
-                                          accumulate);
+        return run_upsample_backward(r, &item->u.resize, &dy, &dx, accumulate);
     }
 }
 

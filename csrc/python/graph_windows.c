@@ -2,6 +2,7 @@
  * The methods of Graph that add pooling and upsampling, as those of graph_nodes.c.
  */
 #include <math.h>
+#include <string.h>
 
 #include "python/graph_nodes.h"
 #include "python/graph_type.h"
@@ -64,30 +65,35 @@ PyObject *ym_node_avg_pool(PyObject *self, PyObject *args, PyObject *kwargs)
     return ym_graph_made(status, made, &error);
 }
 
-/* By a whole factor, as torch does for scale_factor=. */
+/* By a factor, as torch does for scale_factor=; nearest's is whole. */
 static int read_factor(PyObject *scale, ym_upsample *upsample)
 {
     double h, w;
     if (!PyArg_ParseTuple(scale, "dd:scale", &h, &w)) {
         return -1;
     }
-    bool whole = h >= 1 && w >= 1 && h <= 1024 && w <= 1024 && h == floor(h) &&
-                 w == floor(w);
-    if (!whole) {
-        PyErr_Format(PyExc_ValueError,
-                     "upsample: scale is %R, must be whole numbers from 1 to 1024",
-                     scale);
+    const bool possible = h > 0 && w > 0 && h <= 1024 && w <= 1024;
+    const bool whole = h == floor(h) && w == floor(w);
+    if (!possible || !(whole || upsample->bilinear)) {
+        PyErr_Format(PyExc_ValueError, "upsample: scale is %R, must be %s", scale,
+                     upsample->bilinear ? "above 0 and at most 1024"
+                                        : "whole numbers from 1 to 1024");
         return -1;
     }
-    upsample->factor_h = (int32_t)h;
-    upsample->factor_w = (int32_t)w;
-    upsample->scale_h = (float)(1 / h);
-    upsample->scale_w = (float)(1 / w);
+    upsample->factor_h = h;
+    upsample->factor_w = w;
     return 0;
 }
 
-static int read_upsample(PyObject *scale, PyObject *size, ym_upsample *upsample)
+static int read_upsample(PyObject *scale, PyObject *size, const char *mode,
+                         ym_upsample *upsample)
 {
+    upsample->bilinear = strcmp(mode, "bilinear") == 0;
+    if (!upsample->bilinear && strcmp(mode, "nearest") != 0) {
+        PyErr_Format(PyExc_ValueError,
+                     "upsample: mode is '%s', must be nearest or bilinear", mode);
+        return -1;
+    }
     if ((scale == Py_None) == (size == Py_None)) {
         PyErr_SetString(PyExc_ValueError, "upsample: give either scale or size");
         return -1;
@@ -106,22 +112,26 @@ static int read_upsample(PyObject *scale, PyObject *size, ym_upsample *upsample)
 }
 
 const char ym_node_upsample_doc[] =
-    PyDoc_STR("upsample(x, scale=None, size=None, name='') -> value\n\n"
-              "Nearest, by whole factors (h, w) or to a size (h, w).");
+    PyDoc_STR("upsample(x, scale=None, size=None, name='', mode='nearest',\n"
+              "         align_corners=False) -> value\n\n"
+              "By factors (h, w), which are whole for mode 'nearest', or to a size\n"
+              "(h, w), which may be smaller. Mode 'bilinear' as PyTorch's, with\n"
+              "align_corners or without.");
 
 PyObject *ym_node_upsample(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"x", "scale", "size", "name", NULL};
-    int x;
+    static char *names[] = {"x",    "scale",         "size", "name",
+                            "mode", "align_corners", NULL};
+    int x, align_corners = 0;
     PyObject *scale = Py_None, *size = Py_None;
-    const char *name = "";
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|OOs:upsample", names, &x, &scale,
-                                     &size, &name)) {
+    const char *name = "", *mode = "nearest";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|OOssp:upsample", names, &x,
+                                     &scale, &size, &name, &mode, &align_corners)) {
         return NULL;
     }
     ym_graph *graph = ym_graph_open(self);
-    ym_upsample upsample = {0};
-    if (graph == NULL || read_upsample(scale, size, &upsample) < 0) {
+    ym_upsample upsample = {.align_corners = align_corners != 0};
+    if (graph == NULL || read_upsample(scale, size, mode, &upsample) < 0) {
         return NULL;
     }
     int32_t made = -1;

@@ -24,6 +24,8 @@ const ym_backend *ym_ref_backend(void)
         .avg_pool_backward = ref_avg_pool_backward,
         .upsample_forward = ref_upsample_forward,
         .upsample_backward = ref_upsample_backward,
+        .bilinear_forward = ref_bilinear_forward,
+        .bilinear_backward = ref_bilinear_backward,
         .maximum_scratch_bytes = ref_maximum_scratch_bytes,
         .maximum_forward = ref_maximum_forward,
         .maximum_backward = ref_maximum_backward,

@@ -78,6 +78,10 @@ ym_status ref_upsample_forward(ym_context *context, float scale_h, float scale_w
                                const ym_tensor *x, ym_tensor *y);
 ym_status ref_upsample_backward(ym_context *context, float scale_h, float scale_w,
                                 const ym_tensor *dy, ym_tensor *dx, bool accumulate);
+ym_status ref_bilinear_forward(ym_context *context, const ym_resize *resize,
+                               const ym_tensor *x, ym_tensor *y);
+ym_status ref_bilinear_backward(ym_context *context, const ym_resize *resize,
+                                const ym_tensor *dy, ym_tensor *dx, bool accumulate);
 size_t ref_maximum_scratch_bytes(const ym_tensor *x, const ym_tensor *y);
 ym_status ref_maximum_forward(ym_context *context, const ym_tensor *x, ym_tensor *y);
 ym_status ref_maximum_backward(ym_context *context, const ym_tensor *x,
