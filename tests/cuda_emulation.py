@@ -214,6 +214,12 @@ class Pool(C.Structure):
     ] + [("count_include_pad", C.c_bool)]
 
 
+@mirrors("ym_resize")
+class Resize(C.Structure):
+    _fields_ = [("bilinear", C.c_bool), ("align_corners", C.c_bool)]
+    _fields_ += [(name, C.c_float) for name in ("scale_h", "scale_w")]
+
+
 @mirrors("ym_context")
 class Context(C.Structure):
     _fields_ = [

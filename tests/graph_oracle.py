@@ -158,12 +158,15 @@ class Tracer:
         )
         return self.keep(y, F.avg_pool2d(self.values[x], k, s, p, ceil, pad))
 
-    def upsample(self, x: int, *, scale: int = 0, size: tuple = ()) -> int:
+    def upsample(
+        self, x: int, *, scale: int = 0, size: tuple = (), mode: str = "nearest"
+    ) -> int:
         if size:
-            y = self.graph.upsample(x, size=size)
-            return self.keep(y, F.interpolate(self.values[x], size=size))
-        y = self.graph.upsample(x, scale=(float(scale), float(scale)))
-        return self.keep(y, F.interpolate(self.values[x], scale_factor=scale))
+            y = self.graph.upsample(x, size=size, mode=mode)
+            return self.keep(y, F.interpolate(self.values[x], size=size, mode=mode))
+        y = self.graph.upsample(x, scale=(float(scale), float(scale)), mode=mode)
+        value = F.interpolate(self.values[x], scale_factor=scale, mode=mode)
+        return self.keep(y, value)
 
     def multiply(self, a: int, b: int) -> int:
         made = self.graph.multiply(a, b)

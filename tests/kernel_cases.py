@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from kernel_nets import adjoints, gates, slices, twins
+from kernel_nets import adjoints, gates, resized_slices, slices, twins
 
 EPS, MOMENTUM = 1e-3, 0.03
 SLOPE, LOW, HIGH = 0.1, -0.75, 1.25
@@ -143,11 +143,12 @@ class Net:
         windows = (k, k), (s, s), (p, p)
         return self.call(f"{kind}_pool", x, run, *windows, ceil_mode=ceil, **extra)
 
-    def upsample(self, x: int, scale: float = 0, size: tuple[int, int] | None = None):
-        given = {"size": size} if size else {"scale": (float(scale), float(scale))}
-        given_torch = {"size": size} if size else {"scale_factor": scale}
-        run = lambda: F.interpolate(self.values[x], **given_torch)  # noqa: E731
-        return self.call("upsample", x, run, **given)
+    def upsample(self, x: int, size: tuple, **how) -> int:
+        """size: pixels, or floats to multiply the sides by; how: mode, align_corners."""
+        by_scale = isinstance(size[0], float)
+        ours, torchs = ("scale", "scale_factor") if by_scale else ("size", "size")
+        run = lambda: F.interpolate(self.values[x], **{torchs: size}, **how)  # noqa: E731
+        return self.call("upsample", x, run, **{ours: size}, **how)
 
     def multiply(self, a: int, b: int) -> int:
         return self.call("multiply", a, lambda: self.values[a] * self.values[b], b)
@@ -224,9 +225,14 @@ def pool_case(shape, kind, k, s, p, ceil=False, pad=True) -> Case:
     return Case(name, shape, lambda net, xs: net.pool(kind, xs[0], k, s, p, ceil, pad))
 
 
-def upsample_case(shape, scale=0, size=None) -> Case:
-    name = f"upsample {shape} {scale} {size}"
-    return Case(name, shape, lambda net, xs: net.upsample(xs[0], scale, size))
+def upsample_case(shape, size, **how) -> Case:
+    name = f"{how.get('mode', 'upsample')} {shape} {size}"
+    name += " corners" * how.get("align_corners", False)
+    return Case(name, shape, lambda net, xs: net.upsample(xs[0], size, **how))
+
+
+def bilinear_case(shape, size, align=False) -> Case:
+    return upsample_case(shape, size, mode="bilinear", align_corners=align)
 
 
 def mean_case(shape, axes) -> Case:
@@ -338,11 +344,27 @@ CASES = [
         ]
         for kind, pad in (("max", True), ("avg", True), ("avg", False))
     ),
-    upsample_case((2, 3, 4, 5), 2),
-    upsample_case((1, 64, 3, 3), 3),
-    upsample_case((1, 600, 2, 3), size=(5, 4)),
-    upsample_case((1, 8, 7, 7), size=(10, 12)),
-    upsample_case((1, 8, 5, 5), size=(3, 4)),
+    upsample_case((2, 3, 4, 5), (2.0, 2.0)),
+    upsample_case((1, 64, 3, 3), (3.0, 3.0)),
+    upsample_case((1, 600, 2, 3), (5, 4)),
+    upsample_case((1, 8, 7, 7), (10, 12)),
+    upsample_case((1, 8, 5, 5), (3, 4)),
+    *(
+        bilinear_case(shape, size, align)
+        for shape, size in [
+            ((2, 3, 4, 5), (2.0, 2.0)),
+            ((1, 64, 7, 5), (1.5, 2.7)),
+            ((2, 600, 3, 4), (7, 9)),
+            ((1, 16, 13, 17), (0.6, 0.37)),
+            ((1, 8, 31, 40), (7, 4)),
+            ((2, 5, 1, 1), (4, 3)),
+            ((1, 7, 9, 6), (1, 1)),
+            ((2, 9, 6, 1), (6, 5)),
+            ((1, 8, 9, 11), (9, 11)),
+            ((1, 2, 3, 50), (70, 1333)),
+        ]
+        for align in (False, True)
+    ),
     mean_case((3, 17, 9, 11), "hw"),
     mean_case((2, 700, 3, 5), "hwc"),
     mean_case((1, 64, 80, 90), "hw"),
@@ -369,5 +391,6 @@ CASES = [
     Case("gates", (2, 9, 11, 7), gates, seeds=5),
     Case("slices", (2, 9, 11, 7), slices, seeds=5),
     Case("adjoints", (2, 9, 11, 7), adjoints, seeds=5),
+    Case("bilinear slices", (2, 9, 9, 11), resized_slices),
     Case("twins", (2, 32, 13, 10), twins),
 ]

@@ -51,3 +51,15 @@ def slices(net: Net, xs: list[int]) -> int:
     c = net.pool("max", middle, 3, 1, 1)
     d = net.pool("avg", middle, 3, 1, 1)
     return net.conv(net.concat(b, a, left, c, d, b), 4, 30, 3, 2, 1)
+
+
+def resized_slices(net: Net, xs: list[int]) -> int:
+    """From and to parts of wider pixels; the gradient of a slice is added up."""
+
+    def bilinear(x: int, size: tuple[int, int], align: bool = False) -> int:
+        return net.upsample(x, size, mode="bilinear", align_corners=align)
+
+    left, right = net.slice(xs[0], 0, 5), net.slice(xs[0], 3, 6)
+    up = net.concat(bilinear(left, (13, 20)), bilinear(right, (13, 20), True))
+    down = bilinear(net.slice(up, 4, 7), (9, 11))
+    return net.concat(down, xs[0], bilinear(up, (9, 11), True))

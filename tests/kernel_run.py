@@ -33,6 +33,7 @@ ADJOINTS = [
     if case.name.split()[0] in ("conv_transpose", "affine", "adjoints")
 ]
 PRODUCTS.append(Case("products", (2, 9, 11, 7), products, seeds=5))
+BILINEAR = [case for case in CASES if case.name.startswith("bilinear ")]
 # Of one product and its sum, where stock is exact.
 ROUNDING = {torch.float32: 2.0**-23, torch.float16: 2.0**-12, torch.bfloat16: 2.0**-9}
 

@@ -14,7 +14,11 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-FILES = [("kernels", "multiply"), ("maximum",), ("conv", "sgd", "mosaic", "plan")]
+FILES = [
+    ("kernels", "bilinear", "multiply"),
+    ("maximum",),
+    ("conv", "sgd", "mosaic", "plan"),
+]
 
 
 def runtime(name: str) -> str:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Products, means, transposed convolutions and affine calls on a GPU's tensors in three
-dtypes, against float64."""
+"""Products, means, bilinear upsampling, transposed convolutions and affine calls on a
+GPU's tensors in three dtypes, against float64."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import pytest
 import torch
 from gpu_machine import PLANS, each_dtype, exact_float32, needs_gpu, rehearsal  # noqa: F401
 from kernel_cases import Case
-from kernel_run import ADJOINTS, PRODUCTS, check_a_case
+from kernel_run import ADJOINTS, BILINEAR, PRODUCTS, check_a_case
 
 pytestmark = needs_gpu
 
 
 @pytest.mark.parametrize("backend", PLANS)
 @each_dtype
-@pytest.mark.parametrize("case", PRODUCTS + ADJOINTS, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", PRODUCTS + ADJOINTS + BILINEAR, ids=lambda case: case.name
+)
 def test_plans_keep_the_error_rule(
     case: Case, dtype: torch.dtype, backend: str
 ) -> None:

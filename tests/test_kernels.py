@@ -27,6 +27,7 @@ from kernel_cases import (
     MOMENTUM,
     Case,
     Net,
+    bilinear_case,
     brick_case,
     maximum_case,
     pool_case,
@@ -168,6 +169,7 @@ def test_kernel_keeps_the_error_rule(case: Case, dtype: str) -> None:
 def test_result_does_not_depend_on_the_threads() -> None:
     before = _core.get_num_threads()
     chosen = [CASES[3], CASES[6], CASES[12], CASES[24], CASES[-1]]
+    chosen.append(bilinear_case((2, 16, 40, 40), (90, 70)))
     try:
         for case in chosen:
             graph, arrays = draw(case, torch.float32)
@@ -294,6 +296,24 @@ def test_bounds_of_an_activation_are_in_order() -> None:
     for low, high in ((2.0, 1.0), (0.0, float("nan"))):
         with pytest.raises(ValueError, match=f"low is {low:g}, must be at most high"):
             graph.activation(x, "hardtanh", low=low, high=high)
+
+
+def test_upsampling_that_is_refused() -> None:
+    graph = _core.Graph()
+    x = graph.input(1)
+    for words, given in {
+        "mode is 'bicubic', must be nearest or bilinear": {"mode": "bicubic"},
+        "align_corners is for bilinear only": {"align_corners": True},
+        "scale or size": {"scale": (2.0, 2.0)},
+    }.items():
+        with pytest.raises(ValueError, match=f"upsample.*{words}"):
+            graph.upsample(x, size=(3, 3), **given)
+    for scale in (0.0, -1.0, 1025.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="must be above 0 and at most 1024"):
+            graph.upsample(x, scale=(1.0, scale), mode="bilinear")
+    graph.output(graph.upsample(x, scale=(0.4, 1.0), mode="bilinear"))
+    with pytest.raises(ValueError, match=r"upsample : .* has an output of \(0, 7\)"):
+        _core.Plan(graph, [(1, 2, 7)])
 
 
 def test_child_of_a_fork_has_its_own_threads() -> None:

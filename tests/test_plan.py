@@ -37,7 +37,7 @@ def grow(t: Tracer, rng: random.Random, pool: list[int]) -> int:
     if kind == 6:
         return t.avg_pool(x, 2, 1, 1)
     if kind == 7:
-        return t.upsample(x, scale=2)
+        return t.upsample(x, scale=2, mode=rng.choice(("nearest", "bilinear")))
     if kind == 8:
         return t.act(t.batch_norm(x), rng.choice(list(ACTIVATIONS)))
     same_pixels = [v for v in pool if t.values[v].shape[2:] == (h, w)]

@@ -57,6 +57,7 @@ def functional(name: str):
         "max_pool": lambda x: f.max_pool2d(x, 5, 1, 2),
         "avg_pool": lambda x: f.avg_pool2d(x, 2, 1, 0, False, True),
         "upsample": lambda x: f.interpolate(x, scale_factor=2, mode="nearest"),
+        "bilinear": lambda x: f.interpolate(x, scale_factor=2, mode="bilinear"),
         "chunk": lambda x: torch.cat(list(x.chunk(2, 1))[::-1], 1),
     }[name]
 
@@ -79,7 +80,7 @@ LAYERS = {
     for name in (
         *("relu", "leaky_relu", "hardtanh", "relu6", "hardswish", "mish"),
         *("sigmoid", "hardsigmoid", "gelu", "gelu tanh"),
-        *("max_pool", "avg_pool", "upsample", "chunk"),
+        *("max_pool", "avg_pool", "upsample", "bilinear", "chunk"),
     )
 }
 

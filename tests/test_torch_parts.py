@@ -269,6 +269,12 @@ LEFT: dict[str, Callable[[Tensor], Tensor]] = {
     "avg_pool2d": lambda x: F.avg_pool2d(x.sin(), 3, 2, 1, count_include_pad=False),
     "interpolate": lambda x: F.interpolate(x.sin(), scale_factor=2),
     "interpolate to a size": lambda x: F.interpolate(x.sin(), size=(19, 21)),
+    "interpolate bilinear": lambda x: F.interpolate(
+        x.sin(), scale_factor=1.5, mode="bilinear"
+    ),
+    "interpolate corners": lambda x: F.interpolate(
+        x.sin(), size=(19, 21), mode="bilinear", align_corners=True
+    ),
 }
 
 

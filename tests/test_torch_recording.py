@@ -94,7 +94,7 @@ REFUSED = {
     "pow": lambda x: x**2,
     "clamp": lambda x: x.clamp(0, 6),  # has a gradient at its bounds, unlike relu6
     "adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, 4),
-    "interpolate": lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+    "interpolate": lambda x: F.interpolate(x, scale_factor=2, mode="bicubic"),
     "max_pool2d": lambda x: F.max_pool2d(x, 3, dilation=2),
     "pad": lambda x: F.pad(x, [1, 1, 1, 1]),
     "detach": lambda x: x.detach(),

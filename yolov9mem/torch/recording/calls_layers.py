@@ -20,7 +20,7 @@ from .sharing import check_in_place
 if TYPE_CHECKING:
     from .recorder import Recorder
 
-WHOLE_SCALES = range(1, 1025)  # of an upsampling: what the core takes
+WHOLE_SCALES = range(1, 1025)  # of nearest upsampling: what the core takes
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -327,6 +327,24 @@ def _scales(factor: Any) -> tuple[float, float] | None:
     return float(pair[0]), float(pair[-1])
 
 
+def _not_done(
+    mode: str, antialias: bool, align_corners: Any, scale: tuple[float, float] | None
+) -> str | None:
+    """Why an interpolation has no place in a graph, or None: it has one."""
+    if mode not in ("nearest", "bilinear") or antialias:
+        return f"mode {mode!r}{' with antialias' * antialias} is not done"
+    if mode == "nearest" and align_corners is not None:
+        return f"mode {mode!r} has no align_corners"  # torch's own error is next
+    if scale is None:
+        return None
+    most = WHOLE_SCALES[-1]
+    if mode == "bilinear":
+        return None if max(scale) <= most else f"its scale is {scale}, above {most}"
+    if all(s in WHOLE_SCALES for s in scale):
+        return None
+    return f"its scale is {scale}, not whole numbers from 1 to {most}"
+
+
 @handles("interpolate")
 def _interpolate(
     rec: Recorder,
@@ -339,18 +357,22 @@ def _interpolate(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Any:
-    if mode != "nearest" or antialias or align_corners is not None:
+    corners = bool(align_corners)
+    scale = None if recompute_scale_factor or corners else _scales(scale_factor)
+    reason = _not_done(mode, antialias, align_corners, scale)
+    if reason is not None:
         if rec.value(input) is None:
             return None
-        raise CannotLower("interpolate", rec.path, f"mode {mode!r} is not done")
-    scale = None if recompute_scale_factor else _scales(scale_factor)
-    if scale is not None and not all(s in WHOLE_SCALES for s in scale):
-        if rec.value(input) is None:
-            return None
-        reason = f"its scale is {scale}, not whole numbers from 1 to {WHOLE_SCALES[-1]}"
         raise CannotLower("interpolate", rec.path, reason)
+    if mode == "bilinear" and rec.import_value(input) is None:
+        return None  # in the tail of a strict recording, as over logits
     x = operand(rec, input, "interpolate")
-    out = func(input, size, scale_factor, mode, None, recompute_scale_factor)
-    if out.shape == input.shape:
+    out = func(input, size, scale_factor, mode, align_corners, recompute_scale_factor)
+    if out.shape == input.shape and out.dtype == input.dtype:
         return identity(rec, input)
-    return _pool(rec, "upsample", x, (scale, tuple(out.shape[2:])), out)
+    sides = zip(scale or (), input.shape[2:], out.shape[2:])
+    if mode == "bilinear" and any(s != 1 and a == b > 1 for s, a, b in sides):
+        reason = f"its scale {scale} keeps a side, which only PyTorch's CPU code copies"
+        raise CannotLower("interpolate", rec.path, reason)
+    attributes = (scale, tuple(out.shape[2:]), mode, corners)
+    return _pool(rec, "upsample", x, attributes, out)

@@ -47,10 +47,10 @@ def _max_pool(x: Tensor, kernel: Any, stride: Any, padding: Any, ceil: bool) -> 
     return F.max_pool2d(x, kernel, stride, padding, ceil_mode=ceil)
 
 
-def _upsample(x: Tensor, scale: Any, size: Any) -> Tensor:
-    if scale is None:
-        return F.interpolate(x, size=size)
-    return F.interpolate(x, scale_factor=scale)
+def _upsample(x: Tensor, scale: Any, size: Any, mode: str, corners: bool) -> Tensor:
+    given = {"size": size} if scale is None else {"scale_factor": scale}
+    align = corners if mode == "bilinear" else None
+    return F.interpolate(x, mode=mode, align_corners=align, **given)
 
 
 def _affine(x: Tensor, scale: float, shift: float, _: None) -> Tensor:

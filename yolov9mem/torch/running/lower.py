@@ -170,11 +170,15 @@ class Program:
         )
 
     def _upsample(self, node: Node) -> int:
-        scale, size = node.attributes
-        x = self._values[node.operands[0]]
-        if scale is None:
-            return self.graph.upsample(x, size=size, name=node.path)
-        return self.graph.upsample(x, scale=scale, name=node.path)
+        scale, size, mode, corners = node.attributes
+        return self.graph.upsample(
+            self._values[node.operands[0]],
+            scale,
+            size if scale is None else None,
+            node.path,
+            mode,
+            corners,
+        )
 
     def _multiply(self, node: Node) -> int:
         a, b = (self._values[v] for v in node.operands)
