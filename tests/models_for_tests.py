@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-JIT = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+JIT = pytest.mark.filterwarnings("ignore:.*torch.jit")
 
 
 class Brick(nn.Module):

@@ -150,8 +150,11 @@ def test_types_and_accumulation() -> None:
     for device, plans in ask(problems).items():
         for problem, plan in zip(problems, plans, strict=True):
             tensor_core, found = plan[2], plan[4]
-            without_bf16 = device == "T4" and problem[1] == BF16
-            assert found != without_bf16, (device, problem, plan)
+            if device == "T4" and problem[1] == BF16:
+                # It has none; cuDNN 9.24 has a plan for gradients of weights all the same.
+                assert not found or problem[0] == ce.BACKWARD_WEIGHT, (problem, plan)
+                continue
+            assert found, (device, problem, plan)
             if problem[1] == F32:
                 assert not tensor_core, (device, problem, "TF32 was not allowed")
 
