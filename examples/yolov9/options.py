@@ -59,6 +59,7 @@ MAY_BE_UNSET = {
 LOGGING = ("bucket", "entity", "upload_dataset", "bbox_interval", "artifact_alias")
 OFFICIAL_SCRIPT = "the official script has it: python -m yolov9mem train_dual.py"
 MAX_SIZE = 16352  # px; OpenCV warps below 2**15, and a mosaic has twice the side
+AUTO_BATCH = -1  # of --batch-size: what fits
 SEEDS = -(2**63), 2**63 - 1  # PyTorch's generators take 64 bits
 
 
@@ -103,7 +104,13 @@ def _field_options(p: argparse.ArgumentParser) -> None:
     add("--data", default="", help="data.yaml; without it: drawn shapes")
     add("--hyp", default="hyp.scratch-high.yaml", help="file, or name in yolov9/hyp")
     add("--epochs", type=int, default=100)
-    add("--batch-size", "--batch", type=int, default=16, help="over all devices")
+    add(
+        "--batch-size",
+        "--batch",
+        type=int,
+        default=16,
+        help="over all devices; -1: what fits",
+    )
     add("--imgsz", "--img", "--img-size", type=int, default=640, help="pixels")
     add("--resume", nargs="?", const=True, default=False, help="go on from last.pt")
     add("--cache", nargs="?", const="ram", metavar="ram", help="keep images decoded")
@@ -175,7 +182,6 @@ def _check_official(opt: argparse.Namespace) -> None:
         "--quad": opt.quad,
         "--cache disk": opt.cache == "disk",
         "--optimizer LION": opt.optimizer == "LION",
-        "--batch-size -1": opt.batch_size == -1,
     }
     for option, given in missing.items():
         if given:
@@ -187,6 +193,8 @@ def _check_official(opt: argparse.Namespace) -> None:
 def _check_numbers(opt: argparse.Namespace) -> None:
     for name in ("epochs", "batch_size", "imgsz", "accumulate"):
         value = getattr(opt, name)
+        if (name, value) == ("batch_size", AUTO_BATCH):
+            continue
         if value is not None and value < 1:
             raise OptionError(f"--{name} is {value}: must be at least 1")
     if opt.imgsz > MAX_SIZE:

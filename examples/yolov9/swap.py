@@ -39,6 +39,11 @@ def checkpoint(model: nn.Module, keep: str) -> nn.Module:
     return library.checkpoint(model, keep=keep)
 
 
+def largest_batch(prepare: Callable, **options: object) -> object:
+    """yolov9mem.torch.largest_batch; its `batch` is the number of images."""
+    return _load("yolov9mem.torch").largest_batch(prepare, **options)
+
+
 def report(model: nn.Module) -> object:
     """Bytes kept from the last training forward to its backward."""
     return _load("yolov9mem.torch").report(model)

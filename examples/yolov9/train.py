@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from tqdm import tqdm
 
 from yolov9mem.torch import DetectionLoss
 
-from . import checkpoints, memory, options, swap
+from . import batch, checkpoints, detector, memory, options, swap
 from .cfg import Network, find_network
 from .dataset import DetectionDataset, make_loader
+from .detector import unwrapped
 from .ema import ModelEMA
 from .environment import (
     Processes,
@@ -29,24 +29,24 @@ from .environment import (
     select_devices,
 )
 from .files import prepare_folder
-from .labels import list_images, read_data_yaml, read_records, report_problems
-from .model import DetectionModel, freeze, load_matching
+from .labels import (
+    Records,
+    list_images,
+    read_data_yaml,
+    read_records,
+    report_problems,
+)
+from .model import load_matching
 from .optim import NOMINAL_BATCH, Warmup, make_optimizer, make_step, schedule
 from .results import ResultsFile, final_table
+from .step import STRIDE, TrainingStep, sides_of_multi_scale
 from .val import Metrics, validate
 
-STRIDE = 32
 BAR_SECONDS = 0.5  # from one refresh of the progress bar to the next
 
 
 class TrainingError(Exception):
     """Training can't go on; the message says where and why."""
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The detector inside DataParallel or DistributedDataParallel."""
-    wrappers = (nn.DataParallel, DistributedDataParallel)
-    return model.module if isinstance(model, wrappers) else model
 
 
 class Trainer:
@@ -55,6 +55,7 @@ class Trainer:
     def __init__(self, opt: argparse.Namespace, hyp: dict, folder: Path) -> None:
         self.opt, self.hyp, self.folder = opt, dict(hyp), folder
         self.processes = Processes.from_environment()
+        batch.check(opt.batch_size, self.processes.world)
         self.devices = select_devices(opt.device, self.processes)
         self.device = self.devices[0]
         join_processes(self.processes, self.device)
@@ -65,11 +66,24 @@ class Trainer:
         self.saved = checkpoints.load(opt.weights) if opt.weights else None
         self.start_epoch, self.best_fitness, self.best_epoch = 0, 0.0, 0
         self._set_size()
-        self._open_data()
+        self._find_network()
+        records = self._read_data()
+        if opt.batch_size == options.AUTO_BATCH:
+            opt.batch_size = self._largest_batch(records["train"])
+        self._open_data(records)
         self._build_model()
         self._build_optimizer()
-        self._wrap_model()
+        self.model = detector.wrap(self.model, opt, self.processes, self.devices)
         self.loss = DetectionLoss(unwrapped(self.model).model[-1], self.hyp)
+        self.train_batch = TrainingStep(
+            self.model,
+            self.loss,
+            self.scaler,
+            self.finish,
+            self.device,
+            self.autocast,
+            self.processes.world,
+        )
         if self.processes.is_main:
             self._write_settings()
 
@@ -85,16 +99,25 @@ class Trainer:
             rule = f"at least {size}" if least else f"a multiple of {STRIDE}"
             print(f"WARNING --img {self.opt.imgsz} must be {rule}: {size} is taken")
         self.imgsz = size
-        if self.opt.batch_size % self.processes.world:
-            raise options.OptionError(
-                f"--batch-size {self.opt.batch_size} is not a multiple of the "
-                f"{self.processes.world} processes"
-            )
 
-    def _open_data(self) -> None:
-        opt, main = self.opt, self.processes.is_main
-        data = read_data_yaml(opt.data)
-        self.names = {0: "item"} if opt.single_cls else data["names"]
+    def _largest_batch(self, records: Records) -> int:
+        run = batch.Run(
+            self.opt,
+            self.hyp,
+            self.name,
+            self.nc,
+            self.imgsz,
+            self.processes,
+            self.devices,
+            self.autocast,
+            [r for r in records.items if len(r.labels) >= self.opt.min_items],
+        )
+        return batch.choose(run)
+
+    def _read_data(self) -> dict[str, Records]:
+        main = self.processes.is_main
+        data = read_data_yaml(self.opt.data)
+        self.names = {0: "item"} if self.opt.single_cls else data["names"]
         self.nc = len(self.names)
         records = {}
         # The main process reads first and writes the label cache for the others.
@@ -107,6 +130,10 @@ class Trainer:
                 report_problems(records[split], split)
         if self.processes.is_distributed and main:
             dist.barrier()
+        return records
+
+    def _open_data(self, records: dict[str, Records]) -> None:
+        opt, main = self.opt, self.processes.is_main
         common = {"hyp": self.hyp, "batch_size": self.batch_size}
         common["single_cls"] = opt.single_cls
         # Images drawn by weight do not come in the batches that share a shape.
@@ -140,13 +167,16 @@ class Trainer:
             self.val_set, self.batch_size, opt.workers, shuffle=False
         )
 
-    def _build_model(self) -> None:
-        opt, saved = self.opt, self.saved
-        network = find_network(opt.cfg) if opt.cfg else Network(saved["name"], "")
+    def _find_network(self) -> None:
+        opt = self.opt
+        network = find_network(opt.cfg) if opt.cfg else Network(self.saved["name"], "")
         self.name = network.name
         if network.note and self.processes.is_main:
             print(network.note)
-        model = DetectionModel(self.name, self.nc)
+
+    def _build_model(self) -> None:
+        opt, saved = self.opt, self.saved
+        model = detector.make(self.name, self.nc, opt.freeze)
         model.names = self.names
         if saved:
             state = saved["model"]
@@ -157,10 +187,6 @@ class Trainer:
             except ValueError as error:
                 raise checkpoints.CheckpointError(f"{opt.weights}: {error}") from error
             print(f"{count}/{len(model.state_dict())} tensors from {opt.weights}")
-        freeze(model, opt.freeze)
-        if not any(p.requires_grad for p in model.parameters()):
-            given = " ".join(map(str, opt.freeze))
-            raise options.OptionError(f"--freeze {given}: no layer is left")
         self.model = model.to(self.device)
 
     def _build_optimizer(self) -> None:
@@ -175,7 +201,7 @@ class Trainer:
         self.factor = schedule(options.schedule_kind(opt), hyp["lrf"], opt.epochs)
         if opt.resume:
             self._resume()
-        self.step = make_step(model, self.optimizer, self.scaler, self.ema)
+        self.finish = make_step(model, self.optimizer, self.scaler, self.ema)
 
     def _resume(self) -> None:
         saved = self.saved
@@ -192,26 +218,6 @@ class Trainer:
         self.best_fitness = saved["best_fitness"]
         self.best_epoch = saved["epoch"]
         print(f"resuming {self.opt.weights} at epoch {self.start_epoch}")
-
-    def _wrap_model(self) -> None:
-        model, cuda = self.model, self.device.type == "cuda"
-        if self.opt.sync_bn and self.processes.is_distributed:
-            if cuda:
-                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-            else:
-                print("WARNING --sync-bn needs CUDA: plain batch norm on the CPU")
-        if self.opt.ckpt:
-            try:
-                model = swap.checkpoint(model, self.opt.ckpt)
-            except ValueError as error:
-                raise options.OptionError(f"--ckpt: {error}") from error
-        if self.processes.is_distributed:
-            model = DistributedDataParallel(
-                model, device_ids=[self.device] if cuda else None
-            )
-        elif len(self.devices) > 1:
-            model = nn.DataParallel(model, device_ids=self.devices)
-        self.model = model
 
     def _write_settings(self) -> None:
         settings = {"opt.yaml": vars(self.opt), "hyp.yaml": self.hyp}
@@ -300,35 +306,20 @@ class Trainer:
 
     def _train_batch(self, images: Tensor, targets: Tensor, epoch: int) -> Tensor:
         """(box, cls, dfl) losses, on the device."""
-        images = images.to(self.device, non_blocking=True).float().div_(255)
+        side = None
         if self.opt.multi_scale:
-            images = self._rescaled(images)
-        with torch.autocast(self.device.type, **self.autocast):
-            output = self._output(images)
-        loss, parts = self.loss(output, targets)
-        del output, images
-        if not self.scaler.is_enabled() and not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} in epoch {epoch + 1}: lower lr0 in the hyp "
-                f"file; the checkpoints in {self.folder} are of earlier epochs"
-            )
-        self.scaler.scale(loss * self.processes.world).backward()
-        self.step(self.warmup.accumulate)
-        return parts
-
-    def _output(self, images: Tensor) -> list | tuple:
+            side = random.choice(sides_of_multi_scale(self.imgsz))
         try:
-            return self.model(images)
+            return self.train_batch(images, targets, self.warmup.accumulate, side)
+        except FloatingPointError as error:
+            raise TrainingError(
+                f"{error} in epoch {epoch + 1}: lower lr0 in the hyp file; the "
+                f"checkpoints in {self.folder} are of earlier epochs"
+            ) from error
         except ValueError as error:  # a budget is known to be too small only here
             if not str(error).startswith("keep:"):
                 raise
             raise options.OptionError(f"--ckpt {self.opt.ckpt}: {error}") from error
-
-    def _rescaled(self, images: Tensor) -> Tensor:
-        low, high = int(self.imgsz * 0.5), int(self.imgsz * 1.5) + STRIDE
-        factor = random.randrange(low, high) // STRIDE * STRIDE / max(images.shape[2:])
-        size = [math.ceil(x * factor / STRIDE) * STRIDE for x in images.shape[2:]]
-        return nn.functional.interpolate(images, size=size, mode="bilinear")
 
     def _validate(self) -> Metrics:
         return validate(

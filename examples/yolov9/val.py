@@ -140,6 +140,23 @@ def _collect(
 
 
 @torch.no_grad()
+def predict(
+    model: nn.Module,
+    images: torch.Tensor,
+    targets: torch.Tensor,
+    loss: DetectionLoss | None,
+    device: torch.device,
+    autocast: dict,
+) -> tuple[np.ndarray, torch.Tensor | None]:
+    """(N, 4 + nc, A) of a model in eval mode for uint8 images, and (box, cls, dfl)."""
+    images = images.to(device, non_blocking=True).float().div_(255)
+    with torch.autocast(device.type, **autocast):
+        prediction, levels = model(images)
+    parts = None if loss is None else loss(levels, targets)[1].cpu()
+    return prediction.float().cpu().numpy(), parts
+
+
+@torch.no_grad()
 def validate(
     model: nn.Module,
     loader: torch.utils.data.DataLoader,
@@ -157,13 +174,10 @@ def validate(
     collector, total, batches = _Collector(), torch.zeros(3), 0
     bar = tqdm(loader, desc="validation".rjust(11), disable=quiet, leave=False)
     for images, targets, _, shapes in bar:
-        images = images.to(device, non_blocking=True).float().div_(255)
-        with torch.autocast(device.type, **autocast):
-            prediction, levels = model(images)
-        if loss is not None:
-            total += loss(levels, targets)[1].cpu()
+        prediction, parts = predict(model, images, targets, loss, device, autocast)
+        if parts is not None:
+            total += parts
             batches += 1
-        prediction = prediction.float().cpu().numpy()
         _collect(collector, prediction, targets.numpy(), shapes, images.shape[2:])
     model.train(training)
     nc = prediction.shape[1] - 4

@@ -12,6 +12,7 @@ recording/         a module's forward, written down once
 running/           the recording as graphs of the C core, in every training step
 optimizer/         AccumulatingSGD and the moving average
 api, report        checkpoint(), release() and report()
+batches            largest_batch(): what fits a GPU, by measured steps
 blocks             the blocks of the YOLOv9 family, checkpointed from the start
 dataset            samples of yolov9mem.augment.Mosaic for a DataLoader
 mosaic_batch       the same, rendered on the GPU, a batch in one launch
@@ -22,6 +23,7 @@ layout, versions   which tensors C can walk through; telling autograd what it wr
 from yolov9mem.launch import patch
 
 from .api import checkpoint, release
+from .batches import LargestBatch, largest_batch
 from .blocks import (
     ELAN1,
     SP,
@@ -64,6 +66,7 @@ __all__ = [
     "Concat",
     "Conv",
     "DetectionLoss",
+    "LargestBatch",
     "ModelEMA",
     "MosaicBatch",
     "MosaicBatchDataset",
@@ -77,6 +80,7 @@ __all__ = [
     "StockForwardWarning",
     "checkpoint",
     "deferred",
+    "largest_batch",
     "patch",
     "release",
     "report",
