@@ -196,7 +196,8 @@ def _check_numbers(opt: argparse.Namespace) -> None:
         if (name, value) == ("batch_size", AUTO_BATCH):
             continue
         if value is not None and value < 1:
-            raise OptionError(f"--{name} is {value}: must be at least 1")
+            ways = ", or -1 for what fits" if name == "batch_size" else ""
+            raise OptionError(f"--{name} is {value}: must be at least 1{ways}")
     if opt.imgsz > MAX_SIZE:
         raise OptionError(f"--imgsz is {opt.imgsz}: must be at most {MAX_SIZE}")
     for name, values in (("workers", [opt.workers]), ("freeze", opt.freeze)):
