@@ -38,6 +38,19 @@ static int read_values(PyObject *sequence, const char *name, int32_t **values,
     return 0;
 }
 
+/* A convolution, all but what complete_conv adds. */
+static ym_conv sliding(const int stride[2], const int pad[2], const int dilation[2],
+                       int groups)
+{
+    return (ym_conv){.stride_h = stride[0],
+                     .stride_w = stride[1],
+                     .pad_h = pad[0],
+                     .pad_w = pad[1],
+                     .dilation_h = dilation[0],
+                     .dilation_w = dilation[1],
+                     .groups = groups};
+}
+
 /* The sizes that the weight already says; the graph checks them all. */
 static int complete_conv(const ym_graph *graph, int weight, ym_conv *conv)
 {
@@ -79,13 +92,7 @@ PyObject *ym_node_conv(PyObject *self, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     ym_graph *graph = ym_graph_open(self);
-    ym_conv conv = {.stride_h = stride[0],
-                    .stride_w = stride[1],
-                    .pad_h = pad[0],
-                    .pad_w = pad[1],
-                    .dilation_h = dilation[0],
-                    .dilation_w = dilation[1],
-                    .groups = groups};
+    ym_conv conv = sliding(stride, pad, dilation, groups);
     if (graph == NULL || complete_conv(graph, weight, &conv) < 0) {
         return NULL;
     }
@@ -117,13 +124,7 @@ PyObject *ym_node_conv_transpose(PyObject *self, PyObject *args, PyObject *kwarg
         return NULL;
     }
     ym_graph *graph = ym_graph_open(self);
-    ym_conv conv = {.stride_h = stride[0],
-                    .stride_w = stride[1],
-                    .pad_h = pad[0],
-                    .pad_w = pad[1],
-                    .dilation_h = dilation[0],
-                    .dilation_w = dilation[1],
-                    .groups = groups};
+    ym_conv conv = sliding(stride, pad, dilation, groups);
     if (graph == NULL || complete_conv(graph, weight, &conv) < 0) {
         return NULL;
     }
