@@ -63,7 +63,8 @@ def packed(objects):
 def assign(logits, boxes, points, objects):
     """(boxes, scores of all classes, positive) of the example's assigner."""
 
-    def class_logits(image, label):
+    def class_logits(part, image, label):
+        assert part.start == 0
         return logits.transpose(1, 2)[image, label][None]
 
     branches = TaskAlignedAssigner()(class_logits, boxes[None], points, objects)
@@ -114,6 +115,8 @@ def test_single_branch_and_no_objects() -> None:
     levels, _ = make_case(0)
     tensors = [torch.tensor(z, dtype=torch.float32, requires_grad=True) for z in levels]
     loss, items = DetectionLoss(head(3), HYP)(tensors, torch.zeros(0, 6))
+    nested, _ = DetectionLoss(head(3), HYP)([tensors], torch.zeros(0, 6))
+    assert torch.equal(loss, nested)
     expected = slow_branch(levels, [(np.zeros(0, int), np.zeros((0, 4)))] * 2)
     np.testing.assert_allclose(items.numpy(), expected * [7.5, 0.5, 1.5], rtol=1e-5)
     assert items[0] == 0

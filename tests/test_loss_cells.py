@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from loss_by_loops import HYP
-from test_loss import head
+from test_loss import head, make_case
 from torch import Tensor
 from traced import Traced
 
+from yolov9mem.torch.loss import assigner as assigner_module
 from yolov9mem.torch.loss import cells as cells_module
 from yolov9mem.torch.loss import detection as loss_module
 from yolov9mem.torch.loss.cells import Cells, Levels
@@ -127,3 +128,15 @@ def test_no_copy_of_the_output_in_float32(monkeypatch) -> None:
         peaks.append((traced.peak, sum(2 * x.numel() for x in levels)))
     (small, least), (large, most) = peaks
     assert large - small < 1.1 * (most - least)
+
+
+def test_a_dense_image_of_two_branches_costs_no_more_than_of_one(monkeypatch) -> None:
+    monkeypatch.setattr(assigner_module, "CHUNK_ELEMENTS", 1 << 14)
+    levels, targets = make_case(0, 1, count=150)
+    levels = [torch.tensor(z).float() for z in levels]
+    peaks = []
+    for branches in (levels, [levels, levels]):
+        with Traced() as traced:
+            DetectionLoss(head(3), HYP)(branches, torch.tensor(targets).float())
+        peaks.append(traced.peak)
+    assert peaks[1] < 1.2 * peaks[0]

@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import rule
 import torch
@@ -137,10 +138,32 @@ def test_more_output_padding_than_stride_stays_stock() -> None:
         ym.checkpoint(stock)(image(size=21))
 
 
-def test_wrong_arguments_are_torchs_own_errors() -> None:
-    stock = nn.Sequential(Brick(3, 8, 3), nn.ConvTranspose2d(6, 4, 2, 2))
-    with pytest.raises(RuntimeError, match="expected input.* to have 6 channels"):
+WRONG = {
+    "expected input.* to have 6 channels": nn.ConvTranspose2d(6, 4, 2, 2),
+    "non-positive stride": nn.ConvTranspose2d(8, 4, 3, 0),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_arguments_are_torchs_own_errors(message: str) -> None:
+    stock = nn.Sequential(Brick(3, 8, 3), copy.deepcopy(WRONG[message]))
+    with pytest.raises(RuntimeError, match=message):
         ym.checkpoint(stock)(image(size=16))
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.LeakyReLU(0.1), nn.SiLU()])
+@pytest.mark.parametrize("keep", ["all", "conv", "min"])
+def test_a_bias_holds_nothing(act: nn.Module, keep: str) -> None:
+    def held(bias: bool) -> int:
+        layers = [nn.ConvTranspose2d(8, 8, 2, 2, bias=bias) for _ in range(2)]
+        stock = nn.Sequential(layers[0], act, layers[1], act, nn.Conv2d(8, 2, 1))
+        ours = ym.checkpoint(copy.deepcopy(stock), keep=keep)
+        assert_same_training(ours, stock, torch.randn(2, 8, 16, 16))
+        (row,) = ym.report(ours).rows
+        assert row.held_bytes <= row.stock_bytes + 1024
+        return row.held_bytes
+
+    assert held(True) <= held(False) + 1024
 
 
 def in_place(x: Tensor) -> Tensor:
@@ -168,7 +191,10 @@ NUMBERS: dict[str, Callable[[Tensor], Tensor]] = {
     "a residual": lambda x: x + 0.1 * F.silu(x),
     "a mean of two": lambda x: (x + F.relu(x)) / 2,
     "a gate and its rest": lambda x: x * (g := x.sigmoid()) + F.relu(x) * (1 - g),
-    "hardswish by hand": lambda x: x * F.relu6(x + 3) * 0.125,
+    "hardswish by hand": lambda x: x * F.relu6(x + 3) / 6,
+    "a third": lambda x: x / 3,
+    "number first": lambda x: torch.sub(2, torch.mul(3, torch.add(1, x))),
+    "of NumPy": lambda x: x * np.float32(0.5) + np.int64(2),
 }
 
 
@@ -201,7 +227,7 @@ def test_a_number_holds_nothing(name: str) -> None:
 
 
 STOCK: dict[str, Callable[[Tensor], Tensor]] = {
-    "a third": lambda x: x / 3,
+    "a seventh": lambda x: x / 7,
     "beyond float": lambda x: (x + 1e300).clamp(max=1),
     "a bool": lambda x: x * True,
     "twice subtracted": lambda x: torch.sub(x, 1, alpha=2),

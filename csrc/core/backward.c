@@ -119,12 +119,11 @@ static void reach_norm(ym_backwarder *s, int32_t call, bool *again)
 }
 
 /* What backward reads for term t: the kept result, where that tells as much. */
-static ym_view read_term(ym_backwarder *s, int32_t i, int32_t t)
+static ym_view read_term(ym_backwarder *s, int32_t i, int32_t t, bool *is_result)
 {
     bool kept = s->value[i].view.block >= 0 && s->value[i].lasting;
-    return kept && ym_result_tells(s->b.program, i)
-               ? ym_read_value(s, i)
-               : ym_read_value(s, s->b.program->item[i].operand[t]);
+    *is_result = kept && ym_result_tells(s->b.program, i);
+    return ym_read_value(s, *is_result ? i : s->b.program->item[i].operand[t]);
 }
 
 static void visit_brick(ym_backwarder *s, int32_t i, ym_view dout)
@@ -135,12 +134,12 @@ static void visit_brick(ym_backwarder *s, int32_t i, ym_view dout)
     ym_view out[2] = {YM_NO_VIEW, YM_NO_VIEW};
     bool accumulate[2] = {false, false};
     bool same = terms == 2 && brick->operand[0] == brick->operand[1];
-    bool any = false;
+    bool any = false, reads_result = false;
     for (int32_t t = 0; t < terms; t++) {
         any = any || ym_needs_grad(s, brick->operand[t]) ||
               wants_norm_params(s, brick->u.brick.norm_call[t]);
         if (ym_backward_reads(s->b.program, i, t)) {
-            in[t] = read_term(s, i, t);
+            in[t] = read_term(s, i, t, &reads_result);
         }
     }
     bool dout_taken = visit_residual(s, brick, dout);
@@ -156,6 +155,7 @@ static void visit_brick(ym_backwarder *s, int32_t i, ym_view dout)
         }
     }
     ym_step *step = ym_add_step(&s->b, YM_STEP_BRICK_BACKWARD, i);
+    step->reads_result = reads_result;
     memcpy(step->in, in, sizeof in);
     memcpy(step->out, out, sizeof out);
     memcpy(step->accumulate, accumulate, sizeof accumulate);

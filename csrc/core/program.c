@@ -265,9 +265,15 @@ bool ym_is_digest(const ym_program *p, int32_t i)
 bool ym_result_tells(const ym_program *p, int32_t i)
 {
     const ym_item *item = &p->item[i];
-    if (item->kind != YM_ITEM_BRICK || item->operand_count > 1 ||
-        item->u.brick.norm_call[0] >= 0) {
+    if (item->kind != YM_ITEM_BRICK || item->operand_count > 1) {
         return false;
+    }
+    const int32_t call = item->u.brick.norm_call[0];
+    if (call >= 0) { /* of all norms only an added bias leaves the result's sign */
+        const ym_norm_module *norm = &p->graph->norm[p->norm_call[call].module];
+        if (!norm->is_constant || norm->rstd != 1 || norm->mean != 0) {
+            return false;
+        }
     }
     const ym_activation *activation = &item->u.brick.activation;
     return activation->kind == YM_RELU ||

@@ -64,6 +64,7 @@ typedef struct ym_step {
     bool accumulate[2];       /* out += */
     bool accumulate_param[4]; /* weight, bias; or gamma, beta of each term */
     bool rebuilds;            /* a value that forward had already */
+    bool reads_result;        /* a brick's backward: in place of its operand */
     int32_t term;             /* STATISTICS: which term */
     double scale;             /* MULTIPLY */
     int32_t first_channel; /* BRICK: of the item, when only some channels are rebuilt */

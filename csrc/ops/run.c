@@ -214,6 +214,9 @@ static ym_status run_brick_backward(const runner *r, const ym_step *step)
         if (brick.term[t].has_norm && step->in[t].block < 0) {
             brick.term[t].value = dout; /* any memory of its size: nothing depends */
         }
+        if (step->reads_result) {
+            brick.term[t].norm.beta = NULL; /* the result has it already */
+        }
     }
     for (int32_t t = 0; t < 2; t++) {
         gradient[t] = (ym_term_gradient){.dvalue = resolve(r, step->out[t]),

@@ -106,15 +106,16 @@ class TaskAlignedAssigner:
     @torch.no_grad()
     def __call__(
         self,
-        class_logits: Callable[[Tensor, Tensor], Tensor],
+        class_logits: Callable[[slice, Tensor, Tensor], Tensor],
         boxes: Tensor,
         points: Tensor,
         objects: Objects,
     ) -> Assignment:
         """Assigns the cells of N images to their objects, for each of B branches.
 
-        class_logits: of (image, label) tensors of any shape (...), the logits
-        (B, ..., A) of the class in all cells of the image, whose sigmoids are the scores.
+        class_logits: of some branches and (image, label) tensors of any shape (...), the
+        logits (branches, ..., A) of the class in all cells of the image, whose sigmoids
+        are the scores.
         boxes (B, N, A, 4) of the cells, points (A, 2) of any image; all coordinates in
         pixels.
         """
@@ -125,11 +126,21 @@ class TaskAlignedAssigner:
         for start, stop in groups(objects.counts, shape[0] * shape[2]):
             images, most = objects.order[start:stop], objects.counts[start]
             labels, gt = objects.labels[images, :most], objects.boxes[images, :most]
-            scores = class_logits(images[:, None], labels).sigmoid_().flatten(0, 1)
-            gt = gt.repeat(shape[0], 1, 1)
-            found = self._group(scores, boxes[:, images].flatten(0, 1), points, gt)
-            for whole, part in zip((owner, strength, positive), found, strict=True):
-                whole.index_copy_(1, images, part.unflatten(0, (shape[0], -1)))
+            # An image beyond the bound: as many branches at a time as are within it.
+            room = max(1, CHUNK_ELEMENTS // ((stop - start) * most * shape[2]))
+            for first in range(0, shape[0], room):
+                part = slice(first, first + room)
+                scores = class_logits(part, images[:, None], labels).sigmoid_()
+                count = len(scores)
+                found = self._group(
+                    scores.flatten(0, 1),
+                    boxes[part, images].flatten(0, 1),
+                    points,
+                    gt.repeat(count, 1, 1),
+                )
+                for whole, made in zip((owner, strength, positive), found, strict=True):
+                    whole[part].index_copy_(1, images, made.unflatten(0, (count, -1)))
+                del scores, found
         labels = objects.labels.expand(shape[0], -1, -1).gather(2, owner)
         gt = objects.boxes.expand(shape[0], -1, -1, -1)
         aim = gt.gather(2, owner[..., None].expand(-1, -1, -1, 4))

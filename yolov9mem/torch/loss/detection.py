@@ -96,7 +96,7 @@ class DetectionLoss:
 
         Args:
             output: levels (N, 4 * reg_max + nc, H, W), or [auxiliary levels, main
-                levels]; any float dtype and layout.
+                levels], or [levels]; any float dtype and layout.
             targets: (n, 6): number of the image, class, box as centre and size in [0, 1].
 
         Raises:
@@ -106,8 +106,8 @@ class DetectionLoss:
         """
         dual = isinstance(output[0], (list, tuple))
         branches: list[list[Tensor]] = [list(b) for b in (output if dual else [output])]
-        weights = [AUXILIARY_WEIGHT, 1.0] if dual else [1.0]
         self._check(branches, targets)
+        weights = [AUXILIARY_WEIGHT, 1.0][-len(branches) :]
         targets = targets.float()
         device = branches[0][0].device
         with torch.autocast(device.type, enabled=False):
@@ -209,8 +209,9 @@ class DetectionLoss:
     ) -> Assignment:
         """Boxes in pixels."""
 
-        def class_logits(image: Tensor, label: Tensor) -> Tensor:
-            return torch.stack([o.class_logits(image, label) for o in outputs])
+        def class_logits(part: slice, image: Tensor, label: Tensor) -> Tensor:
+            found = [o.class_logits(image, label) for o in outputs[part]]
+            return torch.stack(found) if len(found) > 1 else found[0][None]
 
         of_branches = [output.boxes(BIN_ELEMENTS) for output in outputs]
         sides = [

@@ -154,6 +154,8 @@ def _factor(rec: Recorder, tensor: Tensor) -> int | None:
 
 @handles("mul", "multiply", "mul_", "__mul__", "__rmul__", "__imul__")
 def _mul(rec: Recorder, func: Any, input: Any, other: Any, **more: Any) -> Any:
+    if is_number(input):
+        input, other = other, input
     pair = (input, other)
     if is_number(other) and not more:
         return affine(rec, func, input, scale=other)

@@ -113,10 +113,10 @@ def _conv_transpose2d(
     weight_path = _weight(rec, weight, "conv_transpose2d", "weight")
     bias_path = _weight(rec, bias, "conv_transpose2d", "bias")
     step, more = _pair(stride), _pair(output_padding)
+    out = func(input, weight, bias, step, padding, more, groups, dilation)
     if more[0] >= step[0] or more[1] >= step[1]:
         reason = f"its output_padding {more} is not less than its stride {step}"
         raise CannotLower("conv_transpose2d", rec.path, reason)
-    out = func(input, weight, bias, step, padding, more, groups, dilation)
     if 0 in out.shape:
         raise CannotLower("conv_transpose2d", rec.path, "its result is empty")
     shape, dtype = tuple(out.shape), out.dtype
@@ -368,6 +368,8 @@ def _interpolate(
         return None  # in the tail of a strict recording, as over logits
     x = operand(rec, input, "interpolate")
     out = func(input, size, scale_factor, mode, align_corners, recompute_scale_factor)
+    if 0 in out.shape:
+        raise CannotLower("interpolate", rec.path, "its result is empty")
     if out.shape == input.shape and out.dtype == input.dtype:
         return identity(rec, input)
     sides = zip(scale or (), input.shape[2:], out.shape[2:])
