@@ -10,17 +10,26 @@ if TYPE_CHECKING:
     from kernel_cases import Net
 
 
-def gates(net: Net, xs: list[int]) -> int:
-    """Slices that are gated by their own means, a square and an outer product; values
-    are read several times, so that gradients are added up in place."""
-    left, middle = net.slice(xs[0], 0, 5), net.slice(xs[0], 3, 6)
+def _of_slices(net: Net, x: int) -> tuple[int, list[int]]:
+    """A slice of x; and it and another gated by their own means, a square and an outer
+    product. Values are read several times, so that gradients are added up in place."""
+    left, middle = net.slice(x, 0, 5), net.slice(x, 3, 6)
     a = net.multiply(middle, net.mean(middle, "hw"))
     b = net.multiply(net.mean(left, "c"), left)
     c = net.multiply(net.mean(middle, "h"), net.mean(middle, "w"))
-    d = net.multiply(
-        net.maximum(left, "c"), net.multiply(left, net.maximum(left, "hw"))
-    )
-    return net.concat(a, b, c, d, net.multiply(left, left), net.multiply(a, c))
+    return left, [a, b, c, net.multiply(left, left), net.multiply(a, c)]
+
+
+def products(net: Net, xs: list[int]) -> int:
+    """Products and means."""
+    return net.concat(*_of_slices(net, xs[0])[1])
+
+
+def gates(net: Net, xs: list[int]) -> int:
+    """The same with maxima."""
+    left, made = _of_slices(net, xs[0])
+    most = net.multiply(left, net.maximum(left, "hw"))
+    return net.concat(*made, net.multiply(net.maximum(left, "c"), most))
 
 
 def twins(net: Net, xs: list[int]) -> int:

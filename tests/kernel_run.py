@@ -9,20 +9,10 @@ import statistics
 from types import SimpleNamespace
 
 import torch
-from kernel_cases import CASES, Case, Net
+from kernel_cases import CASES, Case
+from kernel_nets import products
 from tensor_run import TensorRun
 from test_kernels import draw, error, stock
-
-
-def products(net: Net, xs: list[int]) -> int:
-    """Slices that are gated by their own means, a square and an outer product; values
-    are read several times, so that gradients are added up in place."""
-    left, middle = net.slice(xs[0], 0, 5), net.slice(xs[0], 3, 6)
-    a = net.multiply(middle, net.mean(middle, "hw"))
-    b = net.multiply(net.mean(left, "c"), left)
-    c = net.multiply(net.mean(middle, "h"), net.mean(middle, "w"))
-    return net.concat(a, b, c, net.multiply(left, left), net.multiply(a, c))
-
 
 # Graphs of products and means, in gates of maxima too, without batch norms.
 KINDS = ("mean", "product", "gates")

@@ -277,8 +277,7 @@ static ym_status fuse_node(fuser *f, int32_t v)
     switch (node->op) {
     case YM_OP_INPUT:
         return fuse_input(f, item, v);
-    case YM_OP_CONV:
-    case YM_OP_CONV_TRANSPOSE: {
+    case YM_OP_CONV: {
         int32_t x = operand_item(f, node, 0);
         item->kind = YM_ITEM_CONV;
         item->u.conv = node->u.conv;

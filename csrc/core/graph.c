@@ -13,9 +13,8 @@
 const char *ym_op_name(ym_op op)
 {
     static const char *const names[] = {
-        "input",    "conv",     "conv_transpose", "batch_norm", "activation",
-        "add",      "concat",   "slice",          "max_pool",   "avg_pool",
-        "upsample", "multiply", "mean",           "maximum"};
+        "input",    "conv",     "batch_norm", "activation", "add",  "concat", "slice",
+        "max_pool", "avg_pool", "upsample",   "multiply",   "mean", "maximum"};
     return names[op];
 }
 

@@ -17,8 +17,7 @@
 
 typedef enum ym_op {
     YM_OP_INPUT = 0,
-    YM_OP_CONV,
-    YM_OP_CONV_TRANSPOSE, /* the adjoint of a convolution */
+    YM_OP_CONV, /* or transposed */
     YM_OP_BATCH_NORM,
     YM_OP_ACTIVATION,
     YM_OP_ADD,

@@ -52,11 +52,11 @@ static ym_status check_conv(const ym_graph *g, int32_t x, const ym_conv_call *ca
     return YM_OK;
 }
 
-static ym_status append_conv(ym_graph *g, ym_op op, int32_t x, const ym_conv_call *conv,
+static ym_status append_conv(ym_graph *g, int32_t x, const ym_conv_call *conv,
                              const char *name, int32_t *made, ym_error *error)
 {
     ym_node *node = NULL;
-    YM_TRY(ym_graph_append(g, op, &x, 1, name, &node, error));
+    YM_TRY(ym_graph_append(g, YM_OP_CONV, &x, 1, name, &node, error));
     node->channels = conv->is_transposed ? conv->shape.c : conv->shape.k;
     node->u.conv = *conv;
     *made = g->node_count - 1;
@@ -69,7 +69,7 @@ ym_status ym_graph_conv(ym_graph *g, int32_t x, const ym_conv *conv, int32_t wei
     const ym_conv_call call = {.shape = *conv, .weight = weight, .bias = bias};
     YM_TRY(check_conv(g, x, &call, name, error));
     YM_TRY(ym_graph_check_vector(g, bias, conv->k, "conv bias", error));
-    return append_conv(g, YM_OP_CONV, x, &call, name, made, error);
+    return append_conv(g, x, &call, name, made, error);
 }
 
 ym_status ym_graph_conv_transpose(ym_graph *g, int32_t x, const ym_conv *conv,
@@ -90,7 +90,7 @@ ym_status ym_graph_conv_transpose(ym_graph *g, int32_t x, const ym_conv *conv,
              "conv_transpose %s: output padding is (%d, %d), must be less than the "
              "stride, (%d, %d)",
              name, more[0], more[1], conv->stride_h, conv->stride_w);
-    return append_conv(g, YM_OP_CONV_TRANSPOSE, x, &call, name, made, error);
+    return append_conv(g, x, &call, name, made, error);
 }
 
 ym_status ym_graph_batch_norm(ym_graph *g, int32_t x, int32_t norm, const char *name,

@@ -218,9 +218,9 @@ double ym_conv_terms(const ym_conv_call *conv)
                : window * (s->c / s->groups);
 }
 
-/* A sum's gradients are what flows into it, whatever its addends are: so that of a
- * number or a bias reads no value. */
-static bool term_tells(const ym_program *p, const ym_item *brick, int32_t t)
+/* Does a brick's backward read its term t? A sum's gradients are what flows into it,
+ * whatever the addends are, and so are those of constant statistics. */
+static bool reads_term(const ym_program *p, const ym_item *brick, int32_t t)
 {
     const int32_t call = brick->u.brick.norm_call[t];
     return brick->u.brick.activation.kind != YM_IDENTITY ||
@@ -240,7 +240,7 @@ bool ym_backward_reads(const ym_program *p, int32_t i, int32_t operand)
     case YM_ITEM_MAXIMUM:
         return p->item[item->operand[0]].needs_grad;
     case YM_ITEM_BRICK:
-        return operand < item->u.brick.term_count && term_tells(p, item, operand);
+        return operand < item->u.brick.term_count && reads_term(p, item, operand);
     case YM_ITEM_MULTIPLY: /* for the gradient of the other factor */
         return p->item[item->operand[1 - operand]].needs_grad;
     default:

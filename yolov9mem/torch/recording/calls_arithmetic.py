@@ -24,6 +24,12 @@ def is_number(x: Any) -> bool:
     return isinstance(x, kinds) and not isinstance(x, bool)
 
 
+def is_in_place(func: Any) -> bool:
+    """Does it put its result into its first argument, as mul_ and __imul__ do?"""
+    name = name_of(func)
+    return name.startswith("__i") or (name[-1] == "_" and name[-2:] != "__")
+
+
 def affine(
     rec: Recorder, func: Any, input: Any, scale: float = 1.0, shift: float = 0.0
 ) -> Any:
@@ -34,10 +40,9 @@ def affine(
         return None
     if not (abs(scale) <= LARGEST and abs(shift) <= LARGEST):
         return None
-    name = name_of(func)
-    in_place = name.startswith("__i") or name.rstrip("_") + "_" == name
+    in_place = is_in_place(func)
     if in_place:
-        check_in_place(rec, input, name)
+        check_in_place(rec, input, name_of(func))
     shape, attributes = rec.shape(value), (float(scale), float(shift), None)
     made = rec.add_node("affine", (value,), attributes, shape, input.dtype)
     out = input if in_place else rec.fakes.empty(shape, input.dtype, input.device)
@@ -46,7 +51,7 @@ def affine(
 
 @handles("add", "add_", "__add__", "__radd__", "__iadd__")
 def _add(rec: Recorder, func: Any, input: Any, other: Any, *, alpha: Any = 1) -> Any:
-    in_place = name_of(func) in ("add_", "__iadd__")
+    in_place = is_in_place(func)
     bumped = rec.parameter_path(input)
     if in_place and bumped is not None and _is_count(rec, bumped, other, alpha):
         rec.recording.bumps[bumped] = rec.recording.bumps.get(bumped, 0) + 1

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from .. import devices
-from .calls import FLOATS, handles, identity, name_of
-from .calls_arithmetic import affine, is_number
+from .calls import FLOATS, handles, identity
+from .calls_arithmetic import affine, is_in_place, is_number
 from .sharing import check_in_place, note_views
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _mul(rec: Recorder, func: Any, input: Any, other: Any, **more: Any) -> Any:
     shape = torch.broadcast_shapes(input.shape, other.shape)
     if shape != torch.broadcast_shapes(rec.shape(a), rec.shape(b)):
         return None
-    in_place = name_of(func) in ("mul_", "__imul__")
+    in_place = is_in_place(func)
     dtype = torch.promote_types(input.dtype, other.dtype)
     if in_place:
         if input.shape != shape or rec.value(input) is None:
