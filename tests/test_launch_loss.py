@@ -30,8 +30,8 @@ class ComputeLoss:
         self.stride = torch.tensor(per_image_loss.STRIDES)
         self.hyp = {"cls_pw": 1.0, "fl_gamma": 0.0}
         self.assigner = SimpleNamespace(topk=10, alpha=0.5, beta=6.0)
-        if self.branches == 2:
-            self.assigner2 = self.assigner
+        for number in range(2, self.branches + 1):
+            setattr(self, f"assigner{number}", self.assigner)
         self.calls = 0
 
     def __call__(
@@ -39,7 +39,8 @@ class ComputeLoss:
     ) -> Any:
         self.calls += 1
         p = p[1] if isinstance(p, tuple) else p
-        branches, weights = (p, [0.25, 1.0]) if self.branches == 2 else ([p], [1.0])
+        branches = p if self.branches > 1 else [p]
+        weights = [0.25] * (self.branches - 1) + [1.0]
         return per_image_loss.loss(branches, weights, targets, [self.gain, 0.5, 1.5])
 
 
@@ -52,9 +53,7 @@ class OtherGain(ComputeLoss):
 
 
 class Triple(ComputeLoss):
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
-        self.assigner3 = self.assigner
+    branches = 3
 
 
 class Old:
@@ -65,6 +64,13 @@ class Old:
 
     def __call__(self, p: Any, targets: torch.Tensor) -> Any:
         return sum(x.sum() for x in p), torch.zeros(3)
+
+
+class Masked(ComputeLoss):
+    """As that of segmentation."""
+
+    def __call__(self, p: Any, targets: torch.Tensor, masks: Any) -> Any:
+        return super().__call__(p, targets)
 
 
 class Failing(ComputeLoss):
@@ -92,10 +98,10 @@ class Launched:
 def output(branches: int) -> tuple[Any, torch.Tensor]:
     made = [make_case(seed, nc=NC) for seed in range(branches)]
     levels = [[torch.tensor(z).float() for z in case[0]] for case in made]
-    return levels if branches == 2 else levels[0], torch.tensor(made[0][1]).float()
+    return levels if branches > 1 else levels[0], torch.tensor(made[0][1]).float()
 
 
-@pytest.mark.parametrize("base", [ComputeLoss, Single])
+@pytest.mark.parametrize("base", [ComputeLoss, Single, Triple])
 def test_the_same_loss_is_swapped(base: type) -> None:
     launched = Launched(base)
     made = launched.made()
@@ -116,8 +122,8 @@ def test_the_same_loss_is_swapped(base: type) -> None:
     "base, reason",
     [
         (OtherGain, "its loss differs by [0-9.e-]+ where ours was tried"),
-        (Triple, "has three branches"),
         (Old, "has no reg_max"),
+        (Masked, "takes masks beside outputs and targets"),
         (Failing, "a trial raised KeyError: 'image sizes'"),
     ],
 )
@@ -130,7 +136,8 @@ def test_another_loss_stays_and_is_named(base: type, reason: str) -> None:
     if base is not Failing:
         p, targets = output(2)
         calls = getattr(made, "calls", None)
-        made(p[0] if base is Old else p, targets)
+        more = (None,) if base is Masked else ()
+        made(p[0] if base is Old else p, targets, *more)
         assert calls is None or made.calls == calls + 1
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import types
 import weakref
 from collections.abc import Callable
@@ -105,12 +106,14 @@ def counterpart(stock: Any, call: Callable[[Any, Tensor], Any]) -> DetectionLoss
                if not hasattr(stock, name)]  # fmt: skip
     if missing:
         raise Another(f"has no {missing[0]}")
-    if hasattr(stock, "assigner3"):
-        raise Another("has three branches")
+    needed = [p.name for p in inspect.signature(call).parameters.values()
+              if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]  # fmt: skip
+    if len(needed) > 2:
+        raise Another(f"takes {' and '.join(needed[2:])} beside outputs and targets")
     try:
         hyp = {name: float(stock.hyp[name]) for name in ("cls_pw", "fl_gamma")}
         ours = DetectionLoss(stock, {**GAINS, **hyp}, **_rule(stock))
-        branches = 2 if hasattr(stock, "assigner2") else 1
+        branches = 1 + hasattr(stock, "assigner2") + hasattr(stock, "assigner3")
         for objects in (6, 0):
             _compare(ours, call, *_drawn(ours, stock, branches, objects))
     except Another:

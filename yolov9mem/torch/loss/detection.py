@@ -5,11 +5,10 @@ For each branch, with target scores t of the assigner and T = max(sum t, 1):
     cls = sum BCE(logits, t) / T
     box = sum_positive (1 - CIoU) * sum_c t / T
     dfl = sum_positive DFL * sum_c t / T              (arXiv:2006.04388)
-total = batch * sum_branch weight * (box * gain + cls * gain + dfl * gain), the
-auxiliary branch of a dual model weighing 0.25. All arithmetic is float32, under
-autocast too.
+total = batch * sum_branch weight * (box * gain + cls * gain + dfl * gain); auxiliary
+branches, all but the last, weigh 0.25. All arithmetic is float32, under autocast too.
 
-The images of a batch, and both branches, are taken together: few launches. Beside the
+The images of a batch, and all branches, are taken together: few launches. Beside the
 output and its gradient, memory is of the positive cells, and what the assigner,
 BIN_ELEMENTS and cells.ELEMENTS bound: at 640 px the logits alone in float32 would be three
 times the output. The host does not wait for the device, so that it can launch backward
@@ -63,9 +62,9 @@ class DetectionLoss:
             loss (0: none).
         topk, alpha, beta: of the task-aligned assigner.
 
-    The same sums as in the official `utils.loss_tal_dual.ComputeLoss` (two branches) and
-    `utils.loss_tal.ComputeLoss` (one), in float32 where those round to 16 bits under
-    autocast.
+    The same sums as in the official ComputeLoss of `utils.loss_tal` (one branch),
+    `utils.loss_tal_dual` (two) and `utils.loss_tal_triple` (three), in float32 where those
+    round to 16 bits under autocast.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class DetectionLoss:
         """(loss times batch size, detached (box, cls, dfl) with their gains).
 
         Args:
-            output: levels (N, 4 * reg_max + nc, H, W), or [auxiliary levels, main
+            output: levels (N, 4 * reg_max + nc, H, W), or [auxiliary levels ..., main
                 levels], or [levels]; any float dtype and layout.
             targets: (n, 6): number of the image, class, box as centre and size in [0, 1].
 
@@ -104,10 +103,11 @@ class DetectionLoss:
                 class that the head does not have. (Where they are on a GPU, that is an
                 error of the device: the host does not wait for their values.)
         """
-        dual = isinstance(output[0], (list, tuple))
-        branches: list[list[Tensor]] = [list(b) for b in (output if dual else [output])]
+        nested = isinstance(output[0], (list, tuple))
+        branches: list[list[Tensor]]
+        branches = [list(b) for b in (output if nested else [output])]
         self._check(branches, targets)
-        weights = [AUXILIARY_WEIGHT, 1.0][-len(branches) :]
+        weights = [AUXILIARY_WEIGHT] * (len(branches) - 1) + [1.0]
         targets = targets.float()
         device = branches[0][0].device
         with torch.autocast(device.type, enabled=False):
@@ -125,8 +125,6 @@ class DetectionLoss:
             return parts.sum() * batch, parts.detach()
 
     def _check(self, branches: list[list[Tensor]], targets: Tensor) -> None:
-        if len(branches) > 2:
-            raise ValueError(f"output: has {len(branches)} branches, must be 1 or 2")
         for b, levels in enumerate(branches):
             if len(levels) != len(self.stride):
                 raise ValueError(
