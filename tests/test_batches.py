@@ -287,3 +287,6 @@ def test_two_gpus_the_fuller_one_decides(monkeypatch: pytest.MonkeyPatch) -> Non
     assert calls.index("reset_peak_memory_stats") < calls.index("work")
     peak[1] = 700
     assert meter(lambda: None) == (700, 950)
+    # "cuda" is the current one: PyTorch 2.4's mem_get_info takes no device without number.
+    monkeypatch.setattr(cuda, "current_device", lambda: 1)
+    assert batches.CudaMeter([torch.device("cuda")])(lambda: None) == (700, 950)

@@ -204,6 +204,23 @@ def test_small_cases_run_on_the_cpu(capsys) -> None:
     assert "small cases: all ran" in capsys.readouterr().out
 
 
+NEWER = ("bilinear_forward", "bilinear_backward", "known_statistics", "channel_sums")
+
+
+@pytest.mark.parametrize("kernel", NEWER)
+def test_small_cases_launch_the_newer_kernels(kernel: str) -> None:
+    """In training, as compute-sanitizer has them on a GPU."""
+    import torch
+    from emulated_gpu import WATCHED, emulated_gpu
+
+    from benchmarks.gpu import small
+
+    with emulated_gpu() as gpu:
+        gpu.watch(f"{kernel}_kernel")
+        small.train("cpu", "cuda:plain", torch.float32, "conv")
+        assert gpu.count(WATCHED) > 0
+
+
 def test_live_bytes_are_counted() -> None:
     import torch
 

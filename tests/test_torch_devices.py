@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import yolov9mem.torch as ym
 from yolov9mem.torch import devices
+from yolov9mem.torch.loss.assigner import Objects
 from yolov9mem.torch.recording.fakes import FakeCopy
 from yolov9mem.torch.running import arenas
 from yolov9mem.torch.running.binding import channels_last
@@ -168,3 +169,22 @@ def test_room_is_made_when_the_size_changes(monkeypatch) -> None:
         module(torch.randn(2, 3, size, size)).sum().backward()
     small, large, again = asked
     assert small == again < large
+
+
+def test_objects_go_to_a_gpu_by_pinned_memory() -> None:
+    """More than 64 KB of other memory would wait for the GPU: 64 images of 64 objects."""
+
+    class OnHost:
+        device, is_pinned = torch.device("cpu"), False
+
+        def pin_memory(self):
+            self.is_pinned = True
+            return self
+
+        def to(self, device, non_blocking):
+            assert self.is_pinned == (device.type == "cuda") and non_blocking
+            return self
+
+    for kind in ("cuda", "cpu"):
+        made = Objects(OnHost(), OnHost(), OnHost(), [3, 1]).to(torch.device(kind))
+        assert made.counts == [3, 1]

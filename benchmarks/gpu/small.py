@@ -38,7 +38,9 @@ def network() -> nn.Module:
             self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(24, 24, 1))
             self.spatial = nn.Conv2d(2, 1, 3, padding=1, bias=False)
             self.scale = nn.BatchNorm2d(24)
+            self.up = nn.ConvTranspose2d(16, 7, 3, 2, 1, 1)
             self.head = nn.Conv2d(40, 5, 1)
+            self.last = nn.Conv2d(12, 3, 1)
 
         def forward(self, x: Tensor) -> Tensor:
             x = nn.functional.gelu(self.scale(self.elan(self.first(x))))
@@ -48,8 +50,11 @@ def network() -> nn.Module:
             both = torch.cat((x.mean(1, True), x.max(1, True).values), 1)
             x = x * self.spatial(both).sigmoid()
             y = self.pool(self.down(x))
+            z = self.up(y) * 0.5
             y = nn.functional.interpolate(y, size=x.shape[2:], mode="nearest")
-            return self.head(torch.cat((x, y), 1))
+            x = self.head(torch.cat((x, y), 1))
+            z = nn.functional.interpolate(z, size=x.shape[2:], mode="bilinear")
+            return self.last(torch.cat((x, 1 - z), 1))
 
     return Net().train()
 

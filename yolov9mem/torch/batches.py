@@ -22,6 +22,7 @@ import torch
 from yolov9mem._checks import INT_MAX, check_whole
 from yolov9mem.plan_table import readable_bytes
 
+from . import devices as places
 from .running.arenas import drop_workspace
 
 # Of what a GPU has for this process. The peak of the chosen batch is measured, and of all
@@ -155,7 +156,8 @@ class CudaMeter:
     """Measures what torch's allocator reserves on GPUs."""
 
     def __init__(self, devices: Sequence[torch.device]) -> None:
-        self.devices = list(devices)
+        # With their numbers, without which PyTorch 2.4 tells no free memory.
+        self.devices = [torch.device("cuda", places.index(d)) for d in devices]
 
     def __call__(self, work: Callable[[], object]) -> tuple[int, int]:
         for device in self.devices:

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import devices
 from .boxes import complete_iou
 
 CHUNK_ELEMENTS = 1 << 22  # (image, object, cell) of one CIoU (about 100 MB)
@@ -41,7 +42,7 @@ class Objects(NamedTuple):
 
     def to(self, device: torch.device) -> Objects:
         """The same on a device, without waiting for it."""
-        labels, boxes, order = (t.to(device, non_blocking=True) for t in self[:3])
+        labels, boxes, order = (devices.sent(t, device) for t in self[:3])
         return Objects(labels, boxes, order, self.counts)
 
 
