@@ -45,9 +45,11 @@ def first_cells(positive: Tensor, most: int) -> tuple[Tensor, Tensor]:
     the device knows, and nonzero() would make the host wait for it.
     """
     place = torch.arange(most, device=positive.device).expand(len(positive), -1)
-    count = positive.cumsum(1)
-    is_real = place < count[:, -1:]
-    found = torch.searchsorted(count, place + 1)
+    # All rows in one sum: a GPU would give each of few long rows to a single block.
+    count = positive.flatten().cumsum(0).view_as(positive)
+    before = count[:, :1] - positive[:, :1].long()
+    is_real = place < count[:, -1:] - before
+    found = torch.searchsorted(count, place + before + 1)
     return found.where(is_real, place), is_real
 
 
