@@ -327,9 +327,7 @@ def test_upsample(dtype: int, size: tuple, out: tuple) -> None:
     c = 8 if size[0] % 2 else 3
     x = Value(ce.random_values(1, (2, *size, c)), dtype, 8, 0)
     dy = Value(ce.random_values(2, (2, *out, c)), dtype, 0, 8)
-    scale = [
-        C.c_float(np.float32(i) / np.float32(o)) for i, o in zip(size, out, strict=True)
-    ]
+    how = ce.Resize(False, False, *(i / o for i, o in zip(size, out, strict=True)))
     found = {}
     for backend in ("cuda", "ref"):
         exact = backend == "ref"
@@ -337,14 +335,9 @@ def test_upsample(dtype: int, size: tuple, out: tuple) -> None:
         y = Value(np.zeros((2, *out, c), np.float32), F32 if exact else dtype)
         start = Value(ce.random_values(3, (2, *size, c)), dtype)
         dx = exact_of(start) if exact else start
-        ce.call(f"{backend}_upsample_forward", *scale, p(a.tensor()), p(y.tensor()))
-        ce.call(
-            f"{backend}_upsample_backward",
-            *scale,
-            p(b.tensor()),
-            p(dx.tensor()),
-            C.c_bool(True),
-        )
+        ce.call(f"{backend}_nearest_forward", p(how), p(a.tensor()), p(y.tensor()))
+        backward = f"{backend}_nearest_backward"
+        ce.call(backward, p(how), p(b.tensor()), p(dx.tensor()), C.c_bool(True))
         found[backend] = (y.numpy(), dx.numpy())
     np.testing.assert_array_equal(found["cuda"][0], found["ref"][0])
     close(found["cuda"][1], found["ref"][1], LIMIT[dtype])

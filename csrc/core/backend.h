@@ -17,7 +17,7 @@
 #include "core/status.h"
 #include "core/tensor.h"
 
-#define YM_BACKEND_API_VERSION 9
+#define YM_BACKEND_API_VERSION 10
 
 #define YM_MOST_PROCESSES 65536
 
@@ -204,12 +204,11 @@ typedef struct ym_backend {
     ym_status (*avg_pool_backward)(ym_context *context, const ym_pool *pool,
                                    const ym_tensor *dy, ym_tensor *dx, bool accumulate);
 
-    /* Nearest: source row = min(floor(row * scale_h), H - 1), scale in float as torch.
-     */
-    ym_status (*upsample_forward)(ym_context *context, float scale_h, float scale_w,
-                                  const ym_tensor *x, ym_tensor *y);
-    ym_status (*upsample_backward)(ym_context *context, float scale_h, float scale_w,
-                                   const ym_tensor *dy, ym_tensor *dx, bool accumulate);
+    /* Nearest: places in float as torch (math/nearest.h). */
+    ym_status (*nearest_forward)(ym_context *context, const ym_resize *resize,
+                                 const ym_tensor *x, ym_tensor *y);
+    ym_status (*nearest_backward)(ym_context *context, const ym_resize *resize,
+                                  const ym_tensor *dy, ym_tensor *dx, bool accumulate);
     /* Bilinear: places and weights in float as torch (math/bilinear.h). */
     ym_status (*bilinear_forward)(ym_context *context, const ym_resize *resize,
                                   const ym_tensor *x, ym_tensor *y);

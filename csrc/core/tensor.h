@@ -46,6 +46,13 @@ static inline int64_t ym_pixels(const ym_tensor *x)
     return (int64_t)x->n * x->h * x->w;
 }
 
+/* The number of a pixel among those of all images. */
+static inline int64_t ym_pixel_index(const ym_tensor *x, int32_t n, int32_t h,
+                                     int32_t w)
+{
+    return ((int64_t)n * x->h + h) * x->w + w;
+}
+
 /* The channels [first, first + count) of x. */
 static inline ym_tensor ym_channels(ym_tensor x, int32_t first, int32_t count)
 {

@@ -50,11 +50,6 @@ static void find_run(run *t, ym_side side, int32_t first, int32_t count)
     }
 }
 
-static int64_t pixel_of(const ym_tensor *x, int32_t n, int32_t h, int32_t w)
-{
-    return ((int64_t)n * x->h + h) * x->w + w;
-}
-
 /* Columns of the source, blended across the two rows that output row `row` lies
  * between, counted over the images. */
 static void blend_rows(const job *j, const cpu_patch *patch, const run *t, int32_t row,
@@ -65,7 +60,7 @@ static void blend_rows(const job *j, const cpu_patch *patch, const run *t, int32
     const float *x[2];
     float buffer[2][RUN];
     for (int k = 0; k < 2; k++) {
-        const int64_t pixel = pixel_of(j->from, n, at.source[k], t->origin);
+        const int64_t pixel = ym_pixel_index(j->from, n, at.source[k], t->origin);
         x[k] = cpu_row(j->from, patch, pixel, t->columns, buffer[k]);
     }
     j->kernels->blend(t->columns * patch->count, at.weight[0], x[0], at.weight[1], x[1],
@@ -119,7 +114,7 @@ static void sum_rows(const job *j, const cpu_patch *patch, const run *t, int32_t
     float buffer[RUN];
     memset(sum, 0, (size_t)floats * sizeof *sum);
     for (int32_t oh = ym_first_output(j->rows, h - 1); oh < end; oh++) {
-        const int64_t pixel = pixel_of(j->from, n, oh, t->first);
+        const int64_t pixel = ym_pixel_index(j->from, n, oh, t->first);
         const float *dy = cpu_row(j->from, patch, pixel, t->pixels, buffer);
         j->kernels->blend(floats, ym_weight_of(j->rows, oh, h), dy, 1.0f, sum, sum);
     }

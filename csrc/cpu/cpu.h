@@ -137,10 +137,10 @@ ym_status cpu_avg_pool_forward(ym_context *context, const ym_pool *pool,
 ym_status cpu_avg_pool_backward(ym_context *context, const ym_pool *pool,
                                 const ym_tensor *dy, ym_tensor *dx, bool accumulate);
 
-ym_status cpu_upsample_forward(ym_context *context, float scale_h, float scale_w,
-                               const ym_tensor *x, ym_tensor *y);
-ym_status cpu_upsample_backward(ym_context *context, float scale_h, float scale_w,
-                                const ym_tensor *dy, ym_tensor *dx, bool accumulate);
+ym_status cpu_nearest_forward(ym_context *context, const ym_resize *resize,
+                              const ym_tensor *x, ym_tensor *y);
+ym_status cpu_nearest_backward(ym_context *context, const ym_resize *resize,
+                               const ym_tensor *dy, ym_tensor *dx, bool accumulate);
 ym_status cpu_bilinear_forward(ym_context *context, const ym_resize *resize,
                                const ym_tensor *x, ym_tensor *y);
 ym_status cpu_bilinear_backward(ym_context *context, const ym_resize *resize,

@@ -33,11 +33,6 @@ static window window_of(const ym_tensor *x, const ym_tensor *y, int32_t h, int32
                     each_w ? w + 1 : x->w};
 }
 
-static int64_t pixel_of(const ym_tensor *x, int32_t n, int32_t h, int32_t w)
-{
-    return ((int64_t)n * x->h + h) * x->w + w;
-}
-
 /* The maxima of a window's channels and the pixels, as numbers within the image, where
  * they are. */
 static void scan(const run *r, const cpu_patch *patch, int32_t n, window over,
@@ -50,7 +45,8 @@ static void scan(const run *r, const cpu_patch *patch, int32_t n, window over,
     }
     for (int32_t h = over.first_h; h < over.end_h; h++) {
         for (int32_t w = over.first_w; w < over.end_w; w++) {
-            const float *x = cpu_row(r->x, patch, pixel_of(r->x, n, h, w), 1, buffer);
+            const float *x =
+                cpu_row(r->x, patch, ym_pixel_index(r->x, n, h, w), 1, buffer);
             r->kernels->arg_maximum(patch->count, x, h * r->x->w + w, most, places);
         }
     }
@@ -63,7 +59,7 @@ static void give_back(const run *r, const cpu_patch *patch, int32_t n, window ov
     float row[CPU_ROW], buffer[CPU_ROW];
     for (int32_t h = over.first_h; h < over.end_h; h++) {
         for (int32_t w = over.first_w; w < over.end_w; w++) {
-            const int64_t pixel = pixel_of(r->y, n, h, w);
+            const int64_t pixel = ym_pixel_index(r->y, n, h, w);
             const int32_t here = h * r->x->w + w;
             for (int32_t c = 0; c < patch->count; c++) {
                 row[c] = places[c] == here ? d[c] : 0;
@@ -90,7 +86,7 @@ static void pixels_task(void *argument, int32_t index)
     int32_t places[CPU_ROW];
     for (int32_t w = 0; w < y->w; w++) {
         const window over = window_of(r->x, y, h, w);
-        const int64_t pixel = pixel_of(y, n, h, w);
+        const int64_t pixel = ym_pixel_index(y, n, h, w);
         scan(r, &patch, n, over, most, places);
         if (r->dy == NULL) {
             cpu_store(most, patch.count, 1, patch.count, r->y,

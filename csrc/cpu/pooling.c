@@ -56,7 +56,7 @@ static float divisor(const run *r, range h, range w)
 static const float *pixel_at(const ym_tensor *x, const cpu_patch *patch, int32_t n,
                              int32_t h, int32_t w, float *buffer)
 {
-    return cpu_row(x, patch, ((int64_t)n * x->h + h) * x->w + w, 1, buffer);
+    return cpu_row(x, patch, ym_pixel_index(x, n, h, w), 1, buffer);
 }
 
 static void pool_pixel(const run *r, const cpu_patch *patch, const int32_t at[3])

@@ -54,6 +54,12 @@ static inline cpu_patch cpu_patch_of(const ym_tensor *x, int32_t blocks, int32_t
     return patch;
 }
 
+/* The first channel of a pixel. */
+static inline char *cpu_pixel(const ym_tensor *x, int64_t pixel)
+{
+    return (char *)x->data + (size_t)(pixel * x->pitch) * ym_dtype_bytes(x->dtype);
+}
+
 /* Pixels of the row that begins at pixel p. */
 static inline int32_t cpu_row_pixels(const cpu_patch *patch, int64_t p)
 {

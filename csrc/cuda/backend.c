@@ -22,8 +22,8 @@
     .max_pool_backward = cuda_max_pool_backward,                                      \
     .avg_pool_forward = cuda_avg_pool_forward,                                        \
     .avg_pool_backward = cuda_avg_pool_backward,                                      \
-    .upsample_forward = cuda_upsample_forward,                                        \
-    .upsample_backward = cuda_upsample_backward,                                      \
+    .nearest_forward = cuda_nearest_forward,                                          \
+    .nearest_backward = cuda_nearest_backward,                                        \
     .bilinear_forward = cuda_bilinear_forward,                                        \
     .bilinear_backward = cuda_bilinear_backward,                                      \
     .maximum_scratch_bytes = cuda_maximum_scratch_bytes,                              \

@@ -78,10 +78,10 @@ ym_status cuda_avg_pool_forward(ym_context *context, const ym_pool *pool,
                                 const ym_tensor *x, ym_tensor *y);
 ym_status cuda_avg_pool_backward(ym_context *context, const ym_pool *pool,
                                  const ym_tensor *dy, ym_tensor *dx, bool accumulate);
-ym_status cuda_upsample_forward(ym_context *context, float scale_h, float scale_w,
-                                const ym_tensor *x, ym_tensor *y);
-ym_status cuda_upsample_backward(ym_context *context, float scale_h, float scale_w,
-                                 const ym_tensor *dy, ym_tensor *dx, bool accumulate);
+ym_status cuda_nearest_forward(ym_context *context, const ym_resize *resize,
+                               const ym_tensor *x, ym_tensor *y);
+ym_status cuda_nearest_backward(ym_context *context, const ym_resize *resize,
+                                const ym_tensor *dy, ym_tensor *dx, bool accumulate);
 ym_status cuda_bilinear_forward(ym_context *context, const ym_resize *resize,
                                 const ym_tensor *x, ym_tensor *y);
 ym_status cuda_bilinear_backward(ym_context *context, const ym_resize *resize,

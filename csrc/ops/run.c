@@ -257,24 +257,22 @@ static ym_status run_conv_weight(const runner *r, const ym_step *step)
 static ym_status run_upsample(const runner *r, const ym_resize *resize,
                               const ym_tensor *x, ym_tensor *y)
 {
-    const ym_backend *backend = r->context->backend;
+    const ym_backend *b = r->context->backend;
     if (resize->bilinear) {
-        return backend->bilinear_forward(r->context, resize, x, y);
+        return b->bilinear_forward(r->context, resize, x, y);
     }
-    return backend->upsample_forward(r->context, resize->scale_h, resize->scale_w, x,
-                                     y);
+    return b->nearest_forward(r->context, resize, x, y);
 }
 
 static ym_status run_upsample_backward(const runner *r, const ym_resize *resize,
                                        const ym_tensor *dy, ym_tensor *dx,
                                        bool accumulate)
 {
-    const ym_backend *backend = r->context->backend;
+    const ym_backend *b = r->context->backend;
     if (resize->bilinear) {
-        return backend->bilinear_backward(r->context, resize, dy, dx, accumulate);
+        return b->bilinear_backward(r->context, resize, dy, dx, accumulate);
     }
-    return backend->upsample_backward(r->context, resize->scale_h, resize->scale_w, dy,
-                                      dx, accumulate);
+    return b->nearest_backward(r->context, resize, dy, dx, accumulate);
 }
 
 static ym_status run_forward_step(const runner *r, const ym_step *step)

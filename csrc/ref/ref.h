@@ -16,7 +16,7 @@ struct ym_mosaic_job;
 static inline int64_t ref_index(const ym_tensor *x, int32_t n, int32_t h, int32_t w,
                                 int32_t c)
 {
-    return (((int64_t)n * x->h + h) * x->w + w) * x->pitch + c;
+    return ym_pixel_index(x, n, h, w) * x->pitch + c;
 }
 
 static inline double ref_load(const ym_tensor *x, int64_t index)
@@ -74,10 +74,10 @@ ym_status ref_avg_pool_forward(ym_context *context, const ym_pool *pool,
 ym_status ref_avg_pool_backward(ym_context *context, const ym_pool *pool,
                                 const ym_tensor *dy, ym_tensor *dx, bool accumulate);
 
-ym_status ref_upsample_forward(ym_context *context, float scale_h, float scale_w,
-                               const ym_tensor *x, ym_tensor *y);
-ym_status ref_upsample_backward(ym_context *context, float scale_h, float scale_w,
-                                const ym_tensor *dy, ym_tensor *dx, bool accumulate);
+ym_status ref_nearest_forward(ym_context *context, const ym_resize *resize,
+                              const ym_tensor *x, ym_tensor *y);
+ym_status ref_nearest_backward(ym_context *context, const ym_resize *resize,
+                               const ym_tensor *dy, ym_tensor *dx, bool accumulate);
 ym_status ref_bilinear_forward(ym_context *context, const ym_resize *resize,
                                const ym_tensor *x, ym_tensor *y);
 ym_status ref_bilinear_backward(ym_context *context, const ym_resize *resize,
