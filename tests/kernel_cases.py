@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from kernel_nets import adjoints, gates, resized_slices, slices, twins
+from kernel_groups import SMALL_GROUPS, TRANSPOSED_SMALL_GROUPS
+from kernel_nets import adjoints, depthwise_slices, gates, resized_slices, slices, twins
 
 EPS, MOMENTUM = 1e-3, 0.03
 SLOPE, LOW, HIGH = 0.1, -0.75, 1.25
@@ -278,6 +279,7 @@ CASES = [
     conv_case(1, 3, 90, 300, 20, 3, 1, 1),
     conv_case(8, 1, 1, 40, 40, 3, 1, 1),
     conv_case(1, 7, 7, 6, 5, 3, 4, 1),
+    *(conv_case(*numbers) for numbers in SMALL_GROUPS),
     *(  # strides beyond the image, or a side of it
         conv_case(*numbers)
         for numbers in [
@@ -300,6 +302,7 @@ CASES = [
             (2, 9, 8, 16, 24, 3, 1, 1),
             (1, 4, 3, 6, 6, 3, 4, 0, 3, 1, 6),
             (1, 1, 1, 64, 32, 7, 1, 3),
+            *TRANSPOSED_SMALL_GROUPS,
         ]
     ),
     affine_case((2, 17, 5, 7), -0.3),
@@ -390,6 +393,7 @@ CASES = [
     product_case((2, 1, 1, 1), (2, 520, 1, 3)),
     Case("gates", (2, 9, 11, 7), gates, seeds=5),
     Case("slices", (2, 9, 11, 7), slices, seeds=5),
+    Case("depthwise slices", (2, 43, 11, 7), depthwise_slices, seeds=5),
     Case("adjoints", (2, 9, 11, 7), adjoints, seeds=5),
     Case("bilinear slices", (2, 9, 9, 11), resized_slices),
     Case("twins", (2, 32, 13, 10), twins),

@@ -39,6 +39,15 @@ def twins(net: Net, xs: list[int]) -> int:
     return net.concat(net.conv(net.slice(both, 16, 32), 16, 32, 3, 1, 1), left)
 
 
+def depthwise_slices(net: Net, xs: list[int]) -> int:
+    """Depthwise convolutions that read and write parts of wider pixels; the second data
+    gradient is added to the first."""
+    left, right = net.slice(xs[0], 0, 35), net.slice(xs[0], 3, 40)
+    a = net.conv(left, 35, 35, 3, 1, 1, 1, 35, True)
+    b = net.conv(right, 80, 40, 3, 1, 2, 2, 40)
+    return net.concat(a, net.conv(right, 40, 40, 3, 1, 1, 1, 40), b, left)
+
+
 def adjoints(net: Net, xs: list[int]) -> int:
     """Transposed convolutions that read and write parts of wider pixels, with biases
     and numbers behind them; what they read is read again."""

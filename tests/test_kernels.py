@@ -29,6 +29,7 @@ from kernel_cases import (
     Net,
     bilinear_case,
     brick_case,
+    conv_case,
     maximum_case,
     pool_case,
 )
@@ -170,6 +171,8 @@ def test_result_does_not_depend_on_the_threads() -> None:
     before = _core.get_num_threads()
     chosen = [CASES[3], CASES[6], CASES[12], CASES[24], CASES[-1]]
     chosen.append(bilinear_case((2, 16, 40, 40), (90, 70)))
+    chosen.append(conv_case(2, 40, 39, 40, 80, 3, 2, 1, 1, 40))
+    chosen.append(conv_case(1, 90, 85, 37, 37, 5, 1, 2, 1, 37))
     try:
         for case in chosen:
             graph, arrays = draw(case, torch.float32)

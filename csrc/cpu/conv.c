@@ -50,6 +50,18 @@ static cpu_axis backward_axis(int32_t size, int32_t taps, int32_t stride, int32_
     return axis;
 }
 
+/* By lane all output channels are as one group's: see by_lane.h. */
+static void choose_way(cpu_correlation *c)
+{
+    if (cpu_fits_lanes(c->groups, c->in_count, c->out_count)) {
+        c->lane_outputs = c->out_count;
+        c->out_count *= c->groups;
+        c->groups = 1;
+        c->pairs = false;
+    }
+    c->winograd = cpu_winograd_fits(c);
+}
+
 static cpu_correlation forward_correlation(const ym_conv *conv, const ym_tensor *x,
                                            const ym_tensor *y)
 {
@@ -63,7 +75,7 @@ static cpu_correlation forward_correlation(const ym_conv *conv, const ym_tensor 
         .out_count = conv->k / conv->groups,
         .pairs = cpu_pairs(x),
     };
-    c.winograd = cpu_winograd_fits(&c);
+    choose_way(&c);
     return c;
 }
 
@@ -83,7 +95,7 @@ static cpu_correlation backward_correlation(const ym_conv *conv, const ym_tensor
         .out_count = conv->c / conv->groups,
         .pairs = cpu_pairs(dy),
     };
-    c.winograd = cpu_winograd_fits(&c);
+    choose_way(&c);
     return c;
 }
 
@@ -171,7 +183,7 @@ ym_status cpu_conv_forward(ym_context *context, const ym_conv *conv, const ym_te
         c.bias = scratch + packed;
     }
     c.weights = scratch;
-    const cpu_weight_view view = {w->data,     c.out_count * w->stride_k,
+    const cpu_weight_view view = {w->data,     conv->k / conv->groups * w->stride_k,
                                   w->stride_c, w->stride_k,
                                   w->stride_r, w->stride_s};
     cpu_pack(&c, &view);

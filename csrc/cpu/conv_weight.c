@@ -16,6 +16,7 @@
  * Products of bf16 sum over two images at once: a word is the same element of both, so
  * that no tap, stride or row end ever cuts a pair.
  */
+#include "cpu/by_lane.h"
 #include "cpu/weight_panels.h"
 
 #include <string.h>
@@ -114,6 +115,11 @@ static layout layout_of(const ym_conv *conv, const ym_tensor *x, const ym_tensor
     return l;
 }
 
+static bool by_lane(const ym_conv *conv)
+{
+    return cpu_fits_lanes(conv->groups, conv->c / conv->groups, conv->k / conv->groups);
+}
+
 static int64_t panel_floats(const layout *l)
 {
     return l->x_panel + l->dy_panel + l->x_row;
@@ -122,6 +128,9 @@ static int64_t panel_floats(const layout *l)
 size_t cpu_conv_weight_scratch_bytes(const ym_conv *conv, const ym_tensor *x,
                                      const ym_tensor *dy)
 {
+    if (by_lane(conv)) {
+        return cpu_lane_weight_scratch_bytes(conv, dy);
+    }
     const layout l = layout_of(conv, x, dy);
     const int64_t panels = ym_pool_threads() * panel_floats(&l);
     return (size_t)(l.splits * l.partial + panels) * sizeof(float);
@@ -309,7 +318,9 @@ ym_status cpu_conv_backward_weight(ym_context *context, const ym_conv *conv,
 {
     run r = {.conv = conv, .x = x, .dy = dy, .dw = dw};
     r.kernels = cpu_kernels_best();
-    if (dw->data != NULL) {
+    if (dw->data != NULL && by_lane(conv)) {
+        YM_TRY(cpu_lane_backward_weight(context, conv, x, dy, dw, accumulate_dw));
+    } else if (dw->data != NULL) {
         r.size = layout_of(conv, x, dy);
         const layout *l = &r.size;
         r.product = l->images > 1 ? r.kernels->product_pairs : r.kernels->product;

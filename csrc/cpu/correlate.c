@@ -11,7 +11,8 @@
 #include <string.h>
 
 enum {
-    PANEL_FLOATS = 48 * 1024, /* wanted; more only if one row tile needs it */
+    PANEL_FLOATS = 48 * 1024,      /* wanted; more only if one row tile needs it */
+    LANE_PANEL_FLOATS = 32 * 1024, /* by lane there is less to do with each */
     ENOUGH_TASKS = 16,
     MAX_TILE = 16 * 32, /* tile_rows * 2 * lanes of the largest kernel set */
 };
@@ -36,10 +37,27 @@ typedef struct run {
 /* What one task works on. */
 typedef struct tile {
     int32_t n, group, t0, t1, u0, u1;
+    int32_t first_block, end_block; /* of the group's output channels */
+    int32_t words;                  /* of a panel pixel */
+    cpu_lane_block lanes;           /* if by lane */
     const char *base; /* of input channel 0 for output (t0, u0) and the first tap */
     int64_t row_step, column_step; /* from output to output, in words */
     cpu_product product; /* loops and steps, the same for all register tiles */
 } tile;
+
+/* How many panels of the same pixels: one a group, or by lane one a block. */
+static int32_t panel_count(const cpu_correlation *c)
+{
+    return c->lane_outputs > 0 ? cpu_block_count(c->out_count) : c->groups;
+}
+
+/* Words of a pixel in the widest of them. */
+static int32_t panel_words(const cpu_correlation *c)
+{
+    const int64_t columns =
+        cpu_min(cpu_block_columns(), cpu_padded_count(c->out_count));
+    return c->lane_outputs > 0 ? c->in_count * (int32_t)columns : cpu_word_count(c);
+}
 
 /* Panel pixels for `count` outputs; a single tap needs only the pixels it reads. */
 static int32_t span(const cpu_axis *axis, int32_t count)
@@ -88,14 +106,16 @@ static tiling tiling_of(const cpu_correlation *c)
     const int32_t rows = cpu_kernels_best()->tile_rows;
     const int32_t taps = c->h.tap_count * c->w.tap_count;
     tiling t = {.tiles_h = 1, .tiles_w = 1};
-    t.direct = readable(c) && inside(&c->h, c->in.h) && inside(&c->w, c->in.w);
+    t.direct = c->lane_outputs == 0 && readable(c) && inside(&c->h, c->in.h) &&
+               inside(&c->w, c->in.w);
     t.gather_h = c->h.tap_count == 1 ? c->h.in_step : 1;
     t.gather_w = c->w.tap_count == 1 ? c->w.in_step : 1;
     if (taps == 0) {
         return t;
     }
-    const int64_t most = PANEL_FLOATS / cpu_word_count(c);
-    const int32_t images = c->in.n * c->groups;
+    const int64_t most = (c->lane_outputs > 0 ? LANE_PANEL_FLOATS : PANEL_FLOATS) /
+                         panel_words(c);
+    const int32_t images = c->in.n * panel_count(c);
     const int32_t fewest = c->h.out_count == 1 ? ENOUGH_TASKS : 1;
     t.tiles_w = split(&c->w, most / span(&c->h, 1), 2 * rows, fewest / images);
     t.span_w = span(&c->w, largest_part(c->w.out_count, t.tiles_w));
@@ -110,7 +130,7 @@ int64_t cpu_correlate_panel_floats(const cpu_correlation *c)
         return cpu_winograd_panel_floats(c);
     }
     const tiling t = tiling_of(c);
-    const int64_t panel = (int64_t)t.span_h * t.span_w * cpu_word_count(c);
+    const int64_t panel = (int64_t)t.span_h * t.span_w * panel_words(c);
     return t.direct ? 0 : cpu_round_up(panel, 16);
 }
 
@@ -132,8 +152,13 @@ static void gather_row(const run *r, const tile *at, int32_t in_h, int32_t width
                        float *to)
 {
     const cpu_correlation *c = r->c;
-    const int32_t step = r->tiles.gather_w, words = cpu_word_count(c);
+    const int32_t step = r->tiles.gather_w, words = at->words;
     const int32_t first = c->w.in_step * at->u0 + c->w.tap_first;
+    if (c->lane_outputs > 0) {
+        const cpu_lane_row row = {at->n, in_h, first, width, step};
+        cpu_load_lane_row(&c->in, &at->lanes, &row, to);
+        return;
+    }
     int32_t left = first < 0 ? (-first + step - 1) / step : 0;
     int32_t end = first >= c->in.w ? 0 : (c->in.w - 1 - first) / step + 1;
     end = (int32_t)cpu_min(end, width);
@@ -155,7 +180,7 @@ static void use_panel(const run *r, tile *at)
     const tiling *t = &r->tiles;
     const int32_t height = span(&c->h, at->t1 - at->t0);
     const int32_t width = span(&c->w, at->u1 - at->u0);
-    const int32_t words = cpu_word_count(c);
+    const int32_t words = at->words, per_input = words / cpu_word_count(c);
     const int64_t row = (int64_t)width * words;
     float *panel = r->panels + ym_pool_slot() * r->panel_floats;
     for (int32_t i = 0; i < height; i++) {
@@ -167,10 +192,10 @@ static void use_panel(const run *r, tile *at)
     at->column_step = (int64_t)c->w.in_step / t->gather_w * words;
     at->product.loop[0] = (cpu_loop){c->h.tap_count, c->h.tap_step * row, 0};
     at->product.loop[1] = (cpu_loop){c->w.tap_count, (int64_t)c->w.tap_step * words, 0};
-    at->product.loop[2] = (cpu_loop){words, 1, 0};
+    at->product.loop[2] = (cpu_loop){cpu_word_count(c), per_input, 0};
     if (c->w.tap_step == 1) { /* taps of a row are neighbours: one long loop */
         at->product.loop[1].count = 1;
-        at->product.loop[2].count = (int64_t)c->w.tap_count * words;
+        at->product.loop[2].count *= c->w.tap_count;
     }
 }
 
@@ -241,21 +266,50 @@ static void correlate_row(const run *r, const tile *at, int32_t t, int32_t block
     }
 }
 
+/* The panel has one block only. */
+static void use_lanes(const cpu_correlation *c, int32_t block, tile *at)
+{
+    at->group = 0;
+    at->first_block = block;
+    at->end_block = block + 1;
+    cpu_lane_block_of(c->in_count, c->lane_outputs, block * cpu_block_columns(),
+                      cpu_columns_of_block(c->out_count, block), &at->lanes);
+    at->words = c->in_count * at->lanes.width;
+}
+
+/* By lane the panels of a tile follow one another: they read parts of the same pixels,
+ * of which the cache has the neighbours. */
+static void tile_of(const run *r, int32_t index, tile *at)
+{
+    const cpu_correlation *c = r->c;
+    const tiling *t = &r->tiles;
+    const int32_t tiles = t->tiles_h * t->tiles_w, panels = panel_count(c);
+    const bool lanes = c->lane_outputs > 0;
+    const int32_t panel = lanes ? index % panels : index / tiles % panels;
+    const int32_t part = lanes ? index / panels % tiles : index % tiles;
+    const int32_t part_w = part % t->tiles_w, part_h = part / t->tiles_w;
+    at->n = index / tiles / panels;
+    at->group = panel;
+    at->first_block = 0;
+    at->end_block = cpu_block_count(c->out_count);
+    at->words = cpu_word_count(c);
+    at->t0 = (int32_t)cpu_part(c->h.out_count, t->tiles_h, part_h);
+    at->t1 = (int32_t)cpu_part(c->h.out_count, t->tiles_h, part_h + 1);
+    at->u0 = (int32_t)cpu_part(c->w.out_count, t->tiles_w, part_w);
+    at->u1 = (int32_t)cpu_part(c->w.out_count, t->tiles_w, part_w + 1);
+    if (lanes) {
+        use_lanes(c, panel, at);
+    }
+    at->product = (cpu_product){.chain = 0};
+}
+
 static void correlate_task(void *argument, int32_t index)
 {
     const run *r = argument;
     const cpu_correlation *c = r->c;
     const tiling *t = &r->tiles;
-    const int32_t part_w = index % t->tiles_w, rest = index / t->tiles_w;
-    const int32_t part_h = rest % t->tiles_h, image = rest / t->tiles_h;
-    tile at = {
-        .n = image / c->groups,
-        .group = image % c->groups,
-        .t0 = (int32_t)cpu_part(c->h.out_count, t->tiles_h, part_h),
-        .t1 = (int32_t)cpu_part(c->h.out_count, t->tiles_h, part_h + 1),
-        .u0 = (int32_t)cpu_part(c->w.out_count, t->tiles_w, part_w),
-        .u1 = (int32_t)cpu_part(c->w.out_count, t->tiles_w, part_w + 1),
-    };
+    tile at;
+    tile_of(r, index, &at);
     if (t->direct) {
         use_image(r, &at);
     } else if (c->h.tap_count > 0 && c->w.tap_count > 0) {
@@ -263,7 +317,7 @@ static void correlate_task(void *argument, int32_t index)
     }
     at.product.a_row = at.column_step;
     const int64_t per_tap = at.product.loop[2].count;
-    for (int32_t block = 0; block < cpu_block_count(c->out_count); block++) {
+    for (int32_t block = at.first_block; block < at.end_block; block++) {
         const int64_t width =
             cpu_padded_count(cpu_columns_of_block(c->out_count, block));
         at.product.b = cpu_packed_block(c, at.group, block);
@@ -308,10 +362,12 @@ void cpu_correlate(const cpu_correlation *correlation, float *panels,
     const cpu_kernels *kernels = cpu_kernels_best();
     run r = {&c,
              kernels,
-             c.pairs ? kernels->product_pairs : kernels->product,
+             c.lane_outputs > 0 ? kernels->product_lanes
+             : c.pairs          ? kernels->product_pairs
+                                : kernels->product,
              tiling_of(&c),
              panels,
              panel_floats};
-    int32_t count = c.in.n * c.groups * r.tiles.tiles_h * r.tiles.tiles_w;
+    int32_t count = c.in.n * panel_count(&c) * r.tiles.tiles_h * r.tiles.tiles_w;
     ym_pool_run_on(threads, correlate_task, &r, count);
 }

@@ -12,7 +12,7 @@
 #ifndef YM_CPU_CORRELATE_H
 #define YM_CPU_CORRELATE_H
 
-#include "cpu/cpu.h"
+#include "cpu/by_lane.h"
 
 /* One image dimension; out_count is at least 1. Output t lies at pixel out_first +
  * out_step * t of `out`; tap a of it reads pixel in_step * t + tap_first + tap_step * a
@@ -29,8 +29,11 @@ typedef struct cpu_correlation {
     int32_t groups, in_count, out_count; /* channels of one group */
     bool pairs;                          /* products of bf16 (cpu_pairs of in) */
     bool winograd;                       /* what cpu_winograd_fits says */
-    float *weights;                      /* packed words, see cpu_pack */
-    const float *bias;                   /* groups * padded out_count, or NULL */
+    /* By lane (by_lane.h), if not 0: of each group; there is one "group" of in_count
+     * inputs a lane and all output channels. */
+    int32_t lane_outputs;
+    float *weights;    /* packed words, see cpu_pack */
+    const float *bias; /* groups * padded out_count, or NULL */
     bool accumulate;
 } cpu_correlation;
 

@@ -28,6 +28,16 @@ typedef struct pack_job {
     const cpu_weight_view *view;
 } pack_job;
 
+/* From the weight of the first output channel to that of `column`. */
+static int64_t column_offset(const pack_job *job, int32_t column)
+{
+    const cpu_weight_view *view = job->view;
+    const int32_t outputs = job->c->lane_outputs;
+    return outputs == 0 ? column * view->out_step
+                        : column / outputs * view->group_step +
+                              column % outputs * view->out_step;
+}
+
 static void pack_pairs(const pack_job *job, int32_t columns, const float *from,
                        uint32_t *to, int64_t width)
 {
@@ -45,17 +55,19 @@ static void pack_pairs(const pack_job *job, int32_t columns, const float *from,
     }
 }
 
-static void pack_tap(const pack_job *job, int32_t columns, const float *from, float *to,
-                     int64_t width)
+/* Of the output channels from `first` on; `from` is the first of all. */
+static void pack_tap(const pack_job *job, int32_t first, int32_t columns,
+                     const float *from, float *to, int64_t width)
 {
     if (job->c->pairs) {
-        pack_pairs(job, columns, from, (uint32_t *)(void *)to, width);
+        pack_pairs(job, columns, from + column_offset(job, first),
+                   (uint32_t *)(void *)to, width);
         return;
     }
     for (int32_t i = 0; i < job->c->in_count; i++) {
         const float *row = from + i * job->view->in_step;
         for (int32_t j = 0; j < columns; j++) {
-            to[j] = row[j * job->view->out_step];
+            to[j] = row[column_offset(job, first + j)];
         }
         memset(to + columns, 0, (size_t)(width - columns) * sizeof *to);
         to += width;
@@ -76,10 +88,9 @@ static void pack_task(void *argument, int32_t index)
         for (int32_t b = 0; b < c->w.tap_count; b++) {
             const float *from =
                 view->data + group * view->group_step +
-                (int64_t)block * cpu_block_columns() * view->out_step +
                 (c->h.weight_first + a * c->h.weight_step) * view->r_step +
                 (c->w.weight_first + b * c->w.weight_step) * view->s_step;
-            pack_tap(job, columns, from, to, width);
+            pack_tap(job, block * cpu_block_columns(), columns, from, to, width);
             to += cpu_word_count(c) * width;
         }
     }

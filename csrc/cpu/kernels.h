@@ -70,6 +70,9 @@ typedef struct cpu_kernels {
     int32_t tile_rows, lanes;
     void (*product)(const cpu_product *product);
     void (*product_pairs)(const cpu_product *product); /* of bf16; may be NULL */
+    /* The same of floats with a factor for each lane, a[i * a_row + j] for a[i *
+     * a_row]: what channels sum that do not mix. */
+    void (*product_lanes)(const cpu_product *product);
 
     /* y[p][i] = x[p][i], `count` channels of each of `pixels` pixels. */
     void (*copy)(int64_t pixels, int32_t count, const float *x, int64_t x_pitch,
@@ -83,6 +86,10 @@ typedef struct cpu_kernels {
      * most tile_rows. */
     void (*pack)(int64_t pixels, int32_t count, const float *x, int64_t x_pitch,
                  float *y);
+
+    /* y[p * count + i] = x[p * x_pitch + from[i]] */
+    void (*pick)(int64_t pixels, int32_t count, const float *x, int64_t x_pitch,
+                 const int32_t *from, float *y);
 
     /* bf16 to the words of product_pairs. Two channels of a pixel, y[p][i] = (x[p][2i],
      * x[p][2i + 1]), with zero after the last; and the same channel of two images,

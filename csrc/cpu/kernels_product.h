@@ -19,21 +19,31 @@ PRODUCT_INLINE float product_word(const char *from)
     return word;
 }
 
-PRODUCT_INLINE vector product_step(const bool pairs, vector a, vector b, vector sum)
+enum { PRODUCT_FLOATS, PRODUCT_PAIRS, PRODUCT_LANES };
+
+PRODUCT_INLINE vector product_step(const int kind, vector a, vector b, vector sum)
 {
 #ifdef PAIR_MULTIPLY_ADD
-    return pairs ? PAIR_MULTIPLY_ADD(a, b, sum) : VECTOR_MULTIPLY_ADD(a, b, sum);
+    return kind == PRODUCT_PAIRS ? PAIR_MULTIPLY_ADD(a, b, sum)
+                                 : VECTOR_MULTIPLY_ADD(a, b, sum);
 #else
-    (void)pairs;
+    (void)kind;
     return VECTOR_MULTIPLY_ADD(a, b, sum);
 #endif
+}
+
+/* The factor of vector j: one word for all lanes, or one for each. */
+PRODUCT_INLINE vector product_factor(const int kind, const char *from, const int j)
+{
+    return kind == PRODUCT_LANES ? LOAD((const float *)(const void *)from + j * LANES)
+                                 : SPREAD(product_word(from));
 }
 
 /* Adds `count` terms to the sums. Addresses of a are one base for three rows, as the
  * instruction's addressing has base + {0, 1, 2} * row and there are not registers
  * enough for one base each. */
 PRODUCT_INLINE void product_run(const cpu_product *p, const int rows, const int vectors,
-                                const bool pairs, const char *a, const float *b,
+                                const int kind, const char *a, const float *b,
                                 int64_t count, vector sum[TILE_ROWS][PRODUCT_VECTORS])
 {
     const int64_t row = p->a_row * (int64_t)sizeof(float);
@@ -46,10 +56,13 @@ PRODUCT_INLINE void product_run(const cpu_product *p, const int rows, const int 
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
             const char *base = i < 3 ? a0 : i < 6 ? a3 : i < 9 ? a6 : i < 12 ? a9 : a12;
-            const vector x = SPREAD(product_word(base + i % 3 * row));
-            sum[i][0] = product_step(pairs, x, b0, sum[i][0]);
+            const char *from = base + i % 3 * row;
+            const vector x = product_factor(kind, from, 0);
+            sum[i][0] = product_step(kind, x, b0, sum[i][0]);
             if (vectors > 1) {
-                sum[i][1] = product_step(pairs, x, b1, sum[i][1]);
+                const vector x1 = kind == PRODUCT_LANES ? product_factor(kind, from, 1)
+                                                        : x;
+                sum[i][1] = product_step(kind, x1, b1, sum[i][1]);
             }
         }
         a0 += a_step, a3 += a_step, a6 += a_step, a9 += a_step, a12 += a_step;
@@ -79,7 +92,7 @@ PRODUCT_INLINE void product_put(const cpu_product *p, const int rows, const int 
 
 /* With constant rows and vectors the compiler keeps `sum` in registers. */
 PRODUCT_INLINE void product_tile(const cpu_product *p, const int rows,
-                                 const int vectors, const bool pairs)
+                                 const int vectors, const int kind)
 {
     vector sum[TILE_ROWS][PRODUCT_VECTORS];
 #pragma GCC unroll 16
@@ -109,7 +122,7 @@ PRODUCT_INLINE void product_tile(const cpu_product *p, const int rows,
                     accumulate = true;
                     chain = 0;
                 }
-                product_run(p, rows, vectors, pairs, a, b, count, sum);
+                product_run(p, rows, vectors, kind, a, b, count, sum);
                 a += count * loop[2].a_step * (int64_t)sizeof(float);
                 b += count * loop[2].b_step;
                 chain += count, left -= count;
@@ -119,16 +132,16 @@ PRODUCT_INLINE void product_tile(const cpu_product *p, const int rows,
     product_put(p, rows, vectors, accumulate, sum);
 }
 
-#define PRODUCT_CASE(rows)                   \
-    case rows:                               \
-        if (p->vectors > 1) {                \
-            product_tile(p, rows, 2, pairs); \
-        } else {                             \
-            product_tile(p, rows, 1, pairs); \
-        }                                    \
+#define PRODUCT_CASE(rows)                  \
+    case rows:                              \
+        if (p->vectors > 1) {               \
+            product_tile(p, rows, 2, kind); \
+        } else {                            \
+            product_tile(p, rows, 1, kind); \
+        }                                   \
         break;
 
-PRODUCT_INLINE void product_of(const cpu_product *p, const bool pairs)
+PRODUCT_INLINE void product_of(const cpu_product *p, const int kind)
 {
     switch (p->rows) {
         PRODUCT_CASE(1)
@@ -156,17 +169,22 @@ PRODUCT_INLINE void product_of(const cpu_product *p, const bool pairs)
 
 static void product(const cpu_product *p)
 {
-    product_of(p, false);
+    product_of(p, PRODUCT_FLOATS);
+}
+
+static void product_lanes(const cpu_product *p)
+{
+    product_of(p, PRODUCT_LANES);
 }
 
 #ifdef PAIR_MULTIPLY_ADD
 static void product_pairs(const cpu_product *p)
 {
-    product_of(p, true);
+    product_of(p, PRODUCT_PAIRS);
 }
-#define PRODUCT_PAIRS product_pairs
+#define PRODUCT_OF_PAIRS product_pairs
 #else
-#define PRODUCT_PAIRS NULL
+#define PRODUCT_OF_PAIRS NULL
 #endif
 
 /* The table that an instruction set's file exports. */
@@ -176,9 +194,11 @@ static void product_pairs(const cpu_product *p)
         .tile_rows = TILE_ROWS,             \
         .lanes = LANES,                     \
         .product = product,                 \
-        .product_pairs = PRODUCT_PAIRS,     \
+        .product_pairs = PRODUCT_OF_PAIRS,  \
+        .product_lanes = product_lanes,     \
         .copy = row_copy,                   \
         .pack = row_pack,                   \
+        .pick = row_pick,                   \
         .widen = row_widen,                 \
         .narrow = row_narrow,               \
         .pair_channels = row_pair_channels, \

@@ -67,6 +67,16 @@ static void row_pack(int64_t pixels, int32_t count, const float *x, int64_t x_pi
     }
 }
 
+static void row_pick(int64_t pixels, int32_t count, const float *x, int64_t x_pitch,
+                     const int32_t *restrict from, float *restrict y)
+{
+    for (int64_t p = 0; p < pixels; p++, x += x_pitch, y += count) {
+        for (int32_t i = 0; i < count; i++) {
+            y[i] = x[from[i]];
+        }
+    }
+}
+
 static void row_pair_channels(int64_t pixels, int32_t count, const uint16_t *x,
                               int64_t x_pitch, uint16_t *y)
 {

@@ -79,6 +79,53 @@ static void check_product(const cpu_kernels *kernels, int32_t rows, int32_t vect
 }
 
 /* Every size of a register tile; nothing outside is read into or written. */
+/* Two rows of nine taps, three words apart. */
+static void check_lanes(const cpu_kernels *kernels, int32_t rows, int32_t vectors)
+{
+    enum { TAPS = 9, APART = 3 };
+    static float a[(15 + APART * TAPS) * 2 * 64], b[2 * TAPS * 64], c[15 * 64];
+    const int32_t width = vectors * kernels->lanes, row = (15 + APART * TAPS) * width;
+    fill(a, 2 * row);
+    fill(b, 2 * TAPS * width);
+    cpu_product p = {
+        .a = a,
+        .b = b,
+        .c = c,
+        .bias = b,
+        .a_row = width,
+        .c_row = width,
+        .loop = {{1, 0, 0}, {2, row, TAPS * width}, {TAPS, APART * width, width}},
+        .rows = rows,
+        .vectors = vectors,
+    };
+    kernels->product_lanes(&p);
+    for (int32_t i = 0; i < rows; i++) {
+        for (int32_t j = 0; j < width; j++) {
+            double sum = b[j];
+            for (int32_t t = 0; t < 2 * TAPS; t++) {
+                const int32_t at = t / TAPS * row + t % TAPS * APART * width;
+                sum += (double)a[at + i * width + j] * b[t * width + j];
+            }
+            expect(close_to(c[i * width + j], sum, 30), "product of lanes", rows);
+        }
+    }
+}
+
+static void check_pick(const cpu_kernels *kernels)
+{
+    enum { PIXELS = 3, COUNT = 37, PITCH = 41 };
+    float x[PIXELS * PITCH], y[PIXELS * COUNT];
+    int32_t from[COUNT];
+    fill(x, PIXELS * PITCH);
+    for (int32_t i = 0; i < COUNT; i++) {
+        from[i] = i * 7 % PITCH;
+    }
+    kernels->pick(PIXELS, COUNT, x, PITCH, from, y);
+    for (int32_t i = 0; i < PIXELS * COUNT; i++) {
+        expect(y[i] == x[i / COUNT * PITCH + from[i % COUNT]], "pick", i);
+    }
+}
+
 static void check_pack(const cpu_kernels *kernels, int32_t pixels)
 {
     static float x[MOST], y[MOST];
@@ -306,6 +353,8 @@ int main(void)
     for (int32_t rows = 1; rows <= kernels->tile_rows; rows++) {
         check_product(kernels, rows, 1);
         check_product(kernels, rows, 2);
+        check_lanes(kernels, rows, 1);
+        check_lanes(kernels, rows, 2);
     }
     for (int32_t n = 1; n < 70; n++) {
         check_rows(kernels, n);
@@ -315,6 +364,7 @@ int main(void)
         check_pack(kernels, n % 16 + 1);
         check_pairs(kernels, n % 16 + 1);
     }
+    check_pick(kernels);
     check_winograd(kernels);
     state = 1;
     uint64_t h = mosaic(YM_WARP_AFFINE, 14695981039346656037u);
