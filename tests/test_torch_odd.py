@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import logging
 import random
 import weakref
 from collections.abc import Callable
@@ -310,3 +311,32 @@ def test_padding_is_half_of_the_dilated_kernel(k: int, d: int) -> None:
     block = ym.Conv(3, 4, k, d=d)
     assert block.conv.padding == ((d * (k - 1) + 1) // 2,) * 2
     assert ym.Conv(3, 4, [k, 3], d=d).conv.padding == (block.conv.padding[0], d)
+
+
+class TwoSizes(nn.Module):
+    """Its branches meet at sizes that are a multiple of four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Brick(3, 4, 3, 2), Brick(4, 4, 3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = self.first(x)
+        narrow = F.interpolate(self.second(wide), scale_factor=2.0)
+        return torch.cat([wide, narrow], 1)
+
+
+def test_a_size_that_does_not_fit_is_one_message() -> None:
+    """Fakes log each error that they raise, with 40 lines of a traceback."""
+    logged: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = logged.append
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    log.addHandler(handler)
+    try:
+        with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+            ym.checkpoint(TwoSizes())(image(1, 3, 45))
+        log.error("of another")
+    finally:
+        log.removeHandler(handler)
+    assert [record.getMessage() for record in logged] == ["of another"]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""A recording leaves no trace: the random generators, and the mark that it goes on."""
+"""A recording leaves no trace: random generators, log, and the mark that it goes on."""
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
 import threading
@@ -14,6 +15,8 @@ import torch
 
 _lock = threading.RLock()
 _recording = threading.local()
+# Where a call fails, it logs the error that it raises: 40 lines beside one message.
+_fake_log = logging.getLogger("torch._subclasses.fake_tensor")
 
 
 def is_recording() -> bool:
@@ -30,6 +33,11 @@ def random_states() -> tuple[Any, ...]:
     return random.getstate(), keys.tobytes(), rest
 
 
+def _is_of_others(record: logging.LogRecord) -> bool:
+    """Filters the log in the thread that writes to it."""
+    return not is_recording()
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """One recording at a time; its thread is marked, and the generators are put back."""
@@ -38,9 +46,11 @@ def undisturbed() -> Iterator[None]:
     legacy = numpy.random.get_state() if numpy is not None else None
     with _lock:
         _recording.active = True
+        _fake_log.addFilter(_is_of_others)
         try:
             yield
         finally:
+            _fake_log.removeFilter(_is_of_others)
             _recording.active = False
             random.setstate(python)
             torch.set_rng_state(default)
