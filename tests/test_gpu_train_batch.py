@@ -51,7 +51,8 @@ def prepare() -> Callable[[int], None]:
 
 def test_the_largest_batch_of_a_module() -> None:
     """Another model's steps of that batch take as much; twice as many take too much."""
-    found = ym.largest_batch(prepare, meter=measured, share=1)
+    # Allocations in another order may need a segment of 20 MB more.
+    found = ym.largest_batch(prepare, meter=measured, share=0.95)
     assert found.batch > 3
     step = prepare()
     step(1)
