@@ -115,8 +115,9 @@ class Training:
             torch.compiler.cudagraph_mark_step_begin()
         with torch.autocast(**self.autocast):
             output = self.runner(images)
+        del images
         loss, _ = self.loss(output, self.targets)
-        del output, images
+        del output
         self.scaler.scale(loss).backward()
         self.last = loss.detach()
 

@@ -59,8 +59,9 @@ class TrainingStep:
             images = rescaled(images, side)
         with torch.autocast(self.device.type, **self.autocast):
             output = self.model(images)
+        del images
         loss, parts = self.loss(output, targets)
-        del output, images
+        del output
         if not self.scaler.is_enabled() and not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()}")
         self.scaler.scale(loss * self.world).backward()
