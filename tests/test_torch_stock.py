@@ -90,6 +90,7 @@ def test_other_modes_are_stock_and_a_default_device_is_not() -> None:
         assert trains_in_core(module)
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 def test_compiling_is_stock() -> None:
     module = ym.checkpoint(Elan(3, 8, 4))
     compiled = torch.compile(module, backend="eager")
