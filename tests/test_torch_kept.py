@@ -44,6 +44,14 @@ class Grid:
         self.places = [made(n)]
 
 
+class AskedGrid(Grid):
+    """As all objects are before Python 3.11: its namespace is a dict of its own."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n)
+        self.count = len(vars(self))
+
+
 LISTED: list[Tensor] = []
 LATEST: deque[Tensor] = deque(maxlen=2)
 GRIDS: dict[int, Any] = {}
@@ -80,6 +88,7 @@ KEEPING: dict[str, tuple[Callable[..., Any], str]] = {
     "tuple in a dict": (memo(lambda n: (made(n), 1), lambda found: found[0]), "GRIDS"),
     "list in a dict": (memo(lambda n: [made(n)], lambda found: found[0]), "GRIDS"),
     "object in a dict": (memo(Grid, lambda found: found.places[0]), "GRIDS"),
+    "namespace in a dict": (memo(AskedGrid, lambda found: found.places[0]), "GRIDS"),
     "list": (lambda m, y: LISTED.append(y), "LISTED"),
     "deque": (lambda m, y: LATEST.append(y), "LATEST"),
     "set": (lambda m, y: SEEN.add(y), "SEEN"),
