@@ -69,20 +69,10 @@ static void load_lanes(const ym_tensor *x, const cpu_lane_block *block, int64_t 
 }
 
 void cpu_load_lane_row(const ym_tensor *x, const cpu_lane_block *block,
-                       const cpu_lane_row *row, float *to)
+                       const cpu_image_row *row, float *to)
 {
     const int64_t words = (int64_t)block->in_count * block->width;
-    const int32_t first = row->first, step = row->step;
-    int32_t left = first < 0 ? (-first + step - 1) / step : 0;
-    int32_t end = first >= x->w ? 0 : (x->w - 1 - first) / step + 1;
-    end = (int32_t)cpu_min(end, row->count);
-    if (row->h < 0 || row->h >= x->h || left >= end) {
-        memset(to, 0, (size_t)(row->count * words) * sizeof *to);
-        return;
-    }
-    const int64_t pixel = ((int64_t)row->n * x->h + row->h) * x->w + first +
-                          (int64_t)left * step;
-    memset(to, 0, (size_t)(left * words) * sizeof *to);
-    load_lanes(x, block, pixel * x->pitch, end - left, step, to + left * words);
-    memset(to + end * words, 0, (size_t)((row->count - end) * words) * sizeof *to);
+    const cpu_inside inside = cpu_inside_of(x, row);
+    to = cpu_zeros_around(row, &inside, words, to);
+    load_lanes(x, block, inside.pixel * x->pitch, inside.count, row->step, to);
 }

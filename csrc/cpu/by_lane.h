@@ -8,7 +8,7 @@
 #ifndef YM_CPU_BY_LANE_H
 #define YM_CPU_BY_LANE_H
 
-#include "cpu/cpu.h"
+#include "cpu/padded_row.h"
 
 enum {
     CPU_LANE_INPUTS = 8, /* of a group at most: each has its own vector in a panel */
@@ -33,15 +33,9 @@ typedef struct cpu_lane_block {
 void cpu_lane_block_of(int32_t in_count, int32_t out_count, int32_t channel,
                        int32_t columns, cpu_lane_block *block);
 
-/* `count` pixels of row h of image n: first, first + step, ... The row or any of them
- * may be outside, where zeros are. */
-typedef struct cpu_lane_row {
-    int32_t n, h, first, count, step;
-} cpu_lane_row;
-
 /* Into (pixel, input, lane). */
 void cpu_load_lane_row(const ym_tensor *x, const cpu_lane_block *block,
-                       const cpu_lane_row *row, float *to);
+                       const cpu_image_row *row, float *to);
 
 /* The weight gradient (conv_weight.c), lane by lane. */
 size_t cpu_lane_weight_scratch_bytes(const ym_conv *conv, const ym_tensor *dy);

@@ -99,7 +99,7 @@ static void load_panels(const run *r, const share *own, const visit *v, float *x
     const ym_conv *conv = r->conv;
     const int32_t height =
         (int32_t)reach(v->rows, conv->stride_h, conv->r, conv->dilation_h);
-    cpu_lane_row row = {.n = v->n, .step = 1};
+    cpu_image_row row = {.n = v->n, .step = 1};
     row.first = v->left * conv->stride_w - conv->pad_w;
     row.count = (int32_t)reach(v->columns, conv->stride_w, conv->s, conv->dilation_w);
     for (int32_t i = 0; i < height; i++) {
@@ -137,8 +137,7 @@ static void add_visit(const run *r, const share *own, const visit *v)
         .accumulate = true,
     };
     if (own->dy_in_place) {
-        const int64_t pixel = ((int64_t)v->n * r->dy->h + v->first) * r->dy->w +
-                              v->left;
+        const int64_t pixel = ym_pixel_index(r->dy, v->n, v->first, v->left);
         product.b = (const float *)r->dy->data + pixel * r->dy->pitch + own->dy.first;
         product.loop[1].b_step = r->dy->w * r->dy->pitch;
         product.loop[2].b_step = r->dy->pitch;

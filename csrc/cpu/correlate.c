@@ -152,26 +152,16 @@ static void gather_row(const run *r, const tile *at, int32_t in_h, int32_t width
                        float *to)
 {
     const cpu_correlation *c = r->c;
-    const int32_t step = r->tiles.gather_w, words = at->words;
     const int32_t first = c->w.in_step * at->u0 + c->w.tap_first;
+    const cpu_image_row row = {at->n, in_h, first, width, r->tiles.gather_w};
     if (c->lane_outputs > 0) {
-        const cpu_lane_row row = {at->n, in_h, first, width, step};
         cpu_load_lane_row(&c->in, &at->lanes, &row, to);
         return;
     }
-    int32_t left = first < 0 ? (-first + step - 1) / step : 0;
-    int32_t end = first >= c->in.w ? 0 : (c->in.w - 1 - first) / step + 1;
-    end = (int32_t)cpu_min(end, width);
-    if (in_h < 0 || in_h >= c->in.h || left >= end) {
-        memset(to, 0, (size_t)width * words * sizeof *to);
-        return;
-    }
-    const int64_t pixel = ((int64_t)at->n * c->in.h + in_h) * c->in.w + first +
-                          (int64_t)left * step;
-    memset(to, 0, (size_t)left * words * sizeof *to);
-    gather_pixels(c, pixel * c->in.pitch + at->group * c->in_count, end - left, step,
-                  to + (int64_t)left * words);
-    memset(to + (int64_t)end * words, 0, (size_t)(width - end) * words * sizeof *to);
+    const cpu_inside inside = cpu_inside_of(&c->in, &row);
+    to = cpu_zeros_around(&row, &inside, at->words, to);
+    gather_pixels(c, inside.pixel * c->in.pitch + at->group * c->in_count, inside.count,
+                  row.step, to);
 }
 
 static void use_panel(const run *r, tile *at)

@@ -28,14 +28,18 @@ typedef struct pack_job {
     const cpu_weight_view *view;
 } pack_job;
 
-/* From the weight of the first output channel to that of `column`. */
-static int64_t column_offset(const pack_job *job, int32_t column)
+/* From the weight of the first output channel to those of `columns` from `first` on. */
+static void find_columns(const pack_job *job, int32_t first, int32_t columns,
+                         int64_t *offset)
 {
     const cpu_weight_view *view = job->view;
     const int32_t outputs = job->c->lane_outputs;
-    return outputs == 0 ? column * view->out_step
-                        : column / outputs * view->group_step +
-                              column % outputs * view->out_step;
+    for (int32_t j = 0; j < columns; j++) {
+        const int32_t column = first + j;
+        offset[j] = outputs == 0 ? column * view->out_step
+                                 : column / outputs * view->group_step +
+                                       column % outputs * view->out_step;
+    }
 }
 
 static void pack_pairs(const pack_job *job, int32_t columns, const float *from,
@@ -55,19 +59,18 @@ static void pack_pairs(const pack_job *job, int32_t columns, const float *from,
     }
 }
 
-/* Of the output channels from `first` on; `from` is the first of all. */
-static void pack_tap(const pack_job *job, int32_t first, int32_t columns,
+/* `from` is of the first output channel of all. */
+static void pack_tap(const pack_job *job, const int64_t *offset, int32_t columns,
                      const float *from, float *to, int64_t width)
 {
     if (job->c->pairs) {
-        pack_pairs(job, columns, from + column_offset(job, first),
-                   (uint32_t *)(void *)to, width);
+        pack_pairs(job, columns, from + offset[0], (uint32_t *)(void *)to, width);
         return;
     }
     for (int32_t i = 0; i < job->c->in_count; i++) {
         const float *row = from + i * job->view->in_step;
         for (int32_t j = 0; j < columns; j++) {
-            to[j] = row[column_offset(job, first + j)];
+            to[j] = row[offset[j]];
         }
         memset(to + columns, 0, (size_t)(width - columns) * sizeof *to);
         to += width;
@@ -83,6 +86,8 @@ static void pack_task(void *argument, int32_t index)
                   block = index % cpu_block_count(c->out_count);
     const int32_t columns = cpu_columns_of_block(c->out_count, block);
     const int64_t width = cpu_padded_count(columns);
+    int64_t offset[CPU_LANE_COLUMNS];
+    find_columns(job, block * cpu_block_columns(), columns, offset);
     float *to = cpu_packed_block(c, group, block);
     for (int32_t a = 0; a < c->h.tap_count; a++) {
         for (int32_t b = 0; b < c->w.tap_count; b++) {
@@ -90,7 +95,7 @@ static void pack_task(void *argument, int32_t index)
                 view->data + group * view->group_step +
                 (c->h.weight_first + a * c->h.weight_step) * view->r_step +
                 (c->w.weight_first + b * c->w.weight_step) * view->s_step;
-            pack_tap(job, block * cpu_block_columns(), columns, from, to, width);
+            pack_tap(job, offset, columns, from, to, width);
             to += cpu_word_count(c) * width;
         }
     }

@@ -65,9 +65,9 @@ static void backward_task(void *argument, int32_t index)
         const int64_t pixel = (int64_t)row * dx->w + w;
         memset(sum, 0, (size_t)patch.count * sizeof *sum);
         sources_of(w, j->scale_w, dx->w, dy->w, &first_w, &end_w);
-        for (int64_t oh = first_h; oh < end_h; oh++) {
+        for (int32_t oh = first_h; oh < end_h; oh++) {
             for (int32_t ow = first_w; ow < end_w; ow++) {
-                const int64_t from = ((int64_t)(row / dx->h) * dy->h + oh) * dy->w + ow;
+                const int64_t from = ym_pixel_index(dy, row / dx->h, oh, ow);
                 j->kernels->add(patch.count, cpu_row(dy, &patch, from, 1, buffer), sum);
             }
         }

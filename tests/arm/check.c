@@ -78,7 +78,6 @@ static void check_product(const cpu_kernels *kernels, int32_t rows, int32_t vect
     }
 }
 
-/* Every size of a register tile; nothing outside is read into or written. */
 /* Two rows of nine taps, three words apart. */
 static void check_lanes(const cpu_kernels *kernels, int32_t rows, int32_t vectors)
 {
@@ -126,6 +125,7 @@ static void check_pick(const cpu_kernels *kernels)
     }
 }
 
+/* Every size of a register tile; nothing outside is read into or written. */
 static void check_pack(const cpu_kernels *kernels, int32_t pixels)
 {
     static float x[MOST], y[MOST];
