@@ -200,7 +200,7 @@ def test_who_has_segments_that_grow(way: str, fixed: bool, grows: bool) -> None:
 def test_small_cases_run_on_the_cpu(capsys) -> None:
     from benchmarks.gpu import small
 
-    assert small.main("cpu", "cpu") == 0
+    assert small.main((), "cpu", "cpu") == 0
     assert "small cases: all ran" in capsys.readouterr().out
 
 

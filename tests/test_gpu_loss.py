@@ -74,12 +74,16 @@ def test_as_on_the_cpu(
 @refuses_other_algorithms
 @pytest.mark.parametrize("exact", [False, True], ids=["fast", "deterministic"])
 def test_the_loss_never_waits(exact: bool, request: pytest.FixtureRequest) -> None:
-    """Nor for the targets, which are more than CUDA copies without a wait by itself."""
+    """Nor for the targets, which are more than CUDA copies without a wait by itself.
+
+    Of one branch: CUDA queues about a thousand launches, with PyTorch's deterministic
+    algorithms two branches make more, and the host waits for a place in the queue.
+    """
     if exact:
         request.getfixturevalue("deterministic")
     aux, targets = make_case(0, 64, size=64, count=70)
     targets = torch.tensor(targets).float()
-    branches = levels_on(DEVICE, [aux, aux], torch.channels_last, torch.float16)
+    branches = levels_on(DEVICE, [aux], torch.channels_last, torch.float16)
     for _ in range(3):
         results(branches, targets)
     torch.cuda.set_sync_debug_mode("error")  # names the call that waits, if PyTorch's

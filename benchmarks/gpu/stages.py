@@ -19,13 +19,16 @@ def in_order(session: Session, stages: list[str]) -> tuple[Pairs, Pairs]:
 
     Tests come before anything is timed, so that no figure is of something that is wrong.
     Of the first the longest begin first; of the timed ones those that are wanted most, for
-    a call may end before all is done.
+    a call may end before all is done. What torch.compile has not made yet would take all
+    the time there is, and is last.
     """
     made = [(stage, task) for stage in stages for task in STAGES[stage](session)]
     late = table.late(session.quick)
 
     def rank(pair: tuple[str, Task]) -> int:
         stage, task = pair
+        if not compiling.is_made(session) and compiling.compiles(task):
+            return 3
         return 1 if stage == "rest" else 2 if task.request in late else 0
 
     beside = [pair for pair in made if not pair[1].timed]
@@ -45,7 +48,7 @@ def perform(session: Session, stages: list[str]) -> None:
             session.perform_all(beside)
             for task in begun:
                 task.result()
-        session.perform_all(timed)
+        session.perform_all(in_order(session, stages)[1])
         return
     why = "the package could not be built for this GPU, see task build"
     for stage, task in (*beside, *timed):

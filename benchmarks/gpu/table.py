@@ -63,13 +63,14 @@ def late(quick: bool) -> list[dict[str, Any]]:
     """Those without a target, after all that has one."""
     if quick:
         return []
-    return [free(way) for way in (MIN, LAST, EAGER, REDUCED)]
+    made = [changing(way, fixed_segments=True) for way in (CONV, MIN)]
+    made += [free(way) for way in (MIN, LAST, EAGER)]
+    return [*made, changing(GROWING), changing(GRAPHS), free(REDUCED)]
 
 
 def configurations(quick: bool) -> list[dict[str, Any]]:
     """All, the most wanted first: the table as the official script's settings make it;
-    torch.compile, which may take what time there is; dense images; sizes that change, in
-    torch's own segments too.
+    torch.compile; dense images; sizes that change.
 
     quick: a rehearsal's.
     """
@@ -81,8 +82,7 @@ def configurations(quick: bool) -> list[dict[str, Any]]:
     made += [free(way) for way in (GRAPHS, COMPILED)]
     made += [configuration(w, n) for n in (16, 32, 64, 8) for w in (LAST, PER_LAYER)]
     made += [configuration(way, 16, objects=100) for way in (EAGER, CONV, MIN)]
-    made += [changing(way) for way in (CONV, MIN, EAGER, GROWING, GRAPHS)]
-    made += [changing(way, fixed_segments=True) for way in (CONV, MIN)]
+    made += [changing(way) for way in (CONV, MIN, EAGER)]
     return [*made, *late(quick)]
 
 

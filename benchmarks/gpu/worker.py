@@ -31,6 +31,7 @@ def perform(request: dict[str, Any]) -> dict[str, Any]:
     begin = time.perf_counter()
     if "threads" in request:
         torch.set_num_threads(request["threads"])
+    os.nice(request.get("niceness", 0))
     try:
         module = importlib.import_module(f"benchmarks.gpu.{request['task']}")
         answer: dict[str, Any] = {"outcome": "done", "result": module.run(request)}

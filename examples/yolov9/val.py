@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import nn
 from tqdm import tqdm
 
@@ -65,6 +63,10 @@ class _Collector:
 
 def evaluate(collector: _Collector, nc: int) -> Metrics:
     """Runs COCOeval over all areas with up to 300 detections an image."""
+    # Here, so that what needs no metrics runs where pycocotools is not installed.
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     if not collector.truth or not collector.found:
         return Metrics()
     with contextlib.redirect_stdout(io.StringIO()):
