@@ -192,6 +192,7 @@ def test_objects_are_packed_in_order() -> None:
     assert found.boxes[2].equal(boxes[[0, 3, 6]])
     assert found.boxes[0].equal(torch.cat((boxes[[1, 5]], torch.zeros(1, 4))))
     assert found.order.tolist() == [2, 0, 1]
+    assert found.place.tolist() == [1, 2, 0]
     assert found.counts == [3, 2, 0]
 
 

@@ -186,5 +186,6 @@ def test_objects_go_to_a_gpu_by_pinned_memory() -> None:
             return self
 
     for kind in ("cuda", "cpu"):
-        made = Objects(OnHost(), OnHost(), OnHost(), [3, 1]).to(torch.device(kind))
+        tensors = [OnHost() for _ in Objects._fields[:-1]]
+        made = Objects(*tensors, [3, 1]).to(torch.device(kind))
         assert made.counts == [3, 1]

@@ -38,12 +38,13 @@ class Objects(NamedTuple):
     labels: Tensor  # (N, M) int64
     boxes: Tensor  # (N, M, 4) xyxy in pixels
     order: Tensor  # (N,) int64: the images, fullest first
+    place: Tensor  # (N,) int64: of each image in that order
     counts: list[int]  # their objects, in that order
 
     def to(self, device: torch.device) -> Objects:
         """The same on a device, without waiting for it."""
-        labels, boxes, order = (devices.sent(t, device) for t in self[:3])
-        return Objects(labels, boxes, order, self.counts)
+        labels, boxes, order, place = (devices.sent(t, device) for t in self[:4])
+        return Objects(labels, boxes, order, place, self.counts)
 
 
 class Assignment(NamedTuple):
@@ -69,7 +70,8 @@ def pack_objects(image: Tensor, labels: Tensor, boxes: Tensor, batch: int) -> Ob
     index = edges[:-1, None] + torch.arange(max([1, *sizes]), device=image.device)
     index = index.where(index < edges[1:, None], len(rows))
     padded = F.pad(table, (0, 0, 0, 1))[index]
-    return Objects(padded[..., 0].long(), padded[..., 1:].contiguous(), order, sizes)
+    labels, boxes = padded[..., 0].long(), padded[..., 1:].contiguous()
+    return Objects(labels, boxes, order, order.argsort(), sizes)
 
 
 def groups(counts: list[int], cells: int) -> Iterator[tuple[int, int]]:
@@ -121,6 +123,8 @@ class TaskAlignedAssigner:
         pixels.
         """
         shape = boxes.shape[:3]
+        # Written in the order of the groups: single images would be written by what
+        # PyTorch sorts for where its algorithms must be deterministic.
         owner = torch.zeros(shape, dtype=torch.int64, device=boxes.device)
         positive = torch.zeros_like(owner, dtype=torch.bool)
         strength = boxes.new_zeros(shape)
@@ -140,8 +144,10 @@ class TaskAlignedAssigner:
                     gt.repeat(count, 1, 1),
                 )
                 for whole, made in zip((owner, strength, positive), found, strict=True):
-                    whole[part].index_copy_(1, images, made.unflatten(0, (count, -1)))
+                    whole[part, start:stop] = made.unflatten(0, (count, -1))
                 del scores, found
+        ordered = owner, strength, positive
+        owner, strength, positive = (t.index_select(1, objects.place) for t in ordered)
         labels = objects.labels.expand(shape[0], -1, -1).gather(2, owner)
         gt = objects.boxes.expand(shape[0], -1, -1, -1)
         aim = gt.gather(2, owner[..., None].expand(-1, -1, -1, 4))

@@ -116,29 +116,43 @@ class _Read(torch.autograd.Function):
         # The label's logit is one of the sum as well.
         of_logit = of_logit + _derivative(ctx.of_absent, logit, of_total)
         of_read = torch.cat((of_boxes, of_logit[:, None]), 1)
+        # Where what is elsewhere or not real goes, behind the gradient.
+        nobodys = torch.arange(channel.numel(), device=label.device).view_as(channel)
         made = []
         for level, inside, here in zip(levels, rows[::2], rows[1::2], strict=True):
-            memory, grad = _gradient(level)
+            memory, grad = _gradient(level, channel.numel())
             _write_background(level, grad, ctx.box_channels, ctx.of_absent, of_total)
             of_image, of_channel, _, of_cell = grad.stride()
             first = image * of_image + inside * of_cell  # the cell's, of its channels
             place = first[:, None] + channel * of_channel
-            # What is elsewhere or not real goes to the number that nobody reads.
-            memory[place.where(here[:, None], grad.numel())] = of_read.to(level.dtype)
+            place = place.where(here[:, None], nobodys + grad.numel())
+            _put(memory, place, of_read.to(level.dtype))
             made.append(grad)
         return (None, None, None, *made)
 
 
-def _gradient(level: Tensor) -> tuple[Tensor, Tensor]:
-    """Memory for a level's gradient and one number more, and the gradient in it, laid out
+def _gradient(level: Tensor, more: int) -> tuple[Tensor, Tensor]:
+    """Memory for a level's gradient and `more` numbers, and the gradient in it, laid out
     as the level. In a row, because PyTorch's deterministic way to write single numbers
     copies whatever else there and back."""
     n, c, h, w = level.shape
-    with unfilled():  # all is written
-        memory = torch.empty(level.numel() + 1, dtype=level.dtype, device=level.device)
+    with unfilled():  # all is written that is read
+        memory = torch.empty(
+            level.numel() + more, dtype=level.dtype, device=level.device
+        )
     is_last = level.stride(1) == 1 and not level.is_contiguous()
     strides = (1, w * c, c) if is_last else (h * w, w, 1)
     return memory, memory.as_strided((n, c, h, w), (c * h * w, *strides))
+
+
+def _put(memory: Tensor, place: Tensor, values: Tensor) -> None:
+    """memory[place] = values, each place being there and given once.
+
+    PyTorch's deterministic way goes through all values of a place one after the other:
+    where a place had two thirds of them, it took half of a training step. And it makes the
+    host wait, in some versions, for whether all places are there, unless that is said.
+    """
+    torch._index_put_impl_(memory, (place,), values, accumulate=False, unsafe=True)
 
 
 def _write_background(

@@ -254,9 +254,9 @@ class DetectionLoss:
 
     def _distribution(self, bins: Tensor, sides: Tensor) -> Tensor:
         """DFL (n,): cross entropy shared by the two bins next to the distance."""
-        left = sides.long()
-        share = left + 1 - sides
-        log_p = bins.log_softmax(-1)
-        low = log_p.gather(-1, left[..., None]).squeeze(-1)
-        high = log_p.gather(-1, left[..., None] + 1).squeeze(-1)
-        return -(low * share + high * (1 - share)).mean(-1)
+        # Products, for the gradient of an index is summed by what PyTorch sorts for where
+        # its algorithms must be deterministic.
+        steps = torch.arange(self.reg_max, device=bins.device, dtype=bins.dtype)
+        share = (1 - (steps - sides[..., None]).abs()).clamp_(0)
+        shared = bins.log_softmax(-1) * share
+        return -shared.where(share > 0, 0).sum(-1).mean(-1)
