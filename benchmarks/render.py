@@ -10,6 +10,7 @@ picture. Figures are never typed.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ MARKER = re.compile(
     r"(<!-- (table|picture):([\w/|-]+) -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL
 )
 FOLDER = "pictures"  # beside RESULTS.md
+STEP_SUITES = ("step", "step_alone")
 
 
 def table(suite: dict[str, Any]) -> str:
@@ -66,6 +68,25 @@ def latest(records: list[dict[str, Any]], device: str) -> dict[str, dict[str, An
         if record["device"] == device:
             found.update(dict.fromkeys(record["suites"], record))
     return found
+
+
+def missing_cases(
+    records: list[dict[str, Any]], device: str, name: str
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """(record, suite) of earlier records on a GPU: a call there may end before all cases
+    of the training step are measured."""
+    if device != "gpu" or name not in STEP_SUITES:
+        return
+    seen: set[str] = set()
+    of_device = [r for r in records if r["device"] == device and name in r["suites"]]
+    for record in reversed(of_device):
+        suite = record["suites"][name]
+        rows = [row for row in suite["rows"] if "images_per_s" in row]
+        rows = [row for row in rows if row["case"] not in seen]
+        if seen and rows:
+            title = "Cases that it lacks, of an earlier record"
+            yield record, suite | {"title": title, "rows": rows}
+        seen |= {row["case"] for row in rows}
 
 
 def first_of(records: list[dict[str, Any]], choice: str) -> str:
@@ -118,8 +139,11 @@ def block(records: list[dict[str, Any]], what: str) -> str:
         if not only and f"{device}/{name}" in PICTURES:
             parts.append(picture(records, f"{device}/{name}", ""))
         following = names[names.index(name) + 1 :]
-        if not following or newest[following[0]] is not newest[name]:
+        others = list(missing_cases(records, device, name))
+        if others or not following or newest[following[0]] is not newest[name]:
             parts.append(f"<sub>{machine(newest[name])}</sub>\n")
+        for record, suite in others:
+            parts += [table(suite), f"<sub>{machine(record)}</sub>\n"]
     return "\n".join(parts)
 
 

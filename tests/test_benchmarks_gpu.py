@@ -153,6 +153,25 @@ def test_readme_shows_the_gpu_s_table_where_there_is_one(tmp_path: Path) -> None
     assert render.render(readme, results) == []
 
 
+def test_cases_that_the_newest_record_lacks_stay_in_sight(tmp_path: Path) -> None:
+    def written(day: int, batches: tuple[int, ...]) -> None:
+        tasks: dict = {}
+        for batch in batches:
+            invent_step(tasks, CONV, batch, 8.0, 100 * day)
+        made = session(tmp_path).record | {"date": f"2026-01-0{day}T00:00:00+00:00"}
+        made |= {"tasks": tasks, "suites": suites.from_tasks(tasks)}
+        record.write(made, tmp_path / "results")
+
+    written(1, (8, 16))
+    written(2, (16, 32))
+    render.render(tmp_path / "none.md", tmp_path / "results")
+    text = (tmp_path / "RESULTS.md").read_text()
+    newest, lacking = text.split("**The same")[0].split("Cases that it lacks")
+    assert "| batch 16 |" in newest and "| batch 32 |" in newest
+    assert "| batch 8 |" in lacking and "| batch 16 |" not in lacking
+    assert "2026-01-02" in newest and "2026-01-01" in lacking
+
+
 @pytest.mark.parametrize("way", [EAGER, GRAPHS, MIN])
 def test_a_step_is_rehearsed_on_the_cpu(way: str) -> None:
     from benchmarks.gpu import step

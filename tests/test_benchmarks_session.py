@@ -313,6 +313,7 @@ def test_compiled_code_travels_while_a_row_of_it_lacks(tmp_path: Path, capsys) -
     archive = compiling.leave(s)
     assert archive is not None and archive.parent == s.out
     build.shutil.rmtree(s.compiled)
+    (s.compiled / "locks").mkdir(parents=True)  # as a process that imports PyTorch does
     compiling.fetch(s)
     assert (s.compiled / "triton" / "a.cubin").read_bytes() == bytes(100)
     (s.compiled / "large").write_bytes(os.urandom(compiling.MOST_BYTES + 1))

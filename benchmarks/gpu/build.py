@@ -223,7 +223,7 @@ def tasks(session: Session) -> list[Task]:
     made = [Task("tests on the GPU", 300, 60, run_tests, timed=False)]
     for tool in SANITIZERS:
         # racecheck looks at every access to shared memory.
-        limit, need = (240, 60) if tool == "racecheck" else (100, 20)
+        limit, need = (280, 60) if tool == "racecheck" else (100, 20)
         key = f"compute-sanitizer {tool}"
         made.append(Task(key, limit, need, partial(sanitize, tool), timed=False))
     return made

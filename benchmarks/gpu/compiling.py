@@ -55,9 +55,11 @@ def is_wanted(session: Session) -> bool:
 
 
 def fetch(session: Session) -> None:
-    """The cache of an earlier call, unless this machine has one."""
+    """The cache of an earlier call, unless this machine has one. An empty folder is none:
+    a process that imports PyTorch makes it."""
     archive = session.out / ARCHIVE
-    if archive.exists() and not session.compiled.exists():
+    there = any(path.is_file() for path in session.compiled.rglob("*"))
+    if archive.exists() and not there:
         archives.unpack(archive, session.compiled)
 
 

@@ -12,4 +12,3 @@ WAYS = (EAGER, GROWING, LAST, PER_LAYER, COMPILED, REDUCED, CONV, GRAPHS, MIN)
 COMPILED_WAYS, OURS = (COMPILED, REDUCED), (CONV, GRAPHS, MIN)
 
 REPEATED = "CUDA graphs"  # one of small.py's cases
-LARGE_DETECTORS = ("-c", "-e")  # ends of their names

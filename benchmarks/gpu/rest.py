@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from benchmarks.gpu.names import LARGE_DETECTORS
 from benchmarks.gpu.session import Session, Task, asking
 
 # The largest first: they take longest, and several run beside each other.
@@ -13,14 +12,7 @@ DETECTORS = [f"{family}-{size}" for size in "ecmst" for family in ("gelan", "yol
 def rule(quick: bool) -> list[Task]:
     """Exactness of all ten detectors; quick: of yolov9-t with one seed."""
     return [
-        asking(
-            f"rule {name}",
-            240 if name.endswith(LARGE_DETECTORS) else 150,
-            40,
-            "rule",
-            False,
-            model=name,
-        )
+        asking(f"rule {name}", 300, 40, "rule", False, model=name)
         for name in (DETECTORS[-1:] if quick else DETECTORS)
     ]
 
@@ -31,7 +23,7 @@ def tasks(session: Session) -> list[Task]:
         asking("bandwidth", 60, 15, "bandwidth"),
         asking("sgd", 60, 14, "sgd"),
         asking("mosaic", 60, 12, "mosaic"),
-        asking("losses", 120, 50, "losses", False),
+        asking("losses", 160, 50, "losses", False),
         asking("determinism", 90, 40, "determinism", False),
         *rule(session.quick),
     ]

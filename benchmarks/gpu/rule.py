@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from benchmarks.exactness import ROUNDINGS, holds
-from benchmarks.gpu.names import LARGE_DETECTORS
 from benchmarks.models import _tests, detection_model
 
 KEEPS = ("conv", "min")
 SIZE, BATCH = 128, 2
-SEEDS, SEEDS_OF_LARGE = 5, 3
+# Errors of gradients are 50 times as large for one seed as for another, for a maximum that
+# changes its place: medians of three by stock PyTorch in two layouts were 3.5 apart.
+SEEDS, SEEDS_OF_LARGEST = 9, 5
 NO_BF16 = (8, 0)  # GPUs below have none
 
 
@@ -35,7 +36,7 @@ def seeds(model: str, quick: bool) -> int:
     """How many the median is of."""
     if quick:
         return 1
-    return SEEDS_OF_LARGE if model.endswith(LARGE_DETECTORS) else SEEDS
+    return SEEDS_OF_LARGEST if model.endswith("-e") else SEEDS
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
