@@ -17,7 +17,18 @@ from test_benchmarks_session import session
 
 from benchmarks import record, render
 from benchmarks.gpu import rest, suites, table
-from benchmarks.gpu.names import COMPILED, CONV, EAGER, GRAPHS, GROWING, MIN, REDUCED
+from benchmarks.gpu.names import (
+    COMPILED,
+    CONV,
+    EAGER,
+    GRAPHS,
+    GROWING,
+    LAST,
+    MIN,
+    MIN_GRAPHS,
+    PER_LAYER,
+    REDUCED,
+)
 
 
 def test_every_configuration_has_a_name_of_its_own(tmp_path: Path) -> None:
@@ -25,12 +36,13 @@ def test_every_configuration_has_a_name_of_its_own(tmp_path: Path) -> None:
     assert len({table.key(r) for r in requests}) == len(requests)
     wanted = {(r["batch"], r["way"]) for r in requests if r["deterministic"]}
     for batch in (8, 16, 32, 64):
-        for way in (EAGER, "torch channels_last", "torch.utils.checkpoint", CONV, MIN):
+        for way in (EAGER, LAST, PER_LAYER, GRAPHS, MIN_GRAPHS):
             assert (batch, way) in wanted
+    assert {(16, CONV), (16, MIN)} < wanted
     free = {r["way"] for r in requests if not r["deterministic"]}
-    assert {EAGER, CONV, GRAPHS, MIN, COMPILED, REDUCED} <= free
+    assert {EAGER, CONV, GRAPHS, MIN_GRAPHS, COMPILED, REDUCED} <= free
     changing = {r["way"] for r in requests if r["multi_scale"]}
-    assert changing == {EAGER, GROWING, CONV, GRAPHS, MIN}
+    assert changing == {EAGER, GROWING, CONV, GRAPHS, MIN_GRAPHS}
     assert any(r["objects"] == 100 for r in requests)
     made = session(tmp_path)
     assert [t.key for t in rest.tasks(made)] == [

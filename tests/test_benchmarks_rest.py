@@ -16,7 +16,7 @@ from benchmarks import bench_losses, render
 from benchmarks.exactness import ROUNDINGS, holds
 from benchmarks.gpu import determinism, losses, rest, suites, table
 from benchmarks.gpu import rule as rule_task
-from benchmarks.gpu.names import COMPILED, CONV, EAGER, MIN
+from benchmarks.gpu.names import COMPILED, CONV, EAGER, GRAPHS, MIN, MIN_GRAPHS
 
 
 def done(tasks: dict, key: str, result: dict) -> None:
@@ -173,7 +173,7 @@ def test_one_bit_is_found() -> None:
 
 def test_training_twice_is_rehearsed_on_the_cpu() -> None:
     found = determinism.run({"device": "cpu", "quick": True})["rows"]
-    assert [row["implementation"] for row in found] == [CONV, MIN]
+    assert [row["implementation"] for row in found] == [GRAPHS, MIN_GRAPHS]
     assert all(row[f"{kind}_differ"] == 0 for row in found for kind in suites.SAME_BITS)
 
 

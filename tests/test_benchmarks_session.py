@@ -19,11 +19,11 @@ from benchmarks import record
 from benchmarks.gpu import build, compiling, rest, stages, table
 from benchmarks.gpu.names import (
     COMPILED,
-    CONV,
     EAGER,
+    GRAPHS,
     GROWING,
     LAST,
-    MIN,
+    MIN_GRAPHS,
     REDUCED,
 )
 from benchmarks.gpu.session import Session, Task
@@ -234,11 +234,12 @@ def test_the_most_wanted_comes_first(tmp_path: Path) -> None:
     def place(way: str, batch: int, **change) -> int:
         return keys.index(table.key(table.configuration(way, batch, **change)))
 
-    assert keys[0] == table.key(table.free(CONV))
-    table_proper = [place(w, n) for n in (16, 32, 64, 8) for w in (EAGER, CONV, MIN)]
+    assert keys[0] == table.key(table.free(GRAPHS))
+    ways = (EAGER, GRAPHS, MIN_GRAPHS)
+    table_proper = [place(way, n) for n in (16, 32, 64, 8) for way in ways]
     compiled = keys.index(table.key(table.free(COMPILED)))
     assert max(table_proper) < compiled < place(LAST, 16)
-    assert place(LAST, 16) < place(CONV, 16, objects=100)
+    assert place(LAST, 16) < place(GRAPHS, 16, objects=100)
     assert place(EAGER, 16, multi_scale=True) < keys.index("bandwidth")
     assert keys.index("bandwidth") < place(GROWING, 16, multi_scale=True)
     after = [table.key(request) for request in table.late(False)]

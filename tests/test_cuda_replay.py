@@ -8,6 +8,7 @@ calls and a graph is a list of them; test_gpu_torch.py has the adapter on a GPU.
 from __future__ import annotations
 
 import copy
+import os
 
 import cuda_emulation as ce
 import numpy as np
@@ -111,6 +112,21 @@ def test_memory_that_alternates_is_known_each_time(runs) -> None:
         runs[0].saved = places[seed % 2]
         assert_same_bits(runs, seed)
     assert runs[0].plan.replays == (2 * PARTS, 4 * PARTS, False)
+
+
+def test_a_forked_child_leaves_the_graphs_alone() -> None:
+    """As a DataLoader's worker that collects a plan: they are its parent's."""
+    lib, run = ce.library(), FixedRun(replays=True)
+    for seed in range(2):
+        run.step(seed)
+    before = lib.ym_emulation_count(GRAPHS)
+    child = os.fork()
+    if child == 0:
+        run.plan = None
+        os._exit(lib.ym_emulation_count(GRAPHS) != before)
+    assert os.waitpid(child, 0)[1] == 0
+    del run
+    assert lib.ym_emulation_count(GRAPHS) == before - PARTS
 
 
 def test_only_a_few_keys_are_remembered(runs) -> None:

@@ -40,7 +40,7 @@ def check_several_graphs(device: str, backend: Any) -> None:
     ours = ym.checkpoint(copy.deepcopy(stock), "min", strict=False, backend=backend)
     for size in (16, 24):
         assert_same_training(ours, stock, image(size=size).to(device))
-    assert ym.report(ours).rows[0].detail == "keep=min, in 2 stages"
+    assert ym.report(ours).rows[0].detail.startswith("keep=min, in 2 stages")
 
 
 def check_tensors_on_the_cpu() -> None:

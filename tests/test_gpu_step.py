@@ -122,7 +122,7 @@ def test_a_step_never_waits() -> None:
         optimizer.step(scaler=scaler)
         scaler.update()
 
-    for _ in range(3):
+    for _ in range(8):  # until its CUDA graphs are recorded
         whole_step()
     torch.cuda.set_sync_debug_mode("error")  # names the call that waits, if PyTorch's
     try:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.names import CONV, MIN
+from benchmarks.gpu.names import GRAPHS, MIN_GRAPHS
 from benchmarks.gpu.step import Training
 from benchmarks.gpu.ways import plan_bytes
 
@@ -78,7 +78,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     half = "float16" if request["device"] == "cuda" else "bfloat16"
     case = f"{asked['model']}, {asked['size']} px, batch {asked['batch']}, {half}"
     rows = []
-    for way in (CONV, MIN):
+    for way in (GRAPHS, MIN_GRAPHS):
         asked |= {"way": way, "device": request["device"]}
         first, second = trained(asked), trained(asked)
         row: dict[str, Any] = {"case": case, "implementation": way, "steps": STEPS}

@@ -14,6 +14,7 @@ from benchmarks.gpu.names import (
     GROWING,
     LAST,
     MIN,
+    MIN_GRAPHS,
     PER_LAYER,
     REDUCED,
 )
@@ -50,7 +51,7 @@ def free(way: str) -> dict[str, Any]:
 def rehearsed() -> list[dict[str, Any]]:
     """yolov9-t, one batch of 2 images of 64 px."""
     small = {"model": "yolov9-t", "size": 64, "seconds": 0.0, "steps": 2}
-    made = [configuration(way, 2, **small) for way in (EAGER, LAST, PER_LAYER, CONV)]
+    made = [configuration(way, 2, **small) for way in (EAGER, LAST, PER_LAYER, GRAPHS)]
     return [*made, configuration(MIN, 2, multi_scale=True, **small)]
 
 
@@ -63,9 +64,9 @@ def late(quick: bool) -> list[dict[str, Any]]:
     """Those without a target, after all that has one."""
     if quick:
         return []
-    made = [changing(way, fixed_segments=True) for way in (CONV, MIN)]
-    made += [free(way) for way in (MIN, LAST, EAGER)]
-    return [*made, changing(GROWING), changing(GRAPHS), free(REDUCED)]
+    made = [changing(way, fixed_segments=True) for way in (GRAPHS, MIN_GRAPHS)]
+    made += [free(way) for way in (MIN_GRAPHS, LAST, EAGER)]
+    return [*made, changing(CONV), changing(GROWING), free(REDUCED)]
 
 
 def configurations(quick: bool) -> list[dict[str, Any]]:
@@ -76,13 +77,14 @@ def configurations(quick: bool) -> list[dict[str, Any]]:
     """
     if quick:
         return rehearsed()
-    made = [free(CONV)]
-    made += [configuration(way, 16) for way in (EAGER, CONV, GRAPHS, MIN)]
-    made += [configuration(w, n) for n in (32, 64, 8) for w in (EAGER, CONV, MIN)]
-    made += [free(way) for way in (GRAPHS, COMPILED)]
+    most_wanted = EAGER, GRAPHS, MIN_GRAPHS
+    made = [free(GRAPHS)]
+    made += [configuration(way, 16) for way in (*most_wanted, CONV, MIN)]
+    made += [configuration(way, n) for n in (32, 64, 8) for way in most_wanted]
+    made += [free(way) for way in (CONV, COMPILED)]
     made += [configuration(w, n) for n in (16, 32, 64, 8) for w in (LAST, PER_LAYER)]
-    made += [configuration(way, 16, objects=100) for way in (EAGER, CONV, MIN)]
-    made += [changing(way) for way in (CONV, MIN, EAGER)]
+    made += [configuration(way, 16, objects=100) for way in most_wanted]
+    made += [changing(way) for way in most_wanted]
     return [*made, *late(quick)]
 
 

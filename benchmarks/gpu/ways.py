@@ -18,6 +18,7 @@ from benchmarks.gpu.names import (
     GROWING,
     LAST,
     MIN,
+    MIN_GRAPHS,
     PER_LAYER,
     REDUCED,
 )
@@ -47,9 +48,10 @@ def prepare(way: str, model: nn.Module, backend: Any = None) -> nn.Module:
         PER_LAYER: checkpointed_by_torch,
         COMPILED: compiled,
         REDUCED: partial(compiled, mode="reduce-overhead"),
-        CONV: partial(checkpointed, keep="conv", **on),
-        GRAPHS: partial(checkpointed, keep="conv", cuda_graphs=True, **on),
-        MIN: partial(checkpointed, keep="min", **on),
+        CONV: partial(checkpointed, keep="conv", cuda_graphs=False, **on),
+        GRAPHS: partial(checkpointed, keep="conv", **on),
+        MIN: partial(checkpointed, keep="min", cuda_graphs=False, **on),
+        MIN_GRAPHS: partial(checkpointed, keep="min", **on),
     }
     if way not in ways:
         raise ValueError(f"way: is {way!r}, must be one of {list(ways)}")

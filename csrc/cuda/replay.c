@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cuda/cudnn_cache.h"
 
@@ -41,6 +42,7 @@ typedef struct replayer {
     struct replayer *next; /* of all there are */
     memory *first;
     int32_t failures; /* to record, in a row */
+    pid_t process;
 } replayer;
 
 /* What follows belongs to the thread that has the lock. */
@@ -266,6 +268,9 @@ static ym_status run(ym_replayer *self, ym_context *context, const ym_replay_key
 static void free_replayer(ym_replayer *self)
 {
     replayer *r = (replayer *)self;
+    if (r->process != getpid()) {
+        return; /* a forked child has no graphs, and the lock may be held for good */
+    }
     pthread_mutex_lock(&lock);
     while (r->first != NULL) {
         memory *gone = r->first;
@@ -289,6 +294,7 @@ ym_replayer *cuda_make_replayer(void)
     }
     r->base.run = run;
     r->base.free = free_replayer;
+    r->process = getpid();
     pthread_mutex_lock(&lock);
     r->next = replayers;
     replayers = r;

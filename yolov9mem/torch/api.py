@@ -25,7 +25,7 @@ def checkpoint(
     *,
     segments: int | None = None,
     backend: str = "auto",
-    cuda_graphs: bool = False,
+    cuda_graphs: bool = True,
 ) -> Module:
     """Makes the module's training forward and backward run in yolov9mem.
 
@@ -48,13 +48,13 @@ def checkpoint(
             many times slower, so never chosen by itself.
         cuda_graphs: on a GPU, repeat the launches of a forward and of each part of
             backward as a CUDA graph, which is recorded when all tensors lie where they
-            lay in a call before. It spares the host some 3000 launches a step, where a
-            batch is too small to keep the GPU busy. It keeps the workspace from forward to
-            backward, so that memory comes back in the same place, and takes memory that
-            PyTorch does not count. While it records, another thread that waits for the
-            whole device (torch.cuda.synchronize) gets an error. Same bits. Of a graph with
-            SyncBatchNorm of several processes nothing is repeated. Tested in the CPU
-            emulation; not yet run on a GPU.
+            lay in a call before. It spares the host some 3000 launches a step, for which
+            the GPU waits otherwise: benchmarks/RESULTS.md has both. It keeps the workspace
+            from forward to backward, so that memory comes back in the same place, and
+            takes memory that PyTorch does not count. Same bits. In the first steps, while
+            it records, another thread that waits for the whole device
+            (torch.cuda.synchronize) gets an error: such a program wants False. Of a graph
+            with SyncBatchNorm of several processes nothing is repeated.
 
     Returns the same object. Calling it again changes ``keep``. Raises TypeError for what is
     no module or a wrapper of one, ValueError for a bad ``keep``, ``segments`` or

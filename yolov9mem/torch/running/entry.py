@@ -54,7 +54,7 @@ class Entry:
         strict: bool,
         segments: int | None = None,
         backend: str = "auto",
-        cuda_graphs: bool = False,
+        cuda_graphs: bool = True,
     ) -> None:
         self.cls = type(module)
         self.ref = weakref.ref(module)
