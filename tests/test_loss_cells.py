@@ -140,3 +140,35 @@ def test_a_dense_image_of_two_branches_costs_no_more_than_of_one(monkeypatch) ->
             DetectionLoss(head(3), HYP)(branches, torch.tensor(targets).float())
         peaks.append(traced.peak)
     assert peaks[1] < 1.2 * peaks[0]
+
+
+# PyTorch's deterministic algorithms of these sort their indices on a GPU, and look at each
+# place's values one after the other.
+SORTED_FOR = ("index_put", "index_add", "index_copy", "scatter_add", "put")
+
+
+def test_each_place_of_a_gradient_is_written_once(monkeypatch) -> None:
+    """Of images with cells that fill up; and nothing else that PyTorch sorts for."""
+    places = []
+
+    def noted(memory: Tensor, place: Tensor, values: Tensor) -> None:
+        places.append((place, memory.numel()))
+        put(memory, place, values)
+
+    put = cells_module._put
+    monkeypatch.setattr(cells_module, "_put", noted)
+    aux, targets = make_case(0, 3, count=7)
+    leaves = [[torch.tensor(z).requires_grad_() for z in b] for b in (aux, aux)]
+    targets = torch.tensor(targets).float()[:15]  # the last image has one object
+    with Traced() as traced:
+        total, _ = DetectionLoss(head(3), HYP)(leaves, targets)
+    with Traced() as backward:
+        total.backward()
+    assert len(places) == 6
+    for place, count in places:
+        assert len(place.unique()) == place.numel()
+        assert 0 <= int(place.min()) and int(place.max()) < count
+    for calls in (traced.calls, backward.calls):
+        for name in SORTED_FOR:
+            assert not calls[name] and not calls[f"{name}_"], name
+    assert backward.calls["_index_put_impl_"] == 6
