@@ -53,7 +53,7 @@ def step(module: torch.nn.Module, size: int, dtype: torch.dtype = torch.float32)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_the_fastest_engine_is_found_once(engines, gpu, dtype) -> None:  # noqa: F811
     stock = Elan(8, 8, 8).train()
-    module = ym.checkpoint(copy.deepcopy(stock))
+    module = ym.checkpoint(copy.deepcopy(stock), cuda_graphs=False)
     found = [step(module, 21, dtype)]
     assert engines()[FASTEST] > 0
     assert gpu.count(WAITS) > 0
@@ -64,7 +64,8 @@ def test_the_fastest_engine_is_found_once(engines, gpu, dtype) -> None:  # noqa:
     assert sum(again) == again[FASTEST] + again[RECOMMENDED]
     assert gpu.count(WAITS) == 0
     torch.backends.cudnn.benchmark = False
-    found.append(step(ym.checkpoint(copy.deepcopy(stock)), 21, dtype))
+    other = ym.checkpoint(copy.deepcopy(stock), cuda_graphs=False)
+    found.append(step(other, 21, dtype))
     recommended = engines()
     assert sum(recommended) == recommended[RECOMMENDED] == sum(again)
     for other in found[1:]:
@@ -114,8 +115,8 @@ def test_no_engine_is_tried_while_a_stream_is_captured(
 def test_repeated_graphs_run_the_engine_that_was_found(engines) -> None:
     stock = Elan(8, 8, 8).train()
     torch.manual_seed(1)
-    repeats = ym.checkpoint(copy.deepcopy(stock), cuda_graphs=True)
-    queues = ym.checkpoint(copy.deepcopy(stock))
+    repeats = ym.checkpoint(copy.deepcopy(stock))
+    queues = ym.checkpoint(copy.deepcopy(stock), cuda_graphs=False)
     for _ in range(3):
         for a, b in zip(step(repeats, 25), step(queues, 25), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)

@@ -119,7 +119,7 @@ def test_backward_sees_the_weights_that_forward_saw(keep: str) -> None:
 def test_a_step_packs_them_in_one_launch(fake_cudnn: Path, keep: str) -> None:  # noqa: F811
     """cuDNN's own table; of float32 each call packs its own, into its scratch."""
     script = f"""
-        ym.checkpoint(module, {keep!r})
+        ym.checkpoint(module, {keep!r}, cuda_graphs=False)
         gpu.watch("pack_weights_kernel")
         for dtype in (torch.float16, torch.float32):
             step(module, dtype)

@@ -167,7 +167,7 @@ def test_each_place_of_a_gradient_is_written_once(monkeypatch) -> None:
     assert len(places) == 6
     for place, count in places:
         assert len(place.unique()) == place.numel()
-        assert 0 <= int(place.min()) and int(place.max()) < count
+        assert int(place.min()) >= 0 and int(place.max()) < count
     for calls in (traced.calls, backward.calls):
         for name in SORTED_FOR:
             assert not calls[name] and not calls[f"{name}_"], name
