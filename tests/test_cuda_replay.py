@@ -302,6 +302,15 @@ def plans_of(module: torch.nn.Module) -> list:
     ]
 
 
+def test_graphs_are_for_few_sizes() -> None:
+    with emulated_gpu():
+        module = ym.checkpoint(Net())
+        for size in range(16, 80, 8):
+            backward(module(image(size=size)), seed=0)
+        repeats = [plan.repeats for plan in plans_of(module)]
+    assert repeats == [True] * 4 + [False] * 4
+
+
 @pytest.mark.parametrize("keep", ["conv", "min"])
 def test_a_module_trains_as_without(keep: str) -> None:
     with emulated_gpu():

@@ -22,13 +22,16 @@ DIR gets the record, what the tasks printed, the built package and, as long as a
 torch.compile lacks, what that has compiled: a call on another machine goes on from a copy
 of DIR, in a record of its own if its GPU is another. A folder .gpu, which git ignores,
 carries what such a machine lacks: photographs as .gpu/bccd and, from the second call on,
-as .gpu/r what the last one left in $OUT/r. Of the kind nvidia-h200 or nvidia-h100-x1, as
-often as there is time:
+as .gpu/r what the last one left in $OUT/r. Of the kind nvidia-h200 or nvidia-h100-x1:
 
     export PYTHONUNBUFFERED=1 YOLOV9MEM_COMMIT=<hash>
     export YOLOV9MEM_BENCH_DATA=$PWD/.gpu/bccd/data.yaml
     mkdir -p $OUT/r; cp .gpu/r/* $OUT/r/    # the copy not the first time
-    python3 -m benchmarks gpu --out $OUT/r --minutes 7
+    python3 -m benchmarks gpu --out $OUT/r --stage build-test --stage step --minutes 5
+
+which tests and has torch.compile's code made, and after that, without `--stage` and with
+`--minutes` for what time is left, all. A machine that went back costs half a minute to
+have again.
 
 Every module but the tasks and what they share (clock.py, jobs.py, ways.py) keeps away from
 PyTorch, so that the process that orders them about holds no memory of the GPU.

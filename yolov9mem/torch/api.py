@@ -51,10 +51,11 @@ def checkpoint(
             lay in a call before. It spares the host some 3000 launches a step, for which
             the GPU waits otherwise: benchmarks/RESULTS.md has both. It keeps the workspace
             from forward to backward, so that memory comes back in the same place, and
-            takes memory that PyTorch does not count. Same bits. In the first steps, while
-            it records, another thread that waits for the whole device
-            (torch.cuda.synchronize) gets an error: such a program wants False. Of a graph
-            with SyncBatchNorm of several processes nothing is repeated.
+            takes memory that PyTorch does not count: of the first few sizes of the
+            arguments alone. Same bits. While it records, in the first steps, another
+            thread that waits for the whole device (torch.cuda.synchronize) gets an error:
+            such a program wants False. Of a graph with SyncBatchNorm of several processes
+            nothing is repeated.
 
     Returns the same object. Calling it again changes ``keep``. Raises TypeError for what is
     no module or a wrapper of one, ValueError for a bad ``keep``, ``segments`` or

@@ -35,6 +35,9 @@ from .planned import TorchPlan
 from .stock_calls import Replay
 
 MOST_PROGRAMS = 64  # input signatures remembered for one module
+# Of these, with CUDA graphs. Where there are more, each comes seldom and its memory is
+# hardly the same again, while graphs would take memory for all of them.
+MOST_WITH_GRAPHS = 4
 MOST_CHANGES = 3  # recordings of a module whose forward changes it
 MOST_IN_A_ROW = 30  # recordings, one a forward: more than a multi-scale run has sizes
 
@@ -352,6 +355,7 @@ class Entry:
                         "cuda: a forward of new sizes: the stream is being captured, "
                         "which does not allow it: make it before the capture"
                     )
+                few = len(self.lowered) <= MOST_WITH_GRAPHS
                 plan = TorchPlan(
                     graph.program,
                     self.keep,
@@ -359,7 +363,7 @@ class Entry:
                     params,
                     segments=self.segments,
                     backend=self.backend,
-                    cuda_graphs=self.cuda_graphs,
+                    cuda_graphs=self.cuda_graphs and few,
                 )
                 graph.plans[key] = plan
                 self.counts["plans"] += 1
