@@ -117,7 +117,7 @@ def plan(model: nn.Module, batch: int, size: int, keep: str, backend: Any) -> An
         (program,) = lower(record(FakeCopy(model), leaves, spec, True), model)
     program.dtype = torch.float16  # as for a model on a GPU
     wanted = (True,) * len(program.params)
-    return TorchPlan(program, parse_keep(keep), (False,), wanted, None, backend)
+    return TorchPlan(program, parse_keep(keep), (False,), wanted, None, backend, True)
 
 
 def row(
@@ -134,10 +134,11 @@ def row(
     outputs = 2 * sum(n * c * h * w for n, c, h, w in shapes)
     always = made.saved_bytes + images + state
     in_forward = made.forward_workspace_bytes + CUDNN_WORKSPACE + 4 * numbers
+    in_loss = made.forward_workspace_bytes if made.keeps_workspace else 0
     in_backward = made.core.backward_workspace_bytes + CUDNN_WORKSPACE
     phases = {
         "in_forward_gb": always + outputs + in_forward,
-        "in_loss_gb": always + outputs + batch * loss,
+        "in_loss_gb": always + outputs + in_loss + batch * loss,
         "in_backward_gb": always + outputs + in_backward,
     }
     phases = {name: size / GB for name, size in phases.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+from unittest.mock import Mock
 
 import cuda_emulation as ce
 import numpy as np
@@ -20,7 +21,7 @@ from models_for_tests import Net, backward, image
 from test_cuda_plan import small_elan
 
 import yolov9mem.torch as ym
-from yolov9mem.torch.running import autograd_nodes, registry
+from yolov9mem.torch.running import autograd_nodes, planned, registry
 
 GRAPHS = 4
 SEGMENTS = 2
@@ -184,22 +185,17 @@ def test_gradients_from_other_memory_concern_the_part_that_reads_them(runs) -> N
     assert runs[0].plan.replays == (others, 3 * others, False)
 
 
-def test_the_workspace_stays_from_forward_to_backward(monkeypatch) -> None:
-    """What the loss allocates in between would move it."""
-    taken = []
-    take = autograd_nodes.take_workspace
-
-    def noted(size: int, device: torch.device) -> torch.Tensor:
-        taken.append(size)
-        return take(size, device)
-
-    monkeypatch.setattr(autograd_nodes, "take_workspace", noted)
+def test_a_small_workspace_stays_from_forward_to_backward(monkeypatch) -> None:
+    """What the loss allocates in between would move it. A large one would be missed."""
+    taken = Mock(side_effect=autograd_nodes.take_workspace)
+    monkeypatch.setattr(autograd_nodes, "take_workspace", taken)
     with emulated_gpu():
-        for graphs, times in ((False, 2), (True, 1)):
+        for graphs, part, times in ((False, 1, 2), (True, 1, 1), (True, 0, 2)):
+            monkeypatch.setattr(planned, "KEPT_WORKSPACE", part)
             module = ym.checkpoint(Net(), segments=2, cuda_graphs=graphs)
-            taken.clear()
+            taken.reset_mock()
             backward(module(image()))
-            assert len(taken) == times
+            assert taken.call_count == times
 
 
 def test_a_caller_who_captures_gets_the_launches(runs) -> None:

@@ -49,13 +49,13 @@ def checkpoint(
         cuda_graphs: on a GPU, repeat the launches of a forward and of each part of
             backward as a CUDA graph, which is recorded when all tensors lie where they
             lay in a call before. It spares the host some 3000 launches a step, for which
-            the GPU waits otherwise: benchmarks/RESULTS.md has both. It keeps the workspace
-            from forward to backward, so that memory comes back in the same place, and
-            takes memory that PyTorch does not count: of the first few sizes of the
-            arguments alone. Same bits. While it records, in the first steps, another
-            thread that waits for the whole device (torch.cuda.synchronize) gets an error:
-            such a program wants False. Of a graph with SyncBatchNorm of several processes
-            nothing is repeated.
+            the GPU waits otherwise: benchmarks/RESULTS.md has both. A small workspace
+            (a twentieth of the peak) is kept from forward to backward, so that it lies
+            where it lay, and graphs take memory that PyTorch does not count, for the first
+            few sizes of the arguments alone. Same bits. While it records, in the first
+            steps, another thread that waits for the whole device (torch.cuda.synchronize)
+            gets an error: such a program wants False. Of a graph with SyncBatchNorm of
+            several processes nothing is repeated.
 
     Returns the same object. Calling it again changes ``keep``. Raises TypeError for what is
     no module or a wrapper of one, ValueError for a bad ``keep``, ``segments`` or

@@ -148,9 +148,9 @@ def _gradient(level: Tensor, more: int) -> tuple[Tensor, Tensor]:
 def _put(memory: Tensor, place: Tensor, values: Tensor) -> None:
     """memory[place] = values, each place being there and given once.
 
-    PyTorch's deterministic way goes through all values of a place one after the other:
-    where a place had two thirds of them, it took half of a training step. And it makes the
-    host wait, in some versions, for whether all places are there, unless that is said.
+    PyTorch's deterministic way on a GPU goes through all values of a place one after the
+    other, which one place for all that is elsewhere made long. And in some versions it
+    makes the host wait for whether all places are there, unless that is said.
     """
     torch._index_put_impl_(memory, (place,), values, accumulate=False, unsafe=True)
 

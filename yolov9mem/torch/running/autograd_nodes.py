@@ -108,7 +108,7 @@ class Call:
         self.next_stage += 1
         if self.next_stage == len(plan.stage_segments):
             self.norms.finish()
-            if not plan.repeats:
+            if not plan.keeps_workspace:
                 self.give_workspace()
                 self._packed = []
         dtypes = [dtype for _, dtype in program.outputs]

@@ -18,6 +18,7 @@ from .lower import Program, flows
 # Gradients of a large graph leave backward in parts of about this many bytes.
 SEGMENT_BYTES = 8 << 20
 MOST_SEGMENTS = 6
+KEPT_WORKSPACE = 1 / 20  # of the peak, where launches are repeated
 
 
 def core_backend(backend: str, device: torch.device) -> str:
@@ -67,8 +68,6 @@ class TorchPlan:
                 segments=segments,
                 replays=cuda_graphs,
             )
-        # The launches of a part are repeated where all that it works on lies in the same
-        # place; what the allocator gives during the loss does not.
         self.repeats = self.core.replays is not None
         self.segments: int = self.core.segments
         self.saved_bytes: int = self.core.saved_bytes
@@ -79,6 +78,10 @@ class TorchPlan:
             self.forward_workspace_bytes = max(
                 self.forward_workspace_bytes, self.core.backward_workspace_bytes
             )
+        # The launches of a part are repeated where all that it works on lies in the same
+        # place; what the allocator gives after the loss may be elsewhere.
+        small = KEPT_WORKSPACE * self.core.peak_bytes
+        self.keeps_workspace = self.repeats and self.forward_workspace_bytes <= small
         ends = self.core.param_segments()
         self.leaving = [  # by segment: the params whose gradients it completes
             [i for i, end in enumerate(ends) if end == segment]
