@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+import weakref
 from unittest.mock import Mock
 
 import cuda_emulation as ce
@@ -198,6 +199,49 @@ def test_a_small_workspace_stays_from_forward_to_backward(monkeypatch) -> None:
             assert taken.call_count == times
 
 
+def test_a_large_copy_of_an_input_does_not_stay(monkeypatch) -> None:
+    """Of a child of a stock module the input is an activation in another layout."""
+    copies = []
+
+    def noted(*args) -> tuple[torch.Tensor, bool]:
+        packed, copied = channels_last(*args)
+        copies.extend([weakref.ref(packed)] * copied)
+        return packed, copied
+
+    channels_last = autograd_nodes.channels_last
+    monkeypatch.setattr(autograd_nodes, "channels_last", noted)
+    with emulated_gpu():
+        module = ym.checkpoint(Net())
+        backward(module(image()))
+        (plan,) = plans_of(module)
+        least = plan.forward_workspace_bytes / plan.core.peak_bytes
+        large = image().nbytes / plan.core.peak_bytes
+        for part, stays in ((least + large / 2, False), (least + 2 * large, True)):
+            monkeypatch.setattr(planned, "KEPT_WORKSPACE", part)
+            module = ym.checkpoint(Net())
+            copies.clear()
+            out = module(image())
+            (plan,) = plans_of(module)
+            assert plan.keeps_workspace
+            assert [copy() is not None for copy in copies] == [stays]
+            backward(out)
+            assert len(copies) == (1 if stays else 2) + len(out) * len(out[0])
+
+
+def test_a_plan_that_goes_leaves_the_captures_of_others_alone() -> None:
+    """Python may collect it while its user captures something else."""
+    lib, run = ce.library(), FixedRun(replays=True)
+    before = lib.ym_emulation_count(GRAPHS)
+    for seed in range(2):
+        run.step(seed)
+    lib.ym_emulation_capture(1)
+    try:
+        del run
+        assert lib.ym_emulation_count(GRAPHS) == before
+    finally:
+        lib.ym_emulation_capture(0)
+
+
 def test_a_caller_who_captures_gets_the_launches(runs) -> None:
     lib = ce.library()
     for seed in range(2):
@@ -298,9 +342,10 @@ def plans_of(module: torch.nn.Module) -> list:
     ]
 
 
-def test_graphs_are_for_few_sizes() -> None:
+@pytest.mark.parametrize("strict", [True, False])
+def test_graphs_are_for_few_sizes(strict: bool) -> None:
     with emulated_gpu():
-        module = ym.checkpoint(Net())
+        module = ym.checkpoint(Net(), strict=strict)
         for size in range(16, 80, 8):
             backward(module(image(size=size)), seed=0)
         repeats = [plan.repeats for plan in plans_of(module)]

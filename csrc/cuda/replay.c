@@ -246,6 +246,14 @@ static bool repeat(replayer *r, ym_context *context, const ym_replay_key *key,
     return true;
 }
 
+/* Making and freeing a graph must not end the captures of other streams. */
+static void exchange_capture_mode(enum cudaStreamCaptureMode *mode)
+{
+    if (cudaThreadExchangeStreamCaptureMode(mode) != cudaSuccess) {
+        cudaGetLastError();
+    }
+}
+
 static ym_status run(ym_replayer *self, ym_context *context, const ym_replay_key *key,
                      ym_queue_work queue, const void *what)
 {
@@ -253,13 +261,12 @@ static ym_status run(ym_replayer *self, ym_context *context, const ym_replay_key
     bool done = false;
     const int previous = cuda_enter_device(context);
     if (!cuda_is_captured(context)) { /* whoever captures gets the work itself */
-        /* Making a graph allocates: that must not end the captures of other threads. */
         enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-        cudaThreadExchangeStreamCaptureMode(&mode);
+        exchange_capture_mode(&mode);
         pthread_mutex_lock(&lock);
         done = repeat(r, context, key, queue, what);
         pthread_mutex_unlock(&lock);
-        cudaThreadExchangeStreamCaptureMode(&mode);
+        exchange_capture_mode(&mode);
     }
     cuda_leave_device(previous);
     return done ? YM_OK : queue(context, what);
@@ -271,6 +278,8 @@ static void free_replayer(ym_replayer *self)
     if (r->process != getpid()) {
         return; /* a forked child has no graphs, and the lock may be held for good */
     }
+    enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    exchange_capture_mode(&mode); /* a collection may come at any time */
     pthread_mutex_lock(&lock);
     while (r->first != NULL) {
         memory *gone = r->first;
@@ -283,6 +292,7 @@ static void free_replayer(ym_replayer *self)
     }
     *at = r->next;
     pthread_mutex_unlock(&lock);
+    exchange_capture_mode(&mode);
     free(r);
 }
 

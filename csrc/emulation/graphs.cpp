@@ -28,6 +28,7 @@ namespace
 
 std::mutex lock;
 std::set<CUstream_st *> streams; /* of our own; a test's may be any number */
+thread_local enum cudaStreamCaptureMode mode_now = cudaStreamCaptureModeGlobal;
 
 CUgraph_st *recording(cudaStream_t stream)
 {
@@ -92,8 +93,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMo
 
 cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode)
 {
-    static thread_local enum cudaStreamCaptureMode now = cudaStreamCaptureModeGlobal;
-    std::swap(now, *mode);
+    std::swap(mode_now, *mode);
     return cudaSuccess;
 }
 
@@ -131,8 +131,15 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph)
     return cudaSuccess;
 }
 
+/* While a stream is captured, not in a thread that has not said that it may. */
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph)
 {
+    enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    if (mode_now == cudaStreamCaptureModeGlobal &&
+        cudaStreamIsCapturing(nullptr, &status) == cudaSuccess &&
+        status != cudaStreamCaptureStatusNone) {
+        return cudaErrorStreamCaptureUnsupported;
+    }
     delete graph;
     ym_emulation_subtract(YM_EMULATION_GRAPHS);
     return cudaSuccess;

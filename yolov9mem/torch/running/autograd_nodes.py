@@ -35,6 +35,7 @@ from .binding import (
     Binding,
     NormState,
     address,
+    bytes_of_copies,
     channels_last,
     empty_output,
     gradient_of,
@@ -110,6 +111,7 @@ class Call:
             self.norms.finish()
             if not plan.keeps_workspace:
                 self.give_workspace()
+            if bytes_of_copies(self._packed, self.inputs) > plan.most_copies:
                 self._packed = []
         dtypes = [dtype for _, dtype in program.outputs]
         return [y.to(dtype) for y, dtype in zip(given, dtypes) if y is not None]
@@ -295,13 +297,10 @@ class Call:
         self._workspace = None
 
     def _pack(self, tensors: list[Tensor], what: str) -> list[Tensor]:
-        made = []
-        for tensor in tensors:
-            with unfilled():
-                packed, copied = channels_last(tensor, self.plan.program.dtype)
-            made.append(packed)
-            self.counts[what] += copied
-        return made
+        with unfilled():
+            made = [channels_last(x, self.plan.program.dtype) for x in tensors]
+        self.counts[what] += sum(copied for _, copied in made)
+        return [packed for packed, _ in made]
 
 
 class Yolov9memSegment(torch.autograd.Function):

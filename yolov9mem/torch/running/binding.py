@@ -99,6 +99,12 @@ def channels_last(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
     return made.copy_(view), True
 
 
+def bytes_of_copies(packed: list[Tensor], tensors: list[Tensor]) -> int:
+    """Of those of ``packed`` that channels_last had to make."""
+    pairs = zip(packed, tensors)
+    return sum(x.nbytes for x, of in pairs if x.data_ptr() != of.data_ptr())
+
+
 def is_channels_last(tensor: Tensor) -> bool:
     """Is it (N, C, H, W) in that layout and in no other?"""
     four = tensor.ndim == 4

@@ -355,7 +355,11 @@ class Entry:
                         "cuda: a forward of new sizes: the stream is being captured, "
                         "which does not allow it: make it before the capture"
                     )
-                few = len(self.lowered) <= MOST_WITH_GRAPHS
+                others = [
+                    known
+                    for known in self.lowered.values()
+                    if isinstance(known, Lowered) and graph not in known.graphs
+                ]
                 plan = TorchPlan(
                     graph.program,
                     self.keep,
@@ -363,7 +367,7 @@ class Entry:
                     params,
                     segments=self.segments,
                     backend=self.backend,
-                    cuda_graphs=self.cuda_graphs and few,
+                    cuda_graphs=self.cuda_graphs and len(others) < MOST_WITH_GRAPHS,
                 )
                 graph.plans[key] = plan
                 self.counts["plans"] += 1

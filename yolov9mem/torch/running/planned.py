@@ -81,7 +81,9 @@ class TorchPlan:
         # The launches of a part are repeated where all that it works on lies in the same
         # place; what the allocator gives after the loss may be elsewhere.
         small = KEPT_WORKSPACE * self.core.peak_bytes
-        self.keeps_workspace = self.repeats and self.forward_workspace_bytes <= small
+        left = small - self.forward_workspace_bytes
+        self.keeps_workspace = self.repeats and left >= 0
+        self.most_copies = left if self.keeps_workspace else -1  # bytes kept beside it
         ends = self.core.param_segments()
         self.leaving = [  # by segment: the params whose gradients it completes
             [i for i, end in enumerate(ends) if end == segment]
