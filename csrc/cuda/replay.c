@@ -35,6 +35,7 @@ typedef struct memory {
     size_t words;
     uint64_t used;         /* when last */
     cudaGraphExec_t graph; /* NULL: the key has come once */
+    bool starts;           /* a thread starts it now, without the lock */
 } memory;
 
 typedef struct replayer {
@@ -94,7 +95,7 @@ static void make_room(replayer *r, const ym_replay_key *key)
     memory **oldest = NULL;
     int32_t count = 0;
     for (memory **at = &r->first; *at != NULL; at = &(*at)->next) {
-        if (is_of_part(*at, key)) {
+        if (is_of_part(*at, key) && !(*at)->starts) {
             count++;
             oldest = oldest == NULL || (*at)->used < (*oldest)->used ? at : oldest;
         }
@@ -113,7 +114,8 @@ static void make_room_for_a_graph(void)
     memory *oldest = NULL;
     for (replayer *r = replayers; graphs >= GRAPHS_OF_ALL && r != NULL; r = r->next) {
         for (memory *m = r->first; m != NULL; m = m->next) {
-            if (m->graph != NULL && (oldest == NULL || m->used < oldest->used)) {
+            if (m->graph != NULL && !m->starts &&
+                (oldest == NULL || m->used < oldest->used)) {
                 oldest = m;
             }
         }
@@ -220,30 +222,49 @@ static bool record(replayer *r, memory *m, ym_context *context, ym_queue_work qu
     return made;
 }
 
-/* Whether the work is on the stream now. */
-static bool repeat(replayer *r, ym_context *context, const ym_replay_key *key,
-                   ym_queue_work queue, const void *what)
+/* What has a graph for the key, which now is this thread's to start; NULL: nothing. */
+static memory *take(replayer *r, ym_context *context, const ym_replay_key *key,
+                    ym_queue_work queue, const void *what)
 {
     if (r->base.gave_up) {
-        return false;
+        return NULL;
     }
     const cudnn_settings settings = cudnn_used();
     memory *m = find(r, key, settings);
     if (m == NULL) {
         remember(r, key, settings);
-        return false;
+        return NULL;
     }
     m->used = ++clock_now;
-    if (m->graph == NULL && !record(r, m, context, queue, what)) {
+    if (m->starts || (m->graph == NULL && !record(r, m, context, queue, what))) {
+        return NULL;
+    }
+    m->starts = true;
+    return m;
+}
+
+/* Whether the work is on the stream now. A start may last, where the stream has no
+ * place left; the threads of other GPUs do not wait for that. */
+static bool repeat(replayer *r, ym_context *context, const ym_replay_key *key,
+                   ym_queue_work queue, const void *what)
+{
+    pthread_mutex_lock(&lock);
+    memory *m = take(r, context, key, queue, what);
+    pthread_mutex_unlock(&lock);
+    if (m == NULL) {
         return false;
     }
-    if (cudaGraphLaunch(m->graph, (cudaStream_t)context->stream) != cudaSuccess) {
+    const bool started = cudaGraphLaunch(m->graph, (cudaStream_t)context->stream) ==
+                         cudaSuccess;
+    if (!started) {
         cudaGetLastError();
-        r->base.gave_up = true;
-        return false;
     }
-    r->base.repeated++;
-    return true;
+    pthread_mutex_lock(&lock);
+    m->starts = false;
+    r->base.repeated += started;
+    r->base.gave_up |= !started;
+    pthread_mutex_unlock(&lock);
+    return started;
 }
 
 /* Making and freeing a graph must not end the captures of other streams. */
@@ -263,9 +284,7 @@ static ym_status run(ym_replayer *self, ym_context *context, const ym_replay_key
     if (!cuda_is_captured(context)) { /* whoever captures gets the work itself */
         enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
         exchange_capture_mode(&mode);
-        pthread_mutex_lock(&lock);
         done = repeat(r, context, key, queue, what);
-        pthread_mutex_unlock(&lock);
         exchange_capture_mode(&mode);
     }
     cuda_leave_device(previous);
