@@ -27,11 +27,11 @@ def tasks(session: Session) -> list[Task]:
     """One, or none in a rehearsal."""
     if session.quick:
         return []
-    request = table.first_time() | {"niceness": 0}
     left = session.left()
     kept = TIMED_S if left >= TIMED_S + 2 * NEED_S else 0.0
     limit = max(NEED_S, min(LIMIT_S, left - kept))
-    return [asking(KEY, limit, NEED_S, "step", False, **request)]
+    request = table.first_time()
+    return [asking(KEY, limit, NEED_S, "step", False, niceness=0, **request)]
 
 
 def compiles(task: Task) -> bool:

@@ -48,6 +48,7 @@ def perform(session: Session, stages: list[str]) -> None:
             session.perform_all(beside)
             for task in begun:
                 task.result()
+        # In the order of now: torch.compile's code may have been made meanwhile.
         session.perform_all(in_order(session, stages)[1])
         return
     why = "the package could not be built for this GPU, see task build"

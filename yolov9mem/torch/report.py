@@ -28,9 +28,7 @@ class Row:
     detail: str  # keep rule, or the reasons for running stock
     calls: int = 0  # forwards that ran through the core
     held_bytes: int = 0  # kept from forward to backward, inputs included
-    workspace_bytes: int = (
-        0  # of forward or backward; with CUDA graphs a small one stays
-    )
+    workspace_bytes: int = 0  # of forward or backward; a small one stays with graphs
     peak_bytes: int = 0  # most at any time: held, workspace and converted inputs
     stock_bytes: int = 0  # what stock PyTorch keeps from forward to backward
     recordings: int = 0

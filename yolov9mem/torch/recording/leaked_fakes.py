@@ -122,7 +122,7 @@ class _Holders:
             if isinstance(holder, functools._lru_cache_wrapper):
                 holder.cache_clear()
                 self._named[f"the cache of {self._name(number)}"] = None
-            elif self._owner(number) is not None and not self._is_made(number):
+            elif self._is_old_namespace(number):
                 self._named[self._name(item)] = None
                 self._empty(item)
             elif isinstance(holder, tuple) or number in self._young:
@@ -144,9 +144,11 @@ class _Holders:
             elif number in holders and isinstance(holder, tuple):
                 self._empty(item)
 
-    def _is_made(self, number: int) -> bool:
-        """Is it the namespace of an object that the recording made?"""
-        return number in self._young and id(self._owner(number)) in self._young
+    def _is_old_namespace(self, number: int) -> bool:
+        """Is it an object's namespace, and not one that the recording made?"""
+        owner = self._owner(number)
+        is_made = number in self._young and id(owner) in self._young
+        return owner is not None and not is_made
 
     def _owner(self, number: int) -> Any:
         """Whose namespace this is, or None."""
