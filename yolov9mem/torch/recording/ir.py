@@ -116,6 +116,7 @@ class StockCall:
     made: tuple[tuple[str, int], ...] = ()  # ("result", leaf) or ("argument", tensor)
     after: int = 0  # the stage that it follows, counted from 1; 0: it comes before all
     carries: bool = True  # could a gradient flow through its result?
+    done_with: tuple[Ref, ...] = ()  # what nobody reads after it
 
 
 @dataclass
@@ -126,7 +127,7 @@ class Stage:
     sources: list[Ref] = field(default_factory=list)  # what its inputs are
     outputs: list[int] = field(default_factory=list)  # numbers within the part
     values: list[int] = field(default_factory=list)  # those of the outputs in the whole
-    done_with: list[Ref] = field(default_factory=list)  # what nobody reads after it
+    done_with: tuple[Ref, ...] = ()  # what nobody reads after it
 
 
 @dataclass

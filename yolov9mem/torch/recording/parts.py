@@ -14,11 +14,13 @@ convolutions read them. What comes from these convolutions alone stays with them
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from .ir import CannotLower, Node, NothingToRun, Part, Recording, Ref, Stage
+from .ir import CannotLower, Node, NothingToRun, Part, Recording, Ref, Stage, StockCall
 from .refs import renumber_calls, replace_refs, results
 from .to_stock import can_be_left, leave_to_stock, tails
 
@@ -330,16 +332,26 @@ def _check_changes(done: Recording, stages: list[int]) -> None:
 
 
 def _note_last_uses(done: Recording) -> None:
-    """Says after which stage a value or a stock result is not needed any more."""
+    """Says after which stage or stock call what it reads, or makes in vain, is needed no
+    more: a stock forward would let go of it there too, or soon after."""
+    steps = list(_in_order(done))
     last: dict[Ref, int] = {}
-    for number, stage in enumerate(done.stages):
-        last |= {ref: number for ref in stage.sources if ref.kind in ("value", "stock")}
-    for call in done.calls:
-        after = max(call.after - 1, 0)
-        for ref in call.refs:
-            if ref.kind in ("value", "stock"):
-                last[ref] = max(last.get(ref, 0), after)
+    for place, (step, refs) in enumerate(steps):
+        last |= {ref: place for ref in refs if ref.kind in ("value", "stock")}
+        step.done_with = ()
     for ref in results(done):
         last.pop(ref, None)
-    for ref, number in last.items():
-        done.stages[number].done_with.append(ref)
+    for ref, place in last.items():
+        steps[place][0].done_with += (ref,)
+
+
+def _in_order(done: Recording) -> Iterator[tuple[Stage | StockCall, list[Ref]]]:
+    """The stages and stock calls as they run, with what each reads and makes."""
+    calls = deque(enumerate(done.calls))
+    for number, stage in enumerate([None, *done.stages]):
+        if stage is not None:
+            yield stage, [*stage.sources, *(Ref("value", v) for v in stage.values)]
+        while calls and calls[0][1].after == number:
+            i, call = calls.popleft()
+            made = (Ref("stock", (i, leaf)) for leaf in range(len(call.made)))
+            yield call, [*call.refs, *made]

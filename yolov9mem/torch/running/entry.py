@@ -161,6 +161,8 @@ class Entry:
                 if self.below_stock:  # which may view them, or count on a copy of them
                     outputs = laid_out_as_stock(outputs, inputs, own)
                 replay.add(stage, outputs)
+                del inputs, outputs  # what the stock calls don't need goes before them
+                replay.go_on()
         outside.count_batches()
         self.counts["calls"] += 1
         return replay.result()

@@ -128,12 +128,14 @@ class Replay:
         return learns
 
     def add(self, stage: Stage, outputs: list[Tensor]) -> None:
-        """What the next stage has made; then the stock calls that follow it."""
+        """What the next stage has made."""
         self._made.update(zip(stage.values, outputs))
+        self._let_go(stage)
+
+    def go_on(self) -> None:
+        """The stock calls that follow the stage."""
         self._stages += 1
         self._replay(self._stages)
-        for ref in stage.done_with:
-            del self._made[ref.key]
 
     def result(self) -> Any:
         """What forward returns, after the last part."""
@@ -193,12 +195,19 @@ class Replay:
 
     def _replay_calls(self, calls: list[StockCall], after: int) -> None:
         while self._call < len(calls) and calls[self._call].after == after:
-            call = calls[self._call]
-            given = [self._resolve(ref) for ref in call.refs]
-            with _autocast(devices.of(self._leaves).type, call.autocast):
-                args, kwargs = self._resolved(call)
-                made = _function(call)(*args, **kwargs)
-            flat = tree_flatten(made)[0]
-            for leaf, (kind, i) in enumerate(call.made):
-                self._made[self._call, leaf] = flat[i] if kind == "result" else given[i]
+            self._replay_call(calls[self._call])
+            self._let_go(calls[self._call])
             self._call += 1
+
+    def _replay_call(self, call: StockCall) -> None:
+        given = [self._resolve(ref) for ref in call.refs]
+        with _autocast(devices.of(self._leaves).type, call.autocast):
+            args, kwargs = self._resolved(call)
+            made = _function(call)(*args, **kwargs)
+        flat = tree_flatten(made)[0]
+        for leaf, (kind, i) in enumerate(call.made):
+            self._made[self._call, leaf] = flat[i] if kind == "result" else given[i]
+
+    def _let_go(self, step: Stage | StockCall) -> None:
+        for ref in step.done_with:
+            del self._made[ref.key]
