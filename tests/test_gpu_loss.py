@@ -15,6 +15,7 @@ from test_loss import head, make_case
 from torch import Tensor
 
 from yolov9mem.torch.loss.detection import DetectionLoss
+from yolov9mem.torch.running.arenas import unfilled
 
 pytestmark = needs_gpu
 refuses_other_algorithms = pytest.mark.filterwarnings(
@@ -72,23 +73,39 @@ def test_as_on_the_cpu(
 
 @on_a_gpu_only
 @refuses_other_algorithms
+@pytest.mark.parametrize("branches", [1, 2])
 @pytest.mark.parametrize("exact", [False, True], ids=["fast", "deterministic"])
-def test_the_loss_never_waits(exact: bool, request: pytest.FixtureRequest) -> None:
+def test_the_loss_never_waits(
+    exact: bool, branches: int, request: pytest.FixtureRequest
+) -> None:
     """Nor for the targets, which are more than CUDA copies without a wait by itself.
 
-    Of one branch: CUDA queues about a thousand launches, with PyTorch's deterministic
-    algorithms two branches make more, and the host waits for a place in the queue.
+    Forward and backward each behind a busy GPU of its own, and without the fills of new
+    memory that deterministic algorithms add: CUDA queues about a thousand launches, and
+    with more of them the host waits for a place in the queue.
     """
     if exact:
         request.getfixturevalue("deterministic")
     aux, targets = make_case(0, 64, size=64, count=70)
     targets = torch.tensor(targets).float()
-    branches = levels_on(DEVICE, [aux], torch.channels_last, torch.float16)
-    for _ in range(3):
-        results(branches, targets)
-    torch.cuda.set_sync_debug_mode("error")  # names the call that waits, if PyTorch's
-    try:
-        results(branches, targets)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert returns_while_the_gpu_is_busy(lambda: results(branches, targets))
+    levels = levels_on(DEVICE, [aux] * branches, torch.channels_last, torch.float16)
+    compute, made = DetectionLoss(head(3), HYP | {"fl_gamma": 1.5}), []
+
+    def forward() -> None:
+        made[:] = compute(levels if branches > 1 else levels[0], targets)
+
+    def backward() -> None:
+        (made[0] * 64).backward()
+
+    with unfilled():
+        for _ in range(3):
+            forward(), backward()
+        torch.cuda.set_sync_debug_mode(
+            "error"
+        )  # names the call that waits, if PyTorch's
+        try:
+            forward(), backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert returns_while_the_gpu_is_busy(forward)
+        assert returns_while_the_gpu_is_busy(backward)
