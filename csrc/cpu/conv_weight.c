@@ -28,7 +28,7 @@ enum {
     SPLIT_PIXELS = 512,       /* of dy at least: adding a range up has its cost, too */
     VISIT_PIXELS = 192,       /* of dy wanted for each visit of a register tile */
     VISIT_FLOATS = 64 * 1024, /* of x meanwhile */
-    MAX_COLUMNS = 2 * 16,
+    TOGETHER = 16,            /* input channels of dw: a line of the cache */
 };
 
 typedef struct layout {
@@ -282,31 +282,53 @@ static void weight_task(void *argument, int32_t index)
     }
 }
 
-/* dw of one block: the ranges' sums in order, to wherever the caller's strides say. */
+static void store_column(const float *sum, int64_t width, int32_t count,
+                         bool accumulate, float *to, int64_t step)
+{
+    for (int32_t i = 0; i < count; i++) {
+        float *element = to + i * step;
+        *element = accumulate ? *element + sum[i * width] : sum[i * width];
+    }
+}
+
+/* Input channels [c, c + count) of one tap: the ranges' sums in order, into the first
+ * of them, which is returned. */
+static const float *reduced(const run *r, int32_t index, int32_t tap, int32_t c,
+                            int32_t count)
+{
+    const layout *l = &r->size;
+    const int32_t group = index / l->blocks, block = index % l->blocks;
+    const int64_t width = cpu_padded_count(cpu_columns_of_block(l->k_count, block));
+    const int64_t row = (int64_t)tap * l->c_count + c;
+    float *sum = partial_of(r, 0, group, block) + row * width;
+    for (int32_t split = 1; split < l->splits; split++) {
+        r->kernels->add((int32_t)(count * width),
+                        partial_of(r, split, group, block) + row * width, sum);
+    }
+    return sum;
+}
+
+/* dw of one block, to wherever the caller's strides say. Some input channels of all
+ * taps at a time, and of these a column at a time: as they lie in memory, mostly. */
 static void reduce_task(void *argument, int32_t index)
 {
     const run *r = argument;
     const layout *l = &r->size;
     const ym_weight *dw = r->dw;
     const int32_t group = index / l->blocks, block = index % l->blocks;
-    const int32_t first_column = block * cpu_block_columns();
     const int32_t columns = cpu_columns_of_block(l->k_count, block);
     const int64_t width = cpu_padded_count(columns);
-    const int32_t rows = r->conv->r * r->conv->s * l->c_count;
-    for (int32_t row = 0; row < rows; row++) {
-        const int32_t c = row % l->c_count, tap = row / l->c_count;
-        float *to = dw->data +
-                    (int64_t)(group * l->k_count + first_column) * dw->stride_k +
-                    c * dw->stride_c + tap / r->conv->s * dw->stride_r +
-                    tap % r->conv->s * dw->stride_s;
-        float sum[MAX_COLUMNS] = {0};
-        for (int32_t split = 0; split < l->splits; split++) {
-            r->kernels->add((int32_t)width,
-                            partial_of(r, split, group, block) + row * width, sum);
-        }
-        for (int32_t j = 0; j < columns; j++) {
-            float *element = to + j * dw->stride_k;
-            *element = r->accumulate ? *element + sum[j] : sum[j];
+    const int64_t k = (int64_t)group * l->k_count + block * cpu_block_columns();
+    for (int32_t c = 0; c < l->c_count; c += TOGETHER) {
+        const int32_t count = (int32_t)cpu_min(TOGETHER, l->c_count - c);
+        for (int32_t tap = 0; tap < r->conv->r * r->conv->s; tap++) {
+            const float *sum = reduced(r, index, tap, c, count);
+            float *to = dw->data + k * dw->stride_k + c * dw->stride_c +
+                        tap / r->conv->s * dw->stride_r +
+                        tap % r->conv->s * dw->stride_s;
+            for (int32_t j = 0; j < columns; j++, to += dw->stride_k) {
+                store_column(sum + j, width, count, r->accumulate, to, dw->stride_c);
+            }
         }
     }
 }

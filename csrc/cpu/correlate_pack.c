@@ -8,6 +8,8 @@
 
 #include <string.h>
 
+enum { TOGETHER = 16 }; /* input channels, an even number: a line of the cache */
+
 int64_t cpu_packed_floats(const cpu_correlation *c, int32_t taps)
 {
     return c->groups * cpu_padded_count(c->out_count) * cpu_word_count(c) *
@@ -42,41 +44,60 @@ static void find_columns(const pack_job *job, int32_t first, int32_t columns,
     }
 }
 
+/* Weights of `count` input channels, an even number or up to the last, from `from` on,
+ * which is of the first output channel of all. A column at a time: its weights are
+ * neighbours in memory, those of a row may lie so far apart that they evict one another
+ * from the cache. */
 static void pack_pairs(const pack_job *job, int32_t columns, const float *from,
-                       uint32_t *to, int64_t width)
+                       int32_t count, uint32_t *to, int64_t width)
 {
-    const int64_t in_step = job->view->in_step, out_step = job->view->out_step;
-    for (int32_t i = 0; i < job->c->in_count; i += 2) {
-        const float *row = from + i * in_step;
-        const bool last = i + 1 == job->c->in_count;
-        for (int32_t j = 0; j < columns; j++) {
-            const float *at = row + j * out_step;
-            const uint32_t second = last ? 0 : ym_f32_to_bf16(at[in_step]);
-            to[j] = ym_f32_to_bf16(*at) | second << 16;
+    const int64_t in_step = job->view->in_step;
+    for (int32_t j = 0; j < columns; j++) {
+        const float *at = from + j * job->view->out_step;
+        for (int32_t i = 0; i < count; i += 2) {
+            const float *first = at + i * in_step;
+            const uint32_t second = i + 1 < count ? ym_f32_to_bf16(first[in_step]) : 0;
+            to[i / 2 * width + j] = ym_f32_to_bf16(*first) | second << 16;
         }
-        memset(to + columns, 0, (size_t)(width - columns) * sizeof *to);
-        to += width;
     }
 }
 
-/* `from` is of the first output channel of all. */
-static void pack_tap(const pack_job *job, const int64_t *offset, int32_t columns,
-                     const float *from, float *to, int64_t width)
+static void pack_floats(const pack_job *job, const int64_t *offset, int32_t columns,
+                        const float *from, int32_t count, float *to, int64_t width)
 {
-    if (job->c->pairs) {
-        pack_pairs(job, columns, from + offset[0], (uint32_t *)(void *)to, width);
+    const int64_t in_step = job->view->in_step;
+    if (job->view->out_step == 1 && job->c->lane_outputs == 0) {
+        for (int32_t i = 0; i < count; i++) {
+            memcpy(to + i * width, from + i * in_step + offset[0],
+                   (size_t)columns * sizeof *to);
+        }
         return;
     }
-    for (int32_t i = 0; i < job->c->in_count; i++) {
-        const float *row = from + i * job->view->in_step;
-        for (int32_t j = 0; j < columns; j++) {
-            to[j] = row[offset[j]];
+    for (int32_t j = 0; j < columns; j++) {
+        const float *at = from + offset[j];
+        for (int32_t i = 0; i < count; i++) {
+            to[i * width + j] = at[i * in_step];
         }
-        memset(to + columns, 0, (size_t)(width - columns) * sizeof *to);
-        to += width;
     }
 }
 
+/* A tap's words of some input channels. */
+static void pack_tap(const pack_job *job, const int64_t *offset, int32_t columns,
+                     const float *from, int32_t count, float *to, int64_t width)
+{
+    const int32_t words = job->c->pairs ? (count + 1) / 2 : count;
+    if (job->c->pairs) {
+        pack_pairs(job, columns, from + offset[0], count, (uint32_t *)(void *)to,
+                   width);
+    } else {
+        pack_floats(job, offset, columns, from, count, to, width);
+    }
+    for (int32_t i = 0; columns < width && i < words; i++) {
+        memset(to + i * width + columns, 0, (size_t)(width - columns) * sizeof *to);
+    }
+}
+
+/* Some input channels of all taps at a time: taps are often neighbours in memory. */
 static void pack_task(void *argument, int32_t index)
 {
     const pack_job *job = argument;
@@ -88,15 +109,20 @@ static void pack_task(void *argument, int32_t index)
     const int64_t width = cpu_padded_count(columns);
     int64_t offset[CPU_LANE_COLUMNS];
     find_columns(job, block * cpu_block_columns(), columns, offset);
-    float *to = cpu_packed_block(c, group, block);
-    for (int32_t a = 0; a < c->h.tap_count; a++) {
-        for (int32_t b = 0; b < c->w.tap_count; b++) {
-            const float *from =
-                view->data + group * view->group_step +
-                (c->h.weight_first + a * c->h.weight_step) * view->r_step +
-                (c->w.weight_first + b * c->w.weight_step) * view->s_step;
-            pack_tap(job, offset, columns, from, to, width);
-            to += cpu_word_count(c) * width;
+    const float *first = view->data + group * view->group_step +
+                         c->h.weight_first * view->r_step +
+                         c->w.weight_first * view->s_step;
+    for (int32_t i = 0; i < c->in_count; i += TOGETHER) {
+        const int32_t count = (int32_t)cpu_min(TOGETHER, c->in_count - i);
+        float *to = cpu_packed_block(c, group, block) + (c->pairs ? i / 2 : i) * width;
+        for (int32_t a = 0; a < c->h.tap_count; a++) {
+            for (int32_t b = 0; b < c->w.tap_count; b++) {
+                const float *from = first + i * view->in_step +
+                                    a * c->h.weight_step * view->r_step +
+                                    b * c->w.weight_step * view->s_step;
+                pack_tap(job, offset, columns, from, count, to, width);
+                to += cpu_word_count(c) * width;
+            }
         }
     }
 }
