@@ -165,7 +165,7 @@ LIMITS = """
 int main(int count, char **argument)
 {
     for (int i = 1; i < count; i++) {
-        printf("%d\\n", cpu_limit_threads(argument[i]));
+        printf("%d\\n", cpu_limit_threads(argument[i], 0));
     }
     return 0;
 }

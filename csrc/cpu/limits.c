@@ -132,7 +132,7 @@ static bool is_set(const char *name)
     return text != NULL && *text != '\0';
 }
 
-int32_t cpu_limit_threads(const char *root)
+int32_t cpu_limit_threads(const char *root, int32_t usual)
 {
     int32_t count = (int32_t)sysconf(_SC_NPROCESSORS_ONLN);
 #ifdef __linux__
@@ -142,8 +142,12 @@ int32_t cpu_limit_threads(const char *root)
     }
     count = group_limit(root, count);
 #endif
-    count = from_environment(is_set("YOLOV9MEM_NUM_THREADS") ? "YOLOV9MEM_NUM_THREADS"
-                                                             : "OMP_NUM_THREADS",
-                             count);
+    if (is_set("YOLOV9MEM_NUM_THREADS")) {
+        count = from_environment("YOLOV9MEM_NUM_THREADS", count);
+    } else if (usual > 0) {
+        count = usual < count ? usual : count;
+    } else {
+        count = from_environment("OMP_NUM_THREADS", count);
+    }
     return count < 1 ? 1 : count;
 }

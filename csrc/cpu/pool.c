@@ -36,7 +36,9 @@ static struct {
     atomic_int running;     /* workers that joined and have not left */
     atomic_uint generation; /* jobs so far */
     atomic_int next;        /* index */
-    atomic_int chosen;      /* threads set or found, 0: not yet */
+    atomic_int chosen;      /* threads set, 0: none were */
+    atomic_int usual;       /* elsewhere in the program, 0: as OMP_NUM_THREADS says */
+    atomic_int found;       /* for want of a choice, 0: not yet */
 } pool = {
     .run = PTHREAD_MUTEX_INITIALIZER,
     .lock = PTHREAD_MUTEX_INITIALIZER,
@@ -228,8 +230,11 @@ int32_t ym_pool_threads(void)
 {
     int32_t count = atomic_load(&pool.chosen);
     if (count == 0) {
-        count = cpu_limit_threads("");
-        ym_pool_set_threads(count);
+        count = atomic_load(&pool.found);
+    }
+    if (count == 0) {
+        count = cpu_limit_threads("", atomic_load(&pool.usual));
+        atomic_store(&pool.found, count);
     }
     return count < YM_POOL_MAX_THREADS ? count : YM_POOL_MAX_THREADS;
 }
@@ -237,4 +242,11 @@ int32_t ym_pool_threads(void)
 void ym_pool_set_threads(int32_t count)
 {
     atomic_store(&pool.chosen, count < 1 ? 0 : count);
+}
+
+void ym_pool_set_usual_threads(int32_t count)
+{
+    if (atomic_exchange(&pool.usual, count) != count) {
+        atomic_store(&pool.found, 0);
+    }
 }

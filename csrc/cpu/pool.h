@@ -26,8 +26,12 @@ void ym_pool_run_on(int32_t threads, void (*task)(void *argument, int32_t index)
 int32_t ym_pool_slot(void);
 
 /* How many threads a run uses: what was set, else the least of YOLOV9MEM_NUM_THREADS
- * (or OMP_NUM_THREADS), the CPUs of the affinity mask and the cgroup's quota. */
+ * (or what is usual), the CPUs of the affinity mask and the cgroup's quota. */
 int32_t ym_pool_threads(void);
+
+/* What is usual, if not OMP_NUM_THREADS: that of a library which was told another
+ * number since. */
+void ym_pool_set_usual_threads(int32_t count);
 
 /* count < 1: back to the default. */
 void ym_pool_set_threads(int32_t count);

@@ -14,6 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from yolov9mem import _core
+
+MOST_THREADS = 256  # the core's
+
 
 def kind(device: torch.device) -> str:
     """ "cpu", "cuda" or what else torch has."""
@@ -44,6 +48,13 @@ def current(device: torch.device) -> AbstractContextManager[Any]:
     Only torch goes back without opening a context on a GPU that the process has not used.
     """
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def use_threads_of_torch() -> None:
+    """On the CPU the core runs on as many threads as PyTorch does by now, unless it was
+    told how many: torch.set_num_threads is what a program says it with, and
+    OMP_NUM_THREADS may be another number (ultralytics sets that to 1)."""
+    _core.set_usual_num_threads(min(torch.get_num_threads(), MOST_THREADS))
 
 
 def stream(device: torch.device) -> int:

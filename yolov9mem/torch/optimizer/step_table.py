@@ -251,6 +251,7 @@ class StepTable:
 
     def norm_of_rows(self) -> float:
         """L2 norm of the gradients that C handles, as they are."""
+        devices.use_threads_of_torch()
         return _core.sgd_norm(self._table)
 
     def run(
@@ -289,6 +290,7 @@ class StepTable:
                 ema_decay=decay,
             )
         else:
+            devices.use_threads_of_torch()
             with self._naming():
                 _core.sgd_step(
                     self._table,

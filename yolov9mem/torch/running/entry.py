@@ -111,6 +111,7 @@ class Entry:
         if reason is not None:
             self._say(call.origin, reason)
             return call.stock()
+        devices.use_threads_of_torch()
         try:
             lowered = self._lowered(call)
         except CannotLower as failure:
