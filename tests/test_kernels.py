@@ -45,6 +45,15 @@ OLD_HARDSWISH = bool(
 ROUNDING = {"float32": 2.0**-23, "bfloat16": 2.0**-9}  # of one product and its sum
 
 
+# Weights outnumber the pixels: csrc/cpu/many_weights.c, and the blocks of winograd.c.
+FEW_PIXELS = [
+    conv_case(2, 9, 10, 64, 256, 3, 1, 1),
+    conv_case(3, 12, 9, 64, 512, 3, 1, 1, 1, 2),
+    conv_case(5, 3, 4, 260, 70, 1),
+    conv_case(2, 6, 7, 40, 300, (3, 2), 2, 1),
+]
+
+
 @dataclass
 class Arrays:
     """The numbers of a case: float32, activations already rounded to its dtype."""
@@ -155,7 +164,7 @@ def error(value: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES + FEW_PIXELS, ids=lambda case: case.name)
 def test_kernel_keeps_the_error_rule(case: Case, dtype: str) -> None:
     errors: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for seed in range(3, 3 + case.seeds):
@@ -175,6 +184,7 @@ def test_kernel_keeps_the_error_rule(case: Case, dtype: str) -> None:
 def test_result_does_not_depend_on_the_threads() -> None:
     before = _core.get_num_threads()
     chosen = [CASES[3], CASES[6], CASES[12], CASES[24], CASES[-1]]
+    chosen += FEW_PIXELS
     chosen.append(bilinear_case((2, 16, 40, 40), (90, 70)))
     chosen.append(conv_case(2, 40, 39, 40, 80, 3, 2, 1, 1, 40))
     chosen.append(conv_case(1, 90, 85, 37, 37, 5, 1, 2, 1, 37))

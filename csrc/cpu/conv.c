@@ -183,10 +183,10 @@ ym_status cpu_conv_forward(ym_context *context, const ym_conv *conv, const ym_te
         c.bias = scratch + packed;
     }
     c.weights = scratch;
-    const cpu_weight_view view = {w->data,     conv->k / conv->groups * w->stride_k,
-                                  w->stride_c, w->stride_k,
-                                  w->stride_r, w->stride_s};
-    cpu_pack(&c, &view);
+    c.view = (cpu_weight_view){w->data,     conv->k / conv->groups * w->stride_k,
+                               w->stride_c, w->stride_k,
+                               w->stride_r, w->stride_s};
+    cpu_pack(&c);
     cpu_correlate(&c, scratch + packed + bias_floats(&c), panel, threads);
     return YM_OK;
 }
@@ -205,10 +205,10 @@ ym_status cpu_conv_backward_data(ym_context *context, const ym_conv *conv,
         YM_TRY(threads_for(context, packed, panel, &threads));
         c.weights = scratch;
         c.accumulate = accumulate;
-        const cpu_weight_view view = {w->data,     c.in_count * w->stride_k,
-                                      w->stride_k, w->stride_c,
-                                      w->stride_r, w->stride_s};
-        cpu_pack(&c, &view);
+        c.view = (cpu_weight_view){w->data,     c.in_count * w->stride_k,
+                                   w->stride_k, w->stride_c,
+                                   w->stride_r, w->stride_s};
+        cpu_pack(&c);
         cpu_correlate(&c, scratch + packed, panel, threads);
     }
     return YM_OK;

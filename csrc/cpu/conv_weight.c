@@ -15,8 +15,11 @@
  *
  * Products of bf16 sum over two images at once: a word is the same element of both, so
  * that no tap, stride or row end ever cuts a pair.
+ *
+ * Few pixels are one visit, which needs no sums in scratch: many_weights.c.
  */
 #include "cpu/by_lane.h"
+#include "cpu/many_weights.h"
 #include "cpu/weight_panels.h"
 
 #include <string.h>
@@ -28,7 +31,6 @@ enum {
     SPLIT_PIXELS = 512,       /* of dy at least: adding a range up has its cost, too */
     VISIT_PIXELS = 192,       /* of dy wanted for each visit of a register tile */
     VISIT_FLOATS = 64 * 1024, /* of x meanwhile */
-    TOGETHER = 16,            /* input channels of dw: a line of the cache */
 };
 
 typedef struct layout {
@@ -60,13 +62,6 @@ typedef struct share {
     int32_t first_block, end_block;
     int32_t first_row, end_row; /* of the kernel */
 } share;
-
-/* Rows [first, end) of dy of image n (of the pair from n on), and rows [low, high) of x
- * that they meet. */
-typedef struct visit {
-    int32_t n, first, end, low, high;
-    float *x, *dy, *row; /* panels */
-} visit;
 
 /* Rows of x that `count` rows of dy meet. */
 static int64_t reach(const ym_conv *conv, const ym_tensor *x, int64_t count)
@@ -131,6 +126,9 @@ size_t cpu_conv_weight_scratch_bytes(const ym_conv *conv, const ym_tensor *x,
     if (by_lane(conv)) {
         return cpu_lane_weight_scratch_bytes(conv, dy);
     }
+    if (cpu_many_weights(conv, x, dy)) {
+        return cpu_many_weights_scratch_bytes(conv, x, dy);
+    }
     const layout l = layout_of(conv, x, dy);
     const int64_t panels = ym_pool_threads() * panel_floats(&l);
     return (size_t)(l.splits * l.partial + panels) * sizeof(float);
@@ -146,45 +144,9 @@ static float *partial_of(const run *r, int32_t split, int32_t group, int32_t blo
                    (int64_t)block * cpu_block_columns());
 }
 
-/* The outputs of [first, end) whose tap falls inside the image. */
-static void valid_range(int32_t offset, int32_t stride, int32_t size, int32_t *first,
-                        int32_t *end)
-{
-    int32_t low = offset < 0 ? (-offset + stride - 1) / stride : 0;
-    int32_t high = offset >= size ? 0 : (size - 1 - offset) / stride + 1;
-    *first = (int32_t)cpu_max(*first, low);
-    *end = (int32_t)cpu_max(*first, cpu_min(*end, high));
-}
-
-/* Adds a visit to the sums of one tap and part, to product->c. */
-static void add_tap(const run *r, const visit *v, const int32_t tap[2], int64_t c,
-                    cpu_product *product)
-{
-    const ym_conv *conv = r->conv;
-    const int32_t width = r->x->w;
-    const int32_t h = tap[0] * conv->dilation_h - conv->pad_h;
-    const int32_t w = tap[1] * conv->dilation_w - conv->pad_w;
-    int32_t first_h = v->first, end_h = v->end, first_w = 0, end_w = r->dy->w;
-    valid_range(h, conv->stride_h, r->x->h, &first_h, &end_h);
-    valid_range(w, conv->stride_w, width, &first_w, &end_w);
-    if (first_h == end_h || first_w == end_w) {
-        return;
-    }
-    const int64_t rows = product->rows, b_step = product->c_row;
-    const int64_t x_row = first_h * conv->stride_h + h - v->low;
-    const int64_t x_column = first_w * conv->stride_w + w;
-    product->loop[1] =
-        (cpu_loop){end_h - first_h, conv->stride_h * rows * width, r->dy->w * b_step};
-    product->loop[2] = (cpu_loop){end_w - first_w, conv->stride_w * rows, b_step};
-    product->a = v->x + c * (v->high - v->low) * width +
-                 (x_row * width + x_column) * rows;
-    product->b = v->dy + ((int64_t)(first_h - v->first) * r->dy->w + first_w) * b_step;
-    r->product(product);
-}
-
 /* Adds a visit to the sums of one block of columns: dy's panel is made for it, and a
  * part of x's panel serves all taps while it is in the cache. */
-static void add_block(const run *r, const share *own, int32_t block, const visit *v)
+static void add_block(const run *r, const share *own, int32_t block, const cpu_visit *v)
 {
     const layout *l = &r->size;
     const int32_t columns = cpu_columns_of_block(l->k_count, block),
@@ -207,7 +169,9 @@ static void add_block(const run *r, const share *own, int32_t block, const visit
              i++) {
             const int32_t tap[2] = {i / r->conv->s, i % r->conv->s};
             product.c = sums + ((int64_t)i * l->c_count + c) * product.c_row;
-            add_tap(r, v, tap, c, &product);
+            if (cpu_meet(r->conv, r->x, r->dy, v, tap, c, &product)) {
+                r->product(&product);
+            }
         }
     }
 }
@@ -223,20 +187,19 @@ static void add_rows(const run *r, const share *own, int32_t n, int32_t first,
     const int64_t bottom = (own->end_row - 1) * conv->dilation_h - conv->pad_h;
     const int64_t low = cpu_max(0, first * (int64_t)conv->stride_h + top);
     const int64_t high = (end - 1) * (int64_t)conv->stride_h + bottom + 1;
-    const visit v = {n,
-                     first,
-                     end,
-                     (int32_t)low,
-                     (int32_t)cpu_min(high, r->x->h),
-                     panels,
-                     panels + l->x_panel,
-                     panels + l->x_panel + l->dy_panel};
+    const cpu_visit v = {n,
+                         first,
+                         end,
+                         (int32_t)low,
+                         (int32_t)cpu_min(high, r->x->h),
+                         panels,
+                         panels + l->x_panel};
     if (v.low >= v.high) {
         return; /* all in the padding */
     }
     const cpu_rows x = {
         r->x, v.n, v.low, v.high, own->group * l->c_count, l->c_count, l->images > 1};
-    cpu_pack_parts(&x, v.row, v.x);
+    cpu_pack_parts(&x, v.dy + l->dy_panel, v.x);
     for (int32_t block = own->first_block; block < own->end_block; block++) {
         add_block(r, own, block, &v);
     }
@@ -282,15 +245,6 @@ static void weight_task(void *argument, int32_t index)
     }
 }
 
-static void store_column(const float *sum, int64_t width, int32_t count,
-                         bool accumulate, float *to, int64_t step)
-{
-    for (int32_t i = 0; i < count; i++) {
-        float *element = to + i * step;
-        *element = accumulate ? *element + sum[i * width] : sum[i * width];
-    }
-}
-
 /* Input channels [c, c + count) of one tap: the ranges' sums in order, into the first
  * of them, which is returned. */
 static const float *reduced(const run *r, int32_t index, int32_t tap, int32_t c,
@@ -308,27 +262,25 @@ static const float *reduced(const run *r, int32_t index, int32_t tap, int32_t c,
     return sum;
 }
 
-/* dw of one block, to wherever the caller's strides say. Some input channels of all
- * taps at a time, and of these a column at a time: as they lie in memory, mostly. */
+/* dw of one block; some input channels of all taps at a time, as taps are neighbours.
+ */
 static void reduce_task(void *argument, int32_t index)
 {
     const run *r = argument;
     const layout *l = &r->size;
-    const ym_weight *dw = r->dw;
     const int32_t group = index / l->blocks, block = index % l->blocks;
-    const int32_t columns = cpu_columns_of_block(l->k_count, block);
-    const int64_t width = cpu_padded_count(columns);
-    const int64_t k = (int64_t)group * l->k_count + block * cpu_block_columns();
-    for (int32_t c = 0; c < l->c_count; c += TOGETHER) {
-        const int32_t count = (int32_t)cpu_min(TOGETHER, l->c_count - c);
+    cpu_weight_patch patch = {
+        .k = group * l->k_count + block * cpu_block_columns(),
+        .columns = cpu_columns_of_block(l->k_count, block),
+    };
+    const int64_t width = cpu_padded_count(patch.columns);
+    for (; patch.c < l->c_count; patch.c += patch.count) {
+        patch.count = (int32_t)cpu_min(CPU_WEIGHTS_TOGETHER, l->c_count - patch.c);
         for (int32_t tap = 0; tap < r->conv->r * r->conv->s; tap++) {
-            const float *sum = reduced(r, index, tap, c, count);
-            float *to = dw->data + k * dw->stride_k + c * dw->stride_c +
-                        tap / r->conv->s * dw->stride_r +
-                        tap % r->conv->s * dw->stride_s;
-            for (int32_t j = 0; j < columns; j++, to += dw->stride_k) {
-                store_column(sum + j, width, count, r->accumulate, to, dw->stride_c);
-            }
+            const float *sums = reduced(r, index, tap, patch.c, patch.count);
+            patch.r = tap / r->conv->s;
+            patch.s = tap % r->conv->s;
+            cpu_store_weights(r->dw, &patch, sums, width, r->accumulate);
         }
     }
 }
@@ -342,6 +294,9 @@ ym_status cpu_conv_backward_weight(ym_context *context, const ym_conv *conv,
     r.kernels = cpu_kernels_best();
     if (dw->data != NULL && by_lane(conv)) {
         YM_TRY(cpu_lane_backward_weight(context, conv, x, dy, dw, accumulate_dw));
+    } else if (dw->data != NULL && cpu_many_weights(conv, x, dy)) {
+        YM_TRY(
+            cpu_many_weights_backward_weight(context, conv, x, dy, dw, accumulate_dw));
     } else if (dw->data != NULL) {
         r.size = layout_of(conv, x, dy);
         const layout *l = &r.size;

@@ -23,6 +23,13 @@ typedef struct cpu_axis {
     int32_t weight_first, weight_step; /* which row of the kernel tap a is */
 } cpu_axis;
 
+/* Where the weight of (group, input channel i, output channel j, tap) lies:
+ * data[group * group_step + i * in_step + j * out_step + r * r_step + s * s_step]. */
+typedef struct cpu_weight_view {
+    const float *data;
+    int64_t group_step, in_step, out_step, r_step, s_step;
+} cpu_weight_view;
+
 typedef struct cpu_correlation {
     cpu_axis h, w;
     ym_tensor in, out;
@@ -32,17 +39,11 @@ typedef struct cpu_correlation {
     /* By lane (by_lane.h), if not 0: of each group; there is one "group" of in_count
      * inputs a lane and all output channels. */
     int32_t lane_outputs;
-    float *weights;    /* packed words, see cpu_pack */
-    const float *bias; /* groups * padded out_count, or NULL */
+    cpu_weight_view view; /* of the weights */
+    float *weights;       /* packed words, see cpu_pack; or points, see winograd.h */
+    const float *bias;    /* groups * padded out_count, or NULL */
     bool accumulate;
 } cpu_correlation;
-
-/* Where the weight of (group, input channel i, output channel j, tap) lies:
- * data[group * group_step + i * in_step + j * out_step + r * r_step + s * s_step]. */
-typedef struct cpu_weight_view {
-    const float *data;
-    int64_t group_step, in_step, out_step, r_step, s_step;
-} cpu_weight_view;
 
 /* Words of the channels of one pixel. */
 static inline int32_t cpu_word_count(const cpu_correlation *c)
@@ -50,13 +51,13 @@ static inline int32_t cpu_word_count(const cpu_correlation *c)
     return c->pairs ? (c->in_count + 1) / 2 : c->in_count;
 }
 
-/* Words of the packed weights, where a kernel has `taps` taps in all. */
+/* Words of c->weights, where a kernel has `taps` taps in all. */
 int64_t cpu_packed_floats(const cpu_correlation *c, int32_t taps);
 
 /* Packs the weights of c's taps into c->weights: per group and block of 2 * lanes
  * output channels, (taps, words of in_count, block) with zeros after the last channel.
  * A word is a float, or the weights of two input channels rounded to bf16. */
-void cpu_pack(const cpu_correlation *c, const cpu_weight_view *view);
+void cpu_pack(const cpu_correlation *c);
 
 /* Where the words of one block begin. */
 float *cpu_packed_block(const cpu_correlation *c, int32_t group, int32_t block);

@@ -12,8 +12,9 @@ enum { TOGETHER = 16 }; /* input channels, an even number: a line of the cache *
 
 int64_t cpu_packed_floats(const cpu_correlation *c, int32_t taps)
 {
-    return c->groups * cpu_padded_count(c->out_count) * cpu_word_count(c) *
-           (c->winograd ? CPU_WINOGRAD_POINTS : taps);
+    return c->winograd
+               ? cpu_winograd_weight_floats(c)
+               : c->groups * cpu_padded_count(c->out_count) * cpu_word_count(c) * taps;
 }
 
 float *cpu_packed_block(const cpu_correlation *c, int32_t group, int32_t block)
@@ -25,17 +26,12 @@ float *cpu_packed_block(const cpu_correlation *c, int32_t group, int32_t block)
                                 block * cpu_block_columns());
 }
 
-typedef struct pack_job {
-    const cpu_correlation *c;
-    const cpu_weight_view *view;
-} pack_job;
-
 /* From the weight of the first output channel to those of `columns` from `first` on. */
-static void find_columns(const pack_job *job, int32_t first, int32_t columns,
+static void find_columns(const cpu_correlation *c, int32_t first, int32_t columns,
                          int64_t *offset)
 {
-    const cpu_weight_view *view = job->view;
-    const int32_t outputs = job->c->lane_outputs;
+    const cpu_weight_view *view = &c->view;
+    const int32_t outputs = c->lane_outputs;
     for (int32_t j = 0; j < columns; j++) {
         const int32_t column = first + j;
         offset[j] = outputs == 0 ? column * view->out_step
@@ -48,12 +44,12 @@ static void find_columns(const pack_job *job, int32_t first, int32_t columns,
  * which is of the first output channel of all. A column at a time: its weights are
  * neighbours in memory, those of a row may lie so far apart that they evict one another
  * from the cache. */
-static void pack_pairs(const pack_job *job, int32_t columns, const float *from,
+static void pack_pairs(const cpu_correlation *c, int32_t columns, const float *from,
                        int32_t count, uint32_t *to, int64_t width)
 {
-    const int64_t in_step = job->view->in_step;
+    const int64_t in_step = c->view.in_step;
     for (int32_t j = 0; j < columns; j++) {
-        const float *at = from + j * job->view->out_step;
+        const float *at = from + j * c->view.out_step;
         for (int32_t i = 0; i < count; i += 2) {
             const float *first = at + i * in_step;
             const uint32_t second = i + 1 < count ? ym_f32_to_bf16(first[in_step]) : 0;
@@ -62,11 +58,12 @@ static void pack_pairs(const pack_job *job, int32_t columns, const float *from,
     }
 }
 
-static void pack_floats(const pack_job *job, const int64_t *offset, int32_t columns,
-                        const float *from, int32_t count, float *to, int64_t width)
+static void pack_floats(const cpu_correlation *c, const int64_t *offset,
+                        int32_t columns, const float *from, int32_t count, float *to,
+                        int64_t width)
 {
-    const int64_t in_step = job->view->in_step;
-    if (job->view->out_step == 1 && job->c->lane_outputs == 0) {
+    const int64_t in_step = c->view.in_step;
+    if (c->view.out_step == 1 && c->lane_outputs == 0) {
         for (int32_t i = 0; i < count; i++) {
             memcpy(to + i * width, from + i * in_step + offset[0],
                    (size_t)columns * sizeof *to);
@@ -82,15 +79,14 @@ static void pack_floats(const pack_job *job, const int64_t *offset, int32_t colu
 }
 
 /* A tap's words of some input channels. */
-static void pack_tap(const pack_job *job, const int64_t *offset, int32_t columns,
+static void pack_tap(const cpu_correlation *c, const int64_t *offset, int32_t columns,
                      const float *from, int32_t count, float *to, int64_t width)
 {
-    const int32_t words = job->c->pairs ? (count + 1) / 2 : count;
-    if (job->c->pairs) {
-        pack_pairs(job, columns, from + offset[0], count, (uint32_t *)(void *)to,
-                   width);
+    const int32_t words = c->pairs ? (count + 1) / 2 : count;
+    if (c->pairs) {
+        pack_pairs(c, columns, from + offset[0], count, (uint32_t *)(void *)to, width);
     } else {
-        pack_floats(job, offset, columns, from, count, to, width);
+        pack_floats(c, offset, columns, from, count, to, width);
     }
     for (int32_t i = 0; columns < width && i < words; i++) {
         memset(to + i * width + columns, 0, (size_t)(width - columns) * sizeof *to);
@@ -100,15 +96,14 @@ static void pack_tap(const pack_job *job, const int64_t *offset, int32_t columns
 /* Some input channels of all taps at a time: taps are often neighbours in memory. */
 static void pack_task(void *argument, int32_t index)
 {
-    const pack_job *job = argument;
-    const cpu_correlation *c = job->c;
-    const cpu_weight_view *view = job->view;
+    const cpu_correlation *c = argument;
+    const cpu_weight_view *view = &c->view;
     const int32_t group = index / cpu_block_count(c->out_count),
                   block = index % cpu_block_count(c->out_count);
     const int32_t columns = cpu_columns_of_block(c->out_count, block);
     const int64_t width = cpu_padded_count(columns);
     int64_t offset[CPU_LANE_COLUMNS];
-    find_columns(job, block * cpu_block_columns(), columns, offset);
+    find_columns(c, block * cpu_block_columns(), columns, offset);
     const float *first = view->data + group * view->group_step +
                          c->h.weight_first * view->r_step +
                          c->w.weight_first * view->s_step;
@@ -120,19 +115,22 @@ static void pack_task(void *argument, int32_t index)
                 const float *from = first + i * view->in_step +
                                     a * c->h.weight_step * view->r_step +
                                     b * c->w.weight_step * view->s_step;
-                pack_tap(job, offset, columns, from, count, to, width);
+                pack_tap(c, offset, columns, from, count, to, width);
                 to += cpu_word_count(c) * width;
             }
         }
     }
 }
 
-void cpu_pack(const cpu_correlation *c, const cpu_weight_view *view)
+void cpu_pack(const cpu_correlation *c)
 {
-    pack_job job = {c, view};
+    if (c->winograd && cpu_winograd_keeps_inputs(c)) {
+        return;
+    }
     if (c->winograd) {
-        cpu_winograd_pack(c, view);
+        cpu_winograd_pack(c);
     } else if (c->h.tap_count > 0 && c->w.tap_count > 0) {
+        cpu_correlation job = *c;
         ym_pool_run(pack_task, &job, c->groups * cpu_block_count(c->out_count));
     }
 }

@@ -54,6 +54,26 @@ void cpu_pack_parts(const cpu_rows *r, float *buffer, float *panel)
     }
 }
 
+void cpu_pack_part(const cpu_rows *r, int32_t part, float *panel)
+{
+    const int32_t size = cpu_part_size(r->count, part), width = r->of->w;
+    int32_t c = 0;
+    for (int32_t i = 0; i < part; i++) {
+        c += cpu_part_size(r->count, i);
+    }
+    for (int32_t row = r->first; row < r->end; row++, panel += width * size) {
+        const int64_t index = element_of(r, row) + c;
+        if (r->pairs) {
+            pair_images(r, index, width, size, panel, size);
+        } else if (r->of->dtype == YM_F32) {
+            cpu_kernels_best()->pack(width, size, (const float *)r->of->data + index,
+                                     r->of->pitch, panel);
+        } else {
+            cpu_load(r->of, index, width, size, 1, panel, size);
+        }
+    }
+}
+
 void cpu_pack_columns(const cpu_rows *r, float *panel)
 {
     const int64_t pixels = (int64_t)(r->end - r->first) * r->of->w;
@@ -66,5 +86,53 @@ void cpu_pack_columns(const cpu_rows *r, float *panel)
         pair_images(r, index, pixels, r->count, panel, width);
     } else {
         cpu_load(r->of, index, pixels, r->count, 1, panel, width);
+    }
+}
+
+/* The outputs of [first, end) whose tap falls inside the image. */
+static void valid_range(int32_t offset, int32_t stride, int32_t size, int32_t *first,
+                        int32_t *end)
+{
+    int32_t low = offset < 0 ? (-offset + stride - 1) / stride : 0;
+    int32_t high = offset >= size ? 0 : (size - 1 - offset) / stride + 1;
+    *first = (int32_t)cpu_max(*first, low);
+    *end = (int32_t)cpu_max(*first, cpu_min(*end, high));
+}
+
+bool cpu_meet(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy,
+              const cpu_visit *v, const int32_t tap[2], int64_t c, cpu_product *product)
+{
+    const int32_t width = x->w;
+    const int32_t h = tap[0] * conv->dilation_h - conv->pad_h;
+    const int32_t w = tap[1] * conv->dilation_w - conv->pad_w;
+    int32_t first_h = v->first, end_h = v->end, first_w = 0, end_w = dy->w;
+    valid_range(h, conv->stride_h, x->h, &first_h, &end_h);
+    valid_range(w, conv->stride_w, width, &first_w, &end_w);
+    if (first_h == end_h || first_w == end_w) {
+        return false;
+    }
+    const int64_t rows = product->rows, b_step = product->c_row;
+    const int64_t x_row = first_h * conv->stride_h + h - v->low;
+    const int64_t x_column = first_w * conv->stride_w + w;
+    product->loop[1] =
+        (cpu_loop){end_h - first_h, conv->stride_h * rows * width, dy->w * b_step};
+    product->loop[2] = (cpu_loop){end_w - first_w, conv->stride_w * rows, b_step};
+    product->a = v->x + c * (v->high - v->low) * width +
+                 (x_row * width + x_column) * rows;
+    product->b = v->dy + ((int64_t)(first_h - v->first) * dy->w + first_w) * b_step;
+    return true;
+}
+
+void cpu_store_weights(const ym_weight *dw, const cpu_weight_patch *p,
+                       const float *sums, int64_t width, bool accumulate)
+{
+    float *to = dw->data + p->k * dw->stride_k + p->c * dw->stride_c +
+                p->r * dw->stride_r + p->s * dw->stride_s;
+    for (int32_t j = 0; j < p->columns; j++, to += dw->stride_k) {
+        for (int32_t i = 0; i < p->count; i++) {
+            float *element = to + i * dw->stride_c;
+            const float sum = sums[i * width + j];
+            *element = accumulate ? *element + sum : sum;
+        }
     }
 }

@@ -33,7 +33,37 @@ static inline int32_t cpu_part_size(int32_t count, int32_t part)
  * used for floats or pairs. */
 void cpu_pack_parts(const cpu_rows *rows, float *buffer, float *panel);
 
+/* One part of all rows of an image, (row, column, channel of the part). */
+void cpu_pack_part(const cpu_rows *rows, int32_t part, float *panel);
+
 /* (row, column, channel), with zeros up to the end of the last vector. */
 void cpu_pack_columns(const cpu_rows *rows, float *panel);
+
+/* Rows [first, end) of dy of image n (of the pair from n on), and rows [low, high) of x
+ * that they meet, as panels: of x the parts of one group, of dy a block of columns. */
+typedef struct cpu_visit {
+    int32_t n, first, end, low, high;
+    float *x, *dy;
+} cpu_visit;
+
+/* Sets product's a, b and inner loops to the pixels that one tap joins; product->rows
+ * channels of x from c on, which is where a part begins, and product->c_row columns.
+ * False where all of them fall in the padding. */
+bool cpu_meet(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy,
+              const cpu_visit *visit, const int32_t tap[2], int64_t c,
+              cpu_product *product);
+
+enum { CPU_WEIGHTS_TOGETHER = 16 }; /* input channels: a line of the cache, mostly */
+
+/* Gradients of one tap's weights: input channels [c, c + count), columns output
+ * channels from k on. */
+typedef struct cpu_weight_patch {
+    int32_t r, s, c, count, k, columns;
+} cpu_weight_patch;
+
+/* Puts or adds sums, (channel, column) with `width` to a row, where dw's strides say; a
+ * column at a time, as weights lie in memory. */
+void cpu_store_weights(const ym_weight *dw, const cpu_weight_patch *patch,
+                       const float *sums, int64_t width, bool accumulate);
 
 #endif

@@ -4,6 +4,11 @@
  * order of rows and of images, so that small images fill it as large ones do: it
  * transforms their inputs to 16 points each, multiplies each point's (tile, channel)
  * matrix by that point's weights, and transforms the products back.
+ *
+ * Where weights outnumber the tiles, each of these tasks would read them all from
+ * beyond the cache. Then the inputs are transformed first, and a task takes a block of
+ * output channels: it packs their weights, into the cache, and meets all tiles with
+ * them.
  */
 #include "cpu/winograd.h"
 
@@ -16,6 +21,8 @@ enum {
     MOST_TILES = 128, /* of a task */
     CHAIN = 32, /* words to a register: with it the error is that of the plain sum */
     MAX_CHANNELS = 4096,
+    ENOUGH_BLOCKS = 8, /* to be tasks */
+    BLOCK_TILES = 64,  /* of which a block's products stay in the cache */
 };
 
 typedef struct run {
@@ -60,9 +67,30 @@ static int32_t most_tiles(const cpu_correlation *c)
     return (int32_t)cpu_max(rows, tiles / rows * rows);
 }
 
+static int64_t tile_count(const cpu_correlation *c)
+{
+    return (int64_t)c->in.n * tiles_of(&c->h) * tiles_of(&c->w);
+}
+
+bool cpu_winograd_keeps_inputs(const cpu_correlation *c)
+{
+    return tile_count(c) <= c->out_count &&
+           c->groups * cpu_block_count(c->out_count) >= ENOUGH_BLOCKS;
+}
+
+int64_t cpu_winograd_weight_floats(const cpu_correlation *c)
+{
+    const int64_t count = cpu_winograd_keeps_inputs(c) ? tile_count(c)
+                                                       : cpu_padded_count(c->out_count);
+    return c->groups * count * c->in_count * POINTS;
+}
+
 int64_t cpu_winograd_panel_floats(const cpu_correlation *c)
 {
-    return (int64_t)POINTS * most_tiles(c) * (c->in_count + cpu_block_columns());
+    const int64_t columns = cpu_block_columns();
+    return POINTS * (cpu_winograd_keeps_inputs(c)
+                         ? columns * (c->in_count + BLOCK_TILES)
+                         : most_tiles(c) * (c->in_count + columns));
 }
 
 /* Where the first pixel of a tile lies. */
@@ -77,9 +105,10 @@ static corner corner_of(const run *r, int64_t tile)
                     (int32_t)(tile % r->columns) * 2};
 }
 
-/* Points of tiles [first, first + count): (point, tile, channel). */
+/* Points of tiles [first, first + count): (point, tile, channel), `step` from point to
+ * point. */
 static void transform_in(const run *r, int32_t group, int64_t first, int32_t count,
-                         float *points)
+                         float *points, int64_t step)
 {
     static const float zeros[MAX_CHANNELS];
     const cpu_correlation *c = r->c;
@@ -95,18 +124,16 @@ static void transform_in(const run *r, int32_t group, int64_t first, int32_t cou
             pixel[k] = inside ? in + index * c->in.pitch : zeros;
         }
         r->kernels->winograd_in(c->in_count, pixel, points + (int64_t)t * c->in_count,
-                                (int64_t)count * c->in_count);
+                                step);
     }
 }
 
 /* The products of one block of output channels: (point, tile, channel of the block). */
-static void multiply(const run *r, int32_t group, int32_t block, int32_t count,
-                     const float *points, float *products)
+static void multiply(const run *r, const float *weights, int32_t columns, int32_t count,
+                     const float *points, int64_t step, float *products)
 {
     const cpu_correlation *c = r->c;
-    const int32_t columns = cpu_columns_of_block(c->out_count, block);
     const int32_t most = r->kernels->tile_rows, parts = (count + most - 1) / most;
-    const float *weights = cpu_packed_block(c, group, block);
     cpu_product product = {
         .a_row = c->in_count,
         .c_row = columns,
@@ -119,7 +146,7 @@ static void multiply(const run *r, int32_t group, int32_t block, int32_t count,
         for (int32_t part = 0; part < parts; part++) {
             const int64_t t = cpu_part(count, parts, part);
             product.rows = (int32_t)(cpu_part(count, parts, part + 1) - t);
-            product.a = points + ((int64_t)point * count + t) * c->in_count;
+            product.a = points + point * step + t * c->in_count;
             product.c = products + ((int64_t)point * count + t) * columns;
             r->kernels->product(&product);
         }
@@ -149,18 +176,55 @@ static void transform_out(const run *r, int32_t group, int32_t block, int64_t fi
     }
 }
 
-static void winograd_task(void *argument, int32_t index)
+static void tiles_task(void *argument, int32_t index)
 {
     const run *r = argument;
     const cpu_correlation *c = r->c;
     const int32_t group = index % c->groups;
     const int64_t first = (int64_t)(index / c->groups) * r->most_tiles;
     const int32_t count = (int32_t)cpu_min(r->most_tiles, r->count - first);
+    const int64_t step = (int64_t)count * c->in_count;
     float *points = r->panels + ym_pool_slot() * r->panel_floats;
-    float *products = points + (int64_t)POINTS * count * c->in_count;
-    transform_in(r, group, first, count, points);
+    float *products = points + POINTS * step;
+    transform_in(r, group, first, count, points, step);
     for (int32_t block = 0; block < cpu_block_count(c->out_count); block++) {
-        multiply(r, group, block, count, points, products);
+        multiply(r, cpu_packed_block(c, group, block),
+                 cpu_columns_of_block(c->out_count, block), count, points, step,
+                 products);
+        transform_out(r, group, block, first, count, products);
+    }
+}
+
+/* The inputs of a group, at c->weights. */
+static float *points_of(const run *r, int32_t group)
+{
+    return r->c->weights + group * POINTS * r->count * r->c->in_count;
+}
+
+static void inputs_task(void *argument, int32_t index)
+{
+    const run *r = argument;
+    const cpu_correlation *c = r->c;
+    const int32_t group = index % c->groups;
+    const int64_t first = (int64_t)(index / c->groups) * r->most_tiles;
+    transform_in(r, group, first, (int32_t)cpu_min(r->most_tiles, r->count - first),
+                 points_of(r, group) + first * c->in_count, r->count * c->in_count);
+}
+
+static void block_task(void *argument, int32_t index)
+{
+    const run *r = argument;
+    const cpu_correlation *c = r->c;
+    const int32_t blocks = cpu_block_count(c->out_count);
+    const int32_t group = index / blocks, block = index % blocks;
+    const int32_t columns = cpu_columns_of_block(c->out_count, block);
+    float *weights = r->panels + ym_pool_slot() * r->panel_floats;
+    float *products = weights + POINTS * (int64_t)c->in_count * columns;
+    cpu_winograd_pack_block(c, group, block, weights);
+    for (int64_t first = 0; first < r->count; first += BLOCK_TILES) {
+        const int32_t count = (int32_t)cpu_min(BLOCK_TILES, r->count - first);
+        multiply(r, weights, columns, count, points_of(r, group) + first * c->in_count,
+                 r->count * c->in_count, products);
         transform_out(r, group, block, first, count, products);
     }
 }
@@ -177,7 +241,13 @@ void cpu_winograd(const cpu_correlation *c, float *panels, int64_t panel_floats,
         .panels = panels,
         .panel_floats = panel_floats,
     };
-    r.count = (int64_t)c->in.n * r.rows * r.columns;
+    r.count = tile_count(c);
     const int64_t tasks = (r.count + r.most_tiles - 1) / r.most_tiles;
-    ym_pool_run_on(threads, winograd_task, &r, (int32_t)(tasks * c->groups));
+    if (cpu_winograd_keeps_inputs(c)) {
+        ym_pool_run(inputs_task, &r, (int32_t)(tasks * c->groups));
+        ym_pool_run_on(threads, block_task, &r,
+                       c->groups * cpu_block_count(c->out_count));
+    } else {
+        ym_pool_run_on(threads, tiles_task, &r, (int32_t)(tasks * c->groups));
+    }
 }

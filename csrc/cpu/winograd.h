@@ -15,8 +15,19 @@ enum { CPU_WINOGRAD_POINTS = 16 };
 /* Whether c is a correlation that this can do, and faster. */
 bool cpu_winograd_fits(const cpu_correlation *c);
 
-/* As cpu_pack: per group and block of output channels, (point, in_count, block). */
-void cpu_winograd_pack(const cpu_correlation *c, const cpu_weight_view *view);
+/* As cpu_packed_floats: of the weights, per group and block of output channels (point,
+ * in_count, block); or of the inputs, where those are fewer (winograd.c). */
+int64_t cpu_winograd_weight_floats(const cpu_correlation *c);
+
+/* As its namesake in correlate.h, where c->weights are weights. */
+void cpu_winograd_pack(const cpu_correlation *c);
+
+/* One block, (point, in_count, block). */
+void cpu_winograd_pack_block(const cpu_correlation *c, int32_t group, int32_t block,
+                             float *to);
+
+/* Whether c->weights are the inputs. */
+bool cpu_winograd_keeps_inputs(const cpu_correlation *c);
 
 /* As their namesakes in correlate.h. */
 int64_t cpu_winograd_panel_floats(const cpu_correlation *c);

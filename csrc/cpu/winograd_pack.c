@@ -7,12 +7,7 @@
 
 enum { TOGETHER = 16 };
 
-typedef struct pack_job {
-    const cpu_correlation *c;
-    const cpu_weight_view *view;
-} pack_job;
-
-typedef float values[TOGETHER];
+typedef float values[TOGETHER]; /* of as many output channels */
 
 /* G g of three values, in steps of `step`, to four. */
 static void transform(const values *g, int32_t step, values *out, int32_t out_step)
@@ -26,55 +21,76 @@ static void transform(const values *g, int32_t step, values *out, int32_t out_st
     }
 }
 
-/* The kernels of input channel i and `count` output channels from `from` on. */
-static void gather(const pack_job *job, const float *from, int32_t count, values g[9])
+/* The kernels of `inputs` input channels and `outputs` output channels from `from` on.
+ * An output channel at a time, and of that a tap: they are neighbours in memory, what
+ * belongs to one input channel may lie so far apart that it evicts one another from the
+ * cache. */
+static void gather(const cpu_correlation *c, const float *from, int32_t inputs,
+                   int32_t outputs, values g[TOGETHER][9])
 {
-    const cpu_axis *h = &job->c->h, *w = &job->c->w;
-    const cpu_weight_view *view = job->view;
-    for (int32_t tap = 0; tap < 9; tap++) {
-        const float *at = from +
-                          (h->weight_first + tap / 3 * h->weight_step) * view->r_step +
-                          (w->weight_first + tap % 3 * w->weight_step) * view->s_step;
-        for (int32_t j = 0; j < count; j++) {
-            g[tap][j] = at[j * view->out_step];
+    const cpu_axis *h = &c->h, *w = &c->w;
+    for (int32_t j = 0; j < outputs; j++, from += c->view.out_step) {
+        for (int32_t tap = 0; tap < 9; tap++) {
+            const float *at =
+                from + (h->weight_first + tap / 3 * h->weight_step) * c->view.r_step +
+                (w->weight_first + tap % 3 * w->weight_step) * c->view.s_step;
+            for (int32_t i = 0; i < inputs; i++) {
+                g[i][tap][j] = at[i * c->view.in_step];
+            }
+        }
+    }
+}
+
+/* One input channel: its points, each `step` from the one before. */
+static void put_points(const values g[9], int32_t outputs, float *to, int64_t step)
+{
+    values half[12], points[CPU_WINOGRAD_POINTS];
+    for (int32_t s = 0; s < 3; s++) {
+        transform(g + s, 3, half + s, 3);
+    }
+    for (int32_t r = 0; r < 4; r++) {
+        transform(half + 3 * r, 1, points + 4 * r, 1);
+    }
+    for (int32_t point = 0; point < CPU_WINOGRAD_POINTS; point++, to += step) {
+        for (int32_t j = 0; j < outputs; j++) {
+            to[j] = points[point][j];
+        }
+    }
+}
+
+void cpu_winograd_pack_block(const cpu_correlation *c, int32_t group, int32_t block,
+                             float *to)
+{
+    const cpu_weight_view *view = &c->view;
+    const int32_t columns = cpu_columns_of_block(c->out_count, block);
+    const float *data = view->data + group * view->group_step +
+                        (int64_t)block * cpu_block_columns() * view->out_step;
+    const int64_t step = (int64_t)c->in_count * columns;
+    values g[TOGETHER][9] = {{{0}}};
+    for (int32_t i = 0; i < c->in_count; i += TOGETHER) {
+        const int32_t inputs = (int32_t)cpu_min(TOGETHER, c->in_count - i);
+        for (int32_t first = 0; first < columns; first += TOGETHER) {
+            const int32_t outputs = (int32_t)cpu_min(TOGETHER, columns - first);
+            gather(c, data + i * view->in_step + first * view->out_step, inputs,
+                   outputs, g);
+            for (int32_t k = 0; k < inputs; k++) {
+                put_points(g[k], outputs, to + (i + k) * (int64_t)columns + first,
+                           step);
+            }
         }
     }
 }
 
 static void pack_task(void *argument, int32_t index)
 {
-    const pack_job *job = argument;
-    const cpu_correlation *c = job->c;
+    const cpu_correlation *c = argument;
     const int32_t blocks = cpu_block_count(c->out_count);
     const int32_t group = index / blocks, block = index % blocks;
-    const int32_t columns = cpu_columns_of_block(c->out_count, block);
-    const float *data = job->view->data + group * job->view->group_step +
-                        (int64_t)block * cpu_block_columns() * job->view->out_step;
-    float *to = cpu_packed_block(c, group, block);
-    values g[9] = {{0}}, half[12], points[CPU_WINOGRAD_POINTS];
-    for (int32_t i = 0; i < c->in_count; i++) {
-        for (int32_t first = 0; first < columns; first += TOGETHER) {
-            const int32_t count = (int32_t)cpu_min(TOGETHER, columns - first);
-            gather(job, data + i * job->view->in_step + first * job->view->out_step,
-                   count, g);
-            for (int32_t s = 0; s < 3; s++) {
-                transform(g + s, 3, half + s, 3);
-            }
-            for (int32_t r = 0; r < 4; r++) {
-                transform(half + 3 * r, 1, points + 4 * r, 1);
-            }
-            for (int32_t point = 0; point < CPU_WINOGRAD_POINTS; point++) {
-                float *at = to + ((int64_t)point * c->in_count + i) * columns + first;
-                for (int32_t j = 0; j < count; j++) {
-                    at[j] = points[point][j];
-                }
-            }
-        }
-    }
+    cpu_winograd_pack_block(c, group, block, cpu_packed_block(c, group, block));
 }
 
-void cpu_winograd_pack(const cpu_correlation *c, const cpu_weight_view *view)
+void cpu_winograd_pack(const cpu_correlation *c)
 {
-    pack_job job = {c, view};
+    cpu_correlation job = *c;
     ym_pool_run(pack_task, &job, c->groups * cpu_block_count(c->out_count));
 }

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Gradient of weights that outnumber the pixels. Sums that wait in memory for the next
+ * visit would be read and written more often than multiplied. Here one visit is all
+ * there is: x is packed once, for all tasks, and a task sums a share of the weights in
+ * the cache and writes them where they belong.
+ */
+#include "cpu/many_weights.h"
+#include "cpu/weight_panels.h"
+
+#include <string.h>
+
+enum {
+    MOST_PIXELS = 2048, /* of dy: a block of columns stays in the second-level cache */
+    ENOUGH_TASKS = 8,
+    SHARE_FLOATS = 160 * 1024, /* so that sums stay in the second-level cache */
+};
+
+typedef struct layout {
+    int32_t c_count, k_count; /* channels of one group */
+    int32_t images;           /* of one panel: 1, or 2 as pairs of bf16 */
+    int32_t panels;           /* of a group of x, and of a block of dy */
+    int32_t blocks, parts;    /* of columns and of input channels, per group */
+    int32_t shares;           /* of the parts: a task has one, of one block */
+    int64_t x_panel, dy_panel;
+    int64_t sums; /* floats of a share */
+} layout;
+
+typedef struct run {
+    const ym_conv *conv;
+    const ym_tensor *x, *dy;
+    const ym_weight *dw;
+    const cpu_kernels *kernels;
+    layout size;
+    float *x_panels;    /* (group, panel, part, row, column, channel of the part) */
+    float *task_panels; /* a thread's: dy of a block, and sums */
+    bool accumulate;
+} run;
+
+bool cpu_many_weights(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy)
+{
+    const int64_t taps = (int64_t)conv->r * conv->s;
+    return ym_pixels(x) <= conv->k / conv->groups * taps &&
+           ym_pixels(dy) <= MOST_PIXELS;
+}
+
+static layout layout_of(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy)
+{
+    layout l = {.c_count = conv->c / conv->groups, .k_count = conv->k / conv->groups};
+    l.images = dy->n > 1 && cpu_pairs(x) && cpu_pairs(dy) ? 2 : 1;
+    l.panels = (dy->n + l.images - 1) / l.images;
+    l.blocks = cpu_block_count(l.k_count);
+    l.parts = cpu_part_count(l.c_count);
+    const int32_t tasks = conv->groups * l.blocks;
+    const int64_t sums = (int64_t)conv->r * conv->s * l.c_count * cpu_block_columns();
+    l.shares =
+        (int32_t)cpu_max((ENOUGH_TASKS + tasks - 1) / tasks, sums / SHARE_FLOATS);
+    l.shares = (int32_t)cpu_min(l.parts, cpu_max(1, l.shares));
+    l.x_panel = (int64_t)x->h * x->w * l.c_count;
+    l.dy_panel = (int64_t)dy->h * dy->w * cpu_block_columns();
+    const int64_t most_parts = (l.parts + l.shares - 1) / l.shares;
+    l.sums = most_parts * cpu_part_size(l.c_count, 0) * conv->r * conv->s *
+             cpu_block_columns();
+    return l;
+}
+
+static int64_t x_floats(const ym_conv *conv, const layout *l)
+{
+    return cpu_round_up(conv->groups * l->panels * l->x_panel, 16);
+}
+
+static int64_t task_floats(const layout *l)
+{
+    return cpu_round_up(l->panels * l->dy_panel + l->sums, 16);
+}
+
+size_t cpu_many_weights_scratch_bytes(const ym_conv *conv, const ym_tensor *x,
+                                      const ym_tensor *dy)
+{
+    const layout l = layout_of(conv, x, dy);
+    return (size_t)(x_floats(conv, &l) + ym_pool_threads() * task_floats(&l)) *
+           sizeof(float);
+}
+
+/* What one task makes: `columns` output channels from k on (of all groups) by `count`
+ * input channels from c on. */
+typedef struct share {
+    int32_t group, k, columns, c, count;
+} share;
+
+/* The first input channel of a part. */
+static int32_t first_of_part(const layout *l, int32_t part)
+{
+    const int32_t larger = (int32_t)cpu_min(part, l->c_count % l->parts);
+    return part * (l->c_count / l->parts) + larger;
+}
+
+static void pack_task(void *argument, int32_t index)
+{
+    const run *r = argument;
+    const layout *l = &r->size;
+    const int32_t part = index % l->parts, panel = index / l->parts;
+    const int32_t group = panel / l->panels, n = panel % l->panels * l->images;
+    const cpu_rows rows = {r->x,         n, 0, r->x->h, group * l->c_count, l->c_count,
+                           l->images > 1};
+    const int64_t pixels = (int64_t)r->x->h * r->x->w;
+    cpu_pack_part(&rows, part,
+                  r->x_panels + panel * l->x_panel + first_of_part(l, part) * pixels);
+}
+
+/* A part of the share's input channels, which begin at `first`: (tap, channel, column).
+ */
+static void sum_part(const run *r, const share *own, int32_t part, float *dy,
+                     cpu_product *product, float *sums)
+{
+    const layout *l = &r->size;
+    const int32_t c = first_of_part(l, part);
+    const cpu_visit visit = {.end = r->dy->h,
+                             .high = r->x->h,
+                             .x = r->x_panels + own->group * l->panels * l->x_panel,
+                             .dy = dy};
+    product->rows = cpu_part_size(l->c_count, part);
+    for (int32_t i = 0; i < r->conv->r * r->conv->s; i++) {
+        const int32_t tap[2] = {i / r->conv->s, i % r->conv->s};
+        product->c = sums + ((int64_t)i * own->count + c - own->c) * product->c_row;
+        if (cpu_meet(r->conv, r->x, r->dy, &visit, tap, c, product)) {
+            (l->images > 1 ? r->kernels->product_pairs : r->kernels->product)(product);
+        } else {
+            memset(product->c, 0,
+                   (size_t)(product->rows * product->c_row) * sizeof *product->c);
+        }
+    }
+}
+
+/* The sums of a share to where they belong; some input channels of all taps at a time,
+ * as taps are neighbours. */
+static void store_share(const run *r, const share *own, const float *sums,
+                        int64_t width)
+{
+    cpu_weight_patch patch = {.k = own->k, .columns = own->columns};
+    for (int32_t c = 0; c < own->count; c += patch.count) {
+        patch.c = own->c + c;
+        patch.count = (int32_t)cpu_min(CPU_WEIGHTS_TOGETHER, own->count - c);
+        for (int32_t tap = 0; tap < r->conv->r * r->conv->s; tap++) {
+            patch.r = tap / r->conv->s;
+            patch.s = tap % r->conv->s;
+            cpu_store_weights(r->dw, &patch, sums + (tap * own->count + c) * width,
+                              width, r->accumulate);
+        }
+    }
+}
+
+static void weight_task(void *argument, int32_t index)
+{
+    const run *r = argument;
+    const layout *l = &r->size;
+    const int32_t part_share = index % l->shares, block = index / l->shares % l->blocks;
+    const int32_t first = (int32_t)cpu_part(l->parts, l->shares, part_share);
+    const int32_t end = (int32_t)cpu_part(l->parts, l->shares, part_share + 1);
+    share own = {.group = index / l->shares / l->blocks, .c = first_of_part(l, first)};
+    own.count = first_of_part(l, end) - own.c;
+    own.k = own.group * l->k_count + block * cpu_block_columns();
+    own.columns = cpu_columns_of_block(l->k_count, block);
+    cpu_product product = {.a_row = 1,
+                           .c_row = cpu_padded_count(own.columns),
+                           .vectors = own.columns > r->kernels->lanes ? 2 : 1};
+    float *dy = r->task_panels + ym_pool_slot() * task_floats(l);
+    float *sums = dy + l->panels * l->dy_panel;
+    const int64_t panel = (int64_t)r->dy->h * r->dy->w * product.c_row;
+    for (int32_t i = 0; i < l->panels; i++) {
+        const cpu_rows rows = {r->dy,       i * l->images, 0, r->dy->h, own.k,
+                               own.columns, l->images > 1};
+        cpu_pack_columns(&rows, dy + i * panel);
+    }
+    product.loop[0] = (cpu_loop){l->panels, l->x_panel, panel};
+    for (int32_t part = first; part < end; part++) {
+        sum_part(r, &own, part, dy, &product, sums);
+    }
+    store_share(r, &own, sums, product.c_row);
+}
+
+ym_status cpu_many_weights_backward_weight(ym_context *context, const ym_conv *conv,
+                                           const ym_tensor *x, const ym_tensor *dy,
+                                           ym_weight *dw, bool accumulate)
+{
+    run r = {.conv = conv, .x = x, .dy = dy, .dw = dw, .accumulate = accumulate};
+    r.kernels = cpu_kernels_best();
+    r.size = layout_of(conv, x, dy);
+    const layout *l = &r.size;
+    const int64_t fixed = x_floats(conv, l);
+    const int64_t floats = (int64_t)(context->scratch_bytes / sizeof(float));
+    const int64_t threads = (floats - fixed) / task_floats(l);
+    YM_CHECK(&context->error, floats >= fixed && threads > 0, YM_ERR_ARGUMENT,
+             "weight gradient: %zu bytes of scratch are too few",
+             context->scratch_bytes);
+    r.x_panels = context->scratch;
+    r.task_panels = r.x_panels + fixed;
+    ym_pool_run(pack_task, &r, conv->groups * l->panels * l->parts);
+    ym_pool_run_on((int32_t)cpu_min(threads, INT32_MAX), weight_task, &r,
+                   conv->groups * l->blocks * l->shares);
+    return YM_OK;
+}
