@@ -108,8 +108,7 @@ static void pack_task(void *argument, int32_t index)
                   r->x_panels + panel * l->x_panel + first_of_part(l, part) * pixels);
 }
 
-/* A part of the share's input channels, which begin at `first`: (tap, channel, column).
- */
+/* A part of a share, into its sums: (tap, channel of the share, column). */
 static void sum_part(const run *r, const share *own, int32_t part, float *dy,
                      cpu_product *product, float *sums)
 {
@@ -132,8 +131,8 @@ static void sum_part(const run *r, const share *own, int32_t part, float *dy,
     }
 }
 
-/* The sums of a share to where they belong; some input channels of all taps at a time,
- * as taps are neighbours. */
+/* From there to dw; some input channels of all taps at a time, as taps are neighbours.
+ */
 static void store_share(const run *r, const share *own, const float *sums,
                         int64_t width)
 {
