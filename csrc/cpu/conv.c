@@ -114,14 +114,17 @@ static int64_t bias_floats(const cpu_correlation *c)
     return cpu_round_up(c->groups * cpu_padded_count(c->out_count), 16);
 }
 
+/* The most that a phase needs: floats of a thread's panel, and threads. */
 static int64_t backward_panel_floats(const ym_conv *conv, const ym_tensor *dx,
-                                     const ym_tensor *dy)
+                                     const ym_tensor *dy, int32_t *tasks)
 {
     const int64_t phases = phase_count(conv, dx);
     int64_t most = 0;
+    *tasks = 0;
     for (int64_t phase = 0; phase < phases; phase++) {
         cpu_correlation c = backward_correlation(conv, dx, dy, phase);
         most = cpu_max(most, cpu_correlate_panel_floats(&c));
+        *tasks = (int32_t)cpu_max(*tasks, cpu_correlate_tasks(&c));
     }
     return most;
 }
@@ -136,12 +139,14 @@ size_t cpu_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv,
     if (pass == YM_CONV_FORWARD) {
         cpu_correlation c = forward_correlation(conv, x, y);
         return (size_t)(packed_floats(&c, conv) + bias_floats(&c) +
-                        threads * cpu_correlate_panel_floats(&c)) *
+                        cpu_min(threads, cpu_correlate_tasks(&c)) *
+                            cpu_correlate_panel_floats(&c)) *
                sizeof(float);
     }
     cpu_correlation c = backward_correlation(conv, x, y, 0);
-    return (size_t)(packed_floats(&c, conv) +
-                    threads * backward_panel_floats(conv, x, y)) *
+    int32_t tasks = 0;
+    const int64_t panel = backward_panel_floats(conv, x, y, &tasks);
+    return (size_t)(packed_floats(&c, conv) + cpu_min(threads, tasks) * panel) *
            sizeof(float);
 }
 
@@ -195,7 +200,8 @@ ym_status cpu_conv_backward_data(ym_context *context, const ym_conv *conv,
                                  const ym_tensor *dy, const ym_weight *w, ym_tensor *dx,
                                  bool accumulate)
 {
-    const int64_t panel = backward_panel_floats(conv, dx, dy);
+    int32_t tasks = 0;
+    const int64_t panel = backward_panel_floats(conv, dx, dy, &tasks);
     const int64_t phases = phase_count(conv, dx);
     float *scratch = context->scratch;
     for (int64_t phase = 0; phase < phases; phase++) {

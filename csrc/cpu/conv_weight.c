@@ -120,6 +120,11 @@ static int64_t panel_floats(const layout *l)
     return l->x_panel + l->dy_panel + l->x_row;
 }
 
+static int32_t task_count(const ym_conv *conv, const layout *l)
+{
+    return conv->groups * l->splits * l->row_shares * l->shares;
+}
+
 size_t cpu_conv_weight_scratch_bytes(const ym_conv *conv, const ym_tensor *x,
                                      const ym_tensor *dy)
 {
@@ -130,8 +135,8 @@ size_t cpu_conv_weight_scratch_bytes(const ym_conv *conv, const ym_tensor *x,
         return cpu_many_weights_scratch_bytes(conv, x, dy);
     }
     const layout l = layout_of(conv, x, dy);
-    const int64_t panels = ym_pool_threads() * panel_floats(&l);
-    return (size_t)(l.splits * l.partial + panels) * sizeof(float);
+    const int64_t threads = cpu_min(ym_pool_threads(), task_count(conv, &l));
+    return (size_t)(l.splits * l.partial + threads * panel_floats(&l)) * sizeof(float);
 }
 
 /* Sums of one block of columns: (r, s, c, padded columns). */
@@ -311,7 +316,7 @@ ym_status cpu_conv_backward_weight(ym_context *context, const ym_conv *conv,
         r.panels = r.partials + fixed;
         r.accumulate = accumulate_dw;
         ym_pool_run_on((int32_t)cpu_min(panels, INT32_MAX), weight_task, &r,
-                       conv->groups * l->splits * l->row_shares * l->shares);
+                       task_count(conv, l));
         ym_pool_run(reduce_task, &r, conv->groups * l->blocks);
     }
     if (dbias != NULL) {

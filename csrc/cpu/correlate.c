@@ -134,6 +134,15 @@ int64_t cpu_correlate_panel_floats(const cpu_correlation *c)
     return t.direct ? 0 : cpu_round_up(panel, 16);
 }
 
+int32_t cpu_correlate_tasks(const cpu_correlation *c)
+{
+    if (c->winograd) {
+        return cpu_winograd_tasks(c);
+    }
+    const tiling t = tiling_of(c);
+    return c->in.n * panel_count(c) * t.tiles_h * t.tiles_w;
+}
+
 /* `pixels` pixels from element `index` of the image on, `step` apart, as words. */
 static void gather_pixels(const cpu_correlation *c, int64_t index, int32_t pixels,
                           int32_t step, float *to)
@@ -358,6 +367,5 @@ void cpu_correlate(const cpu_correlation *correlation, float *panels,
              tiling_of(&c),
              panels,
              panel_floats};
-    int32_t count = c.in.n * panel_count(&c) * r.tiles.tiles_h * r.tiles.tiles_w;
-    ym_pool_run_on(threads, correlate_task, &r, count);
+    ym_pool_run_on(threads, correlate_task, &r, cpu_correlate_tasks(&c));
 }

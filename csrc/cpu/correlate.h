@@ -65,6 +65,9 @@ float *cpu_packed_block(const cpu_correlation *c, int32_t group, int32_t block);
 /* Floats that each thread needs beside the weights. */
 int64_t cpu_correlate_panel_floats(const cpu_correlation *c);
 
+/* How many tasks there are: more threads need no panel. */
+int32_t cpu_correlate_tasks(const cpu_correlation *c);
+
 /* Runs with `panel_floats` floats at `panels` for each of `threads` threads. */
 void cpu_correlate(const cpu_correlation *c, float *panels, int64_t panel_floats,
                    int32_t threads);

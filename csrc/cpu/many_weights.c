@@ -64,6 +64,11 @@ static layout layout_of(const ym_conv *conv, const ym_tensor *x, const ym_tensor
     return l;
 }
 
+static int32_t task_count(const ym_conv *conv, const layout *l)
+{
+    return conv->groups * l->blocks * l->shares;
+}
+
 static int64_t x_floats(const ym_conv *conv, const layout *l)
 {
     return cpu_round_up(conv->groups * l->panels * l->x_panel, 16);
@@ -78,8 +83,8 @@ size_t cpu_many_weights_scratch_bytes(const ym_conv *conv, const ym_tensor *x,
                                       const ym_tensor *dy)
 {
     const layout l = layout_of(conv, x, dy);
-    return (size_t)(x_floats(conv, &l) + ym_pool_threads() * task_floats(&l)) *
-           sizeof(float);
+    const int64_t threads = cpu_min(ym_pool_threads(), task_count(conv, &l));
+    return (size_t)(x_floats(conv, &l) + threads * task_floats(&l)) * sizeof(float);
 }
 
 /* What one task makes: `columns` output channels from k on (of all groups) by `count`
@@ -87,13 +92,6 @@ size_t cpu_many_weights_scratch_bytes(const ym_conv *conv, const ym_tensor *x,
 typedef struct share {
     int32_t group, k, columns, c, count;
 } share;
-
-/* The first input channel of a part. */
-static int32_t first_of_part(const layout *l, int32_t part)
-{
-    const int32_t larger = (int32_t)cpu_min(part, l->c_count % l->parts);
-    return part * (l->c_count / l->parts) + larger;
-}
 
 static void pack_task(void *argument, int32_t index)
 {
@@ -105,7 +103,8 @@ static void pack_task(void *argument, int32_t index)
                            l->images > 1};
     const int64_t pixels = (int64_t)r->x->h * r->x->w;
     cpu_pack_part(&rows, part,
-                  r->x_panels + panel * l->x_panel + first_of_part(l, part) * pixels);
+                  r->x_panels + panel * l->x_panel +
+                      cpu_part_first(l->c_count, part) * pixels);
 }
 
 /* A part of a share, into its sums: (tap, channel of the share, column). */
@@ -113,7 +112,7 @@ static void sum_part(const run *r, const share *own, int32_t part, float *dy,
                      cpu_product *product, float *sums)
 {
     const layout *l = &r->size;
-    const int32_t c = first_of_part(l, part);
+    const int32_t c = cpu_part_first(l->c_count, part);
     const cpu_visit visit = {.end = r->dy->h,
                              .high = r->x->h,
                              .x = r->x_panels + own->group * l->panels * l->x_panel,
@@ -156,8 +155,9 @@ static void weight_task(void *argument, int32_t index)
     const int32_t part_share = index % l->shares, block = index / l->shares % l->blocks;
     const int32_t first = (int32_t)cpu_part(l->parts, l->shares, part_share);
     const int32_t end = (int32_t)cpu_part(l->parts, l->shares, part_share + 1);
-    share own = {.group = index / l->shares / l->blocks, .c = first_of_part(l, first)};
-    own.count = first_of_part(l, end) - own.c;
+    share own = {.group = index / l->shares / l->blocks,
+                 .c = cpu_part_first(l->c_count, first)};
+    own.count = cpu_part_first(l->c_count, end) - own.c;
     own.k = own.group * l->k_count + block * cpu_block_columns();
     own.columns = cpu_columns_of_block(l->k_count, block);
     cpu_product product = {.a_row = 1,
@@ -196,6 +196,6 @@ ym_status cpu_many_weights_backward_weight(ym_context *context, const ym_conv *c
     r.task_panels = r.x_panels + fixed;
     ym_pool_run(pack_task, &r, conv->groups * l->panels * l->parts);
     ym_pool_run_on((int32_t)cpu_min(threads, INT32_MAX), weight_task, &r,
-                   conv->groups * l->blocks * l->shares);
+                   task_count(conv, l));
     return YM_OK;
 }

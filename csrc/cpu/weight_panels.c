@@ -57,10 +57,7 @@ void cpu_pack_parts(const cpu_rows *r, float *buffer, float *panel)
 void cpu_pack_part(const cpu_rows *r, int32_t part, float *panel)
 {
     const int32_t size = cpu_part_size(r->count, part), width = r->of->w;
-    int32_t c = 0;
-    for (int32_t i = 0; i < part; i++) {
-        c += cpu_part_size(r->count, i);
-    }
+    const int32_t c = cpu_part_first(r->count, part);
     for (int32_t row = r->first; row < r->end; row++, panel += width * size) {
         const int64_t index = element_of(r, row) + c;
         if (r->pairs) {

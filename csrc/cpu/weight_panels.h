@@ -29,6 +29,13 @@ static inline int32_t cpu_part_size(int32_t count, int32_t part)
     return count / parts + (part < count % parts);
 }
 
+/* The first channel of a part. */
+static inline int32_t cpu_part_first(int32_t count, int32_t part)
+{
+    const int32_t parts = cpu_part_count(count);
+    return part * (count / parts) + (int32_t)cpu_min(part, count % parts);
+}
+
 /* (part, row, column, channel of the part). The buffer holds a row as floats; it is not
  * used for floats or pairs. */
 void cpu_pack_parts(const cpu_rows *rows, float *buffer, float *panel);

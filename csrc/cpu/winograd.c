@@ -93,6 +93,19 @@ int64_t cpu_winograd_panel_floats(const cpu_correlation *c)
                          : most_tiles(c) * (c->in_count + columns));
 }
 
+/* Runs of tiles, in all groups. */
+static int32_t run_count(const cpu_correlation *c)
+{
+    const int64_t most = most_tiles(c);
+    return (int32_t)((tile_count(c) + most - 1) / most * c->groups);
+}
+
+int32_t cpu_winograd_tasks(const cpu_correlation *c)
+{
+    return cpu_winograd_keeps_inputs(c) ? c->groups * cpu_block_count(c->out_count)
+                                        : run_count(c);
+}
+
 /* Where the first pixel of a tile lies. */
 typedef struct corner {
     int32_t n, h, w;
@@ -242,12 +255,10 @@ void cpu_winograd(const cpu_correlation *c, float *panels, int64_t panel_floats,
         .panel_floats = panel_floats,
     };
     r.count = tile_count(c);
-    const int64_t tasks = (r.count + r.most_tiles - 1) / r.most_tiles;
     if (cpu_winograd_keeps_inputs(c)) {
-        ym_pool_run(inputs_task, &r, (int32_t)(tasks * c->groups));
-        ym_pool_run_on(threads, block_task, &r,
-                       c->groups * cpu_block_count(c->out_count));
+        ym_pool_run(inputs_task, &r, run_count(c));
+        ym_pool_run_on(threads, block_task, &r, cpu_winograd_tasks(c));
     } else {
-        ym_pool_run_on(threads, tiles_task, &r, (int32_t)(tasks * c->groups));
+        ym_pool_run_on(threads, tiles_task, &r, cpu_winograd_tasks(c));
     }
 }

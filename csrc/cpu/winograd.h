@@ -31,6 +31,7 @@ bool cpu_winograd_keeps_inputs(const cpu_correlation *c);
 
 /* As their namesakes in correlate.h. */
 int64_t cpu_winograd_panel_floats(const cpu_correlation *c);
+int32_t cpu_winograd_tasks(const cpu_correlation *c);
 void cpu_winograd(const cpu_correlation *c, float *panels, int64_t panel_floats,
                   int32_t threads);
 
