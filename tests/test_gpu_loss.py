@@ -100,9 +100,8 @@ def test_the_loss_never_waits(
     with unfilled():
         for _ in range(3):
             forward(), backward()
-        torch.cuda.set_sync_debug_mode(
-            "error"
-        )  # names the call that waits, if PyTorch's
+        # Names the call that waits, if PyTorch's.
+        torch.cuda.set_sync_debug_mode("error")
         try:
             forward(), backward()
         finally:

@@ -26,6 +26,8 @@ from test_torch_dropin import replicate
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
+from yolov9mem.torch.running import registry
+from yolov9mem.torch.running.entry import Entry
 
 
 def pair(stock: nn.Module, keep: str = "min") -> tuple[nn.Module, nn.Module]:
@@ -263,6 +265,24 @@ def test_what_nobody_reads_any_more_is_let_go_within_forward() -> None:
         assert ran_in_core(ours) == 1
         peaks.append(peak_of(partial(ours, image())))
     assert peaks[0] == peaks[1]
+
+
+def test_each_value_goes_after_its_last_reader() -> None:
+    class Calls(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = Elan(3, 8, 8), Elan(8, 8, 8), Elan(8, 8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(self.b(self.a(x).sin()).cos())
+
+    ours, _ = pair(Calls())
+    ours(image())
+    entry = registry.runner_of(ours)
+    assert isinstance(entry, Entry) and entry.latest is not None
+    recording = entry.latest.recording
+    assert [len(stage.done_with) for stage in recording.stages] == [0, 1, 1]
+    assert [len(call.done_with) for call in recording.calls] == [1, 1]
 
 
 LEFT: dict[str, Callable[[Tensor], Tensor]] = {

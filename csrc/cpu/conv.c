@@ -114,40 +114,30 @@ static int64_t bias_floats(const cpu_correlation *c)
     return cpu_round_up(c->groups * cpu_padded_count(c->out_count), 16);
 }
 
-/* The most that a phase needs: floats of a thread's panel, and threads. */
-static int64_t backward_panel_floats(const ym_conv *conv, const ym_tensor *dx,
-                                     const ym_tensor *dy, int32_t *tasks)
+/* Weights, and a panel for each thread that has a task. */
+static int64_t scratch_floats(const cpu_correlation *c, const ym_conv *conv)
 {
-    const int64_t phases = phase_count(conv, dx);
-    int64_t most = 0;
-    *tasks = 0;
-    for (int64_t phase = 0; phase < phases; phase++) {
-        cpu_correlation c = backward_correlation(conv, dx, dy, phase);
-        most = cpu_max(most, cpu_correlate_panel_floats(&c));
-        *tasks = (int32_t)cpu_max(*tasks, cpu_correlate_tasks(&c));
-    }
-    return most;
+    const int64_t threads = cpu_min(ym_pool_threads(), cpu_correlate_tasks(c));
+    return packed_floats(c, conv) + threads * cpu_correlate_panel_floats(c);
 }
 
 size_t cpu_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv,
                               const ym_tensor *x, const ym_tensor *y)
 {
-    const int64_t threads = ym_pool_threads();
     if (pass == YM_CONV_BACKWARD_WEIGHT) {
         return cpu_conv_weight_scratch_bytes(conv, x, y);
     }
     if (pass == YM_CONV_FORWARD) {
         cpu_correlation c = forward_correlation(conv, x, y);
-        return (size_t)(packed_floats(&c, conv) + bias_floats(&c) +
-                        cpu_min(threads, cpu_correlate_tasks(&c)) *
-                            cpu_correlate_panel_floats(&c)) *
-               sizeof(float);
+        return (size_t)(scratch_floats(&c, conv) + bias_floats(&c)) * sizeof(float);
     }
-    cpu_correlation c = backward_correlation(conv, x, y, 0);
-    int32_t tasks = 0;
-    const int64_t panel = backward_panel_floats(conv, x, y, &tasks);
-    return (size_t)(packed_floats(&c, conv) + cpu_min(threads, tasks) * panel) *
-           sizeof(float);
+    const int64_t phases = phase_count(conv, x);
+    int64_t most = 0;
+    for (int64_t phase = 0; phase < phases; phase++) {
+        cpu_correlation c = backward_correlation(conv, x, y, phase);
+        most = cpu_max(most, scratch_floats(&c, conv));
+    }
+    return (size_t)most * sizeof(float);
 }
 
 /* How many threads the scratch has panels for: the plan may have been made for fewer.
@@ -200,13 +190,12 @@ ym_status cpu_conv_backward_data(ym_context *context, const ym_conv *conv,
                                  const ym_tensor *dy, const ym_weight *w, ym_tensor *dx,
                                  bool accumulate)
 {
-    int32_t tasks = 0;
-    const int64_t panel = backward_panel_floats(conv, dx, dy, &tasks);
     const int64_t phases = phase_count(conv, dx);
     float *scratch = context->scratch;
     for (int64_t phase = 0; phase < phases; phase++) {
         cpu_correlation c = backward_correlation(conv, dx, dy, phase);
         const int64_t packed = packed_floats(&c, conv);
+        const int64_t panel = cpu_correlate_panel_floats(&c);
         int32_t threads = 1;
         YM_TRY(threads_for(context, packed, panel, &threads));
         c.weights = scratch;

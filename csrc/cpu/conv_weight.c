@@ -94,7 +94,7 @@ static int64_t image_rows(const layout *l, const ym_tensor *dy)
 static layout layout_of(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy)
 {
     layout l = {.c_count = conv->c / conv->groups, .k_count = conv->k / conv->groups};
-    l.images = dy->n > 1 && cpu_pairs(x) && cpu_pairs(dy) ? 2 : 1;
+    l.images = cpu_panel_images(x, dy);
     const int64_t rows = image_rows(&l, dy);
     l.blocks = cpu_block_count(l.k_count);
     l.partial = conv->groups * cpu_padded_count(l.k_count) * l.c_count * conv->r *
@@ -250,44 +250,25 @@ static void weight_task(void *argument, int32_t index)
     }
 }
 
-/* Input channels [c, c + count) of one tap: the ranges' sums in order, into the first
- * of them, which is returned. */
-static const float *reduced(const run *r, int32_t index, int32_t tap, int32_t c,
-                            int32_t count)
-{
-    const layout *l = &r->size;
-    const int32_t group = index / l->blocks, block = index % l->blocks;
-    const int64_t width = cpu_padded_count(cpu_columns_of_block(l->k_count, block));
-    const int64_t row = (int64_t)tap * l->c_count + c;
-    float *sum = partial_of(r, 0, group, block) + row * width;
-    for (int32_t split = 1; split < l->splits; split++) {
-        r->kernels->add((int32_t)(count * width),
-                        partial_of(r, split, group, block) + row * width, sum);
-    }
-    return sum;
-}
-
-/* dw of one block; some input channels of all taps at a time, as taps are neighbours.
- */
+/* dw of one block: the ranges' sums in order, into the first of them, and from there to
+ * wherever the caller's strides say. */
 static void reduce_task(void *argument, int32_t index)
 {
     const run *r = argument;
     const layout *l = &r->size;
     const int32_t group = index / l->blocks, block = index % l->blocks;
-    cpu_weight_patch patch = {
+    const cpu_weight_patch patch = {
+        .count = l->c_count,
         .k = group * l->k_count + block * cpu_block_columns(),
         .columns = cpu_columns_of_block(l->k_count, block),
     };
-    const int64_t width = cpu_padded_count(patch.columns);
-    for (; patch.c < l->c_count; patch.c += patch.count) {
-        patch.count = (int32_t)cpu_min(CPU_WEIGHTS_TOGETHER, l->c_count - patch.c);
-        for (int32_t tap = 0; tap < r->conv->r * r->conv->s; tap++) {
-            const float *sums = reduced(r, index, tap, patch.c, patch.count);
-            patch.r = tap / r->conv->s;
-            patch.s = tap % r->conv->s;
-            cpu_store_weights(r->dw, &patch, sums, width, r->accumulate);
-        }
+    const int64_t rows = (int64_t)r->conv->r * r->conv->s * l->c_count;
+    float *sums = partial_of(r, 0, group, block);
+    for (int32_t split = 1; split < l->splits; split++) {
+        r->kernels->add((int32_t)(rows * cpu_padded_count(patch.columns)),
+                        partial_of(r, split, group, block), sums);
     }
+    cpu_store_weights(r->conv, r->dw, &patch, sums, r->accumulate);
 }
 
 ym_status cpu_conv_backward_weight(ym_context *context, const ym_conv *conv,

@@ -124,9 +124,6 @@ static void pack_task(void *argument, int32_t index)
 
 void cpu_pack(const cpu_correlation *c)
 {
-    if (c->winograd && cpu_winograd_keeps_inputs(c)) {
-        return;
-    }
     if (c->winograd) {
         cpu_winograd_pack(c);
     } else if (c->h.tap_count > 0 && c->w.tap_count > 0) {

@@ -31,6 +31,7 @@ typedef struct run {
     const ym_tensor *x, *dy;
     const ym_weight *dw;
     const cpu_kernels *kernels;
+    void (*product)(const cpu_product *product);
     layout size;
     float *x_panels;    /* (group, panel, part, row, column, channel of the part) */
     float *task_panels; /* a thread's: dy of a block, and sums */
@@ -47,7 +48,7 @@ bool cpu_many_weights(const ym_conv *conv, const ym_tensor *x, const ym_tensor *
 static layout layout_of(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy)
 {
     layout l = {.c_count = conv->c / conv->groups, .k_count = conv->k / conv->groups};
-    l.images = dy->n > 1 && cpu_pairs(x) && cpu_pairs(dy) ? 2 : 1;
+    l.images = cpu_panel_images(x, dy);
     l.panels = (dy->n + l.images - 1) / l.images;
     l.blocks = cpu_block_count(l.k_count);
     l.parts = cpu_part_count(l.c_count);
@@ -87,10 +88,10 @@ size_t cpu_many_weights_scratch_bytes(const ym_conv *conv, const ym_tensor *x,
     return (size_t)(x_floats(conv, &l) + threads * task_floats(&l)) * sizeof(float);
 }
 
-/* What one task makes: `columns` output channels from k on (of all groups) by `count`
- * input channels from c on. */
+/* What one task makes. */
 typedef struct share {
-    int32_t group, k, columns, c, count;
+    int32_t group;
+    cpu_weight_patch patch;
 } share;
 
 static void pack_task(void *argument, int32_t index)
@@ -120,30 +121,13 @@ static void sum_part(const run *r, const share *own, int32_t part, float *dy,
     product->rows = cpu_part_size(l->c_count, part);
     for (int32_t i = 0; i < r->conv->r * r->conv->s; i++) {
         const int32_t tap[2] = {i / r->conv->s, i % r->conv->s};
-        product->c = sums + ((int64_t)i * own->count + c - own->c) * product->c_row;
+        product->c = sums + ((int64_t)i * own->patch.count + c - own->patch.c) *
+                                product->c_row;
         if (cpu_meet(r->conv, r->x, r->dy, &visit, tap, c, product)) {
-            (l->images > 1 ? r->kernels->product_pairs : r->kernels->product)(product);
+            r->product(product);
         } else {
             memset(product->c, 0,
                    (size_t)(product->rows * product->c_row) * sizeof *product->c);
-        }
-    }
-}
-
-/* From there to dw; some input channels of all taps at a time, as taps are neighbours.
- */
-static void store_share(const run *r, const share *own, const float *sums,
-                        int64_t width)
-{
-    cpu_weight_patch patch = {.k = own->k, .columns = own->columns};
-    for (int32_t c = 0; c < own->count; c += patch.count) {
-        patch.c = own->c + c;
-        patch.count = (int32_t)cpu_min(CPU_WEIGHTS_TOGETHER, own->count - c);
-        for (int32_t tap = 0; tap < r->conv->r * r->conv->s; tap++) {
-            patch.r = tap / r->conv->s;
-            patch.s = tap % r->conv->s;
-            cpu_store_weights(r->dw, &patch, sums + (tap * own->count + c) * width,
-                              width, r->accumulate);
         }
     }
 }
@@ -156,26 +140,27 @@ static void weight_task(void *argument, int32_t index)
     const int32_t first = (int32_t)cpu_part(l->parts, l->shares, part_share);
     const int32_t end = (int32_t)cpu_part(l->parts, l->shares, part_share + 1);
     share own = {.group = index / l->shares / l->blocks,
-                 .c = cpu_part_first(l->c_count, first)};
-    own.count = cpu_part_first(l->c_count, end) - own.c;
-    own.k = own.group * l->k_count + block * cpu_block_columns();
-    own.columns = cpu_columns_of_block(l->k_count, block);
+                 .patch.c = cpu_part_first(l->c_count, first)};
+    own.patch.count = cpu_part_first(l->c_count, end) - own.patch.c;
+    own.patch.k = own.group * l->k_count + block * cpu_block_columns();
+    own.patch.columns = cpu_columns_of_block(l->k_count, block);
     cpu_product product = {.a_row = 1,
-                           .c_row = cpu_padded_count(own.columns),
-                           .vectors = own.columns > r->kernels->lanes ? 2 : 1};
+                           .c_row = cpu_padded_count(own.patch.columns),
+                           .vectors = own.patch.columns > r->kernels->lanes ? 2 : 1};
     float *dy = r->task_panels + ym_pool_slot() * task_floats(l);
     float *sums = dy + l->panels * l->dy_panel;
     const int64_t panel = (int64_t)r->dy->h * r->dy->w * product.c_row;
     for (int32_t i = 0; i < l->panels; i++) {
-        const cpu_rows rows = {r->dy,       i * l->images, 0, r->dy->h, own.k,
-                               own.columns, l->images > 1};
+        const cpu_rows rows = {r->dy,        i * l->images, 0,
+                               r->dy->h,     own.patch.k,   own.patch.columns,
+                               l->images > 1};
         cpu_pack_columns(&rows, dy + i * panel);
     }
     product.loop[0] = (cpu_loop){l->panels, l->x_panel, panel};
     for (int32_t part = first; part < end; part++) {
         sum_part(r, &own, part, dy, &product, sums);
     }
-    store_share(r, &own, sums, product.c_row);
+    cpu_store_weights(r->conv, r->dw, &own.patch, sums, r->accumulate);
 }
 
 ym_status cpu_many_weights_backward_weight(ym_context *context, const ym_conv *conv,
@@ -186,6 +171,7 @@ ym_status cpu_many_weights_backward_weight(ym_context *context, const ym_conv *c
     r.kernels = cpu_kernels_best();
     r.size = layout_of(conv, x, dy);
     const layout *l = &r.size;
+    r.product = l->images > 1 ? r.kernels->product_pairs : r.kernels->product;
     const int64_t fixed = x_floats(conv, l);
     const int64_t floats = (int64_t)(context->scratch_bytes / sizeof(float));
     const int64_t threads = (floats - fixed) / task_floats(l);

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+enum { TOGETHER = 16 }; /* input channels: a line of the cache */
+
 static int64_t element_of(const cpu_rows *r, int32_t row)
 {
     return ((int64_t)r->n * r->of->h + row) * r->of->w * r->of->pitch + r->channel;
@@ -120,16 +122,33 @@ bool cpu_meet(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy,
     return true;
 }
 
-void cpu_store_weights(const ym_weight *dw, const cpu_weight_patch *p,
-                       const float *sums, int64_t width, bool accumulate)
+/* A column at a time, as weights lie in memory; `to` is of the first. */
+static void store_columns(const ym_weight *dw, int32_t columns, int32_t count,
+                          const float *sums, bool accumulate, float *to)
 {
-    float *to = dw->data + p->k * dw->stride_k + p->c * dw->stride_c +
-                p->r * dw->stride_r + p->s * dw->stride_s;
-    for (int32_t j = 0; j < p->columns; j++, to += dw->stride_k) {
-        for (int32_t i = 0; i < p->count; i++) {
+    const int64_t width = cpu_padded_count(columns);
+    for (int32_t j = 0; j < columns; j++, to += dw->stride_k) {
+        for (int32_t i = 0; i < count; i++) {
             float *element = to + i * dw->stride_c;
             const float sum = sums[i * width + j];
             *element = accumulate ? *element + sum : sum;
+        }
+    }
+}
+
+/* Some input channels of all taps at a time, as taps are neighbours. */
+void cpu_store_weights(const ym_conv *conv, const ym_weight *dw,
+                       const cpu_weight_patch *p, const float *sums, bool accumulate)
+{
+    const int64_t width = cpu_padded_count(p->columns);
+    for (int32_t c = 0; c < p->count; c += TOGETHER) {
+        const int32_t count = (int32_t)cpu_min(TOGETHER, p->count - c);
+        float *to = dw->data + p->k * dw->stride_k + (p->c + c) * dw->stride_c;
+        for (int32_t tap = 0; tap < conv->r * conv->s; tap++) {
+            store_columns(dw, p->columns, count,
+                          sums + ((int64_t)tap * p->count + c) * width, accumulate,
+                          to + tap / conv->s * dw->stride_r +
+                              tap % conv->s * dw->stride_s);
         }
     }
 }

@@ -29,6 +29,12 @@ static inline int32_t cpu_part_size(int32_t count, int32_t part)
     return count / parts + (part < count % parts);
 }
 
+/* Images of one panel: a pair as words of bf16, or one. */
+static inline int32_t cpu_panel_images(const ym_tensor *x, const ym_tensor *dy)
+{
+    return dy->n > 1 && cpu_pairs(x) && cpu_pairs(dy) ? 2 : 1;
+}
+
 /* The first channel of a part. */
 static inline int32_t cpu_part_first(int32_t count, int32_t part)
 {
@@ -60,17 +66,16 @@ bool cpu_meet(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy,
               const cpu_visit *visit, const int32_t tap[2], int64_t c,
               cpu_product *product);
 
-enum { CPU_WEIGHTS_TOGETHER = 16 }; /* input channels: a line of the cache, mostly */
-
-/* Gradients of one tap's weights: input channels [c, c + count), columns output
- * channels from k on. */
+/* Gradients of weights: input channels [c, c + count), columns output channels from k
+ * on, all taps. */
 typedef struct cpu_weight_patch {
-    int32_t r, s, c, count, k, columns;
+    int32_t c, count, k, columns;
 } cpu_weight_patch;
 
-/* Puts or adds sums, (channel, column) with `width` to a row, where dw's strides say; a
- * column at a time, as weights lie in memory. */
-void cpu_store_weights(const ym_weight *dw, const cpu_weight_patch *patch,
-                       const float *sums, int64_t width, bool accumulate);
+/* Puts or adds sums, (tap, channel, column) with zeros up to the end of the last
+ * vector, where dw's strides say. */
+void cpu_store_weights(const ym_conv *conv, const ym_weight *dw,
+                       const cpu_weight_patch *patch, const float *sums,
+                       bool accumulate);
 
 #endif

@@ -19,7 +19,7 @@ bool cpu_winograd_fits(const cpu_correlation *c);
  * in_count, block); or of the inputs, where those are fewer (winograd.c). */
 int64_t cpu_winograd_weight_floats(const cpu_correlation *c);
 
-/* As its namesake in correlate.h, where c->weights are weights. */
+/* As its namesake in correlate.h; nothing where c->weights are the inputs. */
 void cpu_winograd_pack(const cpu_correlation *c);
 
 /* One block, (point, in_count, block). */

@@ -92,5 +92,8 @@ static void pack_task(void *argument, int32_t index)
 void cpu_winograd_pack(const cpu_correlation *c)
 {
     cpu_correlation job = *c;
+    if (cpu_winograd_keeps_inputs(c)) {
+        return;
+    }
     ym_pool_run(pack_task, &job, c->groups * cpu_block_count(c->out_count));
 }

@@ -28,32 +28,21 @@ PyDoc_STRVAR(
     "set_num_threads($module, count, /)\n--\n\n"
     "Threads that a run on the CPU uses, at least 1. Results do not depend on it.");
 
-/* -1, with an exception, for what is no number of threads. */
-static int32_t thread_count(PyObject *count)
-{
-    long threads = PyLong_AsLong(count);
-    if (threads == -1 && PyErr_Occurred() &&
-        !PyErr_ExceptionMatches(PyExc_OverflowError)) {
-        PyErr_Format(PyExc_TypeError, "count: is %R, must be a whole number", count);
-        return -1;
-    }
-    if (threads < 1 || threads > YM_POOL_MAX_THREADS) { /* what overflowed is -1 */
-        PyErr_Format(PyExc_ValueError,
-                     "count: is %R, must be a number of threads from 1 to %d", count,
-                     YM_POOL_MAX_THREADS);
-        return -1;
-    }
-    return (int32_t)threads;
-}
-
 static PyObject *set_num_threads(PyObject *module, PyObject *count)
 {
     (void)module;
-    const int32_t threads = thread_count(count);
-    if (threads < 0) {
-        return NULL;
+    long threads = PyLong_AsLong(count);
+    if (threads == -1 && PyErr_Occurred() &&
+        !PyErr_ExceptionMatches(PyExc_OverflowError)) {
+        return PyErr_Format(PyExc_TypeError, "count: is %R, must be a whole number",
+                            count);
     }
-    ym_pool_set_threads(threads);
+    if (threads < 1 || threads > YM_POOL_MAX_THREADS) { /* what overflowed is -1 */
+        return PyErr_Format(PyExc_ValueError,
+                            "count: is %R, must be a number of threads from 1 to %d",
+                            count, YM_POOL_MAX_THREADS);
+    }
+    ym_pool_set_threads((int32_t)threads);
     Py_RETURN_NONE;
 }
 
@@ -65,11 +54,12 @@ PyDoc_STRVAR(set_usual_num_threads_doc,
 static PyObject *set_usual_num_threads(PyObject *module, PyObject *count)
 {
     (void)module;
-    const int32_t threads = thread_count(count);
-    if (threads < 0) {
+    long threads = PyLong_AsLong(count);
+    if (threads == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    ym_pool_set_usual_threads(threads);
+    ym_pool_set_usual_threads(
+        (int32_t)(threads < YM_POOL_MAX_THREADS ? threads : YM_POOL_MAX_THREADS));
     Py_RETURN_NONE;
 }
 

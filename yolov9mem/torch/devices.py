@@ -16,8 +16,6 @@ from torch import Tensor
 
 from yolov9mem import _core
 
-MOST_THREADS = 256  # the core's
-
 
 def kind(device: torch.device) -> str:
     """ "cpu", "cuda" or what else torch has."""
@@ -54,7 +52,7 @@ def use_threads_of_torch() -> None:
     """On the CPU the core runs on as many threads as PyTorch does by now, unless it was
     told how many: torch.set_num_threads is what a program says it with, and
     OMP_NUM_THREADS may be another number (ultralytics sets that to 1)."""
-    _core.set_usual_num_threads(min(torch.get_num_threads(), MOST_THREADS))
+    _core.set_usual_num_threads(torch.get_num_threads())
 
 
 def stream(device: torch.device) -> int:
