@@ -9,6 +9,7 @@
  * the padding, so that all taps of a kernel's row are one register tile.
  */
 #include "cpu/by_lane.h"
+#include "cpu/scratch.h"
 
 #include <string.h>
 
@@ -80,10 +81,15 @@ static layout layout_of(const ym_conv *conv, const ym_tensor *dy)
     return l;
 }
 
+static cpu_scratch scratch_of(const layout *l)
+{
+    return (cpu_scratch){l->splits * l->partial, l->panel, l->splits * l->blocks};
+}
+
 size_t cpu_lane_weight_scratch_bytes(const ym_conv *conv, const ym_tensor *dy)
 {
     const layout l = layout_of(conv, dy);
-    return (size_t)(l.splits * l.partial + ym_pool_threads() * l.panel) * sizeof(float);
+    return cpu_scratch_bytes(scratch_of(&l));
 }
 
 /* Sums of one block: (r, s, input, lane). */
@@ -213,15 +219,11 @@ ym_status cpu_lane_backward_weight(ym_context *context, const ym_conv *conv,
                                    ym_weight *dw, bool accumulate)
 {
     run r = {conv, x, dy, dw, layout_of(conv, dy), context->scratch, NULL, accumulate};
-    const int64_t fixed = r.size.splits * r.size.partial;
-    const int64_t floats = (int64_t)(context->scratch_bytes / sizeof(float));
-    const int64_t panels = (floats - fixed) / r.size.panel;
-    YM_CHECK(&context->error, floats >= fixed && panels > 0, YM_ERR_ARGUMENT,
-             "weight gradient: %zu bytes of scratch are too few",
-             context->scratch_bytes);
-    r.panels = r.partials + fixed;
-    ym_pool_run_on((int32_t)cpu_min(panels, INT32_MAX), weight_task, &r,
-                   r.size.splits * r.size.blocks);
+    const cpu_scratch scratch = scratch_of(&r.size);
+    int32_t threads = 1;
+    YM_TRY(cpu_scratch_threads(context, scratch, "weight gradient", &threads));
+    r.panels = r.partials + scratch.shared;
+    ym_pool_run_on(threads, weight_task, &r, scratch.tasks);
     ym_pool_run(reduce_task, &r, r.size.blocks);
     return YM_OK;
 }

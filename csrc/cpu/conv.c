@@ -5,6 +5,7 @@
  * the same (h + pad) % s meet the same taps of the kernel, one dy row apart. A stride
  * beyond the image has no more phases than there are pixels.
  */
+#include "cpu/scratch.h"
 #include "cpu/winograd.h"
 
 #include <string.h>
@@ -114,11 +115,12 @@ static int64_t bias_floats(const cpu_correlation *c)
     return cpu_round_up(c->groups * cpu_padded_count(c->out_count), 16);
 }
 
-/* Weights, and a panel for each thread that has a task. */
-static int64_t scratch_floats(const cpu_correlation *c, const ym_conv *conv)
+/* Weights, `beside` floats, panels. */
+static cpu_scratch scratch_of(const cpu_correlation *c, const ym_conv *conv,
+                              int64_t beside)
 {
-    const int64_t threads = cpu_min(ym_pool_threads(), cpu_correlate_tasks(c));
-    return packed_floats(c, conv) + threads * cpu_correlate_panel_floats(c);
+    return (cpu_scratch){packed_floats(c, conv) + beside, cpu_correlate_panel_floats(c),
+                         cpu_correlate_tasks(c)};
 }
 
 size_t cpu_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv,
@@ -128,30 +130,17 @@ size_t cpu_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv,
         return cpu_conv_weight_scratch_bytes(conv, x, y);
     }
     if (pass == YM_CONV_FORWARD) {
-        cpu_correlation c = forward_correlation(conv, x, y);
-        return (size_t)(scratch_floats(&c, conv) + bias_floats(&c)) * sizeof(float);
+        const cpu_correlation c = forward_correlation(conv, x, y);
+        return cpu_scratch_bytes(scratch_of(&c, conv, bias_floats(&c)));
     }
     const int64_t phases = phase_count(conv, x);
-    int64_t most = 0;
+    size_t most = 0;
     for (int64_t phase = 0; phase < phases; phase++) {
-        cpu_correlation c = backward_correlation(conv, x, y, phase);
-        most = cpu_max(most, scratch_floats(&c, conv));
+        const cpu_correlation c = backward_correlation(conv, x, y, phase);
+        const size_t bytes = cpu_scratch_bytes(scratch_of(&c, conv, 0));
+        most = bytes > most ? bytes : most;
     }
-    return (size_t)most * sizeof(float);
-}
-
-/* How many threads the scratch has panels for: the plan may have been made for fewer.
- */
-static ym_status threads_for(ym_context *context, int64_t fixed_floats,
-                             int64_t panel_floats, int32_t *threads)
-{
-    const int64_t floats = (int64_t)(context->scratch_bytes / sizeof(float));
-    const int64_t panels = panel_floats == 0 ? INT32_MAX
-                                             : (floats - fixed_floats) / panel_floats;
-    YM_CHECK(&context->error, floats >= fixed_floats && panels > 0, YM_ERR_ARGUMENT,
-             "convolution: %zu bytes of scratch are too few", context->scratch_bytes);
-    *threads = (int32_t)cpu_min(panels, ym_pool_threads());
-    return YM_OK;
+    return most;
 }
 
 static void pad_bias(const cpu_correlation *c, const float *bias, float *padded)
@@ -168,21 +157,21 @@ ym_status cpu_conv_forward(ym_context *context, const ym_conv *conv, const ym_te
                            const ym_weight *w, const float *bias, ym_tensor *y)
 {
     cpu_correlation c = forward_correlation(conv, x, y);
-    const int64_t packed = packed_floats(&c, conv);
-    const int64_t panel = cpu_correlate_panel_floats(&c);
-    float *scratch = context->scratch;
+    const cpu_scratch scratch = scratch_of(&c, conv, bias_floats(&c));
     int32_t threads = 1;
-    YM_TRY(threads_for(context, packed + bias_floats(&c), panel, &threads));
+    YM_TRY(cpu_scratch_threads(context, scratch, "convolution", &threads));
+    c.weights = context->scratch;
+    float *panels = c.weights + scratch.shared;
     if (bias != NULL) {
-        pad_bias(&c, bias, scratch + packed);
-        c.bias = scratch + packed;
+        float *padded = panels - bias_floats(&c);
+        pad_bias(&c, bias, padded);
+        c.bias = padded;
     }
-    c.weights = scratch;
     c.view = (cpu_weight_view){w->data,     conv->k / conv->groups * w->stride_k,
                                w->stride_c, w->stride_k,
                                w->stride_r, w->stride_s};
     cpu_pack(&c);
-    cpu_correlate(&c, scratch + packed + bias_floats(&c), panel, threads);
+    cpu_correlate(&c, panels, scratch.panel, threads);
     return YM_OK;
 }
 
@@ -191,20 +180,18 @@ ym_status cpu_conv_backward_data(ym_context *context, const ym_conv *conv,
                                  bool accumulate)
 {
     const int64_t phases = phase_count(conv, dx);
-    float *scratch = context->scratch;
     for (int64_t phase = 0; phase < phases; phase++) {
         cpu_correlation c = backward_correlation(conv, dx, dy, phase);
-        const int64_t packed = packed_floats(&c, conv);
-        const int64_t panel = cpu_correlate_panel_floats(&c);
+        const cpu_scratch scratch = scratch_of(&c, conv, 0);
         int32_t threads = 1;
-        YM_TRY(threads_for(context, packed, panel, &threads));
-        c.weights = scratch;
+        YM_TRY(cpu_scratch_threads(context, scratch, "data gradient", &threads));
+        c.weights = context->scratch;
         c.accumulate = accumulate;
         c.view = (cpu_weight_view){w->data,     c.in_count * w->stride_k,
                                    w->stride_k, w->stride_c,
                                    w->stride_r, w->stride_s};
         cpu_pack(&c);
-        cpu_correlate(&c, scratch + packed, panel, threads);
+        cpu_correlate(&c, c.weights + scratch.shared, scratch.panel, threads);
     }
     return YM_OK;
 }

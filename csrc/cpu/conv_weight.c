@@ -20,6 +20,7 @@
  */
 #include "cpu/by_lane.h"
 #include "cpu/many_weights.h"
+#include "cpu/scratch.h"
 #include "cpu/weight_panels.h"
 
 #include <string.h>
@@ -120,9 +121,10 @@ static int64_t panel_floats(const layout *l)
     return l->x_panel + l->dy_panel + l->x_row;
 }
 
-static int32_t task_count(const ym_conv *conv, const layout *l)
+static cpu_scratch scratch_of(const ym_conv *conv, const layout *l)
 {
-    return conv->groups * l->splits * l->row_shares * l->shares;
+    return (cpu_scratch){l->splits * l->partial, panel_floats(l),
+                         conv->groups * l->splits * l->row_shares * l->shares};
 }
 
 size_t cpu_conv_weight_scratch_bytes(const ym_conv *conv, const ym_tensor *x,
@@ -135,8 +137,7 @@ size_t cpu_conv_weight_scratch_bytes(const ym_conv *conv, const ym_tensor *x,
         return cpu_many_weights_scratch_bytes(conv, x, dy);
     }
     const layout l = layout_of(conv, x, dy);
-    const int64_t threads = cpu_min(ym_pool_threads(), task_count(conv, &l));
-    return (size_t)(l.splits * l.partial + threads * panel_floats(&l)) * sizeof(float);
+    return cpu_scratch_bytes(scratch_of(conv, &l));
 }
 
 /* Sums of one block of columns: (r, s, c, padded columns). */
@@ -287,17 +288,13 @@ ym_status cpu_conv_backward_weight(ym_context *context, const ym_conv *conv,
         r.size = layout_of(conv, x, dy);
         const layout *l = &r.size;
         r.product = l->images > 1 ? r.kernels->product_pairs : r.kernels->product;
-        const int64_t fixed = l->splits * l->partial;
-        const int64_t floats = (int64_t)(context->scratch_bytes / sizeof(float));
-        const int64_t panels = (floats - fixed) / panel_floats(l);
-        YM_CHECK(&context->error, floats >= fixed && panels > 0, YM_ERR_ARGUMENT,
-                 "weight gradient: %zu bytes of scratch are too few",
-                 context->scratch_bytes);
+        const cpu_scratch scratch = scratch_of(conv, l);
+        int32_t threads = 1;
+        YM_TRY(cpu_scratch_threads(context, scratch, "weight gradient", &threads));
         r.partials = context->scratch;
-        r.panels = r.partials + fixed;
+        r.panels = r.partials + scratch.shared;
         r.accumulate = accumulate_dw;
-        ym_pool_run_on((int32_t)cpu_min(panels, INT32_MAX), weight_task, &r,
-                       task_count(conv, l));
+        ym_pool_run_on(threads, weight_task, &r, scratch.tasks);
         ym_pool_run(reduce_task, &r, conv->groups * l->blocks);
     }
     if (dbias != NULL) {

@@ -6,6 +6,7 @@
  * the cache and writes them where they belong.
  */
 #include "cpu/many_weights.h"
+#include "cpu/scratch.h"
 #include "cpu/weight_panels.h"
 
 #include <string.h>
@@ -65,27 +66,22 @@ static layout layout_of(const ym_conv *conv, const ym_tensor *x, const ym_tensor
     return l;
 }
 
-static int32_t task_count(const ym_conv *conv, const layout *l)
-{
-    return conv->groups * l->blocks * l->shares;
-}
-
-static int64_t x_floats(const ym_conv *conv, const layout *l)
-{
-    return cpu_round_up(conv->groups * l->panels * l->x_panel, 16);
-}
-
 static int64_t task_floats(const layout *l)
 {
     return cpu_round_up(l->panels * l->dy_panel + l->sums, 16);
+}
+
+static cpu_scratch scratch_of(const ym_conv *conv, const layout *l)
+{
+    return (cpu_scratch){cpu_round_up(conv->groups * l->panels * l->x_panel, 16),
+                         task_floats(l), conv->groups * l->blocks * l->shares};
 }
 
 size_t cpu_many_weights_scratch_bytes(const ym_conv *conv, const ym_tensor *x,
                                       const ym_tensor *dy)
 {
     const layout l = layout_of(conv, x, dy);
-    const int64_t threads = cpu_min(ym_pool_threads(), task_count(conv, &l));
-    return (size_t)(x_floats(conv, &l) + threads * task_floats(&l)) * sizeof(float);
+    return cpu_scratch_bytes(scratch_of(conv, &l));
 }
 
 /* What one task makes. */
@@ -172,16 +168,12 @@ ym_status cpu_many_weights_backward_weight(ym_context *context, const ym_conv *c
     r.size = layout_of(conv, x, dy);
     const layout *l = &r.size;
     r.product = l->images > 1 ? r.kernels->product_pairs : r.kernels->product;
-    const int64_t fixed = x_floats(conv, l);
-    const int64_t floats = (int64_t)(context->scratch_bytes / sizeof(float));
-    const int64_t threads = (floats - fixed) / task_floats(l);
-    YM_CHECK(&context->error, floats >= fixed && threads > 0, YM_ERR_ARGUMENT,
-             "weight gradient: %zu bytes of scratch are too few",
-             context->scratch_bytes);
+    const cpu_scratch scratch = scratch_of(conv, l);
+    int32_t threads = 1;
+    YM_TRY(cpu_scratch_threads(context, scratch, "weight gradient", &threads));
     r.x_panels = context->scratch;
-    r.task_panels = r.x_panels + fixed;
+    r.task_panels = r.x_panels + scratch.shared;
     ym_pool_run(pack_task, &r, conv->groups * l->panels * l->parts);
-    ym_pool_run_on((int32_t)cpu_min(threads, INT32_MAX), weight_task, &r,
-                   task_count(conv, l));
+    ym_pool_run_on(threads, weight_task, &r, scratch.tasks);
     return YM_OK;
 }
