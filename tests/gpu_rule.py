@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,9 +70,10 @@ class Comparison:
         }
 
     def errors(
-        self, shape: Sequence[int], seed: int
+        self, shape: Sequence[int], seed: int, dtypes: Sequence[torch.dtype]
     ) -> dict[rule.Key, tuple[list[float], list[float]]]:
-        """The three errors of ours and of stock, with weights and input of the seed."""
+        """The three errors of ours and of stock, with weights and input of the seed, in
+        some of the dtypes."""
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         model = self.make().train()
@@ -85,10 +86,10 @@ class Comparison:
         for g in exact.gradients:
             g.mul_(scale)
         found = {}
-        for dtype, kept in self.ours.items():
+        for dtype in dtypes:
             stock = rule.run(load(self.stock, state), inputs, seed, dtype, scale=scale)
             stock_errors = rule.errors(stock, exact)
-            for keep, mine in kept.items():
+            for keep, mine in self.ours[dtype].items():
                 made = rule.run(load(mine, state), inputs, seed, dtype, scale=scale)
                 # What autocast leaves in float32 may be stock.
                 assert ym.report(mine).rows[0].state == "swapped"
@@ -108,11 +109,13 @@ def medians(
     place: Place,
     *,
     keeps: Sequence[str],
-    dtypes: Sequence[torch.dtype],
-    seeds: int,
+    seeds: Mapping[torch.dtype, int],
 ) -> dict[tuple[str, torch.dtype, str], tuple[float, float]]:
-    """Medians over the seeds (ours, stock) by keep, dtype and kind."""
-    compared = Comparison(make, place, keeps, dtypes)
-    runs = [compared.errors(shape, seed) for seed in range(seeds)]
+    """Medians over the seeds of each dtype (ours, stock) by keep, dtype and kind."""
+    compared = Comparison(make, place, keeps, list(seeds))
+    runs = [
+        compared.errors(shape, seed, [d for d, count in seeds.items() if seed < count])
+        for seed in range(max(seeds.values()))
+    ]
     compared.release()
     return rule.medians(runs)

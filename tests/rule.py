@@ -154,11 +154,11 @@ def check(
 def medians(
     runs: Sequence[dict[Key, tuple[list[float], list[float]]]],
 ) -> dict[tuple[str, torch.dtype, str], tuple[float, float]]:
-    """Over the seeds, (ours, stock) by keep, dtype and kind."""
+    """Over the seeds, (ours, stock) by keep, dtype and kind. The first has all keys."""
     return {
         (*key, kind): (
-            statistics.median(r[key][0][i] for r in runs),
-            statistics.median(r[key][1][i] for r in runs),
+            statistics.median(r[key][0][i] for r in runs if key in r),
+            statistics.median(r[key][1][i] for r in runs if key in r),
         )
         for key in runs[0]
         for i, kind in enumerate(KINDS)

@@ -5,6 +5,7 @@ rows; as in test_benchmarks_gpu.py, figures are invented.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -152,15 +153,21 @@ def test_the_rule_is_twice_stock_s_error_everywhere() -> None:
     assert holds(2.01e-8, 1e-8, ROUNDINGS)
     key = ("conv", torch.float32)
     runs = [{key: ([e, e, e], [1.0, 2.0, 3.0])} for e in (1.0, 9.0, 4.0)]
-    found = rule.medians(runs)
+    others = {("min", torch.float32): ([7.0] * 3, [8.0] * 3)}  # of the first seed alone
+    found = rule.medians([runs[0] | others, *runs[1:]])
+    assert found["min", torch.float32, "outputs"] == (7, 8)
     assert [found[(*key, kind)] for kind in rule.KINDS] == [(4, 1), (4, 2), (4, 3)]
 
 
-def test_the_largest_detectors_have_fewer_seeds() -> None:
-    found = {name: rule_task.seeds(name, quick=False) for name in rest.DETECTORS}
-    fewer = {name for name, count in found.items() if count == 5}
-    assert fewer == {"yolov9-e", "gelan-e"} and {*found.values()} == {5, 9}
-    assert rule_task.seeds("yolov9-e", quick=True) == 1
+def test_the_largest_detectors_have_fewer_seeds_and_those_of_maxima_more() -> None:
+    found: dict[int, set[tuple[str, torch.dtype]]] = {}
+    for name, dtype in itertools.product(rest.DETECTORS, rule_task.dtypes("cpu")):
+        count = rule_task.seeds(name, dtype, quick=False)
+        found.setdefault(count, set()).add((name, dtype))
+    assert {*found} == {5, 9, 49}
+    assert {name for name, _ in found[5]} == {"yolov9-e", "gelan-e"}
+    assert found[49] == {(n, torch.float32) for n in ("yolov9-c", "gelan-c")}
+    assert rule_task.seeds("yolov9-c", torch.float32, quick=True) == 1
 
 
 def test_one_bit_is_found() -> None:

@@ -17,9 +17,9 @@ from benchmarks.models import _tests, detection_model
 
 KEEPS = ("conv", "min")
 SIZE, BATCH = 128, 2
-# Errors of gradients are 50 times as large for one seed as for another, for a maximum that
-# changes its place: medians of three by stock PyTorch in two layouts were 3.5 apart.
-SEEDS, SEEDS_OF_LARGEST = 9, 5
+# Medians of three by stock PyTorch in two layouts were 3.5 apart: bench_rule.py says why,
+# and of which detectors in float32 half of the seeds have it.
+SEEDS, SEEDS_OF_LARGEST, SEEDS_OF_MAXIMA = 9, 5, 49
 NO_BF16 = (8, 0)  # GPUs below have none
 
 
@@ -32,10 +32,12 @@ def dtypes(device: str) -> tuple[torch.dtype, ...]:
     return (*half, torch.bfloat16) if has_bf16 else half
 
 
-def seeds(model: str, quick: bool) -> int:
+def seeds(model: str, dtype: torch.dtype, quick: bool) -> int:
     """How many the median is of."""
     if quick:
         return 1
+    if dtype == torch.float32 and model.endswith("-c"):
+        return SEEDS_OF_MAXIMA
     return SEEDS_OF_LARGEST if model.endswith("-e") else SEEDS
 
 
@@ -44,7 +46,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     import gpu_rule
 
     device, name = request["device"], request["model"]
-    count = seeds(name, request["quick"])
+    counts = {d: seeds(name, d, request["quick"]) for d in dtypes(device)}
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     found = gpu_rule.medians(
@@ -52,15 +54,14 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         (BATCH, 3, SIZE, SIZE),
         gpu_rule.Place(device, exact=device),
         keeps=KEEPS,
-        dtypes=dtypes(device),
-        seeds=count,
+        seeds=counts,
     )
     rows = [
         {
             "case": f"{name}, {str(dtype).removeprefix('torch.')}",
             "implementation": f"yolov9mem {keep}",
             "kind": kind,
-            "seeds": count,
+            "seeds": counts[dtype],
             "ours": ours,
             "stock": stock,
             "ratio": ours / max(stock, 1e-30),
