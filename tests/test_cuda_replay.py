@@ -242,6 +242,24 @@ def test_a_plan_that_goes_leaves_the_captures_of_others_alone() -> None:
         lib.ym_emulation_capture(0)
 
 
+def test_a_plan_that_goes_in_a_thread_of_another_device_leaves_its_graphs(runs) -> None:
+    """To free them would open a context there; the next run does."""
+    lib, run = ce.library(), FixedRun(replays=True)
+    for seed in range(2):
+        run.step(seed)
+    before = lib.ym_emulation_count(GRAPHS)
+    lib.ym_emulation_devices(2)
+    lib.cudaSetDevice(1)
+    try:
+        del run
+        assert lib.ym_emulation_count(GRAPHS) == before
+    finally:
+        lib.cudaSetDevice(0)
+        lib.ym_emulation_devices(1)
+    runs[0].step(0)
+    assert lib.ym_emulation_count(GRAPHS) == before - PARTS
+
+
 def test_a_caller_who_captures_gets_the_launches(runs) -> None:
     lib = ce.library()
     for seed in range(2):
@@ -350,6 +368,20 @@ def test_graphs_are_for_few_sizes(strict: bool) -> None:
             backward(module(image(size=size)), seed=0)
         repeats = [plan.repeats for plan in plans_of(module)]
     assert repeats == [True] * 4 + [False] * 4
+
+
+def test_each_gpu_has_graphs_for_its_sizes() -> None:
+    """DataParallel's replicas share what is known of their origin."""
+    with emulated_gpu():
+        module = ym.checkpoint(Net())
+        for size in range(16, 48, 8):
+            backward(module(image(size=size)), seed=0)
+        for lowered in registry.runner_of(module).lowered.values():
+            for graph in lowered.graphs:
+                graph.program.device = torch.device("cuda", 1)
+        backward(module(image(size=48)), seed=0)
+        repeats = [plan.repeats for plan in plans_of(module)]
+    assert repeats == [True] * 5
 
 
 @pytest.mark.parametrize("keep", ["conv", "min"])

@@ -134,6 +134,7 @@ class Allocator:
             ("max_memory_allocated", peak * GB),
         ):
             monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+        monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "native")
         monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments + others)
         monkeypatch.setattr(torch.cuda, "empty_cache", self.empty)
         monkeypatch.setattr(devices, "is_capturing", lambda device: False)
@@ -157,6 +158,19 @@ def test_blocks_of_sizes_that_have_gone_are_given_back(
     allocator = Allocator(monkeypatch, used=1, free=free, peak=peak)
     arenas.make_room(torch.device("cuda", 0), saved=5 * GB, peak=6 * GB)
     assert allocator.emptied == emptied
+
+
+@pytest.mark.parametrize("name", ["cudaMallocAsync", "pluggable"])
+def test_other_allocators_are_not_asked_for_their_blocks(
+    monkeypatch, name: str
+) -> None:
+    """They raise then."""
+    allocator = Allocator(monkeypatch, used=1, free=[3, 2], peak=9)
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: name)
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: 1 / 0)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 1 / 0)
+    arenas.make_room(torch.device("cuda", 0), saved=5 * GB, peak=6 * GB)
+    assert allocator.emptied == 0
 
 
 def test_room_is_made_when_the_size_changes(monkeypatch) -> None:

@@ -43,6 +43,7 @@ typedef struct replayer {
     struct replayer *next; /* of all there are */
     memory *first;
     int32_t failures; /* to record, in a row */
+    int32_t device;   /* of its graphs; -1: there was none yet */
     pid_t process;
 } replayer;
 
@@ -50,6 +51,7 @@ typedef struct replayer {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static replayer *replayers;
 static int32_t graphs; /* alive */
+static memory *left;   /* of plans that went in a thread on another device */
 static uint64_t clock_now;
 /* Where work is recorded; never destroyed, as cuDNN's handle may still name it. */
 static cudaStream_t own_streams[DEVICES];
@@ -87,6 +89,15 @@ static void forget(memory *m)
     drop_graph(m);
     free(m->word);
     free(m);
+}
+
+static void forget_left(void)
+{
+    while (left != NULL) {
+        memory *gone = left;
+        left = gone->next;
+        forget(gone);
+    }
 }
 
 /* The key that was not used for longest goes, where the part has too many. */
@@ -147,9 +158,14 @@ static void remember(replayer *r, const ym_replay_key *key, cudnn_settings setti
     r->first = m;
 }
 
+static int32_t device_of(const ym_context *context)
+{
+    return context->device < 0 ? 0 : context->device;
+}
+
 static cudaError_t own_stream(const ym_context *context, cudaStream_t *stream)
 {
-    const int device = context->device < 0 ? 0 : context->device;
+    const int device = device_of(context);
     if (device >= DEVICES) {
         return cudaErrorInvalidDevice;
     }
@@ -214,6 +230,7 @@ static bool record(replayer *r, memory *m, ym_context *context, ym_queue_work qu
         return false;
     }
     make_room_for_a_graph();
+    r->device = device_of(context);
     make_graph(m, context, queue, what);
     const bool made = m->graph != NULL;
     r->failures = made ? 0 : r->failures + 1;
@@ -226,6 +243,7 @@ static bool record(replayer *r, memory *m, ym_context *context, ym_queue_work qu
 static memory *take(replayer *r, ym_context *context, const ym_replay_key *key,
                     ym_queue_work queue, const void *what)
 {
+    forget_left();
     if (r->base.gave_up) {
         return NULL;
     }
@@ -291,19 +309,40 @@ static ym_status run(ym_replayer *self, ym_context *context, const ym_replay_key
     return done ? YM_OK : queue(context, what);
 }
 
+static bool is_current(int32_t device)
+{
+    int current = -1;
+    if (cudaGetDevice(&current) != cudaSuccess) {
+        cudaGetLastError();
+        return false;
+    }
+    return current == device;
+}
+
+/* A collection comes at any time, in any thread. In one that is on another device, a
+ * call would open a context there, of hundreds of megabytes: then the graphs are left
+ * for the next run. */
 static void free_replayer(ym_replayer *self)
 {
     replayer *r = (replayer *)self;
     if (r->process != getpid()) {
         return; /* a forked child has no graphs, and the lock may be held for good */
     }
+    const bool here = r->device >= 0 && is_current(r->device);
     enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-    exchange_capture_mode(&mode); /* a collection may come at any time */
+    if (here) {
+        exchange_capture_mode(&mode);
+    }
     pthread_mutex_lock(&lock);
     while (r->first != NULL) {
         memory *gone = r->first;
         r->first = gone->next;
-        forget(gone);
+        if (here || gone->graph == NULL) {
+            forget(gone);
+        } else {
+            gone->next = left;
+            left = gone;
+        }
     }
     replayer **at = &replayers;
     while (*at != r) {
@@ -311,7 +350,9 @@ static void free_replayer(ym_replayer *self)
     }
     *at = r->next;
     pthread_mutex_unlock(&lock);
-    exchange_capture_mode(&mode);
+    if (here) {
+        exchange_capture_mode(&mode);
+    }
     free(r);
 }
 
@@ -321,6 +362,7 @@ ym_replayer *cuda_make_replayer(void)
     if (r == NULL) {
         return NULL;
     }
+    r->device = -1;
     r->base.run = run;
     r->base.free = free_replayer;
     r->process = getpid();

@@ -106,6 +106,8 @@ def make_room(device: torch.device, saved: int, peak: int) -> None:
     """
     if device.type != "cuda" or devices.is_capturing(device):
         return
+    if torch.cuda.get_allocator_backend() != "native":
+        return  # others, such as cudaMallocAsync, do not tell their blocks
     reserved = torch.cuda.memory_reserved(device)
     allocated = torch.cuda.memory_allocated(device)
     needed = max(torch.cuda.max_memory_allocated(device), allocated + peak)

@@ -358,10 +358,13 @@ class Entry:
                         "cuda: a forward of new sizes: the stream is being captured, "
                         "which does not allow it: make it before the capture"
                     )
+                device = graph.program.device  # DataParallel has several
                 others = [
                     known
                     for known in self.lowered.values()
-                    if isinstance(known, Lowered) and graph not in known.graphs
+                    if isinstance(known, Lowered)
+                    and graph not in known.graphs
+                    and any(g.program.device == device for g in known.graphs)
                 ]
                 plan = TorchPlan(
                     graph.program,
