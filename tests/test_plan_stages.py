@@ -269,7 +269,7 @@ def test_arguments_are_checked() -> None:
     )
     last = run.plan.segments - 1
     with pytest.raises(
-        ValueError, match=r"grad_outputs\[1\]: is None, the mask says one"
+        ValueError, match=r"grad_outputs\[1\]: is None, but this segment reads it"
     ):
         run.plan.backward(
             last, run.inputs, *given, [None, None], *wanted, run.saved, work, 0, None,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from allocations import peak_of
 from models_for_tests import Brick, Elan, assert_close, assert_same_training, image
 from models_for_tests import grads as grads_of
 from torch import Tensor, nn
@@ -52,6 +53,32 @@ def test_one_graph_trains_as_stock_does(keep: str, segments: int) -> None:
     (row, *_) = ym.report(ours).rows
     assert row.state == "swapped" and "in 2 stages" in row.detail
     assert row.plans == 2
+
+
+def test_backward_of_many_stages_takes_no_more_than_of_few() -> None:
+    """What crossed a border, and its gradient, go when their stage has been passed."""
+
+    class Many(nn.Module):
+        def __init__(self, stages: int) -> None:
+            super().__init__()
+            self.stem = Brick(3, 16, 3)
+            self.stages = nn.ModuleList(Brick(16, 16, 3) for _ in range(stages))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            for stage in self.stages:
+                x = stage(x.tan())
+            return x
+
+    peaks = []
+    for stages in (2, 12):
+        ours = ym.checkpoint(Many(stages), strict=False, keep="min")
+        for _ in range(2):
+            loss = ours(image(size=64)).square().sum()
+            peak = peak_of(loss.backward)
+        assert f"in {stages + 1} stages" in ym.report(ours).rows[0].detail
+        peaks.append(peak)
+    assert peaks[1] - peaks[0] < 2 * 16 * 64 * 64 * 4  # one value's bytes
 
 
 def test_what_crosses_is_not_held() -> None:

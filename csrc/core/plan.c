@@ -260,6 +260,13 @@ void ym_segment_steps(const ym_schedule *schedule, int32_t segment, int32_t *beg
     }
 }
 
+bool ym_block_lives(const ym_schedule *schedule, const ym_block *block, int32_t segment)
+{
+    int32_t begin, end;
+    ym_segment_steps(schedule, segment, &begin, &end);
+    return block->first < end && block->last >= begin;
+}
+
 static void touch(const ym_plan *plan, int32_t param, bool *touched)
 {
     if (param >= 0 && plan->program->param_grad[param]) {

@@ -166,6 +166,47 @@ PyObject *ym_plan_touched_params_method(plan_object *self, PyObject *args)
     return list;
 }
 
+/* The first or the last segment to run that a block must be there for; -1: none. */
+static int32_t segment_of(const ym_schedule *schedule, const ym_block *block, bool last)
+{
+    int32_t found = -1;
+    for (int32_t k = 0; k < schedule->segment_count; k++) {
+        if (ym_block_lives(schedule, block, k)) {
+            found = last && found >= 0 ? found : k;
+        }
+    }
+    return found;
+}
+
+static PyObject *segments_of(const ym_schedule *schedule, ym_place place, int32_t count,
+                             bool last)
+{
+    PyObject *list = PyList_New(count);
+    for (int32_t i = 0; list != NULL && i < count; i++) {
+        PyList_SET_ITEM(list, i, PyLong_FromLong(-1));
+    }
+    for (int32_t i = 0; list != NULL && i < schedule->block_count; i++) {
+        const ym_block *block = &schedule->block[i];
+        if (block->place == place) {
+            PyObject *segment = PyLong_FromLong(segment_of(schedule, block, last));
+            PyList_SetItem(list, block->index, segment);
+        }
+    }
+    return list;
+}
+
+PyObject *ym_plan_gradient_segments_method(plan_object *self, PyObject *mask)
+{
+    const ym_schedule *s = schedule_for(self, mask);
+    if (s == NULL) {
+        return NULL;
+    }
+    const ym_graph *g = self->plan->graph;
+    return Py_BuildValue("(NN)",
+                         segments_of(s, YM_PLACE_GRAD_INPUT, g->input_count, false),
+                         segments_of(s, YM_PLACE_GRAD_OUTPUT, g->output_count, true));
+}
+
 PyObject *ym_plan_param_segments_method(plan_object *self, PyObject *unused)
 {
     (void)unused;

@@ -109,19 +109,33 @@ static int parse_accumulate(ym_run_arguments *a, PyObject *accumulate)
     return status;
 }
 
-/* Every gradient that this segment writes must have a place. */
+/* Every gradient of a value that this segment reads or writes must be there. */
+static int require_values(const ym_run_arguments *a, const ym_schedule *schedule,
+                          int32_t segment)
+{
+    for (int32_t i = 0; i < schedule->block_count; i++) {
+        const ym_block *block = &schedule->block[i];
+        const bool is_input = block->place == YM_PLACE_GRAD_INPUT;
+        if ((!is_input && block->place != YM_PLACE_GRAD_OUTPUT) ||
+            !ym_block_lives(schedule, block, segment)) {
+            continue;
+        }
+        const ym_tensor *given = is_input ? a->grad_inputs : a->grad_outputs;
+        if (given[block->index].data == NULL) {
+            PyErr_Format(PyExc_ValueError, "%s[%d]: is None, but this segment %s it",
+                         is_input ? "grad_inputs" : "grad_outputs", block->index,
+                         is_input ? "computes" : "reads");
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Every gradient of a param that this segment writes must have a place. */
 static int require_places(plan_object *self, const ym_run_arguments *a,
                           const ym_schedule *schedule, int32_t segment)
 {
     const ym_graph *g = self->plan->graph;
-    for (int32_t i = 0; i < g->input_count; i++) {
-        if (schedule->reached_input[i] && a->grad_inputs[i].data == NULL &&
-            g->node[g->input[i]].stage <= self->plan->segment_stage[segment]) {
-            PyErr_Format(PyExc_ValueError,
-                         "grad_inputs[%d]: is None, but the plan computes it", i);
-            return -1;
-        }
-    }
     bool *touched = PyMem_Calloc((size_t)g->param_count + 1, sizeof *touched);
     if (touched == NULL) {
         PyErr_NoMemory();
@@ -141,8 +155,8 @@ static int require_places(plan_object *self, const ym_run_arguments *a,
     return status;
 }
 
-/* Which outputs have a gradient: those that are given, and of stages whose turn has not
- * come those that the mask says. */
+/* Which outputs have a gradient: those that the mask says, or without one that are
+ * given. Of stages whose turn has come no others may be. */
 static int complete_mask(plan_object *self, ym_run_arguments *a, int32_t stage,
                          PyObject *mask)
 {
@@ -150,25 +164,23 @@ static int complete_mask(plan_object *self, ym_run_arguments *a, int32_t stage,
     if (ym_parse_flags(mask, "mask", g->output_count, &a->mask) < 0) {
         return -1;
     }
-    if (a->mask == NULL) {
+    const bool has_mask = a->mask != NULL;
+    if (!has_mask) {
         a->mask = PyMem_Calloc((size_t)g->output_count + 1, sizeof(bool));
         if (a->mask == NULL) {
             PyErr_NoMemory();
             return -1;
         }
-        stage = 0;
     }
     for (int32_t i = 0; i < g->output_count; i++) {
         const bool given = a->grad_outputs[i].data != NULL;
-        if (g->output_stage[i] < stage) {
-            continue;
-        }
-        if (mask != NULL && mask != Py_None && a->mask[i] != given) {
-            PyErr_Format(PyExc_ValueError, "grad_outputs[%d]: is %s, the mask says %s",
-                         i, given ? "given" : "None", given ? "none" : "one");
+        if (!has_mask) {
+            a->mask[i] = given;
+        } else if (given && !a->mask[i] && g->output_stage[i] >= stage) {
+            PyErr_Format(PyExc_ValueError,
+                         "grad_outputs[%d]: is given, the mask says none", i);
             return -1;
         }
-        a->mask[i] = given;
     }
     return 0;
 }
@@ -215,7 +227,8 @@ PyObject *ym_plan_backward_method(plan_object *self, PyObject *args)
         parse_accumulate(&a, accumulate) == 0) {
         schedule = backward_schedule(self, &a, stage, mask);
     }
-    if (schedule != NULL && require_places(self, &a, schedule, segment) == 0) {
+    if (schedule != NULL && require_values(&a, schedule, segment) == 0 &&
+        require_places(self, &a, schedule, segment) == 0) {
         result = run(&a, schedule, segment, stream, sum);
     }
     ym_release_arguments(&a);

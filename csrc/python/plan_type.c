@@ -222,6 +222,10 @@ static PyMethodDef plan_methods[] = {
     {"touched_params", (PyCFunction)ym_plan_touched_params_method, METH_VARARGS,
      "touched_params(segment, mask=None)\n--\n\n"
      "Which params' gradients that segment of backward writes."},
+    {"gradient_segments", (PyCFunction)ym_plan_gradient_segments_method, METH_O,
+     "gradient_segments(mask)\n--\n\n"
+     "The segment of backward that first writes each input's gradient, and that last "
+     "reads each output's; -1 where none does."},
     {"param_segments", (PyCFunction)ym_plan_param_segments_method, METH_NOARGS,
      "param_segments()\n--\n\nThe segment that completes each param's gradient, or "
      "-1."},

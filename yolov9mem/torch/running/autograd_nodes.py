@@ -138,6 +138,7 @@ class Call:
         count = plan.stage_inputs[stage].stop
         self.inputs, self.params = list(saved[:count]), list(saved[count:])
         packed = self._packed[:count] or self._pack(self.inputs, "inputs converted")
+        self._packed = []
         params, addresses = self.binding.addresses.of(self.params)
         outputs = len(program.outputs)
         mask = [
@@ -148,11 +149,13 @@ class Call:
         self._backward = BackwardState(
             segment + 1,
             mask,
-            packed,
+            list(packed),
             params,
             [None] * outputs,
             param_addresses=addresses,
             input_addresses=self._of_all_inputs(list(map(address, packed))),
+            grad_inputs=[None] * len(program.input_sizes),
+            grad_input_addresses=[None] * len(program.input_sizes),
             grad_output_addresses=[None] * outputs,
             grad_params=[None] * len(params),
             grad_addresses=[None] * len(params),
@@ -188,17 +191,6 @@ class Call:
         for place in places:
             state.mask[place] = state.given[place]
         state.plan_mask = state.reached = mask = plan.mask(tuple(state.mask))
-        with unfilled():
-            made = [
-                torch.empty(x.shape, dtype=x.dtype, device=x.device)
-                if reached
-                else None
-                for x, reached in zip(state.inputs, mask.reached_inputs)
-            ]
-        state.grad_inputs = made
-        state.grad_input_addresses = self._of_all_inputs(
-            [None if g is None else address(g) for g in made]
-        )
         self._have_workspace(mask.workspace_bytes, device)
 
     def _zeros(self, place: int) -> Tensor:
@@ -225,6 +217,7 @@ class Call:
         plan.use_settings()
         self._take_sums(state, segment, nodes)
         state.make_places(state.plan_mask.touched[segment])
+        state.begin_inputs(state.plan_mask.begun[segment])
         device = plan.program.device
         with devices.current(device):
             plan.core.backward(
@@ -242,6 +235,7 @@ class Call:
                 state.mask,
                 sums_of(plan.program.groups, self.saved, self._workspace),
             )
+        state.end_outputs(state.plan_mask.ended[segment])
 
     def _take_sums(self, state: BackwardState, segment: int, nodes: list[Any]) -> None:
         """Gradients that only this segment writes are added to what is in ``.grad``."""
@@ -259,16 +253,18 @@ class Call:
         return grad if grad is None or dtype is torch.float32 else grad.to(dtype)
 
     def input_grads(self, stage: int) -> list[Tensor | None]:
-        """Of the inputs of a stage that want one, complete after its first segment."""
+        """Of the inputs of a stage that want one, complete after its first segment, the
+        last that needs these inputs."""
         plan, state = self.plan, self._backward
         assert state is not None and state.reached is not None
         found: list[Tensor | None] = []
         for i in plan.stage_inputs[stage]:
+            x, grad = self.inputs[i], state.end_input(i)
             if plan.input_grads[i]:
-                grad = state.grad_inputs[i] if state.reached.reached_inputs[i] else None
-                found.append(
-                    None if grad is None else gradient_of(self.inputs[i], grad)
-                )
+                if not state.reached.reached_inputs[i]:
+                    grad = None
+                found.append(None if grad is None else gradient_of(x, grad))
+        del self.inputs[plan.stage_inputs[stage].start :]
         return found
 
     def is_next(self, segment: int) -> bool:

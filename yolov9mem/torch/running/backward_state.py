@@ -20,17 +20,17 @@ class BackwardState:
 
     next: int  # the segment before the one that runs next
     mask: list[bool]  # by output: has it a gradient, as far as is known?
-    inputs: list[Tensor]  # as the core reads them
+    inputs: list[Tensor | None]  # as the core reads them, while it needs them
     params: list[Tensor]  # in fp32, as their gradients are
-    grad_outputs: list[Tensor | None]
+    grad_outputs: list[Tensor | None]  # while they are read
     param_addresses: list[Any]
     input_addresses: list[Any]
     grad_output_addresses: list[Any]
     grad_params: list[Tensor | None]  # those of segments that have begun
     grad_addresses: list[Any]  # of these
+    grad_inputs: list[Tensor | None]  # from the first segment that writes them
+    grad_input_addresses: list[Any]
     sums: bytearray  # by param: its gradient is added to what is there
-    grad_inputs: list[Tensor | None] = field(default_factory=list)
-    grad_input_addresses: list[Any] = field(default_factory=list)
     given: list[bool] = field(default_factory=list)  # by output: has one come?
     is_exact: bool = True  # has each that was awaited come?
     plan_mask: Mask | None = None  # what runs
@@ -43,6 +43,27 @@ class BackwardState:
         """Of an output, as the core reads it."""
         self.grad_outputs[place] = grad
         self.grad_output_addresses[place] = address(grad)
+
+    def end_outputs(self, places: list[int]) -> None:
+        """Lets go of gradients that have been read."""
+        for place in places:
+            self.grad_outputs[place] = self.grad_output_addresses[place] = None
+
+    def begin_inputs(self, places: list[int]) -> None:
+        """Makes room for gradients of inputs."""
+        with unfilled():
+            for i in places:
+                x = self.inputs[i]
+                assert x is not None
+                made = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+                self.grad_inputs[i], self.grad_input_addresses[i] = made, address(made)
+
+    def end_input(self, i: int) -> Tensor | None:
+        """The gradient of an input, complete; both are no longer ours."""
+        grad = self.grad_inputs[i]
+        self.grad_inputs[i] = self.grad_input_addresses[i] = None
+        self.inputs[i] = self.input_addresses[i] = None
+        return grad
 
     def set_place(self, i: int, grad: Tensor) -> None:
         """The gradient of param ``i`` is to be written there."""

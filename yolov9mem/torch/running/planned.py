@@ -139,6 +139,12 @@ class Mask:
             touched = core.touched_params(segment, given)
             self.touched.append([i for i, t in enumerate(touched) if t])
         self.whole = self._written_once(plan.leaving)
+        first, last = core.gradient_segments(given)
+        every = range(plan.segments)
+        # By segment: inputs whose gradients it is the first to write, and outputs whose
+        # gradients it is the last to read.
+        self.begun = [[i for i, at in enumerate(first) if at == k] for k in every]
+        self.ended = [[i for i, at in enumerate(last) if at == k] for k in every]
 
     def _written_once(self, leaving: list[list[int]]) -> list[list[tuple[int, int]]]:
         """By segment: (place in ``leaving``, param) of those that it alone writes."""
