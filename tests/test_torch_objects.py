@@ -8,8 +8,12 @@ anew where that has changed, and where it cannot be known the call stays stock.
 from __future__ import annotations
 
 import copy
+import itertools
 import random
+import sys
 import types
+from array import array
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +77,10 @@ def set_gain(thing: Any, value: float) -> None:
     thing.gain = value
 
 
+def put(thing: Any, value: float) -> None:
+    thing[0] = value
+
+
 def recordings(module: nn.Module) -> int:
     return registry.runner_of(module).counts["recordings"]
 
@@ -98,6 +106,10 @@ THINGS = {
         lambda t, value: t[0].update(gain=value),
     ),
     "array": (np.ones(3), lambda t: float(t[1]), lambda t, value: t.put(1, value)),
+    "800 kB": (np.ones(100_000), lambda t: float(t[7]), lambda t, v: t.put(7, v)),
+    "deque": (deque([1.0, 5.0]), lambda t: t[0], lambda t, value: put(t, value)),
+    "array.array": (array("d", [1.0]), lambda t: t[0], lambda t, value: put(t, value)),
+    "bytes": (bytearray(2), lambda t: float(t[0]), lambda t, value: put(t, int(value))),
 }
 
 
@@ -137,7 +149,12 @@ CHANGING = {
     "counts": (Settings(), count_a_call),
     "draws": (random.Random(0), draw),
     "draws with NumPy": (np.random.default_rng(0), draw),
+    "rotates": (deque([1.0, 2.0, 3.0]), lambda t: t.rotate(1) or t[0]),
+    "goes through a list": (iter([1.0, 2.0, 3.0, 4.0, 5.0]), next),
 }
+if sys.version_info < (3, 14):  # from there on it has no copy, and the module none
+    CHANGING["counts on"] = (itertools.count(1), next)
+    CHANGING["goes round"] = (itertools.cycle([1.0, 2.0]), next)
 
 
 @pytest.mark.parametrize("thing", CHANGING.values(), ids=CHANGING)

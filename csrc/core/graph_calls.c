@@ -103,6 +103,9 @@ ym_status ym_graph_batch_norm(ym_graph *g, int32_t x, int32_t norm, const char *
     YM_CHECK(error, g->node[x].channels == g->norm[norm].channels, YM_ERR_ARGUMENT,
              "batch_norm %s: input has %d channels, must be %d", name,
              g->node[x].channels, g->norm[norm].channels);
+    const ym_norm_module *module = &g->norm[norm];
+    YM_CHECK(error, module->gamma < 0 || module->gamma != module->beta, YM_ERR_ARGUMENT,
+             "batch_norm %s: gamma and beta are one param, must be two", name);
     ym_node *node = NULL;
     YM_TRY(ym_graph_append(g, YM_OP_BATCH_NORM, &x, 1, name, &node, error));
     node->channels = g->node[x].channels;

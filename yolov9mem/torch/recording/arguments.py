@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from enum import Enum
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType
@@ -13,17 +13,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .contents import MOST_BYTES
 from .ir import CannotLower
 
 PRINTED = (  # their repr says all
     *(type(None), bool, int, float, complex, str, bytes, range, slice, Enum, PurePath),
     *(torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format),
 )
+MOST_BYTES = 1 << 16  # of an array, which is part of a key
 KEPT = (type, FunctionType, BuiltinFunctionType)  # equal to themselves only
 
 
-def describe(leaf: Any) -> Hashable:
+def describe(leaves: Sequence[Any]) -> Hashable:
+    """Of each its kind, and which tensors are given more than once.
+
+    Raises:
+        CannotLower: nobody knows what is in one.
+    """
+    kinds = tuple(map(kind_of, leaves))
+    tensors = [id(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
+    if len({*tensors}) == len(tensors):
+        return kinds
+    return kinds, tuple(map(tensors.index, tensors))
+
+
+def kind_of(leaf: Any) -> Hashable:
     """Of a tensor the shape, dtype and device; of all else the value.
 
     Raises:

@@ -46,6 +46,20 @@ def handles(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return register
 
 
+def answer(
+    handler: Callable[..., Any], rec: Recorder, func: Any, args: Any, kwargs: Any
+) -> Any:
+    """The handler's; None where the call has other arguments than it knows, as
+    ``x.max(axis=1)`` has or torch.batch_norm beside F.batch_norm."""
+    try:
+        return handler(rec, func, *args, **kwargs)
+    except TypeError as error:
+        own = error.__traceback__
+        if own is None or own.tb_next is not None:  # raised within the handler
+            raise
+        return None
+
+
 def operand(rec: Recorder, tensor: Any, name: str) -> int:
     value: int | None = rec.import_value(tensor)
     if value is None:

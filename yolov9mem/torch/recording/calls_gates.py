@@ -129,7 +129,7 @@ def _linear(
     x = rec.derived.value(input) if isinstance(input, Tensor) else None
     paths = [rec.parameter_path(t) for t in (weight, bias) if t is not None]
     known = None not in paths and not any(id(t) in rec.ref for t in (weight, bias))
-    if x is None or input.ndim != 2 or not known or rec.shape(x)[2:] != (1, 1):
+    if x is None or not known or rec.shape(x) != (*input.shape, 1, 1):
         return None
     out = func(input, weight, bias)  # raises torch's own errors
     if weight.ndim != 2 or out.dtype not in FLOATS or weight.dtype not in FLOATS:

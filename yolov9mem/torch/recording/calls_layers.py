@@ -141,6 +141,8 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Any:
     x = operand(rec, input, "batch_norm")
+    if weight is bias is not None:
+        raise CannotLower("batch_norm", rec.path, "its weight is its bias as well")
     n, c, h, w = input.shape
     path, module = rec.modules[-1] if rec.modules else ("", None)
     is_synced = training and id(module) in rec.fakes.synced
@@ -282,7 +284,7 @@ def _max_pool2d(
         reason = "return_indices and dilation are not done"
         raise CannotLower("max_pool2d", rec.path, reason)
     kernel = _pair(kernel_size)
-    step = kernel if stride is None or stride == () else _pair(stride)
+    step = kernel if stride in (None, (), []) else _pair(stride)
     out = func(input, kernel, step, padding, dilation, ceil_mode)
     if kernel == rec.shape(x)[2:] and _pair(padding) == (0, 0):
         return reduced(rec, "maximum", x, "hw", out)  # of all pixels
@@ -306,7 +308,7 @@ def _avg_pool2d(
     if divisor_override is not None:
         raise CannotLower("avg_pool2d", rec.path, "divisor_override is not done")
     kernel = _pair(kernel_size)
-    step = kernel if stride is None or stride == () else _pair(stride)
+    step = kernel if stride in (None, (), []) else _pair(stride)
     out = func(input, kernel, step, padding, ceil_mode, count_include_pad)
     if kernel == rec.shape(x)[2:] and _pair(padding) == (0, 0):
         return reduced(rec, "mean", x, "hw", out)  # of all pixels

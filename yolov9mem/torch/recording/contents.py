@@ -7,10 +7,13 @@ identity; objects by identity too, unless they are watched: then by what is in t
 
 from __future__ import annotations
 
+import array
 import contextlib
 import copy
 import random
 import sys
+import warnings
+from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
@@ -18,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 SIMPLE = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype)
-CONTAINERS = (list, tuple, dict, set, frozenset)
+CONTAINERS = (list, tuple, dict, set, frozenset, deque)
 DEPTH = 6  # of what is in what
 MOST_OBJECTS = 10_000
-MOST_BYTES = 1 << 16  # of an array that is compared by content
+MOST_BYTES = 1 << 20  # of an array that is compared by content
 
 
 class Same:
@@ -91,9 +94,15 @@ def is_object(value: Any) -> bool:
 
 
 def _state_of(value: Any) -> Callable[[Any], Any] | None:
-    """What tells the content of a random generator or an array."""
+    """What tells the content of a random generator, an array or an iterator."""
     if isinstance(value, random.Random):
         return type(value).getstate
+    if isinstance(value, bytearray):
+        return bytes
+    if isinstance(value, array.array):
+        return lambda numbers: (numbers.typecode, numbers.tobytes())
+    if hasattr(type(value), "__next__"):
+        return _reduced
     if isinstance(value, torch.Generator):
         return lambda generator: bytes(generator.get_state().tolist())
     numpy = sys.modules.get("numpy")
@@ -102,8 +111,18 @@ def _state_of(value: Any) -> Callable[[Any], Any] | None:
     if isinstance(value, (numpy.random.Generator, numpy.random.RandomState)):
         return lambda generator: repr(_bits(generator).state)
     if isinstance(value, numpy.ndarray) and value.nbytes <= MOST_BYTES:
-        return lambda array: (array.dtype, array.shape, array.tobytes())
+        return lambda numbers: (numbers.dtype, numbers.shape, numbers.tobytes())
     return None
+
+
+def _reduced(iterator: Any) -> list[Any] | None:
+    """What an iterator would be made of again; None: it does not tell."""
+    with warnings.catch_warnings():  # that those of itertools will not in Python 3.14
+        warnings.simplefilter("ignore")
+        try:
+            return list(iterator.__reduce__())
+        except Exception:
+            return None
 
 
 def _bits(generator: Any) -> Any:

@@ -121,6 +121,9 @@ class FakeCopy:
             kind = type(error).__name__
             reason = f"the module cannot be deep-copied ({kind}: {error})"
             raise CannotLower("deepcopy", "", reason) from error
+        self._check_is_whole(original)
+        # What runs instead is the class's forward, which an instance's own may call.
+        vars(self.module).pop("forward", None)
         self._listen({id(made): original for original, made in memo.items()})
         copies = [value for value in memo.values() if isinstance(value, Tensor)]
         self._fakes += [tensor for tensor in copies if id(tensor) not in known]
@@ -137,6 +140,16 @@ class FakeCopy:
                 # The same call of F.batch_norm; who shares is known by the module.
                 module.forward = MethodType(_BatchNorm.forward, module)
                 self.synced.add(id(module))
+
+    def _check_is_whole(self, original: nn.Module) -> None:
+        """Raises CannotLower where a part is no copy: what is tried on it would stay."""
+        originals = {id(part) for part in original.modules()}
+        for path, part in self.module.named_modules():
+            if id(part) in originals:
+                reason = (
+                    "its deepcopy is the module itself, which a recording may change"
+                )
+                raise CannotLower("deepcopy", path, reason)
 
     def _listen(self, original_of: dict[int, int]) -> None:
         """To the copies of objects in attributes; what is no copy is somebody else's."""

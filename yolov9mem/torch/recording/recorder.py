@@ -154,7 +154,11 @@ class Recorder(TorchFunctionMode):
     def run(self, leaves: list[Any], spec: Any) -> Recording:
         """Records one forward for arguments like these leaves."""
         self._device = devices.of(leaves)
-        fakes = [self._input(i, leaf) for i, leaf in enumerate(leaves)]
+        made: dict[int, Any] = {}  # one fake for a tensor that is given twice
+        for i, leaf in enumerate(leaves):
+            if id(leaf) not in made:
+                made[id(leaf)] = self._input(i, leaf)
+        fakes = [made[id(leaf)] for leaf in leaves]
         self.inputs = {id(fake) for fake in fakes}
         self._handed_out = [fake for fake in fakes if isinstance(fake, Tensor)]
         hooks = self._track_modules()
@@ -224,7 +228,7 @@ class Recorder(TorchFunctionMode):
         made = None
         if handler is not None:
             try:
-                made = handler(self, func, *args, **kwargs)
+                made = calls.answer(handler, self, func, args, kwargs)
             except CannotLower as failure:
                 self._refuse(failure)
         return made if made is not None else self.stock_call(func, name, args, kwargs)

@@ -254,7 +254,7 @@ class Entry:
         on_cuda = devices.kind(device) == "cuda"
         cudnn = devices.cudnn_settings() if on_cuda else None
         autocast = devices.autocast_dtype(device)
-        arguments = tuple(map(describe, call.leaves)), str(call.spec)
+        arguments = describe(call.leaves), str(call.spec)
         return (*arguments, autocast, cudnn, membership())
 
     def _remember(self, key: Any, made: Lowered | CannotLower) -> None:
