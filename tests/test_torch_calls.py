@@ -72,6 +72,7 @@ def test_linear_of_one_channel_a_row() -> None:
     stock = Rows()
     ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
     assert_same_training(ours, stock, image(n=1))
+    assert ran_in_core(ours)
 
 
 def test_a_norm_whose_weight_is_its_bias() -> None:
