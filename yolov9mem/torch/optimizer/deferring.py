@@ -121,7 +121,7 @@ class DeferringOptimizer(torch.optim.Optimizer):
             pending.measure(table)
             table.run(
                 inverse=pending.factor,
-                clip=pending.clip(),
+                clip=pending.clip(table),
                 update=False,
                 gradient=WRITE,
             )

@@ -327,7 +327,7 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
             pending.measure(table)
         table.run(
             inverse=pending.factor,
-            clip=pending.clip(),
+            clip=pending.clip(table),
             update=is_finite,
             gradient=ZERO if self.zero_grads else WRITE,
             decay=decay,

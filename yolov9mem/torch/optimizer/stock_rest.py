@@ -70,6 +70,10 @@ class Rest:
                 if reason is not None:
                     raise ValueError(f"{name_of(self._groups, p)}: {reason}")
 
+    def types(self) -> set[torch.dtype]:
+        """Of the gradients."""
+        return {g.dtype for g in self._gradients()}
+
     def norms(self) -> list[float]:
         """L2 norm of each gradient."""
         return [float(torch.linalg.vector_norm(g)) for g in self._gradients()]
@@ -125,7 +129,7 @@ class Rest:
         if group["momentum"] != 0:
             buffers = [momentum_of(p, self._state) for p in params]
         loops = params[0].is_cpu or any(
-            x is not None and x.is_neg() for x in (*params, *grads, *buffers)
+            x is not None and _is_lazy(x) for x in (*params, *grads, *buffers)
         )
         stock_sgd(
             params,
@@ -179,7 +183,8 @@ def _why_not_stepped(p: Tensor, buffer: Tensor | None) -> str | None:
 def _multiply(grads: list[Tensor], factor: float) -> None:
     if factor == 1 or not grads:
         return
-    if any(map(Tensor.is_neg, grads)):  # foreach refuses lazily negated tensors
+    # On the CPU foreach is a loop too, but rounds the factor to a 16-bit gradient's type.
+    if any(g.is_cpu or _is_lazy(g) for g in grads):
         for g in grads:
             g.mul_(factor)
     else:
@@ -187,8 +192,13 @@ def _multiply(grads: list[Tensor], factor: float) -> None:
 
 
 def _zero(grads: list[Tensor]) -> None:
-    if any(map(Tensor.is_neg, grads)):
+    if any(map(_is_lazy, grads)):
         for g in grads:
             g.zero_()
     else:
         torch._foreach_zero_(grads)
+
+
+def _is_lazy(g: Tensor) -> bool:
+    """A view that is negated or conjugated when read, which foreach refuses."""
+    return g.is_neg() or g.is_conj()
