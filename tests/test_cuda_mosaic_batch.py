@@ -81,6 +81,16 @@ def test_tiles_are_cut_to_what_is_seen() -> None:
     assert cut <= seen + 8 * (3 * 256 + 5 * 16), "no more than the image and its margin"
 
 
+@pytest.mark.parametrize("kind", [MosaicDataset, MosaicBatchDataset])
+def test_the_mosaic_is_closed_for_the_last_epochs(kind) -> None:
+    """No class of samples goes on with mosaics in silence."""
+    data = kind(make_mosaic({}))
+    assert data.mosaic
+    data.mosaic = False
+    assert not data.augment.mosaic
+    assert not data.mosaic
+
+
 def test_a_wrong_place_is_refused() -> None:
     batch, _ = samples(MosaicBatchDataset(make_mosaic({})))
     with pytest.raises(

@@ -3,6 +3,7 @@
 
 import random
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,14 +15,11 @@ from yolov9mem.draws import Recipe
 from .mosaic_batch import MosaicBatch
 
 Sample = tuple[torch.Tensor, torch.Tensor]
+T = TypeVar("T")
 
 
-class MosaicDataset(Dataset[Sample]):
-    """Samples of a `Mosaic`: image (3, s, s) uint8 RGB, labels (n, 6) float32.
-
-    The labels' first column is for the image's number in its batch, which
-    `collate_fn` fills in; then class and normalised xywh.
-    """
+class _Samples(Dataset[T]):
+    """What the data sets around a `Mosaic` share."""
 
     def __init__(self, mosaic: Mosaic) -> None:
         self.augment = mosaic
@@ -38,6 +36,14 @@ class MosaicDataset(Dataset[Sample]):
     def mosaic(self, on: bool) -> None:
         self.augment.mosaic = on
 
+
+class MosaicDataset(_Samples[Sample]):
+    """Samples of a `Mosaic`: image (3, s, s) uint8 RGB, labels (n, 6) float32.
+
+    The labels' first column is for the image's number in its batch, which
+    `collate_fn` fills in; then class and normalised xywh.
+    """
+
     def __getitem__(self, index: int) -> Sample:
         image, labels = self.augment.sample(index)
         return torch.from_numpy(image), _numbered(labels)
@@ -52,7 +58,7 @@ class MosaicDataset(Dataset[Sample]):
         return default_collate(list(images)), _joined(labels)
 
 
-class MosaicBatchDataset(Dataset[tuple[Recipe, torch.Tensor]]):
+class MosaicBatchDataset(_Samples[tuple[Recipe, torch.Tensor]]):
     """As MosaicDataset, but rendered by the batch, on a GPU where the batch is moved to.
 
         loader = DataLoader(data, batch_size, collate_fn=data.collate_fn, pin_memory=True)
@@ -62,12 +68,6 @@ class MosaicBatchDataset(Dataset[tuple[Recipe, torch.Tensor]]):
     Workers draw, decode and cut the tiles to what the warp can see; the images have the
     bytes of MosaicDataset's.
     """
-
-    def __init__(self, mosaic: Mosaic) -> None:
-        self.augment = mosaic
-
-    def __len__(self) -> int:
-        return len(self.augment)
 
     def __getitem__(self, index: int) -> tuple[Recipe, torch.Tensor]:
         recipe = self.augment.recipe(index)
