@@ -310,3 +310,16 @@ def test_frozen_may_be_an_iterator() -> None:
     block, _, _ = small()
     trained = block.plan((1, 5, 5), frozen=iter(["cv1.bn.bias"])).trained
     assert trained == set(block.param_shapes) - {"cv1.bn.bias"}
+
+
+@pytest.mark.parametrize("backend", ["ref", "cpu"])
+def test_an_infinity_spoils_what_it_reaches_and_no_more(backend):
+    """Which of both it becomes, infinity or NaN, is not said."""
+    block = yolov9mem.conv(4, 8, 3, act=False)
+    params = block.initial_params(0)
+    x = np.random.default_rng(0).standard_normal((1, 16, 16, 4)).astype(np.float32)
+    x[0, 8, 7, 2] = np.inf
+    y = block.forward(x, params, training=False, backend=backend)
+    spoilt = ~np.isfinite(y)
+    assert spoilt[0, 7:10, 6:9].all()
+    assert spoilt.sum() == 9 * 8

@@ -220,7 +220,9 @@ class Block:
             out: the output (N, H', W', C'), of the dtype of x; made if not given.
 
         Returns the output. Raises ValueError or TypeError naming tensor and rule. A
-        value that is not finite goes through, as in PyTorch.
+        value that is not finite goes through, as in PyTorch; but of an infinity, or of
+        values beyond a quarter of float32's largest, 3x3 convolutions on the CPU may
+        make NaN, as Winograd's transforms subtract them from one another.
         """
         check_array("x", x)
         if x.ndim != 4 or 0 in x.shape:

@@ -15,8 +15,9 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """An image file as (h, w, 3) uint8 BGR, upright as its EXIF data says.
 
     Decoded by OpenCV or else by Pillow, whichever is installed; ImportError names both
-    if neither is. Of 16 bits a sample the upper 8 are kept. Raises FileNotFoundError, or
-    ValueError for a file that is no image or has 32 bits a sample.
+    if neither is. WebP files are turned by Pillow, not by OpenCV 4. Of 16 bits a sample
+    the upper 8 are kept. Raises FileNotFoundError, or ValueError for a file that
+    is no image or has 32 bits a sample.
     """
     name = os.fspath(path)
     if not os.path.isfile(name):

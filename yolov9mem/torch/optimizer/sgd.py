@@ -29,7 +29,8 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
     element in one more pass: unscale, clip, weight decay, momentum, Nesterov,
     parameter, moving average, gradient zeroed. The results are bit-equal to
     torch.optim.SGD with foreach=False and to the official ModelEMA; the clip
-    coefficient uses a norm summed in double (torch's float32 sum is about 1e-6 off).
+    coefficient uses a norm summed in double (torch's float32 sum is about 1e-6 off),
+    but torch's own of each gradient that is not for C, see below.
 
     Call `step()` after **every micro-batch**: with `accumulate=N` it returns at once
     N - 1 times and acts on each N-th call. Gradients are summed over the N
