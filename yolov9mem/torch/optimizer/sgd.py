@@ -252,7 +252,8 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
 
         Raises:
             RuntimeError: wrong order of calls, or a closure together with a scaler.
-            TypeError: a gradient is sparse, or an argument of another type.
+            TypeError: a gradient is sparse, or complex under a scaler, or an argument of
+                another type.
             ValueError: a hyper-parameter is not finite, tensors overlap in memory, a
                 shape does not fit.
         """

@@ -70,6 +70,23 @@ class Rest:
                 if reason is not None:
                     raise ValueError(f"{name_of(self._groups, p)}: {reason}")
 
+    def check_unscale(self) -> None:
+        """Looks for what torch would refuse to unscale, perhaps after some others.
+
+        Raises:
+            TypeError: a gradient is complex.
+            ValueError: a gradient is float16.
+        """
+        for p in (p for params in self._params for p in params):
+            g = grad_of(p)
+            if g is not None and g.dtype == torch.float16:
+                raise ValueError("Attempting to unscale FP16 gradients.")
+            if g is not None and g.is_complex():
+                raise TypeError(
+                    f"{name_of(self._groups, p)}: its gradient is {g.dtype}, must be "
+                    "real to be unscaled"
+                )
+
     def types(self) -> set[torch.dtype]:
         """Of the gradients."""
         return {g.dtype for g in self._gradients()}
@@ -79,15 +96,10 @@ class Rest:
         return [float(torch.linalg.vector_norm(g)) for g in self._gradients()]
 
     def unscale(self, inverse: float) -> bool:
-        """Unscales the gradients in place; were all finite?
-
-        Raises:
-            ValueError: a gradient is float16.
-        """
+        """Unscales the gradients in place; were all finite? Raises as check_unscale."""
+        self.check_unscale()
         lots: dict[tuple[torch.device, torch.dtype, bool], list[Tensor]] = {}
         for g in self._gradients():
-            if g.dtype == torch.float16:
-                raise ValueError("Attempting to unscale FP16 gradients.")
             lots.setdefault((g.device, g.dtype, g.is_neg()), []).append(g)
         finite = True
         for (device, _, is_negated), grads in lots.items():
