@@ -169,6 +169,26 @@ def wrong_calls():
             ValueError,
             r"out: shape is \(2, 5, 7, 5\), must be \(2, 5, 7, 6\)",
         ),
+        "parameter's dtype": (
+            lambda: f(x, params | {"cv1.bn.bias": np.zeros(4)}),
+            TypeError,
+            "params: 'cv1.bn.bias': dtype is float64, must be float32$",
+        ),
+        "buffer's dtype": (
+            lambda: f(x, params | {"cv1.bn.running_var": np.ones(4)}),
+            TypeError,
+            "params: 'cv1.bn.running_var': dtype is float64, must be float32$",
+        ),
+        "no count": (
+            lambda: f(x, params | {"cv1.bn.num_batches_tracked": None}),
+            TypeError,
+            "cv1.bn.num_batches_tracked: is NoneType, must be an integer array",
+        ),
+        "backend of a GPU": (
+            lambda: f(x, params, backend="cuda"),
+            ValueError,
+            "backend: is 'cuda', must be cpu or ref; .* by yolov9mem.torch.checkpoint",
+        ),
         "own memory": (
             lambda: yolov9mem.conv(4, 4).forward(x, conv_params(), out=x),
             ValueError,
@@ -239,7 +259,7 @@ def test_wrong_gradients() -> None:
         block.backward(y, out={"x": x[:1]})
     with pytest.raises(ValueError, match="no gradient of 'z'"):
         block.backward(y, out={"z": y})
-    with pytest.raises(TypeError, match=r"cv1\.bn\.bias.*float64"):
+    with pytest.raises(TypeError, match=r"cv1\.bn\.bias: dtype is float64, must be"):
         block.backward(y, out={"cv1.bn.bias": np.zeros(4)})
     same = np.zeros_like(params["cv1.bn.bias"])
     for out in (

@@ -20,6 +20,8 @@ from yolov9mem._checks import (
     Array,
     check_apart,
     check_array,
+    check_counter,
+    check_float32,
     check_mapping,
     check_names,
     check_size,
@@ -158,6 +160,11 @@ class Block:
         size = check_size("input_size", input_size)
         check_text("dtype", dtype)
         check_text("backend", backend)
+        if backend not in ("cpu", "ref"):
+            raise ValueError(
+                f"backend: is {backend!r}, must be cpu or ref; modules of PyTorch run on "
+                "a GPU, by yolov9mem.torch.checkpoint"
+            )
         key = (size, dtype, rule, bool(input_grad), fixed, backend)
         if key not in self._plans:
             trained = [name not in fixed for name in self.param_shapes]
@@ -323,8 +330,9 @@ class Block:
             worst = min(unknown, key=str)
             raise ValueError(f"out: no gradient of {worst!r} is computed")
         for name, array in given.items():
-            check_array(f"gradient of {name}", array)
-            if name == "x":
+            if name != "x":
+                check_float32(f"gradient of {name}", array)
+            else:
                 dtype = dtype_name("x", run.x)
                 check_value("gradient of x", array, run.x.shape, dtype)
             check_writable(f"gradient of {name}", array)
@@ -341,8 +349,9 @@ class Block:
         for name in self._needed:
             if name not in params:
                 raise ValueError(f"params: {name!r} is missing")
-            if not isinstance(params[name], np.ndarray):  # no message made in vain
-                check_array(f"params: {name!r}", params[name])
+            array = params[name]
+            if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+                check_float32(f"params: {name!r}", array)  # no message made in vain
         counters = {norm.counter for norm in self.norms}
         unknown = set(params).difference(self._needed, counters)
         if unknown:
@@ -355,26 +364,15 @@ class Block:
         """What forward writes lies apart from all else, before anything has moved."""
         written = {} if out is None else {"out": out}
         if training:
-            self._check_counters(params)
+            for norm in self.norms:
+                if norm.counter in params:
+                    check_counter(norm.counter, params[norm.counter])
             for norm in self.norms:
                 moved = (*norm.running, norm.counter)
                 written |= {name: params[name] for name in moved if name in params}
         if written:
             rest = {name: a for name, a in params.items() if name not in written}
             check_apart(written, {"x": x} | rest)
-
-    def _check_counters(self, params: Mapping[str, Array]) -> None:
-        for norm in self.norms:
-            count = params.get(norm.counter)
-            if count is None:
-                continue
-            if not isinstance(count, np.ndarray) or count.dtype.kind not in "iu":
-                kind = getattr(count, "dtype", type(count).__name__)
-                raise TypeError(f"{norm.counter}: is {kind}, must be an integer array")
-            if count.size != 1:
-                raise ValueError(f"{norm.counter}: shape is {count.shape}, must be ()")
-            if not count.flags.writeable:
-                raise ValueError(f"{norm.counter}: is read-only, must be writable")
 
     def _norm_state(
         self, norm: Norm, params: Mapping[str, Array], training: bool
