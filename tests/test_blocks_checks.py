@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -343,3 +344,21 @@ def test_an_infinity_spoils_what_it_reaches_and_no_more(backend):
     spoilt = ~np.isfinite(y)
     assert spoilt[0, 7:10, 6:9].all()
     assert spoilt.sum() == 9 * 8
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_a_copy_has_no_part_in_a_forward(duplicate) -> None:
+    """Both would free what backward reads, or go back through it twice."""
+    block, params, x = small()
+    y = block.forward(x, params)
+    other = duplicate(block)
+    with pytest.raises(RuntimeError, match="no forward to go back through"):
+        other.backward(y)
+    np.testing.assert_array_equal(other.forward(x, params), y)
+    for made, expected in zip(other.backward(y), block.backward(y), strict=True):
+        np.testing.assert_equal(made, expected)
+
+
+def test_a_pickle_says_what_to_do_instead() -> None:
+    with pytest.raises(TypeError, match="pickle its parameters, build it anew"):
+        pickle.dumps(small()[0])

@@ -11,7 +11,7 @@ dx, grads = block.backward(dy)           # grads["cv1.conv.weight"], ...
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -112,6 +112,7 @@ class Block:
 
     Attributes: `param_shapes`, by name, of all trained tensors; `norms`.
     A block holds at most one forward at a time and is not for several threads at once.
+    A copy, shallow or deep, is the same module without that forward; there are no pickles.
     """
 
     def __init__(
@@ -312,6 +313,18 @@ class Block:
     def release(self) -> None:
         """Lets go of what the last forward kept."""
         self._run = None
+
+    def __copy__(self) -> "Block":
+        graph, channels = self._graph, self._channels  # neither is ever changed
+        return Block(self.kind, graph, channels, self.param_shapes, self.norms)
+
+    def __deepcopy__(self, memo: object) -> "Block":
+        return self.__copy__()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r}: can't be pickled; pickle its parameters, build it anew"
+        )
 
     def __repr__(self) -> str:
         count = sum(math.prod(shape) for shape in self.param_shapes.values())
