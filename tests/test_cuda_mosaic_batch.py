@@ -99,6 +99,14 @@ def test_a_wrong_place_is_refused() -> None:
         batch.render(torch.empty(2, 3, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"recipes: sizes are \[\], must be one size"):
         MosaicBatch.of([])
+    with pytest.raises(ValueError, match="batch: is on meta, must be on the CPU or a"):
+        batch.to("meta").render()
+
+
+@pytest.mark.parametrize("kind", [MosaicDataset, MosaicBatchDataset])
+def test_a_batch_of_no_samples_is_refused(kind) -> None:
+    with pytest.raises(ValueError, match="samples: there are none, must be at least"):
+        kind.collate_fn([])
 
 
 def test_a_capture_is_refused_and_the_next_batch_works(gpu) -> None:  # noqa: F811

@@ -15,6 +15,7 @@ from yolov9mem.draws import Recipe
 from .mosaic_batch import MosaicBatch
 
 Sample = tuple[torch.Tensor, torch.Tensor]
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -52,9 +53,10 @@ class MosaicDataset(_Samples[Sample]):
     def collate_fn(samples: Sequence[Sample]) -> Sample:
         """Images (N, 3, s, s) uint8 and labels (m, 6) of a batch.
 
-        In a DataLoader's worker the images are stacked in shared memory at once.
+        In a DataLoader's worker the images are stacked in shared memory at once. Raises
+        ValueError if there are no samples.
         """
-        images, labels = zip(*samples, strict=True)
+        images, labels = _columns(samples)
         return default_collate(list(images)), _joined(labels)
 
 
@@ -77,9 +79,19 @@ class MosaicBatchDataset(_Samples[tuple[Recipe, torch.Tensor]]):
     def collate_fn(
         samples: Sequence[tuple[Recipe, torch.Tensor]],
     ) -> tuple[MosaicBatch, torch.Tensor]:
-        """The batch and its labels (m, 6)."""
-        recipes, labels = zip(*samples, strict=True)
+        """The batch and its labels (m, 6). Raises ValueError if there are no samples."""
+        recipes, labels = _columns(samples)
         return MosaicBatch.of(recipes), _joined(labels)
+
+
+def _columns(
+    samples: Sequence[tuple[S, torch.Tensor]],
+) -> tuple[Sequence[S], Sequence[torch.Tensor]]:
+    """The first and the second of each."""
+    if len(samples) == 0:
+        raise ValueError("samples: there are none, must be at least one")
+    first, second = zip(*samples, strict=True)
+    return first, second
 
 
 def _numbered(labels: np.ndarray) -> torch.Tensor:
