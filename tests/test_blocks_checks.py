@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -169,6 +170,26 @@ def wrong_calls():
             ValueError,
             r"out: shape is \(2, 5, 7, 5\), must be \(2, 5, 7, 6\)",
         ),
+        "parameter's dtype": (
+            lambda: f(x, params | {"cv1.bn.bias": np.zeros(4)}),
+            TypeError,
+            "params: 'cv1.bn.bias': dtype is float64, must be float32$",
+        ),
+        "buffer's dtype": (
+            lambda: f(x, params | {"cv1.bn.running_var": np.ones(4)}),
+            TypeError,
+            "params: 'cv1.bn.running_var': dtype is float64, must be float32$",
+        ),
+        "no count": (
+            lambda: f(x, params | {"cv1.bn.num_batches_tracked": None}),
+            TypeError,
+            "cv1.bn.num_batches_tracked: is NoneType, must be an integer array",
+        ),
+        "backend of a GPU": (
+            lambda: f(x, params, backend="cuda"),
+            ValueError,
+            "backend: is 'cuda', must be cpu or ref; .* by yolov9mem.torch.checkpoint",
+        ),
         "own memory": (
             lambda: yolov9mem.conv(4, 4).forward(x, conv_params(), out=x),
             ValueError,
@@ -239,7 +260,7 @@ def test_wrong_gradients() -> None:
         block.backward(y, out={"x": x[:1]})
     with pytest.raises(ValueError, match="no gradient of 'z'"):
         block.backward(y, out={"z": y})
-    with pytest.raises(TypeError, match=r"cv1\.bn\.bias.*float64"):
+    with pytest.raises(TypeError, match=r"cv1\.bn\.bias: dtype is float64, must be"):
         block.backward(y, out={"cv1.bn.bias": np.zeros(4)})
     same = np.zeros_like(params["cv1.bn.bias"])
     for out in (
@@ -310,3 +331,34 @@ def test_frozen_may_be_an_iterator() -> None:
     block, _, _ = small()
     trained = block.plan((1, 5, 5), frozen=iter(["cv1.bn.bias"])).trained
     assert trained == set(block.param_shapes) - {"cv1.bn.bias"}
+
+
+@pytest.mark.parametrize("backend", ["ref", "cpu"])
+def test_an_infinity_spoils_what_it_reaches_and_no_more(backend):
+    """Which of both it becomes, infinity or NaN, is not said."""
+    block = yolov9mem.conv(4, 8, 3, act=False)
+    params = block.initial_params(0)
+    x = np.random.default_rng(0).standard_normal((1, 16, 16, 4)).astype(np.float32)
+    x[0, 8, 7, 2] = np.inf
+    y = block.forward(x, params, training=False, backend=backend)
+    spoilt = ~np.isfinite(y)
+    assert spoilt[0, 7:10, 6:9].all()
+    assert spoilt.sum() == 9 * 8
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_a_copy_has_no_part_in_a_forward(duplicate) -> None:
+    """Both would free what backward reads, or go back through it twice."""
+    block, params, x = small()
+    y = block.forward(x, params)
+    other = duplicate(block)
+    with pytest.raises(RuntimeError, match="no forward to go back through"):
+        other.backward(y)
+    np.testing.assert_array_equal(other.forward(x, params), y)
+    for made, expected in zip(other.backward(y), block.backward(y), strict=True):
+        np.testing.assert_equal(made, expected)
+
+
+def test_a_pickle_says_what_to_do_instead() -> None:
+    with pytest.raises(TypeError, match="pickle its parameters, build it anew"):
+        pickle.dumps(small()[0])

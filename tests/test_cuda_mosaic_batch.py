@@ -81,6 +81,16 @@ def test_tiles_are_cut_to_what_is_seen() -> None:
     assert cut <= seen + 8 * (3 * 256 + 5 * 16), "no more than the image and its margin"
 
 
+@pytest.mark.parametrize("kind", [MosaicDataset, MosaicBatchDataset])
+def test_the_mosaic_is_closed_for_the_last_epochs(kind) -> None:
+    """No class of samples goes on with mosaics in silence."""
+    data = kind(make_mosaic({}))
+    assert data.mosaic
+    data.mosaic = False
+    assert not data.augment.mosaic
+    assert not data.mosaic
+
+
 def test_a_wrong_place_is_refused() -> None:
     batch, _ = samples(MosaicBatchDataset(make_mosaic({})))
     with pytest.raises(
@@ -89,6 +99,14 @@ def test_a_wrong_place_is_refused() -> None:
         batch.render(torch.empty(2, 3, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"recipes: sizes are \[\], must be one size"):
         MosaicBatch.of([])
+    with pytest.raises(ValueError, match="batch: is on meta, must be on the CPU or a"):
+        batch.to("meta").render()
+
+
+@pytest.mark.parametrize("kind", [MosaicDataset, MosaicBatchDataset])
+def test_a_batch_of_no_samples_is_refused(kind) -> None:
+    with pytest.raises(ValueError, match="samples: there are none, must be at least"):
+        kind.collate_fn([])
 
 
 def test_a_capture_is_refused_and_the_next_batch_works(gpu) -> None:  # noqa: F811

@@ -114,7 +114,7 @@ def test_what_a_picture_cannot_stand_in_for_is_made_as_it_was() -> None:
 
 
 class Official(Other):
-    """The fields of the official data set; every other file has boxes only."""
+    """The fields of the official data set; every other image is a mirrored view."""
 
     load_mosaic = None
 
@@ -128,8 +128,8 @@ class Official(Other):
         )
         self.mosaic, self.rect, self.albumentations = True, False, None
         self.mosaic_border, self.indices = [-SIZE // 2, -SIZE // 2], range(6)
-        self.segments = [[] if i % 2 else s for i, s in enumerate(chain.segments)]
-        chain.segments, chain.hyp = self.segments, self.hyp
+        self.segments, chain.hyp = chain.segments, self.hyp
+        chain.images = [x[:, ::-1] if i % 2 else x for i, x in enumerate(chain.images)]
 
     def load_image(self, index: int) -> Any:
         image = self.chain.images[index]

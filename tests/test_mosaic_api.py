@@ -133,6 +133,24 @@ def test_temporaries_stay_below_300_kilobytes(polygons):
     assert peak < 300_000
 
 
+@pytest.mark.parametrize("paste", [[], [0]], ids=["plain", "paste"])
+@pytest.mark.parametrize(("size", "count", "points"), [(640, 1, 3), (64, 300, 40)])
+def test_memory_of_a_call_is_as_its_docstring_says(size, count, points, paste):
+    tiles = [np.zeros((size, size, 3), np.uint8)] * 4
+    labels = [np.tile(box, (count, 1)) for box in make_labels()]
+    circle = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    outline = 0.5 + 0.3 * np.stack((np.cos(circle), np.sin(circle)), 1)
+    segments = [[outline.astype(np.float32)] * count] * 4
+    rest = dict(image_size=size, paste=paste, out=np.empty((3, size, size), np.uint8))
+    mosaic(tiles, labels, segments, **rest)
+    tracemalloc.start()
+    _, found = mosaic(tiles, labels, segments, **rest)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    said = 4 * count * (600 + 32 * points) + len(paste) * size**2 // 2
+    assert peak - found.nbytes < said + 30_000
+
+
 def test_nothing_leaks():
     augment = make_mosaic(hyp={"mixup": 0.5, "copy_paste": 1.0})
     tile = augment.images[0]

@@ -11,7 +11,7 @@ cv2 = pytest.importorskip("cv2", reason="the reference chain is made of OpenCV c
 from official_chain import Chain, jitter, why_not_equal  # noqa: E402
 from test_mosaic import STRONG, make_data, seed  # noqa: E402
 
-from yolov9mem.augment import official_item, official_sample  # noqa: E402
+from yolov9mem.augment import Mosaic, official_item, official_sample  # noqa: E402
 
 if why_not_equal():
     pytest.skip(why_not_equal(), allow_module_level=True)
@@ -141,11 +141,32 @@ def test_albumentations_run_between_mixup_and_colours():
     np.testing.assert_allclose(our_labels, labels, atol=1e-6, rtol=0)
 
 
-def test_data_set_with_polygons_for_some_images_only_is_refused():
-    chain = make(True, STRONG | {"copy_paste": 1.0, "mosaic": 1.0})
-    chain.segments = [[] if i % 2 else s for i, s in enumerate(chain.segments)]
-    dataset = LookAlike(chain)
-    samples = (official_sample(dataset, number % dataset.n) for number in range(40))
-    seed(0)
-    with pytest.raises(ValueError, match="has no polygon"):
-        list(samples)
+def outlines(labels):
+    """The corners of each box, written out."""
+    corners = ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    return [
+        np.array([((x + i * w / 2), (y + j * h / 2)) for i, j in corners], np.float32)
+        for _, x, y, w, h in labels
+    ]
+
+
+@pytest.mark.parametrize("nine", [False, True], ids=["four", "nine"])
+@pytest.mark.parametrize("part", [0.0, 1.0], ids=["plain", "copy_paste"])
+def test_boxes_among_polygons_are_outlined(part, nine):
+    """Where the image asked for has polygons, the others' boxes are polygons too."""
+    hyp = STRONG | {"copy_paste": part, "mosaic": 1.0, "mixup": 0.0}
+    chain = make(True, hyp)
+    chain.nine = nine
+    given = [s if i % 3 == 0 else [] for i, s in enumerate(chain.segments)]
+    chain.segments = [
+        s or outlines(x) for s, x in zip(given, chain.labels, strict=True)
+    ]
+    ours = Mosaic(chain.images, chain.labels, given, image_size=64, hyp=hyp, nine=nine)
+    for number in range(40):
+        index = number % 3 * 3
+        seed(number)
+        image, labels = chain.sample(index)
+        seed(number)
+        our_image, our_labels = ours.sample(index)
+        np.testing.assert_array_equal(our_image, image)
+        np.testing.assert_allclose(our_labels, labels, atol=1e-6, rtol=0)

@@ -199,3 +199,26 @@ def test_read_image_without_opencv(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
     with pytest.raises(ImportError, match="neither is installed"):
         read_image(file)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_16_bits_without_opencv_are_as_with_it(tmp_path, monkeypatch, name):
+    pytest.importorskip("PIL", reason="Pillow is the other decoder")
+    file = tmp_path / name
+    cv2.imwrite(str(file), np.arange(65536, dtype=np.uint16).reshape(512, 128))
+    expected = read_image(file)
+    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
+    np.testing.assert_array_equal(read_image(file), expected)
+    assert read_image(file).flags.c_contiguous
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_32_bits_are_refused_with_and_without_opencv(tmp_path, monkeypatch, dtype):
+    image = pytest.importorskip("PIL.Image", reason="Pillow is the other decoder")
+    file = tmp_path / "a.tif"
+    image.fromarray(np.arange(64, dtype=dtype).reshape(8, 8)).save(file)
+    with pytest.raises(ValueError, match=r"a\.tif: OpenCV can't read it"):
+        read_image(file)
+    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
+    with pytest.raises(ValueError, match=r"a\.tif: has 32 bits a sample, must have"):
+        read_image(file)

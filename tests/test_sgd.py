@@ -204,6 +204,12 @@ MISALIGNED = np.zeros(17, np.uint8)[1:].view(np.float32)
         (bad(first_step=1), TypeError, "group 0: first_step: expected a bool"),
         (bad(params=[np.broadcast_to(F[:1], 4)]), ValueError, "read-only"),
         (bad(grads=[MISALIGNED]), ValueError, r"grads\[0\]: is not aligned"),
+        (bad(params=None), TypeError, "group 0: params: is a NoneType, must be a seq"),
+        (bad(grads=None), TypeError, "group 0: grads: is a NoneType, must be a seq"),
+        (bad(momentum_buffers=5), TypeError, "group 0: momentum_buffers: is a int"),
+        (bad(averages=5), TypeError, "group 0: averages: is a int, must be a seq"),
+        (None, TypeError, "groups: is a NoneType, must be a sequence"),
+        ([bad(), [F]], TypeError, "group 1: is a list, must be an SGDGroup"),
     ],
 )
 def test_bad_input(group, error, text):
@@ -229,6 +235,13 @@ def test_overlap_of_parts():
 def test_settings_of_other_types(name):
     with pytest.raises(TypeError, match=f"{name}: expected a number, got str: '1'"):
         sgd_step(bad(), **{name: "1"})
+
+
+@pytest.mark.parametrize("name", ["gradient", "backend"])
+@pytest.mark.parametrize("value", [None, []])
+def test_words_of_other_types(name, value):
+    with pytest.raises(TypeError, match=rf"{name}: is (None|\[\]), must be a str"):
+        sgd_step(bad(), **{name: value})
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,50 @@ def test_everything_is_put_back():
     assert "update" not in vars(ema) and ours.ema is None and ours.zero_grads
 
 
+def test_to_stop_what_does_not_run_does_nothing():
+    net, _ = twins()
+    optimizer = AccumulatingSGD(net.parameters(), **RATES)
+    before = torch.amp.GradScaler.unscale_, "grad" in vars(nn.Parameter)
+    never = deferred(optimizer)
+    never.stop()
+    twice = deferred(optimizer, ModelEMA(net), net)
+    twice.start()
+    never.stop()
+    assert torch.amp.GradScaler.unscale_ is not before[0]
+    twice.stop()
+    twice.stop()
+    assert before == (torch.amp.GradScaler.unscale_, "grad" in vars(nn.Parameter))
+    assert optimizer.zero_grads
+    with twice:  # once more
+        assert not optimizer.zero_grads
+    assert optimizer.zero_grads
+
+
+def test_one_within_another_is_refused_and_leaves_that_as_it_is():
+    net, other = twins()
+    before = torch.amp.GradScaler.unscale_
+    ema = OfficialEMA(net)
+    optimizer = AccumulatingSGD(net.parameters(), **RATES)
+    outer = deferred(optimizer, ema, net)
+    with outer:
+        for inner in (outer, deferred(optimizer)):
+            with pytest.raises(RuntimeError, match="is within a deferred already"):
+                inner.start()
+        with (
+            pytest.raises(RuntimeError, match="within a deferred"),
+            deferred(optimizer),
+        ):
+            pass
+        assert not optimizer.zero_grads
+        assert optimizer.ema is ema
+        with deferred(AccumulatingSGD(other.parameters(), **RATES)):
+            pass  # of another optimizer: fine
+        assert torch.amp.GradScaler.unscale_ is not before
+    assert torch.amp.GradScaler.unscale_ is before
+    assert optimizer.zero_grads
+    assert "update" not in vars(ema)
+
+
 def test_bad_input():
     mine, _ = twins()
     with pytest.raises(TypeError, match="expected AccumulatingSGD, got SGD"):

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Tensors that C does not step or average: double, lazily negated, sharing memory."""
 
+import numpy as np
 import pytest
 import torch
 from sgd_twins import assert_same, official_ema_update
 from torch import nn
 
+from yolov9mem.sgd import clip_coefficient
 from yolov9mem.torch.optimizer.ema import ModelEMA
 from yolov9mem.torch.optimizer.sgd import AccumulatingSGD
 
@@ -23,6 +25,60 @@ def test_double_gradients_are_clipped_in_double():
     error = (p.grad - truth).abs().max()
     assert error <= 2 * max((q.grad - truth).abs().max(), torch.tensor(1e-16))
     torch.testing.assert_close(p, q, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.bfloat16, torch.float16, torch.float64, torch.complex64, torch.complex128],
+    ids=str,
+)
+def test_gradients_of_other_types_are_clipped_by_the_same_factor(dtype):
+    """As clip_grad_norm_ does: the factor is not rounded to their type."""
+    torch.manual_seed(0)
+    grads = [torch.randn(4097).to(dtype), torch.ones(3)]
+    made = []
+    for _ in range(2):
+        made.append([nn.Parameter(torch.zeros_like(g)) for g in grads])
+        for p, g in zip(made[-1], grads, strict=True):
+            p.grad = g.clone()
+    ours = AccumulatingSGD(made[0], lr=1.0, max_norm=0.1, zero_grads=False)
+    ours.step()
+    for p in made[1]:
+        kind = (
+            np.float64 if p.dtype in (torch.float64, torch.complex128) else np.float32
+        )
+        factor = clip_coefficient(ours.grad_norm, 0.1, kind)
+        p.grad.mul_(torch.from_numpy(np.asarray(factor, kind)))
+    torch.optim.SGD(made[1], lr=1.0, foreach=False).step()
+    for p, q in zip(*made, strict=True):
+        assert torch.equal(p.grad, q.grad)
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_model_of_16_bits_is_clipped_as_torch_does(dtype):
+    torch.manual_seed(0)
+    p, q = (nn.Parameter(torch.zeros(4097, dtype=dtype)) for _ in range(2))
+    g = torch.randn(4097).to(dtype)
+    for max_norm in (0.1, 0.7, 3.0, 1e3):
+        p.grad, q.grad = g.clone(), g.clone()
+        AccumulatingSGD([p], lr=1.0, max_norm=max_norm, zero_grads=False).step()
+        torch.nn.utils.clip_grad_norm_([q], max_norm)
+        torch.optim.SGD([q], lr=1.0, foreach=False).step()
+        assert torch.equal(p.grad, q.grad)
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.5])
+def test_lazily_conjugated_gradients(max_norm):
+    outcomes = []
+    for make in (torch.Tensor.conj, torch.Tensor.conj_physical):
+        p = nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+        p.grad = make(torch.tensor([1 + 2j, 3 - 1j, 2j]))
+        AccumulatingSGD([p], lr=0.1, max_norm=max_norm).step()
+        assert not p.grad.any()
+        outcomes.append(p.tolist())
+    assert outcomes[0] == outcomes[1]
 
 
 def negated(n):

@@ -202,3 +202,20 @@ def test_thousand_steps_leak_nothing():
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert steps(1000) <= objects + 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 1024
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "text"),
+    [
+        (dict(decay="a"), TypeError, "decay: expected a number, got str: 'a'"),
+        (dict(decay=1.5), ValueError, r"decay is 1.5, must be in \[0, 1\]"),
+        (dict(decay=math.nan), ValueError, "decay is nan, must be in"),
+        (dict(tau=None), TypeError, "tau: expected a number, got NoneType"),
+        (dict(tau=0), ValueError, "tau is 0, must be above 0"),
+        (dict(updates=-5), ValueError, "updates is -5, must be 0 to"),
+        (dict(updates="x"), TypeError, "updates is 'x', must be a whole number"),
+    ],
+)
+def test_an_average_is_told_what_its_settings_break(settings, error, text):
+    with pytest.raises(error, match=text):
+        ModelEMA(nn.Linear(2, 2), **settings)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """AccumulatingSGD under torch.amp.GradScaler, by either of the two ways to step."""
 
+import contextlib
 import math
 
 import pytest
@@ -15,6 +16,7 @@ from sgd_twins import (
 )
 from torch import nn
 
+from yolov9mem.torch.optimizer.deferred import deferred
 from yolov9mem.torch.optimizer.ema import ModelEMA
 from yolov9mem.torch.optimizer.sgd import AccumulatingSGD
 
@@ -122,3 +124,24 @@ def test_infs_are_looked_for_in_gradients_as_they_come(own, max_norm):
         scaler.update()
         outcome.append((str(p.tolist()), scaler.get_scale()))
     assert outcome[0] == outcome[1]
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["step", "deferred"])
+def test_a_complex_gradient_is_refused_before_another_is_unscaled(waits):
+    """To unscale those before it, and to fail then, would unscale them twice."""
+    p, q = (nn.Parameter(torch.ones(3, dtype=d)) for d in (torch.double, torch.cfloat))
+    ours = AccumulatingSGD([p, q], lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(torch.ones(()))
+    p.grad, q.grad = torch.full((3,), 4.0).double(), torch.ones(3, dtype=torch.cfloat)
+    with deferred(ours) if waits else contextlib.nullcontext():
+        with pytest.raises(
+            TypeError, match=r"groups\[0\].* is torch.complex64, must be"
+        ):
+            scaler.unscale_(ours) if waits else ours.step(scaler=scaler)
+        assert p.grad.tolist() == [4.0] * 3
+        q.grad = None
+        if waits:
+            scaler.unscale_(ours)
+        ours.step(scaler=scaler)
+    assert p.tolist() == [0.9] * 3

@@ -101,6 +101,24 @@ def dtype_name(name: str, array: Array) -> str:
     return found
 
 
+def check_float32(name: str, array: Any) -> None:
+    """A parameter, a buffer or a gradient of one; x alone may have 16 bits."""
+    check_array(name, array)
+    if array.dtype != np.float32:
+        raise TypeError(f"{name}: dtype is {array.dtype}, must be float32")
+
+
+def check_counter(name: str, count: Any) -> None:
+    """A writable array of one whole number."""
+    if not isinstance(count, np.ndarray) or count.dtype.kind not in "iu":
+        kind = getattr(count, "dtype", type(count).__name__)
+        raise TypeError(f"{name}: is {kind}, must be an integer array")
+    if count.size != 1:
+        raise ValueError(f"{name}: shape is {count.shape}, must be ()")
+    if not count.flags.writeable:
+        raise ValueError(f"{name}: is read-only, must be writable")
+
+
 def check_image(name: str, image: Any) -> None:
     """(h, w, 3) uint8, not empty, its pixels packed; rows may lie apart."""
     check_array(name, image)

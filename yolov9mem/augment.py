@@ -53,7 +53,8 @@ class Mosaic:
             not, file names are decoded at every use.
         labels: for each image (n, 5): class and normalised xywh.
         segments: for each image a list of normalised polygons (points, 2), one per
-            label, or an empty list; None if there are none at all.
+            label, or an empty list; None if there are none at all. In a mosaic with
+            polygons those of images without are the corners of their boxes.
         image_size: of the result, pixels, even.
         hyp: augmentation, see HYP_SCRATCH_HIGH; what is missing is taken from there.
         nine: nine tiles instead of four.

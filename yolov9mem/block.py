@@ -11,7 +11,7 @@ dx, grads = block.backward(dy)           # grads["cv1.conv.weight"], ...
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from yolov9mem._checks import (
     Array,
     check_apart,
     check_array,
+    check_counter,
+    check_float32,
     check_mapping,
     check_names,
     check_size,
@@ -110,6 +112,7 @@ class Block:
 
     Attributes: `param_shapes`, by name, of all trained tensors; `norms`.
     A block holds at most one forward at a time and is not for several threads at once.
+    A copy, shallow or deep, is the same module without that forward; there are no pickles.
     """
 
     def __init__(
@@ -158,6 +161,11 @@ class Block:
         size = check_size("input_size", input_size)
         check_text("dtype", dtype)
         check_text("backend", backend)
+        if backend not in ("cpu", "ref"):
+            raise ValueError(
+                f"backend: is {backend!r}, must be cpu or ref; modules of PyTorch run on "
+                "a GPU, by yolov9mem.torch.checkpoint"
+            )
         key = (size, dtype, rule, bool(input_grad), fixed, backend)
         if key not in self._plans:
             trained = [name not in fixed for name in self.param_shapes]
@@ -220,7 +228,9 @@ class Block:
             out: the output (N, H', W', C'), of the dtype of x; made if not given.
 
         Returns the output. Raises ValueError or TypeError naming tensor and rule. A
-        value that is not finite goes through, as in PyTorch.
+        value that is not finite goes through, as in PyTorch; but of an infinity, or of
+        values beyond a quarter of float32's largest, 3x3 convolutions on the CPU may
+        make NaN, as Winograd's transforms subtract them from one another.
         """
         check_array("x", x)
         if x.ndim != 4 or 0 in x.shape:
@@ -304,6 +314,18 @@ class Block:
         """Lets go of what the last forward kept."""
         self._run = None
 
+    def __copy__(self) -> "Block":
+        graph, channels = self._graph, self._channels  # neither is ever changed
+        return Block(self.kind, graph, channels, self.param_shapes, self.norms)
+
+    def __deepcopy__(self, memo: object) -> "Block":
+        return self.__copy__()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r}: can't be pickled; pickle its parameters, build it anew"
+        )
+
     def __repr__(self) -> str:
         count = sum(math.prod(shape) for shape in self.param_shapes.values())
         return f"<yolov9mem {self.kind}, {count} parameters>"
@@ -321,8 +343,9 @@ class Block:
             worst = min(unknown, key=str)
             raise ValueError(f"out: no gradient of {worst!r} is computed")
         for name, array in given.items():
-            check_array(f"gradient of {name}", array)
-            if name == "x":
+            if name != "x":
+                check_float32(f"gradient of {name}", array)
+            else:
                 dtype = dtype_name("x", run.x)
                 check_value("gradient of x", array, run.x.shape, dtype)
             check_writable(f"gradient of {name}", array)
@@ -339,8 +362,9 @@ class Block:
         for name in self._needed:
             if name not in params:
                 raise ValueError(f"params: {name!r} is missing")
-            if not isinstance(params[name], np.ndarray):  # no message made in vain
-                check_array(f"params: {name!r}", params[name])
+            array = params[name]
+            if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+                check_float32(f"params: {name!r}", array)  # no message made in vain
         counters = {norm.counter for norm in self.norms}
         unknown = set(params).difference(self._needed, counters)
         if unknown:
@@ -353,26 +377,15 @@ class Block:
         """What forward writes lies apart from all else, before anything has moved."""
         written = {} if out is None else {"out": out}
         if training:
-            self._check_counters(params)
+            for norm in self.norms:
+                if norm.counter in params:
+                    check_counter(norm.counter, params[norm.counter])
             for norm in self.norms:
                 moved = (*norm.running, norm.counter)
                 written |= {name: params[name] for name in moved if name in params}
         if written:
             rest = {name: a for name, a in params.items() if name not in written}
             check_apart(written, {"x": x} | rest)
-
-    def _check_counters(self, params: Mapping[str, Array]) -> None:
-        for norm in self.norms:
-            count = params.get(norm.counter)
-            if count is None:
-                continue
-            if not isinstance(count, np.ndarray) or count.dtype.kind not in "iu":
-                kind = getattr(count, "dtype", type(count).__name__)
-                raise TypeError(f"{norm.counter}: is {kind}, must be an integer array")
-            if count.size != 1:
-                raise ValueError(f"{norm.counter}: shape is {count.shape}, must be ()")
-            if not count.flags.writeable:
-                raise ValueError(f"{norm.counter}: is read-only, must be writable")
 
     def _norm_state(
         self, norm: Norm, params: Mapping[str, Array], training: bool

@@ -58,7 +58,7 @@ def paste_objects(
     if max(chosen) >= len(segments):
         raise ValueError(
             f"copy_paste: label {max(chosen)} has no polygon, there are {len(segments)}"
-            f" for {len(labels)} labels: data sets must have polygons for all or none"
+            f" for {len(labels)} labels"
         )
     height, width = canvas
     outlines = [segments[i] for i in chosen]

@@ -15,7 +15,9 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """An image file as (h, w, 3) uint8 BGR, upright as its EXIF data says.
 
     Decoded by OpenCV or else by Pillow, whichever is installed; ImportError names both
-    if neither is. Raises FileNotFoundError, or ValueError for a file that is no image.
+    if neither is. WebP files are turned by Pillow, not by OpenCV 4. Of 16 bits a sample
+    the upper 8 are kept. Raises FileNotFoundError, or ValueError for a file that
+    is no image or has 32 bits a sample.
     """
     name = os.fspath(path)
     if not os.path.isfile(name):
@@ -44,7 +46,15 @@ def _read_with_pillow(name: str) -> np.ndarray:
         ) from error
     try:
         with Image.open(name) as file:
-            rgb = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+            if file.mode == "F" or (file.mode == "I" and file.format == "TIFF"):
+                raise ValueError(
+                    f"image {name}: has 32 bits a sample, must have 8 or 16"
+                )
+            upright = ImageOps.exif_transpose(file)
+            if upright.mode.startswith("I"):  # convert would cut off at 255
+                grey = (np.asarray(upright) >> 8).astype(np.uint8)
+                return np.repeat(grey[..., np.newaxis], 3, axis=2)
+            rgb = np.asarray(upright.convert("RGB"))
     except (
         UnidentifiedImageError,
         Image.DecompressionBombError,

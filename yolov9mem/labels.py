@@ -92,6 +92,15 @@ def boxes_to_pixels(
     return pixels
 
 
+def outline_boxes(labels: np.ndarray) -> list[np.ndarray]:
+    """The corners of each box within its image, (4, 2) normalised, of the labels' dtype.
+
+    labels: (n, 5), class and normalised xywh.
+    """
+    boxes = boxes_to_pixels(labels[:, 1:5], 1, 1, 0, 0).clip(0, 1)
+    return list(boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2))
+
+
 def _clip_boxes(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
     """xyxy boxes (n, 4) cut off at the image; a new array of the same dtype."""
     limits = np.array((width, height, width, height), boxes.dtype)
@@ -127,14 +136,12 @@ def _warp_segments(
     segments: Sequence[np.ndarray], warp: Warp, height: int, width: int, count: int
 ) -> np.ndarray:
     """The box around what is inside the image of each polygon, (count, 4) float64."""
-    if len(segments) > count:
+    if len(segments) != count:
         raise ValueError(f"segments: {len(segments)} polygons for {count} labels")
-    new = np.zeros((count, 4))
     matrix = tuple(warp.matrix.ravel().tolist())
-    new[: len(segments)] = _core.polygon_boxes(
-        list(segments), matrix, warp.perspective, height, width
+    return np.array(
+        _core.polygon_boxes(list(segments), matrix, warp.perspective, height, width)
     )
-    return new
 
 
 def _survives(
@@ -161,8 +168,8 @@ def warp_labels(
 ) -> np.ndarray:
     """Labels (n, 5) float32, xyxy canvas pixels, to those of the image.
 
-    image: (height, width). With polygons the new box is theirs, else that of the box's
-    corners; boxes that mostly left the image are dropped.
+    image: (height, width). With polygons, one per label, the new box is theirs, else that
+    of the box's corners; boxes that mostly left the image are dropped.
     """
     count = len(labels)
     if count == 0:

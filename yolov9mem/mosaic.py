@@ -237,7 +237,8 @@ def mosaic(
     images: 4 (around `center`) or 9 (clockwise from the middle, then the top) tiles,
     (h, w, 3) uint8 BGR, at most image_size long: see `resize_to_fit`. labels: for each
     tile (n, 5), class and normalised xywh. segments: for each tile a list of normalised
-    polygons (points, 2), one per label or none. center: (x, y) where four tiles meet,
+    polygons (points, 2), one per label or none; where another tile has some, the four
+    corners of a box are the polygon of a label without. center: (x, y) where tiles meet,
     or the upper left corner of the window on nine. warp: canvas to image, see
     `draw_warp`; None shows the middle. paste: objects to paste mirrored, indices of the
     labels of all tiles in order, see `draw_paste`. partner: a second scene of
@@ -245,7 +246,10 @@ def mosaic(
     hsv: see `hsv_tables`. out: (3, image_size, image_size) uint8 to write to.
 
     Returns the image, (3, image_size, image_size) uint8 RGB, and its labels, (n, 5)
-    float32: class and normalised xywh. Beside both no more than 0.3 MB is allocated.
+    float32: class and normalised xywh. Beside both, what is allocated is no canvas, but
+    about 0.6 kB a label, 32 bytes a point of a polygon and, to paste, one bit a pixel of
+    the canvas, image_size ** 2 / 2 bytes.
+
     Raises ValueError or TypeError naming what breaks a rule; tiles are never written,
     so `out` may share no memory with them.
     """

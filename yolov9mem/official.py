@@ -111,6 +111,8 @@ def official_item(
 
     Returns the image (3, H, W) uint8 RGB, labels (n, 5) float32 of class and normalised
     xywh, and the shapes (None for a mosaic). The random draws are the official ones.
+    Where only some images of a mosaic have polygons, which the official code gives to
+    other images' labels, the boxes of the others are outlined.
     """
     index = dataset.indices[index]
     shapes = None

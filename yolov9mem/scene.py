@@ -12,7 +12,7 @@ import numpy as np
 from yolov9mem import _core
 from yolov9mem._checks import check_array, check_real, check_text
 from yolov9mem.copy_paste import paste_objects
-from yolov9mem.labels import warp_labels
+from yolov9mem.labels import outline_boxes, warp_labels
 from yolov9mem.warp import NO_WARP, Warp
 
 Tile = tuple[np.ndarray, int, int]
@@ -69,6 +69,21 @@ def put_tile(image: np.ndarray, x: int, y: int, size: tuple[int, int]) -> list[T
     return [(image[top - y : bottom - y, left - x : right - x], left, top)]
 
 
+def _one_per_label(
+    labels: Sequence[np.ndarray], segments: Sequence[Sequence[np.ndarray]]
+) -> Sequence[Sequence[np.ndarray]]:
+    """The polygons, and outlines of boxes for images without where another has some.
+
+    They are joined, and a label is matched with its polygon by its place among all.
+    """
+    if not any(map(len, segments)):
+        return segments
+    return [
+        outlines if len(outlines) else outline_boxes(boxes)
+        for boxes, outlines in zip(labels, segments, strict=True)
+    ]
+
+
 def place_labels(
     labels: Sequence[np.ndarray],
     segments: Sequence[Sequence[np.ndarray]],
@@ -78,8 +93,10 @@ def place_labels(
     """Normalised labels and polygons of images placed at (x, y), in canvas pixels.
 
     Returns all labels, (n, 5) float32 xyxy, the points of all polygons, (m, 2) float32,
-    and how many points each polygon has.
+    and how many points each polygon has. If any image has polygons, the boxes of images
+    without are outlined, so that each label has its own.
     """
+    segments = _one_per_label(labels, segments)
     # An image without labels keeps its polygons as they are, as there.
     frames = np.array(
         [

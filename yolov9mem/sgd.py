@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from yolov9mem import _core
+from yolov9mem._checks import check_sequence, check_text
 
 _GRADIENT = {"keep": 0, "zero": 1, "write": 2}
 
@@ -126,10 +127,12 @@ def sgd_step(
         SGDResult(norm, stepped).
 
     Raises:
-        TypeError: an array is not float32, or a setting is of another type.
+        TypeError: an array is not float32, or an argument is of another type.
         ValueError: shapes or strides differ, memory overlaps, a value breaks its rule.
     """
-    members = [groups] if isinstance(groups, SGDGroup) else list(groups)
+    members = _members(groups)
+    check_text("backend", backend)
+    check_text("gradient", gradient)
     if gradient not in _GRADIENT:
         raise ValueError(f"gradient is {gradient!r}, must be one of {list(_GRADIENT)}")
     _check_settings(max_norm, loss_scale, ema_decay)
@@ -161,6 +164,17 @@ def sgd_step(
     except ValueError as error:
         raise named(error, _names(members)) from None
     return SGDResult(norm, stepped)
+
+
+def _members(groups: SGDGroup | Sequence[SGDGroup]) -> list[SGDGroup]:
+    if isinstance(groups, SGDGroup):
+        return [groups]
+    check_sequence("groups", groups)
+    for number, group in enumerate(groups):
+        if not isinstance(group, SGDGroup):
+            kind = type(group).__name__
+            raise TypeError(f"group {number}: is a {kind}, must be an SGDGroup")
+    return list(groups)
 
 
 def _names(groups: Sequence[SGDGroup]) -> Callable[[int], str]:
@@ -214,9 +228,14 @@ def _check_group(group: SGDGroup, number: int) -> None:
         raise ValueError(
             f"{where}: momentum is {group.momentum}, needs momentum_buffers"
         )
+    check_sequence(f"{where}: params", group.params)
+    check_sequence(f"{where}: grads", group.grads)
     for name in ("grads", "momentum_buffers", "averages"):
         arrays = getattr(group, name)
-        if arrays is not None and len(arrays) != len(group.params):
+        if arrays is None:
+            continue
+        check_sequence(f"{where}: {name}", arrays)
+        if len(arrays) != len(group.params):
             raise ValueError(
                 f"{where}: {len(arrays)} {name} for {len(group.params)} params"
             )

@@ -60,8 +60,8 @@ def _is_pil(value: Any) -> bool:
 def sample(dataset: Any, index: int) -> Any:
     """dataset[index] by our mosaic; by the stock code where ours raises.
 
-    Ours refuses what the official code takes now and then: polygons for the objects of
-    some files only, say, where the object to be pasted happens to have one.
+    Ours refuses what the official code takes now and then: an image whose pixels are not
+    packed, say, as a load_image that mirrors gives it.
     """
     return _or_stock(_strictly_sampled, dataset, index)
 

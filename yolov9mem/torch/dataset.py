@@ -3,6 +3,7 @@
 
 import random
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,14 +15,12 @@ from yolov9mem.draws import Recipe
 from .mosaic_batch import MosaicBatch
 
 Sample = tuple[torch.Tensor, torch.Tensor]
+S = TypeVar("S")
+T = TypeVar("T")
 
 
-class MosaicDataset(Dataset[Sample]):
-    """Samples of a `Mosaic`: image (3, s, s) uint8 RGB, labels (n, 6) float32.
-
-    The labels' first column is for the image's number in its batch, which
-    `collate_fn` fills in; then class and normalised xywh.
-    """
+class _Samples(Dataset[T]):
+    """What the data sets around a `Mosaic` share."""
 
     def __init__(self, mosaic: Mosaic) -> None:
         self.augment = mosaic
@@ -38,6 +37,14 @@ class MosaicDataset(Dataset[Sample]):
     def mosaic(self, on: bool) -> None:
         self.augment.mosaic = on
 
+
+class MosaicDataset(_Samples[Sample]):
+    """Samples of a `Mosaic`: image (3, s, s) uint8 RGB, labels (n, 6) float32.
+
+    The labels' first column is for the image's number in its batch, which
+    `collate_fn` fills in; then class and normalised xywh.
+    """
+
     def __getitem__(self, index: int) -> Sample:
         image, labels = self.augment.sample(index)
         return torch.from_numpy(image), _numbered(labels)
@@ -46,13 +53,14 @@ class MosaicDataset(Dataset[Sample]):
     def collate_fn(samples: Sequence[Sample]) -> Sample:
         """Images (N, 3, s, s) uint8 and labels (m, 6) of a batch.
 
-        In a DataLoader's worker the images are stacked in shared memory at once.
+        In a DataLoader's worker the images are stacked in shared memory at once. Raises
+        ValueError if there are no samples.
         """
-        images, labels = zip(*samples, strict=True)
+        images, labels = _columns(samples)
         return default_collate(list(images)), _joined(labels)
 
 
-class MosaicBatchDataset(Dataset[tuple[Recipe, torch.Tensor]]):
+class MosaicBatchDataset(_Samples[tuple[Recipe, torch.Tensor]]):
     """As MosaicDataset, but rendered by the batch, on a GPU where the batch is moved to.
 
         loader = DataLoader(data, batch_size, collate_fn=data.collate_fn, pin_memory=True)
@@ -63,12 +71,6 @@ class MosaicBatchDataset(Dataset[tuple[Recipe, torch.Tensor]]):
     bytes of MosaicDataset's.
     """
 
-    def __init__(self, mosaic: Mosaic) -> None:
-        self.augment = mosaic
-
-    def __len__(self) -> int:
-        return len(self.augment)
-
     def __getitem__(self, index: int) -> tuple[Recipe, torch.Tensor]:
         recipe = self.augment.recipe(index)
         return recipe, _numbered(recipe.labels())
@@ -77,9 +79,19 @@ class MosaicBatchDataset(Dataset[tuple[Recipe, torch.Tensor]]):
     def collate_fn(
         samples: Sequence[tuple[Recipe, torch.Tensor]],
     ) -> tuple[MosaicBatch, torch.Tensor]:
-        """The batch and its labels (m, 6)."""
-        recipes, labels = zip(*samples, strict=True)
+        """The batch and its labels (m, 6). Raises ValueError if there are no samples."""
+        recipes, labels = _columns(samples)
         return MosaicBatch.of(recipes), _joined(labels)
+
+
+def _columns(
+    samples: Sequence[tuple[S, torch.Tensor]],
+) -> tuple[Sequence[S], Sequence[torch.Tensor]]:
+    """The first and the second of each."""
+    if len(samples) == 0:
+        raise ValueError("samples: there are none, must be at least one")
+    first, second = zip(*samples, strict=True)
+    return first, second
 
 
 def _numbered(labels: np.ndarray) -> torch.Tensor:

@@ -149,10 +149,13 @@ class MosaicBatch:
 
         On a GPU one launch on the current stream, which cannot be captured. ``out`` is
         written and returned if given. Raises ValueError for an ``out`` of another shape,
-        type or device or in the batch's own memory, BackendError where the GPU fails.
+        type or device or in the batch's own memory or a batch that is neither on the CPU
+        nor on a CUDA GPU, BackendError where the GPU fails.
         """
         shape = (len(self), 3, *self.size)
         device = self.pixels.device
+        if devices.kind(device) not in ("cpu", "cuda"):
+            raise ValueError(f"batch: is on {device}, must be on the CPU or a CUDA GPU")
         if out is None:
             out = torch.empty(shape, dtype=torch.uint8, device=device)
         if not isinstance(out, Tensor):

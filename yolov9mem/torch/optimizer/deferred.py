@@ -51,6 +51,7 @@ class deferred:
         model: what `ema` averages (None: found by itself, see AccumulatingSGD).
 
     Raises:
+        RuntimeError: the optimizer is within another already.
         TypeError: optimizer is no AccumulatingSGD.
         ValueError: optimizer.accumulate is not 1: such a script accumulates by itself.
     """
@@ -71,8 +72,19 @@ class deferred:
         self._ema = ema
         self._model = model
         self._zero_grads = optimizer.zero_grads
+        self._is_on = False
 
     def start(self) -> None:
+        """As entering the context.
+
+        Raises:
+            RuntimeError: the optimizer is within a `deferred` already.
+        """
+        if self._optimizer in _active:
+            raise RuntimeError(
+                "deferred: the optimizer is within a deferred already, which is to end "
+                "before another begins"
+            )
         if (
             self._ema is not None
         ):  # first: it raises what AccumulatingSGD.attach_ema does
@@ -81,9 +93,15 @@ class deferred:
         _install()
         _active.add(self._optimizer)
         # The script zeroes by itself, and may look at the gradients before it does.
+        self._zero_grads = self._optimizer.zero_grads
         self._optimizer.zero_grads = False
+        self._is_on = True
 
     def stop(self) -> None:
+        """As leaving the context; does nothing where it was left or never entered."""
+        if not self._is_on:
+            return
+        self._is_on = False
         try:
             self._optimizer.apply_deferred()
         finally:
@@ -95,7 +113,7 @@ class deferred:
         self._optimizer.zero_grads = self._zero_grads
         if self._ema is not None:
             self._optimizer.attach_ema(None)
-            del self._ema.update
+            vars(self._ema).pop("update", None)
         if not _active:
             _uninstall()
 

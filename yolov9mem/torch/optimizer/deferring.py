@@ -52,13 +52,14 @@ class DeferringOptimizer(torch.optim.Optimizer):
         """scaler.unscale_(self) without touching memory: the step does it.
 
         The scaler's record gets a lazy found_inf, so that scaler.step and scaler.update
-        go on as usual.
+        go on as usual. Raises TypeError or ValueError where torch cannot unscale.
         """
         self.apply_deferred()  # of a step that was not made, or a clip before unscale_
         scale, _ = scaler._check_scale_growth_tracker("unscale_")
         record = scaler._per_optimizer_states[id(self)]
         pending = Pending(self._params())
         table = self._table()
+        table.rest.check_unscale()
         if table.steps_on_gpu:
             self._unscale_on_gpu(scale, record, pending, table)
         else:
@@ -121,7 +122,7 @@ class DeferringOptimizer(torch.optim.Optimizer):
             pending.measure(table)
             table.run(
                 inverse=pending.factor,
-                clip=pending.clip(),
+                clip=pending.clip(table),
                 update=False,
                 gradient=WRITE,
             )

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from yolov9mem._checks import check_whole
+from yolov9mem.sgd import is_finite
+
 from .averages import AveragePairs, unwrap
 from .step_table import KEEP, StepTable
 
@@ -28,10 +31,11 @@ class ModelEMA:
         model: copied; the copy is `ema`, in eval mode, without gradients.
         decay: final decay, in [0, 1].
         tau: updates after which the decay is 63 % of the final one; above 0.
-        updates: number of updates already made.
+        updates: number of updates already made, at least 0.
 
     Raises:
-        ValueError: decay or tau breaks its rule.
+        TypeError: decay or tau is no number, or updates no whole one.
+        ValueError: decay, tau or updates breaks its rule.
     """
 
     def __init__(
@@ -41,10 +45,13 @@ class ModelEMA:
         tau: float = 2000,
         updates: int = 0,
     ) -> None:
+        for name, value in (("decay", decay), ("tau", tau)):
+            is_finite(name, value)  # raises for what is no number
         if not 0 <= decay <= 1:
             raise ValueError(f"decay is {decay}, must be in [0, 1]")
         if not tau > 0:
             raise ValueError(f"tau is {tau}, must be above 0")
+        updates = check_whole("updates", updates, 0, 2**63 - 1)
         self.ema = copy.deepcopy(unwrap(model)).eval()
         self.ema.requires_grad_(False)
         self.updates = updates

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from operator import is_
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from yolov9mem.sgd import clip_coefficient
@@ -83,10 +84,18 @@ class Pending:
         every = (*params, *self._params)
         return next((p for p in every if id(p) in places), None)
 
-    def clip(self) -> tuple[float, float]:
-        """The clip coefficient and that of gradients in double, 1 without a clip."""
+    def clip(self, table: StepTable) -> tuple[float, float]:
+        """The clip coefficient and that of gradients in double, 1 without a clip.
+
+        clip_grad_norm_ works it out in 16 bits where all gradients have one such type.
+        """
         if self.max_norm is None or self.norm is None:
             return 1.0, 1.0
+        types = table.types_of_gradients()
+        if types in ({torch.bfloat16}, {torch.float16}):
+            norm = torch.tensor(self.norm, dtype=types.pop())
+            coefficient = (self.max_norm / (norm + 1e-6)).clamp(max=1.0).item()
+            return coefficient, coefficient
         return (
             clip_coefficient(self.norm, self.max_norm),
             clip_coefficient(self.norm, self.max_norm, np.float64),

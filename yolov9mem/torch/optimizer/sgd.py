@@ -29,7 +29,8 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
     element in one more pass: unscale, clip, weight decay, momentum, Nesterov,
     parameter, moving average, gradient zeroed. The results are bit-equal to
     torch.optim.SGD with foreach=False and to the official ModelEMA; the clip
-    coefficient uses a norm summed in double (torch's float32 sum is about 1e-6 off).
+    coefficient uses a norm summed in double (torch's float32 sum is about 1e-6 off),
+    but torch's own of each gradient that is not for C, see below.
 
     Call `step()` after **every micro-batch**: with `accumulate=N` it returns at once
     N - 1 times and acts on each N-th call. Gradients are summed over the N
@@ -251,7 +252,8 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
 
         Raises:
             RuntimeError: wrong order of calls, or a closure together with a scaler.
-            TypeError: a gradient is sparse, or an argument of another type.
+            TypeError: a gradient is sparse, or complex under a scaler, or an argument of
+                another type.
             ValueError: a hyper-parameter is not finite, tensors overlap in memory, a
                 shape does not fit.
         """
@@ -327,7 +329,7 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
             pending.measure(table)
         table.run(
             inverse=pending.factor,
-            clip=pending.clip(),
+            clip=pending.clip(table),
             update=is_finite,
             gradient=ZERO if self.zero_grads else WRITE,
             decay=decay,

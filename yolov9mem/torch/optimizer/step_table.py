@@ -249,6 +249,10 @@ class StepTable:
             lives = self._lives
             raise named(error, lambda row: name_of(self._groups, lives[row])) from None
 
+    def types_of_gradients(self) -> set[torch.dtype]:
+        """Those of all gradients that are stepped; C's are float32."""
+        return self.rest.types() | ({torch.float32} if self._grads else set())
+
     def norm_of_rows(self) -> float:
         """L2 norm of the gradients that C handles, as they are."""
         devices.use_threads_of_torch()

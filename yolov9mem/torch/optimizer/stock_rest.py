@@ -70,20 +70,36 @@ class Rest:
                 if reason is not None:
                     raise ValueError(f"{name_of(self._groups, p)}: {reason}")
 
+    def check_unscale(self) -> None:
+        """Looks for what torch would refuse to unscale, perhaps after some others.
+
+        Raises:
+            TypeError: a gradient is complex.
+            ValueError: a gradient is float16.
+        """
+        for p in (p for params in self._params for p in params):
+            g = grad_of(p)
+            if g is not None and g.dtype == torch.float16:
+                raise ValueError("Attempting to unscale FP16 gradients.")
+            if g is not None and g.is_complex():
+                raise TypeError(
+                    f"{name_of(self._groups, p)}: its gradient is {g.dtype}, must be "
+                    "real to be unscaled"
+                )
+
+    def types(self) -> set[torch.dtype]:
+        """Of the gradients."""
+        return {g.dtype for g in self._gradients()}
+
     def norms(self) -> list[float]:
         """L2 norm of each gradient."""
         return [float(torch.linalg.vector_norm(g)) for g in self._gradients()]
 
     def unscale(self, inverse: float) -> bool:
-        """Unscales the gradients in place; were all finite?
-
-        Raises:
-            ValueError: a gradient is float16.
-        """
+        """Unscales the gradients in place; were all finite? Raises as check_unscale."""
+        self.check_unscale()
         lots: dict[tuple[torch.device, torch.dtype, bool], list[Tensor]] = {}
         for g in self._gradients():
-            if g.dtype == torch.float16:
-                raise ValueError("Attempting to unscale FP16 gradients.")
             lots.setdefault((g.device, g.dtype, g.is_neg()), []).append(g)
         finite = True
         for (device, _, is_negated), grads in lots.items():
@@ -125,7 +141,7 @@ class Rest:
         if group["momentum"] != 0:
             buffers = [momentum_of(p, self._state) for p in params]
         loops = params[0].is_cpu or any(
-            x is not None and x.is_neg() for x in (*params, *grads, *buffers)
+            x is not None and _is_lazy(x) for x in (*params, *grads, *buffers)
         )
         stock_sgd(
             params,
@@ -179,7 +195,8 @@ def _why_not_stepped(p: Tensor, buffer: Tensor | None) -> str | None:
 def _multiply(grads: list[Tensor], factor: float) -> None:
     if factor == 1 or not grads:
         return
-    if any(map(Tensor.is_neg, grads)):  # foreach refuses lazily negated tensors
+    # On the CPU foreach is a loop too, but rounds the factor to a 16-bit gradient's type.
+    if any(g.is_cpu or _is_lazy(g) for g in grads):
         for g in grads:
             g.mul_(factor)
     else:
@@ -187,8 +204,13 @@ def _multiply(grads: list[Tensor], factor: float) -> None:
 
 
 def _zero(grads: list[Tensor]) -> None:
-    if any(map(Tensor.is_neg, grads)):
+    if any(map(_is_lazy, grads)):
         for g in grads:
             g.zero_()
     else:
         torch._foreach_zero_(grads)
+
+
+def _is_lazy(g: Tensor) -> bool:
+    """A view that is negated or conjugated when read, which foreach refuses."""
+    return g.is_neg() or g.is_conj()
