@@ -4,12 +4,8 @@
  */
 #include "core/arena.h"
 
-#include <stdbool.h>
 #include <stdlib.h>
-
-typedef struct span {
-    size_t begin, end;
-} span;
+#include <string.h>
 
 static int larger_first(const void *a, const void *b)
 {
@@ -23,46 +19,45 @@ static int larger_first(const void *a, const void *b)
     return (x->tag > y->tag) - (x->tag < y->tag);
 }
 
-static int by_begin(const void *a, const void *b)
+static int by_offset(const void *a, const void *b)
 {
-    const span *x = a, *y = b;
-    return (x->begin > y->begin) - (x->begin < y->begin);
+    const ym_interval *x = a, *y = b;
+    return (x->offset > y->offset) - (x->offset < y->offset);
 }
 
-static bool live_together(const ym_interval *a, const ym_interval *b)
+/* The lowest offset at which the interval fits between those that live with it;
+ * `placed` is in order of offset. */
+static size_t lowest_fit(const ym_interval *wanted, const ym_interval *placed,
+                         int32_t count, size_t boundary)
 {
-    return a->first <= b->last && b->first <= a->last;
-}
-
-static int32_t collect(const ym_interval *wanted, const ym_interval *list,
-                       int32_t count, span *busy, int32_t used)
-{
+    const size_t bytes = wanted->bytes;
+    size_t offset = bytes > boundary ? boundary : 0;
     for (int32_t i = 0; i < count; i++) {
-        if (live_together(wanted, &list[i])) {
-            busy[used++] = (span){list[i].offset, list[i].offset + list[i].bytes};
+        const ym_interval *other = &placed[i];
+        if (other->first > wanted->last || wanted->first > other->last) {
+            continue;
         }
-    }
-    return used;
-}
-
-/* The lowest offset at which `bytes` fit between the busy spans. */
-static size_t lowest_fit(size_t bytes, span *busy, int32_t count, size_t boundary)
-{
-    qsort(busy, (size_t)count, sizeof *busy, by_begin);
-    size_t offset = 0;
-    for (int32_t i = 0; i <= count; i++) {
+        if (offset + bytes <= other->offset) {
+            return offset;
+        }
+        const size_t end = other->offset + other->bytes;
+        offset = end > offset ? end : offset;
         if (offset < boundary && offset + bytes > boundary) {
             offset = boundary;
         }
-        /* Only now: moving up to the boundary may have reached this span. */
-        if (i == count || offset + bytes <= busy[i].begin) {
-            return offset;
-        }
-        if (busy[i].end > offset) {
-            offset = busy[i].end;
-        }
     }
     return offset;
+}
+
+/* Keeps the order of offsets. */
+static void insert(ym_interval *placed, int32_t count, const ym_interval *interval)
+{
+    int32_t i = count;
+    while (i > 0 && placed[i - 1].offset > interval->offset) {
+        i--;
+    }
+    memmove(&placed[i + 1], &placed[i], (size_t)(count - i) * sizeof *placed);
+    placed[i] = *interval;
 }
 
 ym_status ym_arena_pack(ym_interval *list, int32_t count, const ym_interval *fixed,
@@ -70,18 +65,20 @@ ym_status ym_arena_pack(ym_interval *list, int32_t count, const ym_interval *fix
                         ym_error *error)
 {
     size_t most = (size_t)count + (size_t)fixed_count + 1;
-    span *busy = malloc(most * sizeof *busy);
-    YM_CHECK(error, busy != NULL, YM_ERR_MEMORY, "plan: out of memory");
+    ym_interval *placed = malloc(most * sizeof *placed);
+    YM_CHECK(error, placed != NULL, YM_ERR_MEMORY, "plan: out of memory");
+    memcpy(placed, fixed, (size_t)fixed_count * sizeof *placed);
+    qsort(placed, (size_t)fixed_count, sizeof *placed, by_offset);
     qsort(list, (size_t)count, sizeof *list, larger_first);
     *extent = boundary;
     for (int32_t i = 0; i < count; i++) {
-        int32_t used = collect(&list[i], fixed, fixed_count, busy, 0);
-        used = collect(&list[i], list, i, busy, used);
-        list[i].offset = lowest_fit(list[i].bytes, busy, used, boundary);
+        const int32_t before = fixed_count + i;
+        list[i].offset = lowest_fit(&list[i], placed, before, boundary);
+        insert(placed, before, &list[i]);
         if (list[i].offset + list[i].bytes > *extent) {
             *extent = list[i].offset + list[i].bytes;
         }
     }
-    free(busy);
+    free(placed);
     return YM_OK;
 }
