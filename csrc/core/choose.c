@@ -158,7 +158,7 @@ static ym_status refine(const chooser *c, ym_trial *list)
 }
 
 /* Places all candidates that may be about as small as the smallest, and takes the one
- * that runs least again. So no budget finds a smaller one. */
+ * that runs least again: a smaller one that a larger budget might find would be it. */
 static ym_status choose_min(const chooser *c, ym_trial *list, ym_trial *best)
 {
     size_t smallest = SIZE_MAX;
