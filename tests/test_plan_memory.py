@@ -98,15 +98,15 @@ def test_budget_too_small_names_the_smallest() -> None:
 
 
 def test_min_keeps_what_has_room_in_its_peak() -> None:
-    """A budget of the smallest peak has the least held; min runs less again in it."""
+    """Late outputs, in memory that backward needs later: a third of it stays free."""
     t, _ = tower(px=96)
-    with pytest.raises(ValueError, match="smallest plan needs") as raised:
-        plan(t, keep="budget", budget=1000)
-    smallest = int(str(raised.value).rsplit(" ", 1)[1])
-    least, low = plan(t, keep="budget", budget=smallest), plan(t, keep="min")
-    assert low.peak_bytes <= smallest * (1 + 1 / 32)
-    assert low.saved_bytes > least.saved_bytes
-    assert low.rerun_flops < 0.7 * least.rerun_flops
+    low, conv = plan(t, keep="min"), plan(t, keep="conv")
+    rows = [row for row in low.table() if row["op"] == "conv"]
+    kept = [i for i, row in enumerate(rows) if row["state"] == "kept"]
+    again = [i for i, row in enumerate(rows) if row["rebuilds"] > 0]
+    assert kept and again
+    assert sum(kept) / len(kept) > sum(again) / len(again)
+    assert low.saved_bytes < 0.8 * low.peak_bytes < 0.8 * conv.peak_bytes
 
 
 def test_nothing_is_kept_for_frozen_layers_that_eager_does_not_keep() -> None:

@@ -199,8 +199,8 @@ def test_no_growth_over_many_steps() -> None:
     assert len(gc.get_objects()) - before < 50
 
 
-def test_where_min_holds_what_stock_does_it_is_conv() -> None:
-    """As in a GAN's discriminator: it has the lower peak, and would be left to stock."""
+def test_min_holds_no_more_than_conv_where_stock_holds_little() -> None:
+    """As in a GAN's discriminator: a lower peak alone would leave it to stock."""
 
     def leaky() -> nn.Module:
         return nn.LeakyReLU(0.2, inplace=True)
@@ -219,4 +219,4 @@ def test_where_min_holds_what_stock_does_it_is_conv() -> None:
         assert row.state == "swapped"
         held[keep] = row.held_bytes
         assert row.held_bytes < row.stock_bytes
-    assert held["min"] == held["conv"]
+    assert held["min"] <= held["conv"]

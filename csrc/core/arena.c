@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT
- * Greedy by size: the largest interval first, each at the lowest place that is free
- * during its whole life.
+ * Greedy: one interval after the other, each at the lowest place that is free during
+ * its whole life; the largest first, or the earliest. The one that ends above the best
+ * extent so far is in trouble where it is: it goes first in the next round.
  */
 #include "core/arena.h"
 
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 
-typedef struct span {
-    size_t begin, end;
-} span;
+#define ROUNDS 8 /* of each order */
 
 static int larger_first(const void *a, const void *b)
 {
@@ -23,65 +23,131 @@ static int larger_first(const void *a, const void *b)
     return (x->tag > y->tag) - (x->tag < y->tag);
 }
 
-static int by_begin(const void *a, const void *b)
+static int earlier_first(const void *a, const void *b)
 {
-    const span *x = a, *y = b;
-    return (x->begin > y->begin) - (x->begin < y->begin);
-}
-
-static bool live_together(const ym_interval *a, const ym_interval *b)
-{
-    return a->first <= b->last && b->first <= a->last;
-}
-
-static int32_t collect(const ym_interval *wanted, const ym_interval *list,
-                       int32_t count, span *busy, int32_t used)
-{
-    for (int32_t i = 0; i < count; i++) {
-        if (live_together(wanted, &list[i])) {
-            busy[used++] = (span){list[i].offset, list[i].offset + list[i].bytes};
-        }
+    const ym_interval *x = a, *y = b;
+    if (x->first != y->first) {
+        return x->first < y->first ? -1 : 1;
     }
-    return used;
+    return larger_first(a, b);
 }
 
-/* The lowest offset at which `bytes` fit between the busy spans. */
-static size_t lowest_fit(size_t bytes, span *busy, int32_t count, size_t boundary)
+static int by_offset(const void *a, const void *b)
 {
-    qsort(busy, (size_t)count, sizeof *busy, by_begin);
-    size_t offset = 0;
-    for (int32_t i = 0; i <= count; i++) {
-        if (offset < boundary && offset + bytes > boundary) {
-            offset = boundary;
+    const ym_interval *x = a, *y = b;
+    return (x->offset > y->offset) - (x->offset < y->offset);
+}
+
+/* The lowest offset at which the interval fits between those that live with it;
+ * `placed` is in order of offset. */
+static size_t lowest_fit(const ym_interval *wanted, const ym_interval *placed,
+                         int32_t count, size_t boundary)
+{
+    const size_t bytes = wanted->bytes;
+    size_t offset = bytes > boundary ? boundary : 0;
+    for (int32_t i = 0; i < count; i++) {
+        const ym_interval *other = &placed[i];
+        if (other->first > wanted->last || wanted->first > other->last) {
+            continue;
         }
-        /* Only now: moving up to the boundary may have reached this span. */
-        if (i == count || offset + bytes <= busy[i].begin) {
+        if (offset + bytes <= other->offset) {
             return offset;
         }
-        if (busy[i].end > offset) {
-            offset = busy[i].end;
+        const size_t end = other->offset + other->bytes;
+        offset = end > offset ? end : offset;
+        if (offset < boundary && offset + bytes > boundary) {
+            offset = boundary;
         }
     }
     return offset;
 }
 
-ym_status ym_arena_pack(ym_interval *list, int32_t count, const ym_interval *fixed,
+/* Keeps the order of offsets. */
+static void insert(ym_interval *placed, int32_t count, const ym_interval *interval)
+{
+    int32_t i = count;
+    while (i > 0 && placed[i - 1].offset > interval->offset) {
+        i--;
+    }
+    memmove(&placed[i + 1], &placed[i], (size_t)(count - i) * sizeof *placed);
+    placed[i] = *interval;
+}
+
+typedef struct packer {
+    const ym_interval *fixed; /* in order of offset */
+    int32_t fixed_count, count;
+    size_t boundary;
+    ym_interval *list;   /* in the order of placing */
+    ym_interval *placed; /* room for all */
+} packer;
+
+/* Places the list in its order, until one ends at `limit` or above; returns the number
+ * of the one that ends highest. */
+static int32_t pack_once(const packer *p, size_t limit, size_t *extent)
+{
+    memcpy(p->placed, p->fixed, (size_t)p->fixed_count * sizeof *p->placed);
+    int32_t highest = 0;
+    *extent = p->boundary;
+    for (int32_t i = 0; i < p->count && *extent < limit; i++) {
+        ym_interval *interval = &p->list[i];
+        const int32_t before = p->fixed_count + i;
+        interval->offset = lowest_fit(interval, p->placed, before, p->boundary);
+        insert(p->placed, before, interval);
+        if (interval->offset + interval->bytes > *extent) {
+            *extent = interval->offset + interval->bytes;
+            highest = i;
+        }
+    }
+    return highest;
+}
+
+static void move_to_front(ym_interval *list, int32_t i)
+{
+    const ym_interval first = list[i];
+    memmove(&list[1], &list[0], (size_t)i * sizeof *list);
+    list[0] = first;
+}
+
+/* Improves on *extent and copies the list where it does, in `rounds` rounds or until
+ * nothing above `enough` is needed. */
+static void pack(const packer *p, int32_t rounds, size_t enough, size_t *extent,
+                 ym_interval *best)
+{
+    for (int32_t i = 0; i < rounds && *extent > enough; i++) {
+        size_t reached;
+        const int32_t highest = pack_once(p, *extent, &reached);
+        if (reached < *extent) {
+            *extent = reached;
+            memcpy(best, p->list, (size_t)p->count * sizeof *best);
+        }
+        move_to_front(p->list, highest);
+    }
+}
+
+ym_status ym_arena_pack(ym_interval *list, int32_t count, ym_interval *fixed,
                         int32_t fixed_count, size_t boundary, size_t *extent,
                         ym_error *error)
 {
-    size_t most = (size_t)count + (size_t)fixed_count + 1;
-    span *busy = malloc(most * sizeof *busy);
-    YM_CHECK(error, busy != NULL, YM_ERR_MEMORY, "plan: out of memory");
-    qsort(list, (size_t)count, sizeof *list, larger_first);
-    *extent = boundary;
-    for (int32_t i = 0; i < count; i++) {
-        int32_t used = collect(&list[i], fixed, fixed_count, busy, 0);
-        used = collect(&list[i], list, i, busy, used);
-        list[i].offset = lowest_fit(list[i].bytes, busy, used, boundary);
-        if (list[i].offset + list[i].bytes > *extent) {
-            *extent = list[i].offset + list[i].bytes;
-        }
+    const size_t most = (size_t)count + (size_t)fixed_count + 1;
+    const packer p = {.fixed = fixed,
+                      .fixed_count = fixed_count,
+                      .count = count,
+                      .boundary = boundary,
+                      .list = malloc(most * sizeof *p.list),
+                      .placed = malloc(most * sizeof *p.placed)};
+    const size_t enough = *extent > boundary ? *extent : boundary;
+    const bool ready = p.list != NULL && p.placed != NULL;
+    if (ready) {
+        *extent = SIZE_MAX;
+        qsort(fixed, (size_t)fixed_count, sizeof *fixed, by_offset);
+        memcpy(p.list, list, (size_t)count * sizeof *list);
+        qsort(p.list, (size_t)count, sizeof *list, larger_first);
+        pack(&p, ROUNDS, enough, extent, list);
+        qsort(p.list, (size_t)count, sizeof *list, earlier_first);
+        pack(&p, ROUNDS, enough, extent, list);
     }
-    free(busy);
+    free(p.list);
+    free(p.placed);
+    YM_CHECK(error, ready, YM_ERR_MEMORY, "plan: out of memory");
     return YM_OK;
 }

@@ -32,9 +32,10 @@ typedef struct ym_interval {
     int32_t tag;         /* the caller's */
 } ym_interval;
 
-/* Places `count` intervals beside `fixed_count` fixed ones; *extent is the first byte
- * above everything (at least boundary). Reorders `list`. */
-ym_status ym_arena_pack(ym_interval *list, int32_t count, const ym_interval *fixed,
+/* Places `count` intervals beside `fixed_count` fixed ones; *extent: in, what is
+ * needed in any order, where it ends to look for a better one; out, the first byte
+ * above everything (at least boundary). Reorders both. */
+ym_status ym_arena_pack(ym_interval *list, int32_t count, ym_interval *fixed,
                         int32_t fixed_count, size_t boundary, size_t *extent,
                         ym_error *error);
 

@@ -290,26 +290,36 @@ static bool in_arena(const ym_block *block)
     return block->place <= YM_PLACE_SAVED && block->last >= 0;
 }
 
-size_t ym_live_bytes(const ym_builder *b)
+int64_t *ym_live_profile(const ym_schedule *s)
 {
-    const ym_schedule *s = b->schedule;
-    int64_t *change = calloc((size_t)s->step_count + 2, sizeof *change);
-    if (change == NULL) {
-        return SIZE_MAX;
+    int64_t *live = calloc((size_t)s->step_count + 2, sizeof *live);
+    if (live == NULL) {
+        return NULL;
     }
     for (int32_t i = 0; i < s->block_count; i++) {
         const ym_block *block = &s->block[i];
         if (in_arena(block)) {
-            change[block->first < 0 ? 0 : block->first] += (int64_t)block->bytes;
-            change[block->last + 1] -= (int64_t)block->bytes;
+            live[block->first < 0 ? 0 : block->first] += (int64_t)block->bytes;
+            live[block->last + 1] -= (int64_t)block->bytes;
         }
     }
-    int64_t live = 0, most = (int64_t)b->saved_bytes;
-    for (int32_t i = 0; i < s->step_count; i++) {
-        live += change[i];
-        most = live > most ? live : most;
+    for (int32_t i = 1; i < s->step_count; i++) {
+        live[i] += live[i - 1];
     }
-    free(change);
+    return live;
+}
+
+size_t ym_live_bytes(const ym_builder *b)
+{
+    int64_t *live = ym_live_profile(b->schedule);
+    if (live == NULL) {
+        return SIZE_MAX;
+    }
+    int64_t most = (int64_t)b->saved_bytes;
+    for (int32_t i = 0; i < b->schedule->step_count; i++) {
+        most = live[i] > most ? live[i] : most;
+    }
+    free(live);
     return (size_t)most;
 }
 
@@ -335,7 +345,7 @@ ym_status ym_place_blocks(ym_builder *b, ym_error *error)
             list[count++] = interval;
         }
     }
-    size_t extent;
+    size_t extent = s->live_bytes;
     status =
         ym_arena_pack(list, count, fixed, fixed_count, b->saved_bytes, &extent, error);
     if (status != YM_OK) {

@@ -43,7 +43,10 @@ void ym_add_copy(ym_builder *b, int32_t item, ym_view from, ym_view to,
  * packed copy of item's value or gradient. */
 ym_view ym_packed_view(ym_builder *b, int32_t item, ym_view view);
 
-/* Most bytes live at one step; saved blocks count for their life. */
+/* Bytes live at each step; saved blocks count for their life. The caller frees it;
+ * NULL: out of memory. */
+int64_t *ym_live_profile(const ym_schedule *schedule);
+/* The most of them, and at least what is saved. */
 size_t ym_live_bytes(const ym_builder *b);
 ym_status ym_place_blocks(ym_builder *b, ym_error *error);
 

@@ -266,18 +266,3 @@ bool ym_keep_part(const ym_program *p, double fraction, bool *keep)
     free(list);
     return true;
 }
-
-bool ym_keep_more(const ym_program *p, int32_t count, bool *keep, int32_t *added)
-{
-    bool *all = calloc((size_t)p->item_count + 1, sizeof *all);
-    int32_t outputs = 0;
-    candidate *list = all == NULL ? NULL : list_outputs(p, all, &outputs);
-    *added = 0;
-    for (int32_t i = outputs - 1; list != NULL && i >= 0 && *added < count; i--) {
-        *added += !keep[list[i].item];
-        keep[list[i].item] = true;
-    }
-    free(list);
-    free(all);
-    return list != NULL;
-}

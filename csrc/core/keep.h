@@ -25,11 +25,6 @@ bool ym_keep_cuts(const ym_program *program, size_t limit, bool *keep);
  * memory. */
 bool ym_keep_part(const ym_program *program, double fraction, bool *keep);
 
-/* Adds up to `count` of ym_keep_conv's outputs that are not flagged, those with the
- * most operations per byte first; *added is how many there were. false: out of memory.
- */
-bool ym_keep_more(const ym_program *program, int32_t count, bool *keep, int32_t *added);
-
 /* Bytes that the flagged values take. */
 size_t ym_kept_bytes(const ym_program *program, const bool *keep);
 
