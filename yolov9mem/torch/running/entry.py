@@ -171,7 +171,7 @@ class Entry:
     # Decisions
 
     def _why_stock(self, call: Invocation) -> str | None:
-        reason = conditions.observed() or conditions.globally_hooked()
+        reason = conditions.observed(call.leaves) or conditions.globally_hooked()
         tensors = call.tensors()
         for tensor in tensors:
             reason = reason or conditions.unusual_tensor(tensor)
