@@ -122,8 +122,11 @@ class Launch:
     def _arm(self) -> None:
         """Looks at every module that is called, until the trained model is."""
         launch, stock = self, nn.Module.__call__
+        is_compiling = torch.compiler.is_compiling
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if is_compiling():  # torch.compile reads this, and is to read no more
+                return stock(module, *args, **kwargs)
             began = launch._begins(module, args)
             result = stock(module, *args, **kwargs)
             if began:
@@ -140,7 +143,9 @@ class Launch:
 
     def _begins(self, module: nn.Module, args: tuple[Any, ...]) -> bool:
         """Is this the first training forward? Then everything is swapped now."""
-        if self._armed is None or not module.__dict__.get("training", False):
+        if self._armed is None:
+            return False
+        if not unwrap(module).__dict__.get("training", False):
             return False
         if not torch.is_grad_enabled() or is_recording():
             return False
@@ -271,8 +276,8 @@ class Launch:
             for line in self.lines:
                 self.say(f"yolov9mem: {line[0]}: {line[1]}")
             self.say(
-                f"yolov9mem: nothing to swap in {self.target}: no module was trained "
-                "whose parameters an optimizer owns"
+                f"yolov9mem: nothing to swap in {self.target}: no module whose "
+                "parameters an optimizer owns was trained outside of torch.compile"
             )
         else:
             self.session.measure.finish()
