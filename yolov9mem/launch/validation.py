@@ -139,5 +139,5 @@ def wrap_forward(
         finally:
             watching.evaluated()
 
-    forward.yolov9mem_launch = True
+    forward.yolov9mem_launch = swapped  # registry.py knows it by this
     return forward

@@ -63,7 +63,8 @@ def checkpoint(
 
     The module is recorded lazily, at its next training forward, and again where its
     attributes, the objects in them that forward reads, or the arguments are others. Global
-    variables and attributes of classes are taken as they were, and a forward that compares
+    variables and attributes of classes are taken as they were (a forward that its class
+    gets later runs as it is until checkpoint() is called again), and one that compares
     the type of a tensor with torch.Tensor is shown another class. In eval mode, without
     gradients, under tracing and within torch.utils.checkpoint, which keeps nothing, the
     stock forward runs. Outputs are channels_last tensors;

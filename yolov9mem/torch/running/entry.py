@@ -246,7 +246,7 @@ class Entry:
     def forget(self) -> None:
         """Drops all recordings and plans; the next training forward records anew."""
         with self._lock:
-            self._fingerprint = self._fakes = None
+            self._fingerprint = self._fakes = self._defaults = None
             self.lowered.clear()
 
     def _key(self, call: Invocation) -> Any:
@@ -380,7 +380,7 @@ class Entry:
         return plan
 
 
-class ReplicaEntry:
+class ReplicaEntry(registry.Runner):
     """Runs a DataParallel replica with the plans of its origin."""
 
     def __init__(self, origin: Entry) -> None:
