@@ -309,10 +309,26 @@ class Launch:
             self.say(f"yolov9mem: --report: {error}")
 
 
+class _StandsForSGD(type):
+    """Of the class that a script finds as torch.optim.SGD: what is a torch.optim.SGD in
+    stock is one of it, so too where the stock class itself was made. Its subclasses are
+    classes as any other."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return type.__instancecheck__(_asked_for(cls), instance)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return type.__subclasscheck__(_asked_for(cls), subclass)
+
+
+def _asked_for(cls: type) -> type:
+    return StockSGD if LAUNCHED in cls.__dict__ else cls
+
+
 def _swapped_sgd() -> type:
     """torch.optim.SGD for scripts: zeroing is left to them, as it is stock."""
 
-    class SwappedSGD(AccumulatingSGD):
+    class SwappedSGD(AccumulatingSGD, metaclass=_StandsForSGD):
         def __new__(cls, *args: Any, **kwargs: Any) -> Any:
             if kwargs.get("fused") or kwargs.get("differentiable"):
                 return StockSGD(*args, **kwargs)
