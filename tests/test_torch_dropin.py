@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import pickle
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import textwrap
 import weakref
 
+import pytest
 import torch
 from models_for_tests import (
     Brick,
@@ -118,6 +120,58 @@ def test_release_restores_the_class() -> None:
     assert Elan.forward is inherited
     ym.release(ym.checkpoint(Elan(3, 8, 4)))
     assert "forward" in Elan.__dict__
+
+
+def times_five(forward):
+    return lambda self, x: forward(self, x) * 5
+
+
+def test_a_forward_that_is_set_afterwards_is_kept() -> None:
+    class Own(Elan):
+        pass
+
+    module = ym.checkpoint(Own(3, 8, 4))
+    assert trains_in_core(module)
+    Own.forward = times_five(Elan.forward)
+    mine = Own.__dict__["forward"]
+    ym.release(module)
+    assert Own.__dict__["forward"] is mine
+    assert trains_in_core(ym.checkpoint(module))
+    stock = copy.deepcopy(module)
+    assert_close(module(image()), Elan.forward(stock, image()) * 5)
+    ym.release(module)
+    assert Own.__dict__["forward"] is mine
+    assert "_replicate_for_data_parallel" not in Own.__dict__
+    ym.checkpoint(module)
+    del Own.forward
+    ym.release(module)
+    assert "forward" not in Own.__dict__
+
+
+@pytest.mark.parametrize("says", [False, True], ids=["lambda", "functools.wraps"])
+def test_a_forward_around_ours_is_kept_and_runs_once(says: bool) -> None:
+    class Own(Elan):
+        pass
+
+    module, other = ym.checkpoint(Own(3, 8, 4)), ym.checkpoint(Own(3, 8, 4))
+    stock, x = copy.deepcopy(module), image()
+    assert trains_in_core(module) and trains_in_core(other)
+    ours = Own.forward
+    around = times_five(ours)
+    mine = Own.forward = functools.wraps(ours)(around) if says else around
+    assert_close(module(x), Elan.forward(copy.deepcopy(module), x) * 5)
+    assert ran_in_core(module) == 1
+    ym.checkpoint(module)  # while the other one is there
+    for _ in range(2):
+        assert_close(module(x), Elan.forward(stock, x) * 5)
+    assert ran_in_core(module) == 2
+    before, expected = ran_in_core(other), Elan.forward(copy.deepcopy(other), x) * 5
+    assert_close(other(x), expected)
+    assert ran_in_core(other) == before + 1
+    ym.release(module), ym.release(other)
+    assert Own.__dict__["forward"] is mine
+    assert_close(module(x), Elan.forward(copy.deepcopy(module), x) * 5)
+    assert not ym.report(module).rows
 
 
 def test_subclasses_and_their_bases_do_not_mix() -> None:

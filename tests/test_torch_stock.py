@@ -20,7 +20,7 @@ from models_for_tests import (
     ran_in_core,
     trains_in_core,
 )
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import yolov9mem.torch as ym
 from yolov9mem.torch.running import entry
@@ -62,6 +62,41 @@ def test_scripting_compiles_the_stock_source() -> None:
     ym.checkpoint(module[0])
     scripted = torch.jit.script(module[0])
     assert_close(scripted.eval()(image()), module[0].eval()(image()))
+
+
+def test_symbolic_tracing_is_stock() -> None:
+    module = ym.checkpoint(nn.Sequential(Brick(3, 8, 3)))
+    traced = fx.symbolic_trace(module)
+    assert ran_in_core(module) == 0
+    assert "torch.fx is tracing" in ym.report(module).rows[0].detail
+    stock = fx.symbolic_trace(copy.deepcopy(module))
+    assert str(traced.graph) == str(stock.graph)
+    assert torch.equal(traced(image()), stock(image()))
+    assert trains_in_core(module)
+
+
+def test_proxies_without_a_tracer_are_stock() -> None:
+    module = ym.checkpoint(nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU()))
+    graph = fx.Graph()
+    x = fx.Proxy(graph.placeholder("x"), fx.proxy.GraphAppendingTracer(graph))
+    assert isinstance(module(x), fx.Proxy)
+    assert ran_in_core(module) == 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_model_is_prepared_for_quantization_as_stock() -> None:
+    quantization = pytest.importorskip("torch.ao.quantization")
+    from torch.ao.quantization.quantize_fx import prepare_qat_fx
+
+    module = ym.checkpoint(nn.Sequential(Brick(3, 8, 3)))
+    mapping = quantization.get_default_qat_qconfig_mapping("x86")
+    made = [
+        prepare_qat_fx(model, mapping, (image(),)).graph
+        for model in (module, copy.deepcopy(module))
+    ]
+    assert str(made[0]) == str(made[1])
+    assert ran_in_core(module) == 0
 
 
 @JIT

@@ -122,8 +122,11 @@ class Launch:
     def _arm(self) -> None:
         """Looks at every module that is called, until the trained model is."""
         launch, stock = self, nn.Module.__call__
+        is_compiling = torch.compiler.is_compiling
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if is_compiling():  # torch.compile reads this, and is to read no more
+                return stock(module, *args, **kwargs)
             began = launch._begins(module, args)
             result = stock(module, *args, **kwargs)
             if began:
@@ -140,7 +143,9 @@ class Launch:
 
     def _begins(self, module: nn.Module, args: tuple[Any, ...]) -> bool:
         """Is this the first training forward? Then everything is swapped now."""
-        if self._armed is None or not module.__dict__.get("training", False):
+        if self._armed is None:
+            return False
+        if not unwrap(module).__dict__.get("training", False):
             return False
         if not torch.is_grad_enabled() or is_recording():
             return False
@@ -271,8 +276,8 @@ class Launch:
             for line in self.lines:
                 self.say(f"yolov9mem: {line[0]}: {line[1]}")
             self.say(
-                f"yolov9mem: nothing to swap in {self.target}: no module was trained "
-                "whose parameters an optimizer owns"
+                f"yolov9mem: nothing to swap in {self.target}: no module whose "
+                "parameters an optimizer owns was trained outside of torch.compile"
             )
         else:
             self.session.measure.finish()
@@ -304,10 +309,26 @@ class Launch:
             self.say(f"yolov9mem: --report: {error}")
 
 
+class _StandsForSGD(type):
+    """Of the class that a script finds as torch.optim.SGD: what is a torch.optim.SGD in
+    stock is one of it, so too where the stock class itself was made. Its subclasses are
+    classes as any other."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return type.__instancecheck__(_asked_for(cls), instance)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return type.__subclasscheck__(_asked_for(cls), subclass)
+
+
+def _asked_for(cls: type) -> type:
+    return StockSGD if LAUNCHED in cls.__dict__ else cls
+
+
 def _swapped_sgd() -> type:
     """torch.optim.SGD for scripts: zeroing is left to them, as it is stock."""
 
-    class SwappedSGD(AccumulatingSGD):
+    class SwappedSGD(AccumulatingSGD, metaclass=_StandsForSGD):
         def __new__(cls, *args: Any, **kwargs: Any) -> Any:
             if kwargs.get("fused") or kwargs.get("differentiable"):
                 return StockSGD(*args, **kwargs)

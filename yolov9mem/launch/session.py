@@ -42,6 +42,7 @@ class Session:
         self.model = weakref.ref(unwrap(module))
         self.optimizer = weakref.ref(optimizer)
         self.devices = _devices(module)
+        self.is_compiled = is_compiled(module)
         self.measure = Measure()
         self.slices = Slices()
         self.lines: list[banner.Line] = []
@@ -91,6 +92,8 @@ class Session:
             self.lines.append(("model", "checkpointed by the script itself"))
         elif self.settings.keep == "off":
             self.lines.append(("model, stock", "--ckpt off"))
+        elif self.is_compiled:
+            self.lines.append(("model, stock", "torch.compile runs it"))
         else:
             try:
                 use_expandable_segments()
@@ -213,6 +216,16 @@ def _devices(module: nn.Module) -> int:
         return 1
     found: Any = module.device_ids
     return max(len(found or ()), 1)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Does torch.compile run the model that is called by this module?"""
+    model = unwrap(module)
+    return any(
+        "_orig_mod" in part._modules or part._compiled_call_impl is not None
+        for part in module.modules()
+        if unwrap(part) is model
+    )
 
 
 def is_launched(optimizer: Any) -> bool:

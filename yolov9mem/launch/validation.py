@@ -115,11 +115,14 @@ def wrap_forward(
         swapped: after checkpoint(): what runs a checkpointed instance.
         watcher: gives the session that is on, or None.
     """
+    is_compiling = torch.compiler.is_compiling
 
     @functools.wraps(stock)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if is_compiling():  # first: torch.compile is to read no more of this
+            return swapped(self, *args, **kwargs)
         watching = watcher()
-        if watching is None or is_recording() or torch.compiler.is_compiling():
+        if watching is None or is_recording():
             return swapped(self, *args, **kwargs)
         if not args or not isinstance(args[0], Tensor):
             return stock(self, *args, **kwargs)
@@ -136,5 +139,5 @@ def wrap_forward(
         finally:
             watching.evaluated()
 
-    forward.yolov9mem_launch = True
+    forward.yolov9mem_launch = swapped  # registry.py knows it by this
     return forward

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.fx import _symbolic_trace
 from torch.nn.modules import module as nn_module
 from torch.utils._device import DeviceContext
 from torch.utils._pytree import tree_leaves
@@ -27,6 +28,10 @@ GLOBAL_HOOKS = (
     "_global_backward_hooks",
     "_global_backward_pre_hooks",
 )
+# The second logs a warning in those versions that have the first.
+_fx_is_tracing: Callable[[], bool] = getattr(
+    _symbolic_trace, "is_fx_symbolic_tracing", _symbolic_trace.is_fx_tracing
+)
 
 
 def not_training(module: nn.Module) -> str | None:
@@ -40,10 +45,12 @@ def not_training(module: nn.Module) -> str | None:
     return None
 
 
-def observed() -> str | None:
-    """Somebody looks at the calls or transforms them."""
+def observed(leaves: list[Any]) -> str | None:
+    """Somebody looks at the calls with these arguments, or transforms them."""
     if torch.jit.is_tracing() or torch.jit.is_scripting():
         return "torch.jit is tracing"
+    if _fx_is_tracing() or any(isinstance(leaf, fx.Proxy) for leaf in leaves):
+        return "torch.fx is tracing"
     if getattr(packing(), "__module__", "") == "torch.utils.checkpoint":
         return "torch.utils.checkpoint runs it again"  # and keeps nothing meanwhile
     if torch._C._functorch.peek_interpreter_stack() is not None:

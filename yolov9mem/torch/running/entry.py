@@ -171,7 +171,7 @@ class Entry:
     # Decisions
 
     def _why_stock(self, call: Invocation) -> str | None:
-        reason = conditions.observed() or conditions.globally_hooked()
+        reason = conditions.observed(call.leaves) or conditions.globally_hooked()
         tensors = call.tensors()
         for tensor in tensors:
             reason = reason or conditions.unusual_tensor(tensor)
@@ -246,7 +246,7 @@ class Entry:
     def forget(self) -> None:
         """Drops all recordings and plans; the next training forward records anew."""
         with self._lock:
-            self._fingerprint = self._fakes = None
+            self._fingerprint = self._fakes = self._defaults = None
             self.lowered.clear()
 
     def _key(self, call: Invocation) -> Any:
@@ -380,7 +380,7 @@ class Entry:
         return plan
 
 
-class ReplicaEntry:
+class ReplicaEntry(registry.Runner):
     """Runs a DataParallel replica with the plans of its origin."""
 
     def __init__(self, origin: Entry) -> None:

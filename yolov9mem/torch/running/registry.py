@@ -3,7 +3,9 @@
 
 The class's ``forward`` is patched once. It looks the instance up in a table with weak
 references; copies, unpickled modules and other instances are not in the table and run
-as before. Nothing of ours is in a module's ``__dict__``.
+as before. Nothing of ours is in a module's ``__dict__``. A ``forward`` that somebody gives
+the class afterwards runs in stock PyTorch until the next checkpoint(), which is of it, and
+stays when the last instance is released.
 """
 
 from __future__ import annotations
@@ -34,10 +36,44 @@ class Runner(Protocol):
     def replica(self) -> Runner:
         """The runner of a DataParallel replica."""
 
+    def forget(self) -> None:
+        """The class has another stock forward from now on."""
+        return
+
+
+class _Patch:
+    """What stands in a class for its own methods; MISSING: it inherits them."""
+
+    def __init__(self, cls: type) -> None:
+        self.cls = cls
+        self.own = {name: cls.__dict__.get(name, MISSING) for name in METHODS}
+        self.ours: dict[str, Any] = {}
+
+    def put(self, name: str, function: Any) -> None:
+        self.ours[name] = function
+        setattr(self.cls, name, function)
+
+    def runs(self) -> bool:
+        """Is the class's forward ours, or the launcher's, which steps aside for a
+        recording? What another one does around ours would be recorded with it."""
+        found = self.cls.__dict__.get("forward")
+        ours = self.ours["forward"]
+        return found is ours or getattr(found, "yolov9mem_launch", None) is ours
+
+    def take_away(self) -> None:
+        """What somebody has put in the place of ours stays."""
+        for name, own in self.own.items():
+            if self.cls.__dict__.get(name) is not self.ours[name]:
+                continue
+            if own is MISSING:
+                delattr(self.cls, name)
+            else:
+                setattr(self.cls, name, own)
+
 
 _lock = threading.RLock()
 _runners: dict[int, tuple[weakref.ref[nn.Module], Runner | None]] = {}  # None: stock
-_patched: dict[type, tuple[Any, Any]] = {}  # own forward and replicate, or MISSING
+_patched: dict[type, _Patch] = {}
 _automatic: dict[type, Callable[[nn.Module], Runner]] = {}
 MISSING = object()
 METHODS = ("forward", "_replicate_for_data_parallel")
@@ -82,7 +118,10 @@ def make_automatic(cls: type, make: Callable[[nn.Module], Runner]) -> None:
         _patch(cls)
 
 
-def _run(cls: type, stock: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
+def _run(patch: _Patch, stock: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
+    cls = patch.cls
+    if not patch.runs():  # somebody's forward calls it
+        return stock(module, *args, **kwargs)
     runner = runner_of(module)
     if runner is None and type(module) is cls and cls in _automatic:
         if module.training and id(module) not in _runners and not is_recording():
@@ -102,10 +141,15 @@ def _replicate(cls: type, stock: Any, module: nn.Module) -> nn.Module:
 
 def _patch(cls: type) -> None:
     if cls in _patched:
-        return
-    _patched[cls] = tuple(cls.__dict__.get(name, MISSING) for name in METHODS)
+        if _patched[cls].runs():
+            return
+        _restore(cls)
+        for _, runner in list(_runners.values()):
+            if runner is not None and runner.cls is cls:
+                runner.forget()
+    patch = _patched[cls] = _Patch(cls)
     stock = cls.forward
-    run = functools.partial(_run, cls, stock)
+    run = functools.partial(_run, patch, stock)
     is_compiling = torch.compiler.is_compiling
 
     def forward(self, *args, **kwargs):  # type: ignore[no-untyped-def]
@@ -118,19 +162,17 @@ def _patch(cls: type) -> None:
         forward.__code__, getattr(stock, "__globals__", globals()), "forward", None,
         forward.__closure__,
     )  # fmt: skip
-    cls.forward = functools.wraps(stock)(here)
+    patch.put("forward", functools.wraps(stock)(here))
     stock_replicate = cls._replicate_for_data_parallel
 
     @functools.wraps(stock_replicate)
     def replicate(self: nn.Module) -> nn.Module:
         return _replicate(cls, stock_replicate, self)
 
-    cls._replicate_for_data_parallel = replicate
+    patch.put("_replicate_for_data_parallel", replicate)
 
 
 def _restore(cls: type) -> None:
-    for name, own in zip(METHODS, _patched.pop(cls, ())):
-        if own is MISSING:
-            delattr(cls, name)
-        else:
-            setattr(cls, name, own)
+    patch = _patched.pop(cls, None)
+    if patch is not None:
+        patch.take_away()
