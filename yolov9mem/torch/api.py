@@ -65,9 +65,9 @@ def checkpoint(
     The module is recorded lazily, at its next training forward, and again where its
     attributes, the objects in them that forward reads, or the arguments are others. Global
     variables and attributes of classes are taken as they were; a forward that the class
-    gets later runs as it is until checkpoint() is called again. A forward that asks a tensor
-    for its type, its strides or an attribute of the user's own is shown another class,
-    those of a contiguous one, none. In eval mode, without
+    gets later runs as it is until checkpoint() is called again. One that asks a tensor for
+    its type, its strides or an attribute of the user's own is shown another class, those of
+    a contiguous one, none. In eval mode, without
     gradients, under tracing and within torch.utils.checkpoint, which keeps nothing, the
     stock forward runs. Outputs are channels_last tensors;
     those of children, where the module itself runs stock, are laid out as in stock PyTorch.

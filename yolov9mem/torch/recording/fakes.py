@@ -108,9 +108,7 @@ class FakeCopy:
         memo: dict[int, Any] = {}
         self._fakes: list[Tensor] = []  # keeps the ids above valid
         for path, module in original.named_modules():
-            if (
-                "_orig_mod" in module._modules
-            ):  # which a copy of it shares, not for fakes
+            if "_orig_mod" in module._modules:  # its copies share what was compiled
                 raise CannotLower("torch.compile", path, "it has compiled this part")
             self._fake_tensors(path, module, memo)
             for name in HOOK_DICTS:
