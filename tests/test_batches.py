@@ -49,18 +49,37 @@ class Line:
         return ym.largest_batch(self.prepare, meter=self.meter, **options)
 
 
-def test_a_straight_line_takes_five_trials() -> None:
+def test_a_straight_line_takes_six_trials() -> None:
     line = Line(lambda n: 50_000_000 + 7_000_000 * n)
     found = line.largest()
     # 50 + 7 n <= 900
     assert found.batch == 121
-    assert [t.batch for t in found.trials] == [1, 2, 8, 32, 121]
+    assert [t.batch for t in found.trials] == [1, 2, 8, 32, 121, 122]
     assert found.chosen.peak_bytes == 897_000_000
     assert line.prepared == 1
     assert str(found) == (
         "a batch of 121 takes 897 MB, 90% of the 1 GB that this process can have (limit "
-        "900 MB); measured 1: 57 MB, 2: 64 MB, 8: 106 MB, 32: 274 MB, 121: 897 MB"
+        "900 MB); measured 1: 57 MB, 2: 64 MB, 8: 106 MB, 32: 274 MB, 121: 897 MB, "
+        "122: 904 MB"
     )
+
+
+def test_steep_then_flat() -> None:
+    line = Line(lambda n: 100 + 90 * (n > 1) + 10 * max(n - 2, 0), 220)
+    found = line.largest(share=1.0)
+    assert [t.batch for t in found.trials] == [1, 2, 3, 5, 6]
+    assert found.batch == 5
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_memory_that_grows_in_steps(seed: int) -> None:
+    """As of an allocator's blocks: one more than is found was tried, and does not fit."""
+    draw = random.Random(seed)
+    block, each = draw.choice([20, 50, 200, 500]), draw.randint(7, 300)
+    line = Line(lambda n: block * -(-(each * n + 300) // block), 9000)
+    found = line.largest(share=1.0)
+    assert found.batch == max(n for n in range(1, 1025) if line.peak(n) <= 9000)
+    assert len(found.trials) <= batches.MOST_TRIALS
 
 
 @pytest.mark.parametrize("multiple", [1, 2, 3])
@@ -76,8 +95,8 @@ def test_multiples_most_memory_and_share(multiple: int, most: int) -> None:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_bent_lines(seed: int) -> None:
-    """Up to three pieces that rise: what is found fits always; that one more would not
-    is so too, but for a bend that is just there."""
+    """Up to three pieces that rise: what is found fits, and one more does not; where
+    memory ran out, at most 2% more do."""
     draw = random.Random(seed)
     bends = sorted(draw.randint(1, 200) for _ in range(2))
     slopes = [draw.randint(1, 30) * 10**6 for _ in range(3)]
@@ -92,7 +111,8 @@ def test_bent_lines(seed: int) -> None:
     found = Line(peak).largest(most=400)
     fits = [n for n in range(1, 401) if (peak(n) or ROOM) <= 0.9 * ROOM]
     assert found.batch in fits
-    assert found.batch >= 0.97 * max(fits)
+    ran_out = any(t.peak_bytes is None for t in found.trials)
+    assert found.batch >= max(fits) * (0.98 if ran_out else 1)
     assert len(found.trials) <= batches.MOST_TRIALS
 
 
@@ -120,7 +140,7 @@ def test_the_planned_peak_fits_and_that_of_one_more_does_not(keep: str) -> None:
         assert len(found.trials) <= 12
     else:
         assert peak(found.batch + 1) > room
-        assert len(found.trials) <= 9
+        assert len(found.trials) <= 10
 
 
 def net_step(keep: str | None, made: list[weakref.ref]) -> Callable[[int], None]:

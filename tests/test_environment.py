@@ -80,13 +80,42 @@ def usual() -> dict[str, str]:
         ({"YOLOV9MEM_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"}, min(2, CPUS)),
         ({"YOLOV9MEM_NUM_THREADS": "100000"}, CPUS),
         ({"YOLOV9MEM_NUM_THREADS": "", "OMP_NUM_THREADS": "1"}, 1),
-        ({"OMP_NUM_THREADS": "junk", "YOLOV9MEM_NUM_THREADS": "-3"}, CPUS),
+        ({"OMP_NUM_THREADS": "junk"}, CPUS),
     ],
 )
 def test_numbers_of_threads(usual, variables, threads):
     found = results_with(**variables)
     assert int(found["threads"]) == min(threads, int(usual["threads"]))
     assert found | {"threads": ""} == usual | {"threads": ""}
+
+
+@pytest.mark.parametrize(
+    "name, value, rule",
+    [
+        *(
+            ("YOLOV9MEM_NUM_THREADS", value, "a whole number of at least 1")
+            for value in ("0", "00", "-3", "abc", "1e3", "2 ", "+2", "4,2")
+        ),
+        ("YOLOV9MEM_ISA", "bogus", "one of plain, neon, avx2, avx512, avx512_bf16"),
+        ("YOLOV9MEM_ISA", "AVX2", "one of plain, neon, avx2, avx512, avx512_bf16"),
+    ],
+)
+def test_a_variable_that_says_nothing_is_refused(name, value, rule):
+    done = subprocess.run(
+        [sys.executable, "-c", "import yolov9mem"],
+        env=os.environ | {name: value},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"ValueError: {name}: is '{value}', must be {rule}"
+    )
+
+
+def test_names_of_another_machine_are_known():
+    for isa in ("neon", "avx512_bf16", ""):
+        assert int(results_with(YOLOV9MEM_ISA=isa)["threads"]) >= 1
 
 
 def test_affinity_mask(usual):

@@ -23,19 +23,30 @@ cpu_isa cpu_isa_here(void)
 #endif
 }
 
-cpu_isa cpu_isa_allowed(void)
+/* -1: a name of none. */
+static int number_of(const char *name)
 {
     static const char *const names[] = {"plain", "neon", "avx2", "avx512",
                                         "avx512_bf16"};
+    int isa = CPU_ISA_AVX512_BF16;
+    while (isa >= 0 && strcmp(name, names[isa]) != 0) {
+        isa--;
+    }
+    return isa;
+}
+
+bool cpu_isa_is_known(const char *name)
+{
+    return number_of(name) >= 0;
+}
+
+cpu_isa cpu_isa_allowed(void)
+{
     const cpu_isa here = cpu_isa_here();
     const char *asked = getenv("YOLOV9MEM_ISA");
     if (asked == NULL || asked[0] == '\0') {
         return here;
     }
-    for (int isa = CPU_ISA_AVX512_BF16; isa > 0; isa--) {
-        if (strcmp(asked, names[isa]) == 0) {
-            return isa < (int)here ? (cpu_isa)isa : here;
-        }
-    }
-    return CPU_ISA_PLAIN;
+    const int isa = number_of(asked);
+    return isa < (int)here ? (isa < 0 ? CPU_ISA_PLAIN : (cpu_isa)isa) : here;
 }

@@ -5,6 +5,8 @@
 #ifndef YM_CPU_ISA_H
 #define YM_CPU_ISA_H
 
+#include <stdbool.h>
+
 /* From the least to the most; neon is every 64-bit ARM's. */
 typedef enum cpu_isa {
     CPU_ISA_PLAIN,
@@ -18,7 +20,11 @@ typedef enum cpu_isa {
 cpu_isa cpu_isa_here(void);
 
 /* No more than the variable YOLOV9MEM_ISA names, if it is set and not empty
- * (avx512_bf16, avx512, avx2, neon, plain; plain for any other word). */
+ * (avx512_bf16, avx512, avx2, neon, plain; plain for any other word, which
+ * cpu_check_environment refuses). */
 cpu_isa cpu_isa_allowed(void);
+
+/* Is it the name of one of them, of another machine's too? */
+bool cpu_isa_is_known(const char *name);
 
 #endif

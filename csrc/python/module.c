@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * yolov9mem._core: multi-phase initialisation of the extension module.
  */
+#include "cpu/environment.h"
 #include "python/module.h"
 
 static int add_methods(PyObject *module)
@@ -17,6 +18,12 @@ static int add_methods(PyObject *module)
 
 static int exec_core(PyObject *module)
 {
+    ym_error error;
+    const ym_status status = cpu_check_environment(&error);
+    if (status != YM_OK) {
+        ym_raise(status, &error);
+        return -1;
+    }
     if (ym_import_numpy() < 0 || add_methods(module) < 0 ||
         ym_add_graph_type(module) < 0 || ym_add_plan_type(module) < 0) {
         return -1;
