@@ -268,9 +268,7 @@ def _next(trials: list[Trial], most: int, multiple: int) -> int | None:
     if images * taken <= 0:
         return unknown
     more = (limit - low.peak_bytes) * images // taken // multiple * multiple
-    if (
-        more <= 0
-    ):  # by the line; a step or a bend may be just there, or a bit further on
+    if more <= 0:  # by the line: a step or a bend may be there, or a bit further on
         near = sum(0 < low.batch - t.batch <= low.batch // 8 for t in fitting)
         step = multiple << near if trials[-1] is low else multiple
         return min(low.batch + step, top if failed is None else unknown)
