@@ -65,6 +65,14 @@ class FixedRun(Run):
         return [array.copy() for array in made]
 
 
+def recorded() -> FixedRun:
+    """One that has all its graphs."""
+    run = FixedRun(replays=True)
+    for seed in range(2):
+        run.step(seed)
+    return run
+
+
 @pytest.fixture
 def runs():
     """One that repeats and one that does not."""
@@ -118,9 +126,7 @@ def test_memory_that_alternates_is_known_each_time(runs) -> None:
 
 def test_a_forked_child_leaves_the_graphs_alone() -> None:
     """As a DataLoader's worker that collects a plan: they are its parent's."""
-    lib, run = ce.library(), FixedRun(replays=True)
-    for seed in range(2):
-        run.step(seed)
+    lib, run = ce.library(), recorded()
     before = lib.ym_emulation_count(GRAPHS)
     child = os.fork()
     if child == 0:
@@ -230,10 +236,9 @@ def test_a_large_copy_of_an_input_does_not_stay(monkeypatch) -> None:
 
 def test_a_plan_that_goes_leaves_the_captures_of_others_alone() -> None:
     """Python may collect it while its user captures something else."""
-    lib, run = ce.library(), FixedRun(replays=True)
+    lib = ce.library()
     before = lib.ym_emulation_count(GRAPHS)
-    for seed in range(2):
-        run.step(seed)
+    run = recorded()
     lib.ym_emulation_capture(1)
     try:
         del run
@@ -244,9 +249,7 @@ def test_a_plan_that_goes_leaves_the_captures_of_others_alone() -> None:
 
 def test_a_plan_that_goes_in_a_thread_of_another_device_leaves_its_graphs(runs) -> None:
     """To free them would open a context there; the next run does."""
-    lib, run = ce.library(), FixedRun(replays=True)
-    for seed in range(2):
-        run.step(seed)
+    lib, run = ce.library(), recorded()
     before = lib.ym_emulation_count(GRAPHS)
     lib.ym_emulation_devices(2)
     lib.cudaSetDevice(1)

@@ -86,7 +86,9 @@ def test_proxies_without_a_tracer_are_stock() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_model_is_prepared_for_quantization_as_stock() -> None:
-    quantization = pytest.importorskip("torch.ao.quantization")
+    quantization = pytest.importorskip(
+        "torch.ao.quantization", reason="PyTorch has no torch.ao any more"
+    )
     from torch.ao.quantization.quantize_fx import prepare_qat_fx
 
     module = ym.checkpoint(nn.Sequential(Brick(3, 8, 3)))

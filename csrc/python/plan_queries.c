@@ -169,13 +169,14 @@ PyObject *ym_plan_touched_params_method(plan_object *self, PyObject *args)
 /* The first or the last segment to run that a block must be there for; -1: none. */
 static int32_t segment_of(const ym_schedule *schedule, const ym_block *block, bool last)
 {
-    int32_t found = -1;
-    for (int32_t k = 0; k < schedule->segment_count; k++) {
-        if (ym_block_lives(schedule, block, k)) {
-            found = last && found >= 0 ? found : k;
+    const int32_t count = schedule->segment_count; /* the last of which runs first */
+    for (int32_t i = 0; i < count; i++) {
+        const int32_t segment = last ? i : count - 1 - i;
+        if (ym_block_lives(schedule, block, segment)) {
+            return segment;
         }
     }
-    return found;
+    return -1;
 }
 
 static PyObject *segments_of(const ym_schedule *schedule, ym_place place, int32_t count,
