@@ -12,7 +12,8 @@
     archives.py  what travels beside the record
     names.py     the ways of a training step, by name; ways.py what they do to a model
     clock.py     times and memory of a device
-    facts.py step.py bandwidth.py sgd.py mosaic.py losses.py determinism.py rule.py
+    facts.py step.py step_kernels.py bandwidth.py sgd.py mosaic.py losses.py
+    determinism.py rule.py
                  the tasks, a request each
     jobs.py      augmented samples as jobs for the CUDA mosaic
     small.py     small cases of every kernel, for compute-sanitizer

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from benchmarks.gpu import table
+from benchmarks.gpu.names import COMPILED, GRAPHS, LAST
 from benchmarks.gpu.session import Session, Task, asking
 
 # The largest first: they take longest, and several run beside each other.
@@ -17,12 +19,27 @@ def rule(quick: bool) -> list[Task]:
     ]
 
 
+def step_kernels(quick: bool) -> list[Task]:
+    """Of the rows that torch.compile is in; quick: of a rehearsal's step."""
+    if quick:
+        requests = [r for r in table.rehearsed() if r["way"] == GRAPHS]
+    else:
+        requests = [table.free(way) for way in (GRAPHS, COMPILED, LAST)]
+    made = []
+    for request in requests:
+        limit, need = table.limits(request)
+        key = f"kernels of a step, {request['way']}"
+        made.append(asking(key, limit, need, "step_kernels", **request))
+    return made
+
+
 def tasks(session: Session) -> list[Task]:
     """Limits are twice what the tasks took beside four others, or more."""
     return [
         asking("bandwidth", 60, 15, "bandwidth"),
         asking("sgd", 60, 14, "sgd"),
         asking("mosaic", 60, 12, "mosaic"),
+        *step_kernels(session.quick),
         asking("losses", 160, 50, "losses", False),
         asking("determinism", 90, 40, "determinism", False),
         *rule(session.quick),

@@ -166,12 +166,17 @@ def measure(
     return found | {"memory": memory(device)}
 
 
-def run(request: dict[str, Any]) -> dict[str, Any]:
+def prepare_allocator(request: dict[str, Any]) -> None:
+    """Before anything lies on the GPU."""
     growing = request["way"] in (*names.OURS, names.GROWING)
     if growing and not request.get("fixed_segments"):
         from yolov9mem.torch import use_expandable_segments
 
         use_expandable_segments()
+
+
+def run(request: dict[str, Any]) -> dict[str, Any]:
+    prepare_allocator(request)
     if not request.get("choices_are_kept", True):
         torch._inductor.config.autotune_local_cache = False
     clock, training = Clock(request["device"]), Training(request)

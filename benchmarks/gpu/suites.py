@@ -62,6 +62,13 @@ SGD_COLUMNS = [
     ("verdict", "targets", ""),
 ]
 WAITS = "no GPU time: scaler.step waits inside, events would count the host's"
+KERNELS_COLUMNS = [
+    ("implementation", "implementation", ""),
+    ("kind", "kernels", ""),
+    ("launches", "a step", ".0f"),
+    ("ms", "GPU time, ms", ".2f"),
+    ("waits_ms", "the GPU waits, ms", ".2f"),
+]
 MOSAIC_COLUMNS = [
     ("case", "64 samples of 640 px", ""),
     ("cpu_ms", "one CPU core, ms a sample", ".3f"),
@@ -256,6 +263,20 @@ def sgd_suite(task: Row) -> Row:
     return {"title": title, "columns": SGD_COLUMNS, "rows": rows}
 
 
+def kernels_suite(tasks: dict[str, Row]) -> Row | None:
+    found = [
+        task
+        for key, task in tasks.items()
+        if key.startswith("kernels of a step") and task["outcome"] == "done"
+    ]
+    if not found:
+        return None
+    case = step_case(found[0]["request"])
+    title = f"Where the GPU's time goes in a training step, {case}"
+    rows = [row for task in found for row in task["result"]["rows"]]
+    return {"title": title, "columns": KERNELS_COLUMNS, "rows": rows}
+
+
 def mosaic_suite(task: Row) -> Row:
     rows = []
     for found in task["result"]["rows"]:
@@ -350,6 +371,7 @@ def from_tasks(tasks: dict[str, Row]) -> dict[str, Row]:
     for name, suite in others.items():
         if tasks.get(name, {}).get("outcome") == "done":
             made[name] = suite(tasks[name])
+    made["step_kernels"] = kernels_suite(tasks)
     made["rule"] = rule_suite(tasks)
     made["checks"] = check_suite(tasks)
     return {name: suite for name, suite in made.items() if suite is not None}

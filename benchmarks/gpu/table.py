@@ -94,14 +94,16 @@ def first_time() -> dict[str, Any]:
     return free(COMPILED) | {"seconds": 0.0, "steps": 2, "choices_are_kept": False}
 
 
+def limits(request: dict[str, Any]) -> tuple[float, float]:
+    """(limit_s, need_s) of a step's task."""
+    if request["way"] in COMPILED_WAYS:
+        return COMPILE_LIMIT_S, COMPILE_NEED_S
+    return LIMIT_S if request["deterministic"] else TRIALS_LIMIT_S, NEED_S
+
+
 def tasks(session: Session) -> list[Task]:
     """Those of stage step, but for torch.compile's first time."""
-    made = []
-    for request in configurations(session.quick):
-        limit, need = LIMIT_S, NEED_S
-        if not request["deterministic"]:
-            limit = TRIALS_LIMIT_S
-        if request["way"] in COMPILED_WAYS:
-            limit, need = COMPILE_LIMIT_S, COMPILE_NEED_S
-        made.append(asking(key(request), limit, need, "step", **request))
-    return made
+    return [
+        asking(key(request), *limits(request), "step", **request)
+        for request in configurations(session.quick)
+    ]

@@ -20,7 +20,7 @@ from typing import Any
 
 MARK = "RESULT "
 TASKS = ("facts", "step", "bandwidth", "sgd", "mosaic")
-TASKS += ("losses", "determinism", "rule")
+TASKS += ("losses", "determinism", "rule", "step_kernels")
 WORDS = 600  # of an error's text that a record keeps
 
 
