@@ -64,8 +64,11 @@ def checkpoint(
 
     The module is recorded lazily, at its next training forward, and again where its
     attributes, the objects in them that forward reads, or the arguments are others. Global
-    variables and attributes of classes are taken as they were; a forward that the class
-    gets later runs as it is until checkpoint() is called again. One that asks a tensor for
+    variables and attributes of classes are taken as they were, but not ``forward``: one
+    that somebody puts around the module's, on its class, one below it or the instance, is
+    called at every forward, and what it calls runs here. One around a part's is recorded
+    with the part: what it does beside, such as taking the time, it does once.
+    A forward that asks a tensor for
     its type, its strides or an attribute of the user's own is shown another class, those of
     a contiguous one, none. In eval mode, without
     gradients, under tracing and within torch.utils.checkpoint, which keeps nothing, the

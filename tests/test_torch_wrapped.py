@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MIT
+"""A forward that somebody puts around ours, or around one within: it does what it does in
+stock PyTorch, and the module runs in the core all the same.
+
+What trains in stock is of a class of its own, which no checkpoint() has ever touched.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from models_for_tests import (
+    Brick,
+    assert_close,
+    assert_same_training,
+    image,
+    ran_in_core,
+    trains_in_core,
+)
+from torch import Tensor, nn
+from wrappers import (
+    AROUND,
+    INSIDE,
+    PLACES,
+    Around,
+    Forward,
+    bound,
+    by_attribute,
+    by_object,
+    in_bfloat16,
+    on_base,
+    on_class,
+    on_instance,
+    says,
+    times_five,
+    tolerance,
+    twice,
+    twins,
+)
+
+import yolov9mem.torch as ym
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own", "inherited"])
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_a_forward_around_ours(
+    place: Callable[..., None], around: Around, own: bool
+) -> None:
+    ours, stock = twins(own)
+    ym.checkpoint(ours)
+    assert_same_training(ours, stock, image())
+    for module in (ours, stock):
+        place(module, around)
+    other = copy.deepcopy(ours)
+    before = ran_in_core(ours)
+    for _ in range(2):
+        assert_same_training(ours, stock, image(), tolerance=tolerance(around))
+    is_recorded = place is on_base  # ours is in the class above it
+    once = 2 if around is twice and not is_recorded else 1
+    assert ran_in_core(ours) == before + 2 * once
+    if place is not bound:  # whose copy is the module's that it was copied of
+        copied = copy.deepcopy(stock)
+        copied.load_state_dict(other.state_dict())
+        assert_close(other(image()), copied(image()), tolerance(around))
+        assert not ran_in_core(other)
+
+
+def test_results_of_another_kind() -> None:
+    def in_dict(forward: Forward) -> Forward:
+        return lambda self, x: {"out": forward(self, x.flip(3)), "x": [x.detach()]}
+
+    ours, stock = twins()
+    ym.checkpoint(ours)
+    for module in (ours, stock):
+        on_class(module, in_dict)
+    for _ in range(2):
+        assert_same_training(ours, stock, image())
+    assert ran_in_core(ours) == 2
+
+
+@pytest.mark.parametrize("trained", [True, False], ids=["later", "at once"])
+@pytest.mark.parametrize("around", [times_five, says(times_five), twice, in_bfloat16])
+@pytest.mark.parametrize("place", INSIDE.values(), ids=INSIDE)
+def test_a_forward_around_one_within_is_recorded_with_it(
+    place: Callable[..., None], around: Around, trained: bool
+) -> None:
+    ours, stock = twins()
+    ym.checkpoint(ours)
+    if trained:
+        assert_same_training(ours, stock, image())
+    for module in (ours, stock):
+        place(module, around)
+    for count in (1, 2):
+        assert_same_training(ours, stock, image(), tolerance=tolerance(around))
+        assert ran_in_core(ours) == count + trained
+    ym.checkpoint(ours.second)  # ours is in its class, which is no other forward
+    assert_same_training(ours, stock, image(), tolerance=tolerance(around))
+    assert ym.report(ours).rows[0].recordings == 1 + trained
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own", "inherited"])
+@pytest.mark.parametrize("around", [times_five, says(times_five), twice, in_bfloat16])
+@pytest.mark.parametrize("place", [on_class, on_base])
+def test_a_forward_that_was_there_before_is_recorded(
+    place: Callable[..., None], around: Around, own: bool
+) -> None:
+    ours, stock = twins(own)
+    for module in (ours, stock):
+        place(module, around)
+    forward = type(ours).__dict__.get("forward")
+    ym.checkpoint(ours)
+    for _ in range(2):
+        assert_same_training(ours, stock, image(), tolerance=tolerance(around))
+    assert ran_in_core(ours) == 2
+    ym.release(ours)
+    assert type(ours).__dict__.get("forward") is forward
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own", "inherited"])
+@pytest.mark.parametrize("around", [times_five, says(times_five), twice, in_bfloat16])
+@pytest.mark.parametrize("place", [on_instance, bound, by_object, by_attribute])
+def test_one_that_the_instance_had_before_calls_ours(
+    place: Callable[..., None], around: Around, own: bool
+) -> None:
+    ours, stock = twins(own)
+    for module in (ours, stock):
+        place(module, around)
+    ym.checkpoint(ours)
+    for _ in range(2):
+        assert_same_training(ours, stock, image(), tolerance=tolerance(around))
+    assert ran_in_core(ours) == (4 if around is twice else 2)
+    ym.release(ours)
+    assert_same_training(ours, stock, image(), tolerance=tolerance(around))
+    assert not ym.report(ours).rows
+
+
+def test_one_that_cannot_be_told_to_is_reported() -> None:
+    ours, stock = twins()
+    forwards = [module.forward for module in (ours, stock)]
+    ours.forward = lambda x: forwards[0](x) * 5
+    stock.forward = lambda x: forwards[1](x) * 5
+    ym.checkpoint(ours)
+    assert_same_training(ours, stock, image())
+    (row,) = ym.report(ours).rows
+    assert row.state == "waiting"
+    assert "the instance has a forward of its own" in row.detail
+
+
+def test_functions_in_attributes_hold_the_parts_of_the_copy() -> None:
+    """They are recorded, at any depth of closures, one that calls itself too."""
+
+    class Closing(nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.first, self.last = Brick(3, 6, 3), nn.Conv2d(6, 4, 1)
+            last = self.last
+
+            def twice(x: Tensor, again: bool = True, *, scale: float = scale) -> Tensor:
+                return twice(x, False) * scale if again else last(x)
+
+            self.function = functools.partial(lambda f, x: f(x), twice)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.function(self.first(x))
+
+    torch.manual_seed(0)
+    ours = ym.checkpoint(Closing(3.0))
+    torch.manual_seed(0)
+    stock = Closing(3.0)
+    for _ in range(2):
+        assert_same_training(ours, stock, image())
+    assert ran_in_core(ours) == 2
+
+
+def test_it_is_called_at_every_forward() -> None:
+    called = []
+
+    def counting(forward: Forward) -> Forward:
+        @functools.wraps(forward)
+        def count(self: nn.Module, x: Tensor) -> Any:
+            called.append(self)
+            return forward(self, x)
+
+        return count
+
+    ours, _ = twins()
+    ym.checkpoint(ours)
+    on_class(ours, counting)
+    for keep in ("conv", "min"):  # the second time it is there, and says what it wraps
+        ym.checkpoint(ours, keep=keep)
+        called.clear()
+        for count in (1, 2):
+            assert trains_in_core(ours)
+            assert called == [ours] * count
+        ours.eval()(image())
+        assert called == [ours] * 3
+        ours.train()

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""Functions that hold others, or parts of a module, in their closures.
+
+A forward that was put around an instance's, ``part.forward = timed(part.forward)``, holds
+what it calls. copy.deepcopy() takes such a function as it is: it would go on calling the
+original in the copy.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from types import CellType, FunctionType, MethodType
+from typing import Any
+
+from torch import nn
+
+Place = tuple[Any, Callable[[Any], None]]  # what is there, and what puts another there
+
+
+def _held_by(thing: Any) -> list[Any]:
+    """What a function, a method or a partial one holds; of all else nothing."""
+    if isinstance(thing, MethodType):
+        return [thing.__func__, thing.__self__]
+    if isinstance(thing, functools.partial):
+        return [thing.func, *thing.args, *thing.keywords.values()]
+    cells = thing.__closure__ or () if isinstance(thing, FunctionType) else ()
+    return [cell.cell_contents for cell in cells if _is_full(cell)]
+
+
+def _is_full(cell: CellType) -> bool:
+    return cell != CellType()
+
+
+def _places_in(thing: Any) -> Iterator[Place]:
+    """Of what a function, a method or an object that is called holds."""
+    while isinstance(thing, (MethodType, functools.partial)):
+        thing = thing.__func__ if isinstance(thing, MethodType) else thing.func
+    if isinstance(thing, FunctionType):
+        for cell in filter(_is_full, thing.__closure__ or ()):
+            yield cell.cell_contents, functools.partial(setattr, cell, "cell_contents")
+    elif callable(thing) and not isinstance(thing, (type, nn.Module)):
+        yield from _places_of(getattr(thing, "__dict__", {}))
+
+
+def _places_of(namespace: dict[str, Any]) -> Iterator[Place]:
+    for name, value in namespace.items():
+        yield value, functools.partial(namespace.__setitem__, name)
+
+
+def redirect(
+    module: nn.Module, old: Callable[..., Any], new: Callable[..., Any]
+) -> None:
+    """What is called in attributes of the module and holds ``old``, a function that takes
+    the module, as such or as a method, holds ``new`` instead."""
+    left, seen = list(_places_of(vars(module))), set[int]()
+    while left:
+        held, put = left.pop()
+        if held is old:
+            put(new)
+        elif isinstance(held, MethodType) and held.__func__ is old:
+            put(MethodType(new, held.__self__))
+        elif id(held) not in seen:
+            seen.add(id(held))
+            left += _places_in(held)
+
+
+class Rebinding:
+    """Gives functions the copies of the parts that they hold.
+
+    copies: of each part of a module, by the id of the original.
+    """
+
+    def __init__(self, copies: dict[int, nn.Module]) -> None:
+        self._copies = copies
+        self._made: dict[int, FunctionType] = {}  # by the id of a function
+
+    def attributes(self, part: nn.Module) -> None:
+        """Of those functions that the part, a copy, has in attributes."""
+        own = vars(part)
+        own.update({name: self._rebound(value) for name, value in own.items()})
+
+    def _holds_part(self, thing: Any) -> bool:
+        seen, left = set[int](), [thing]
+        while left:
+            held = left.pop()
+            if id(held) in self._copies:
+                return True
+            if id(held) not in seen:
+                seen.add(id(held))
+                left += _held_by(held)
+        return False
+
+    def _rebound(self, thing: Any) -> Any:
+        if id(thing) in self._copies:
+            return self._copies[id(thing)]
+        if not self._holds_part(thing):
+            return thing
+        if isinstance(thing, FunctionType):
+            return self._function(thing)
+        first, *others = map(self._rebound, _held_by(thing))
+        if isinstance(thing, MethodType):
+            return MethodType(first, *others)
+        count = len(thing.args)
+        named = dict(zip(thing.keywords, others[count:]))
+        return functools.partial(first, *others[:count], **named)
+
+    def _function(self, function: FunctionType) -> FunctionType:
+        made = self._made.get(id(function))
+        if made is None:
+            cells = function.__closure__ or ()
+            copied = tuple(CellType() for _ in cells)
+            made = FunctionType(
+                function.__code__, function.__globals__, function.__name__,
+                function.__defaults__, copied,
+            )  # fmt: skip
+            made.__kwdefaults__ = function.__kwdefaults__
+            self._made[id(function)] = made  # it may hold itself
+            for cell, copy in zip(cells, copied):
+                if _is_full(cell):
+                    copy.cell_contents = self._rebound(cell.cell_contents)
+        return made
