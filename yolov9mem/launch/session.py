@@ -25,9 +25,8 @@ from . import averages, banner
 from .cli import Settings
 from .measure import Measure
 from .patches import Patches
+from .sgd import is_swapped
 from .validation import Slices, Watcher, is_wrapped, wrap_forward
-
-LAUNCHED = "yolov9mem_launched"  # of the class that stands for torch.optim.SGD
 
 
 class Session:
@@ -123,7 +122,7 @@ class Session:
 
     def _swap_step(self, model: nn.Module, optimizer: Any) -> None:
         name = type(optimizer).__name__
-        if isinstance(optimizer, AccumulatingSGD) and not is_launched(optimizer):
+        if isinstance(optimizer, AccumulatingSGD) and not is_swapped(optimizer):
             self.lines.append(("optimizer", f"the script's own {name}"))
             return
         if not isinstance(optimizer, AccumulatingSGD):
@@ -226,11 +225,6 @@ def is_compiled(module: nn.Module) -> bool:
         for part in module.modules()
         if unwrap(part) is model
     )
-
-
-def is_launched(optimizer: Any) -> bool:
-    """Did the script ask for torch.optim.SGD?"""
-    return hasattr(type(optimizer), LAUNCHED)
 
 
 def owns(module: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
