@@ -62,7 +62,8 @@ def test_what_is_around_the_model_s_forward(
 
     ours, stock = twins()
     made = trained(ours)
-    assert ran_in_core(ours) == len(made)
+    assert launch.session is not None
+    assert ran_in_core(ours) == launch.session.measure.forwards == len(made)
     launch.stop()
     assert made == pytest.approx(trained(stock), rel=1e-4)
 

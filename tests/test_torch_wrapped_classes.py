@@ -90,6 +90,21 @@ def test_two_modules_of_a_class_that_is_wrapped_between(around: Around) -> None:
     assert type(first).__dict__["forward"] is own
 
 
+@pytest.mark.parametrize("place", [on_instance, bound])
+def test_an_instance_s_own_forward_where_the_class_has_one_around_ours(
+    place: Callable[..., None],
+) -> None:
+    first, stock = twins()
+    second = copy.deepcopy(first)
+    for module in (second, stock):  # they hold what the class has now
+        place(module, times_five)
+    ym.checkpoint(first)
+    on_class(first, says(times_five))
+    ym.checkpoint(second)
+    assert_same_training(second, stock, image())
+    assert ran_in_core(second) == 1
+
+
 def test_another_forward_in_its_place_is_run_and_then_recorded() -> None:
     ours, stock = twins()
     assert trains_in_core(ym.checkpoint(ours))

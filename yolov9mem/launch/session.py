@@ -19,6 +19,7 @@ from yolov9mem.torch import (
     use_expandable_segments,
 )
 from yolov9mem.torch.optimizer.averages import unwrap
+from yolov9mem.torch.recording.closures import redirect
 from yolov9mem.torch.running.registry import runner_of
 
 from . import averages, banner
@@ -101,8 +102,10 @@ class Session:
             except TypeError as error:
                 self.lines.append(("model, stock", str(error)))
         if not is_wrapped(cls.forward):
-            wrapped = wrap_forward(stock, cls.forward, watcher)
+            swapped = cls.forward
+            wrapped = wrap_forward(stock, swapped, watcher)
             patches.set(cls, "forward", wrapped)
+            redirect(model, swapped, wrapped)
 
     def trained(self, module: Any, images: Tensor) -> None:
         """A training forward of the model, or of a replica of it, begins."""

@@ -51,9 +51,10 @@ def _places_of(namespace: dict[str, Any]) -> Iterator[Place]:
 def redirect(
     module: nn.Module, old: Callable[..., Any], new: Callable[..., Any]
 ) -> None:
-    """What is called in attributes of the module and holds ``old``, a function that takes
-    the module, as such or as a method, holds ``new`` instead."""
-    left, seen = list(_places_of(vars(module))), set[int]()
+    """Of a module with a forward of its own: what is called in its attributes and holds
+    ``old``, a function that takes the module, as such or as a method, holds ``new``."""
+    own, seen = vars(module), set[int]()
+    left = list(_places_of(own)) if "forward" in own else []
     while left:
         held, put = left.pop()
         if held is old:

@@ -62,25 +62,28 @@ def patch_of(function: Any) -> Patch | None:
 
 def patch_in(cls: type, name: str) -> Patch | None:
     """What the class has under the name is ours, made for it."""
-    patch = patch_of(cls.__dict__.get(name))
+    return _made_for(cls, cls.__dict__.get(name))
+
+
+def patch_within(cls: type, name: str) -> Patch | None:
+    """As `patch_in`; or what the class has says (``__wrapped__``, as functools.wraps()
+    sets it) that it wraps ours."""
+    found = inspect.unwrap(
+        cls.__dict__.get(name),  # type: ignore[arg-type]
+        stop=lambda function: _made_for(cls, function) is not None,
+    )
+    return _made_for(cls, found)
+
+
+def _made_for(cls: type, function: Any) -> Patch | None:
+    patch = patch_of(function)
     return patch if patch is not None and patch.cls is cls else None
-
-
-def leads_to_ours(cls: type, name: str) -> bool:
-    """Is what the class has under the name ours, or says (``__wrapped__``, as
-    functools.wraps() sets it) that it wraps ours?"""
-
-    def is_ours(function: Any) -> bool:
-        patch = patch_of(function)
-        return patch is not None and patch.cls is cls
-
-    return is_ours(inspect.unwrap(cls.__dict__.get(name), stop=is_ours))  # type: ignore[arg-type]
 
 
 def own_forward(cls: type) -> Any:
     """The forward of the class itself as it would be without us, or MISSING."""
     own = cls.__dict__.get("forward", MISSING)
-    while (patch := patch_of(own)) is not None and patch.cls is cls:
+    while (patch := _made_for(cls, own)) is not None:
         own = patch.beneath
     return own
 

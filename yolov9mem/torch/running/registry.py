@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from ..recording.closures import redirect
-from ..recording.forwards import MISSING, Patch, leads_to_ours, patch_in, patch_of
+from ..recording.forwards import MISSING, Patch, patch_in, patch_of, patch_within
 from ..recording.isolation import is_recording
 
 
@@ -73,8 +73,7 @@ def register(module: nn.Module, runner: Runner | None) -> None:
 
     with _lock:
         _patch(type(module))
-        if "forward" in vars(module):
-            _call_ours(module)
+        _call_ours(module)
         _runners[key] = (weakref.ref(module, forget), runner)
 
 
@@ -163,14 +162,15 @@ _MAKERS = {"forward": _forward, "_replicate_for_data_parallel": _replicate}
 
 def _patch(cls: type) -> None:
     for name, make in _MAKERS.items():
-        if not leads_to_ours(cls, name):
+        if patch_within(cls, name) is None:
             patch = Patch(cls, name)
             patch.put(make(patch))
 
 
 def _call_ours(module: nn.Module) -> None:
     """A forward that the instance has around what its class had calls ours from now on."""
-    patch, kind = patch_in(type(module), "forward"), type(module)
+    kind = type(module)
+    patch = patch_within(kind, "forward")
     if patch is not None and patch.ours is not None:
         stock = patch.stock(kind)
         while (beneath := patch_of(stock)) is not None:
