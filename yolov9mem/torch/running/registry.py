@@ -7,9 +7,9 @@ as before. Nothing of ours is in a module's ``__dict__``, but where a ``forward`
 the instance has of its own holds what the class had: it is given ours to call.
 
 What is recorded is what the class had before. A ``forward`` that somebody puts around
-ours afterwards, on the class, on one below it or on the instance, is called at every
-forward. Where checkpoint() is called again and cannot tell whether such a one is around
-ours, another one of ours is put around it: of two in a class the outer one acts.
+ours afterwards, on the class or the instance, is called at every forward. Where
+checkpoint() is called again and cannot tell whether such a one is around ours, another
+one of ours is put around it: of two in a class the outer one acts.
 """
 
 from __future__ import annotations
