@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +33,7 @@ from wrappers import (
     Forward,
     bound,
     by_attribute,
+    by_bound_object,
     by_object,
     in_bfloat16,
     on_base,
@@ -44,6 +47,8 @@ from wrappers import (
 )
 
 import yolov9mem.torch as ym
+
+ON_INSTANCES = [on_instance, bound, by_object, by_bound_object, by_attribute]
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["own", "inherited"])
@@ -64,7 +69,7 @@ def test_a_forward_around_ours(
     is_recorded = place is on_base  # ours is in the class above it
     once = 2 if around is twice and not is_recorded else 1
     assert ran_in_core(ours) == before + 2 * once
-    if place is not bound:  # whose copy is the module's that it was copied of
+    if place not in (bound, by_bound_object):  # whose copy calls the original's
         copied = copy.deepcopy(stock)
         copied.load_state_dict(other.state_dict())
         assert_close(other(image()), copied(image()), tolerance(around))
@@ -99,9 +104,11 @@ def test_a_forward_around_one_within_is_recorded_with_it(
     for count in (1, 2):
         assert_same_training(ours, stock, image(), tolerance=tolerance(around))
         assert ran_in_core(ours) == count + trained
-    ym.checkpoint(ours.second)  # ours is in its class, which is no other forward
-    assert_same_training(ours, stock, image(), tolerance=tolerance(around))
     assert ym.report(ours).rows[0].recordings == 1 + trained
+    ym.checkpoint(ours.second)
+    assert_same_training(ours, stock, image(), tolerance=tolerance(around))
+    if place is INSIDE["class"]:  # where ours is, which is no other forward
+        assert ym.report(ours).rows[0].recordings == 1 + trained
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["own", "inherited"])
@@ -124,7 +131,7 @@ def test_a_forward_that_was_there_before_is_recorded(
 
 @pytest.mark.parametrize("own", [True, False], ids=["own", "inherited"])
 @pytest.mark.parametrize("around", [times_five, says(times_five), twice, in_bfloat16])
-@pytest.mark.parametrize("place", [on_instance, bound, by_object, by_attribute])
+@pytest.mark.parametrize("place", ON_INSTANCES)
 def test_one_that_the_instance_had_before_calls_ours(
     place: Callable[..., None], around: Around, own: bool
 ) -> None:
@@ -138,6 +145,23 @@ def test_one_that_the_instance_had_before_calls_ours(
     ym.release(ours)
     assert_same_training(ours, stock, image(), tolerance=tolerance(around))
     assert not ym.report(ours).rows
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("place", [on_class, on_base, *ON_INSTANCES, *INSIDE.values()])
+def test_a_module_that_is_wrapped_can_be_collected(
+    place: Callable[..., None], early: bool
+) -> None:
+    ours, _ = twins()
+    if not early:
+        trains_in_core(ym.checkpoint(ours))
+    place(ours, times_five)
+    trains_in_core(ym.checkpoint(ours) if early else ours)
+    assert ran_in_core(ours) == (1 if early else 2)
+    gone = weakref.ref(ours), weakref.ref(type(ours))
+    del ours, _
+    gc.collect(), gc.collect()  # the module, and then what was known of it
+    assert [reference() for reference in gone] == [None, None]
 
 
 def test_one_that_cannot_be_told_to_is_reported() -> None:

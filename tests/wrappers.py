@@ -127,6 +127,12 @@ def by_attribute(module: nn.Module, around: Around) -> None:
     module.forward = functools.partial(new, module)
 
 
+def by_bound_object(module: nn.Module, around: Around) -> None:
+    cast = Called(module.forward)
+    new = around(lambda self, x: cast(x))
+    module.forward = types.MethodType(new, module)
+
+
 def on_both(module: nn.Module, around: Around) -> None:
     on_class(module, around)
     on_instance(module, times_five)
@@ -139,24 +145,26 @@ PLACES = {
     "instance": on_instance,
     "closure": bound,
     "object": by_object,
+    "bound object": by_bound_object,
     "attribute": by_attribute,
     "instance and class, twice": on_both,
 }
 
 
-def on_parts(module: nn.Module, around: Around) -> None:
-    on_instance(module.first, around), on_instance(module.second, around)
-
-
-def bound_parts(module: nn.Module, around: Around) -> None:
-    bound(module.first, around), bound(module.second, around)
+def on_parts(place: Callable[..., None]) -> Callable[..., None]:
+    return lambda module, around: [
+        place(part, around) for part in (module.first, module.second)
+    ]
 
 
 INSIDE = {
     "class": lambda module, around: on_class(module.first, around),
     "base": lambda module, around: on_base(module.first, around),
-    "instance": on_parts,
-    "closure": bound_parts,
+    "instance": on_parts(on_instance),
+    "closure": on_parts(bound),
+    "object": on_parts(by_object),
+    "bound object": on_parts(by_bound_object),
+    "attribute": on_parts(by_attribute),
 }
 
 

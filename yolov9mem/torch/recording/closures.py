@@ -19,21 +19,15 @@ Place = tuple[Any, Callable[[Any], None]]  # what is there, and what puts anothe
 
 
 def _held_by(thing: Any) -> list[Any]:
-    """What a function, a method or a partial one holds; of all else nothing."""
+    """What a function, a method or an object that is called holds; of all else nothing."""
     if isinstance(thing, MethodType):
         return [thing.__func__, thing.__self__]
     if isinstance(thing, functools.partial):
         return [thing.func, *thing.args, *thing.keywords.values()]
-    cells = thing.__closure__ or () if isinstance(thing, FunctionType) else ()
-    return [cell.cell_contents for cell in cells if _is_full(cell)]
-
-
-def _is_full(cell: CellType) -> bool:
-    return cell != CellType()
+    return [held for held, _ in _places_in(thing)]
 
 
 def _places_in(thing: Any) -> Iterator[Place]:
-    """Of what a function, a method or an object that is called holds."""
     while isinstance(thing, (MethodType, functools.partial)):
         thing = thing.__func__ if isinstance(thing, MethodType) else thing.func
     if isinstance(thing, FunctionType):
@@ -46,6 +40,10 @@ def _places_in(thing: Any) -> Iterator[Place]:
 def _places_of(namespace: dict[str, Any]) -> Iterator[Place]:
     for name, value in namespace.items():
         yield value, functools.partial(namespace.__setitem__, name)
+
+
+def _is_full(cell: CellType) -> bool:
+    return cell != CellType()
 
 
 def redirect(
@@ -74,7 +72,7 @@ class Rebinding:
 
     def __init__(self, copies: dict[int, nn.Module]) -> None:
         self._copies = copies
-        self._made: dict[int, FunctionType] = {}  # by the id of a function
+        self._made: dict[int, Any] = {}  # by the id of what holds parts
 
     def attributes(self, part: nn.Module) -> None:
         """Of those functions that the part, a copy, has in attributes."""
@@ -95,29 +93,36 @@ class Rebinding:
     def _rebound(self, thing: Any) -> Any:
         if id(thing) in self._copies:
             return self._copies[id(thing)]
-        if not self._holds_part(thing):
-            return thing
-        if isinstance(thing, FunctionType):
-            return self._function(thing)
-        first, *others = map(self._rebound, _held_by(thing))
-        if isinstance(thing, MethodType):
-            return MethodType(first, *others)
-        count = len(thing.args)
-        named = dict(zip(thing.keywords, others[count:]))
-        return functools.partial(first, *others[:count], **named)
+        if id(thing) not in self._made and self._holds_part(thing):
+            self._copy(thing)
+        return self._made.get(id(thing), thing)
 
-    def _function(self, function: FunctionType) -> FunctionType:
-        made = self._made.get(id(function))
-        if made is None:
-            cells = function.__closure__ or ()
-            copied = tuple(CellType() for _ in cells)
-            made = FunctionType(
-                function.__code__, function.__globals__, function.__name__,
-                function.__defaults__, copied,
-            )  # fmt: skip
-            made.__kwdefaults__ = function.__kwdefaults__
-            self._made[id(function)] = made  # it may hold itself
-            for cell, copy in zip(cells, copied):
-                if _is_full(cell):
-                    copy.cell_contents = self._rebound(cell.cell_contents)
-        return made
+    def _copy(self, thing: Any) -> None:
+        """What holds itself is there before what it holds."""
+        if isinstance(thing, MethodType):
+            self._made[id(thing)] = MethodType(*map(self._rebound, _held_by(thing)))
+        elif isinstance(thing, functools.partial):
+            first, *others = map(self._rebound, _held_by(thing))
+            count = len(thing.args)
+            named = dict(zip(thing.keywords, others[count:]))
+            made = functools.partial(first, *others[:count], **named)
+            self._made[id(thing)] = made
+        elif isinstance(thing, FunctionType):
+            self._copy_function(thing)
+        else:
+            made = self._made[id(thing)] = object.__new__(type(thing))
+            vars(made).update(vars(thing))
+            for held, put in list(_places_of(vars(made))):
+                put(self._rebound(held))
+
+    def _copy_function(self, function: FunctionType) -> None:
+        cells = function.__closure__ or ()
+        copied = tuple(CellType() for _ in cells)
+        made = self._made[id(function)] = FunctionType(
+            function.__code__, function.__globals__, function.__name__,
+            function.__defaults__, copied,
+        )  # fmt: skip
+        made.__kwdefaults__ = function.__kwdefaults__
+        for cell, copy in zip(cells, copied):
+            if _is_full(cell):
+                copy.cell_contents = self._rebound(cell.cell_contents)
