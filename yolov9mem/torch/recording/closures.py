@@ -8,12 +8,15 @@ original in the copy.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
 from torch import nn
+
+from .contents import CONTAINERS, Freezer, is_frozen
 
 Place = tuple[Any, Callable[[Any], None]]  # what is there, and what puts another there
 
@@ -64,15 +67,27 @@ def redirect(
             left += _places_in(held)
 
 
+Known = list[tuple[Callable[[], list[Any]], list[Any]]]  # read, and as it was, frozen
+
+
+def changed(known: Known) -> bool:
+    """Has a function changed what it holds, as one that counts its calls does?"""
+    return not all(is_frozen(read(), was) for read, was in known)
+
+
 class Rebinding:
-    """Gives functions the copies of the parts that they hold.
+    """Gives functions the copies of the parts that they hold, and containers of their own.
 
     copies: of each part of a module, by the id of the original.
+    memo: of the deepcopy() that made them.
+    known: what those functions hold.
     """
 
-    def __init__(self, copies: dict[int, nn.Module]) -> None:
-        self._copies = copies
+    def __init__(self, copies: dict[int, nn.Module], memo: dict[int, Any]) -> None:
+        self._copies, self._memo = copies, memo
         self._made: dict[int, Any] = {}  # by the id of what holds parts
+        self.known: Known = []
+        self._freezer = Freezer()
 
     def attributes(self, part: nn.Module) -> None:
         """Of those functions that the part, a copy, has in attributes."""
@@ -113,7 +128,8 @@ class Rebinding:
             made = self._made[id(thing)] = object.__new__(type(thing))
             vars(made).update(vars(thing))
             for held, put in list(_places_of(vars(made))):
-                put(self._rebound(held))
+                put(self._rebound_or_copied(held))
+            self._know(lambda: list(vars(made).values()))
 
     def _copy_function(self, function: FunctionType) -> None:
         cells = function.__closure__ or ()
@@ -123,6 +139,15 @@ class Rebinding:
             function.__defaults__, copied,
         )  # fmt: skip
         made.__kwdefaults__ = function.__kwdefaults__
-        for cell, copy in zip(cells, copied):
+        for cell, own in zip(cells, copied):
             if _is_full(cell):
-                copy.cell_contents = self._rebound(cell.cell_contents)
+                own.cell_contents = self._rebound_or_copied(cell.cell_contents)
+        self._know(lambda: [cell.cell_contents for cell in filter(_is_full, copied)])
+
+    def _rebound_or_copied(self, thing: Any) -> Any:
+        if isinstance(thing, CONTAINERS):
+            return copy.deepcopy(thing, self._memo)
+        return self._rebound(thing)
+
+    def _know(self, read: Callable[[], list[Any]]) -> None:
+        self.known.append((read, list(map(self._freezer.freeze, read()))))

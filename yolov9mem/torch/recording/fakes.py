@@ -130,9 +130,10 @@ class FakeCopy:
             raise CannotLower("deepcopy", "", reason) from error
         self._check_is_whole(original)
         parts = (id(part) for part in original.modules())
-        rebinding = Rebinding({part: memo[part] for part in parts if part in memo})
+        rebinding = Rebinding({k: memo[k] for k in parts if k in memo}, memo)
         for part in self.module.modules():
             rebinding.attributes(part)
+        self.known = rebinding.known  # what functions in attributes hold
         forward = forward or forward_of(type(original))
         forward = _BatchNorm.forward if forward is SYNCED else forward
         self.forward = MethodType(forward, self.module)
