@@ -224,3 +224,19 @@ def pair(
 def grads(module: nn.Module) -> dict[str, Tensor]:
     """The gradients there are, by their parameters' names."""
     return {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+
+
+def replicate(module: nn.Module) -> nn.Module:
+    """What torch.nn.parallel.replicate does, on one CPU: parameters become attributes."""
+    parts = list(module.modules())
+    made = {part: part._replicate_for_data_parallel() for part in parts}
+    for part in parts:
+        for name, child in part._modules.items():
+            made[part]._modules[name] = None if child is None else made[child]
+        for name, param in part._parameters.items():
+            if param is not None:
+                setattr(made[part], name, param * 1)
+            else:
+                made[part]._parameters[name] = None
+        made[part]._buffers = dict(part._buffers)
+    return made[module]

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
-from models_for_tests import Brick
+from models_for_tests import Brick, assert_close, assert_same_training, ran_in_core
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
@@ -123,6 +125,30 @@ def test_what_is_beside_a_compiled_part_is_swapped() -> None:
     assert lines["model, stock"] == (
         "Pair: torch.compile in a: it has compiled this part"
     )
+
+
+def test_a_part_that_is_compiled_in_place_is_recorded() -> None:
+    """What it computes is the same; where the model runs stock the compiled part does."""
+    calls = []
+
+    def backend(
+        graph: torch.fx.GraphModule, inputs: list[Tensor]
+    ) -> Callable[..., Any]:
+        calls.append(graph)
+        return graph.forward
+
+    torch.manual_seed(0)
+    ours, x = Pair(), torch.randn(2, 3, 16, 16)
+    stock = copy.deepcopy(ours)
+    ours.a.compile(backend=backend)
+    ym.checkpoint(ours)
+    assert_same_training(ours, stock, x)
+    ours.b.compile(backend=backend)
+    assert_same_training(ours, stock, x)
+    assert ran_in_core(ours) == 2 and not calls
+    with torch.no_grad():
+        assert_close(ours.eval()(x), stock.eval()(x))
+    assert len(calls) >= 2
 
 
 def test_a_compiled_part_is_refused_where_all_is_to_be_lowered() -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.util
 import io
@@ -21,7 +20,6 @@ from torch import nn
 
 from yolov9mem.launch import averages, banner, codebases, files
 from yolov9mem.launch.cli import Settings
-from yolov9mem.launch.launch import Launch
 from yolov9mem.launch.measure import Measure
 from yolov9mem.launch.patches import ImportWatch, Patches
 from yolov9mem.launch.validation import Slices
@@ -364,29 +362,3 @@ def test_sizes_and_tables() -> None:
     name, text = banner.rate_line(0.01, 16, 2)
     assert name == "learning rate"
     assert "would give 0.005 for 16 x 2 images a step" in text
-
-
-def test_what_is_an_sgd_in_stock_is_one_to_a_launched_script() -> None:
-    stock, parameters = torch.optim.SGD, [nn.Parameter(torch.ones(3))]
-    launch = Launch(Settings())
-    launch.start()
-    try:
-
-        class Own(torch.optim.SGD):
-            pass
-
-        plain, own = torch.optim.SGD(parameters, 0.1), Own(parameters, 0.1)
-        fused = torch.optim.SGD(parameters, 0.1, fused=True)
-        others = torch.optim.Adam(parameters), None
-        for made in (plain, own, fused):
-            assert isinstance(made, torch.optim.SGD) and isinstance(made, stock)
-            torch.optim.lr_scheduler.LambdaLR(made, float)
-        assert not any(isinstance(other, torch.optim.SGD) for other in others)
-        assert [isinstance(made, Own) for made in (plain, own, fused)] == [0, 1, 0]
-        assert issubclass(stock, torch.optim.SGD) and issubclass(Own, torch.optim.SGD)
-        assert not issubclass(torch.optim.Adam, torch.optim.SGD)
-        assert not issubclass(torch.optim.SGD, Own) and not issubclass(stock, Own)
-        assert type(copy.deepcopy(plain)) is type(plain)
-    finally:
-        launch.stop()
-    assert torch.optim.SGD is stock

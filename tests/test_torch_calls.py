@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import types
 from collections.abc import Callable
 
 import pytest
@@ -106,19 +105,6 @@ def test_the_same_tensor_given_twice() -> None:
             assert_close(p.grad, q.grad)
         assert_close(dict(ours.named_buffers()), dict(stock.named_buffers()))
     assert ran_in_core(ours) == 4
-
-
-def test_a_forward_of_the_instance_that_calls_its_class_s() -> None:
-    """As accelerate's prepare() binds it: the class's runs once, in the core."""
-    stock = Brick(3, 6, 3)
-    ours = ym.checkpoint(copy.deepcopy(stock))
-    for module in (stock, ours):
-        own = module.forward.__func__
-        module.forward = types.MethodType(
-            lambda self, x, own=own: own(self, x) * 3, module
-        )
-    assert_same_training(ours, stock, image())
-    assert ran_in_core(ours)
 
 
 def test_a_part_that_is_its_own_copy_is_left_as_it_was() -> None:

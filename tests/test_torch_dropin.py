@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import gc
 import pickle
 import subprocess
@@ -12,7 +11,6 @@ import sys
 import textwrap
 import weakref
 
-import pytest
 import torch
 from models_for_tests import (
     Brick,
@@ -23,6 +21,7 @@ from models_for_tests import (
     backward,
     image,
     ran_in_core,
+    replicate,
     trains_in_core,
 )
 from torch import nn
@@ -148,32 +147,6 @@ def test_a_forward_that_is_set_afterwards_is_kept() -> None:
     assert "forward" not in Own.__dict__
 
 
-@pytest.mark.parametrize("says", [False, True], ids=["lambda", "functools.wraps"])
-def test_a_forward_around_ours_is_kept_and_runs_once(says: bool) -> None:
-    class Own(Elan):
-        pass
-
-    module, other = ym.checkpoint(Own(3, 8, 4)), ym.checkpoint(Own(3, 8, 4))
-    stock, x = copy.deepcopy(module), image()
-    assert trains_in_core(module) and trains_in_core(other)
-    ours = Own.forward
-    around = times_five(ours)
-    mine = Own.forward = functools.wraps(ours)(around) if says else around
-    assert_close(module(x), Elan.forward(copy.deepcopy(module), x) * 5)
-    assert ran_in_core(module) == 1
-    ym.checkpoint(module)  # while the other one is there
-    for _ in range(2):
-        assert_close(module(x), Elan.forward(stock, x) * 5)
-    assert ran_in_core(module) == 2
-    before, expected = ran_in_core(other), Elan.forward(copy.deepcopy(other), x) * 5
-    assert_close(other(x), expected)
-    assert ran_in_core(other) == before + 1
-    ym.release(module), ym.release(other)
-    assert Own.__dict__["forward"] is mine
-    assert_close(module(x), Elan.forward(copy.deepcopy(module), x) * 5)
-    assert not ym.report(module).rows
-
-
 def test_subclasses_and_their_bases_do_not_mix() -> None:
     class Own(Elan):
         def forward(self, x):
@@ -270,22 +243,6 @@ def test_eval_between_does_not_plan_again() -> None:
 
 
 # DataParallel
-def replicate(module: nn.Module) -> nn.Module:
-    """What torch.nn.parallel.replicate does, on one CPU: parameters become attributes."""
-    parts = list(module.modules())
-    made = {part: part._replicate_for_data_parallel() for part in parts}
-    for part in parts:
-        for name, child in part._modules.items():
-            made[part]._modules[name] = None if child is None else made[child]
-        for name, param in part._parameters.items():
-            if param is not None:
-                setattr(made[part], name, param * 1)
-            else:
-                made[part]._parameters[name] = None
-        made[part]._buffers = dict(part._buffers)
-    return made[module]
-
-
 def test_replicas_run_in_the_core_and_update_the_buffers() -> None:
     module = ym.checkpoint(Net())
     stock = copy.deepcopy(module)

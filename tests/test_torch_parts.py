@@ -21,8 +21,8 @@ from models_for_tests import (
     backward,
     image,
     ran_in_core,
+    replicate,
 )
-from test_torch_dropin import replicate
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym

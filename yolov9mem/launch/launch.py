@@ -21,16 +21,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from yolov9mem.torch import AccumulatingSGD
 from yolov9mem.torch.optimizer.averages import unwrap
 from yolov9mem.torch.recording.isolation import is_recording
 
 from . import banner, codebases, dataset, files, loss
 from .cli import Settings, UsageError
 from .patches import ImportWatch, Patches
-from .session import LAUNCHED, Session, is_trained_by
-
-StockSGD = torch.optim.SGD
+from .session import Session, is_trained_by
+from .sgd import StockSGD, SwappedSGD
 
 
 class Launch:
@@ -111,7 +109,7 @@ class Launch:
 
         self._patch(torch.optim.Optimizer, "__init__", registering)
         if torch.optim.SGD is StockSGD:
-            self._patches.set(torch.optim, "SGD", _swapped_sgd())
+            self._patches.set(torch.optim, "SGD", SwappedSGD)
 
     def _made(self, optimizer: Any) -> None:
         alive = [known for known in self._optimizers if known() is not None]
@@ -307,40 +305,6 @@ class Launch:
             self.settings.report.write_text(json.dumps(content, indent=1) + "\n")
         except OSError as error:
             self.say(f"yolov9mem: --report: {error}")
-
-
-class _StandsForSGD(type):
-    """Of the class that a script finds as torch.optim.SGD: what is a torch.optim.SGD in
-    stock is one of it, so too where the stock class itself was made. Its subclasses are
-    classes as any other."""
-
-    def __instancecheck__(cls, instance: Any) -> bool:
-        return type.__instancecheck__(_asked_for(cls), instance)
-
-    def __subclasscheck__(cls, subclass: type) -> bool:
-        return type.__subclasscheck__(_asked_for(cls), subclass)
-
-
-def _asked_for(cls: type) -> type:
-    return StockSGD if LAUNCHED in cls.__dict__ else cls
-
-
-def _swapped_sgd() -> type:
-    """torch.optim.SGD for scripts: zeroing is left to them, as it is stock."""
-
-    class SwappedSGD(AccumulatingSGD, metaclass=_StandsForSGD):
-        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-            if kwargs.get("fused") or kwargs.get("differentiable"):
-                return StockSGD(*args, **kwargs)
-            return super().__new__(cls)
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, zero_grads=False, **kwargs)
-
-    setattr(SwappedSGD, LAUNCHED, True)
-    # Scripts print the class's name.
-    SwappedSGD.__name__ = SwappedSGD.__qualname__ = AccumulatingSGD.__name__
-    return SwappedSGD
 
 
 def _disabled(stock: Callable[..., Any]) -> Callable[..., Any]:

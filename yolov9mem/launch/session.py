@@ -19,15 +19,15 @@ from yolov9mem.torch import (
     use_expandable_segments,
 )
 from yolov9mem.torch.optimizer.averages import unwrap
+from yolov9mem.torch.recording.closures import redirect
 from yolov9mem.torch.running.registry import runner_of
 
 from . import averages, banner
 from .cli import Settings
 from .measure import Measure
 from .patches import Patches
+from .sgd import is_swapped
 from .validation import Slices, Watcher, is_wrapped, wrap_forward
-
-LAUNCHED = "yolov9mem_launched"  # of the class that stands for torch.optim.SGD
 
 
 class Session:
@@ -102,8 +102,10 @@ class Session:
             except TypeError as error:
                 self.lines.append(("model, stock", str(error)))
         if not is_wrapped(cls.forward):
-            wrapped = wrap_forward(stock, cls.forward, watcher)
+            swapped = cls.forward
+            wrapped = wrap_forward(stock, swapped, watcher)
             patches.set(cls, "forward", wrapped)
+            redirect(model, swapped, wrapped)
 
     def trained(self, module: Any, images: Tensor) -> None:
         """A training forward of the model, or of a replica of it, begins."""
@@ -123,7 +125,7 @@ class Session:
 
     def _swap_step(self, model: nn.Module, optimizer: Any) -> None:
         name = type(optimizer).__name__
-        if isinstance(optimizer, AccumulatingSGD) and not is_launched(optimizer):
+        if isinstance(optimizer, AccumulatingSGD) and not is_swapped(optimizer):
             self.lines.append(("optimizer", f"the script's own {name}"))
             return
         if not isinstance(optimizer, AccumulatingSGD):
@@ -226,11 +228,6 @@ def is_compiled(module: nn.Module) -> bool:
         for part in module.modules()
         if unwrap(part) is model
     )
-
-
-def is_launched(optimizer: Any) -> bool:
-    """Did the script ask for torch.optim.SGD?"""
-    return hasattr(type(optimizer), LAUNCHED)
 
 
 def owns(module: nn.Module, optimizer: torch.optim.Optimizer) -> bool:

@@ -49,7 +49,7 @@ from .optimizer.sgd import AccumulatingSGD
 from .recording.ir import CannotLower
 from .report import Report, report
 from .running.arenas import use_expandable_segments
-from .running.entry import StockForwardWarning
+from .running.conditions import StockForwardWarning
 
 uncheckpoint = release
 

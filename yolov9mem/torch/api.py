@@ -63,18 +63,22 @@ def checkpoint(
     ``backend``.
 
     The module is recorded lazily, at its next training forward, and again where its
-    attributes, the objects in them that forward reads, or the arguments are others. Global
-    variables and attributes of classes are taken as they were; a forward that the class
-    gets later runs as it is until checkpoint() is called again. One that asks a tensor for
-    its type, its strides or an attribute of the user's own is shown another class, those of
-    a contiguous one, none. In eval mode, without
-    gradients, under tracing and within torch.utils.checkpoint, which keeps nothing, the
-    stock forward runs. Outputs are channels_last tensors;
-    those of children, where the module itself runs stock, are laid out as in stock PyTorch.
-    The module may be moved between devices at any time. On a GPU a training forward raises
-    BackendError where there is no driver, or one too old, or no cuDNN 9; in a build without
-    CUDA the stock forward runs and a StockForwardWarning says so once. cuDNN's settings
-    are PyTorch's: torch.backends.cudnn.allow_tf32, and benchmark, which may cost 32 MiB.
+    attributes, the objects in them that forward reads, or the arguments are others.
+    Global variables and attributes of classes are taken as they were, but not
+    ``forward``: one that somebody puts around the module's, on its class or the
+    instance, is called at every forward, and what it calls runs here. One around that
+    of a base or of a part is recorded with the rest: what it does beside, such as
+    taking the time, it does then only. A part that was compiled in place, by its
+    compile(), is recorded as what it computes. A forward that asks a tensor for its
+    type, its strides or an attribute of the user's own is shown another class, those of
+    a contiguous one, none. In eval mode, without gradients, under tracing, within
+    torch.compile and within torch.utils.checkpoint, which keeps nothing, the stock
+    forward runs. Outputs are channels_last tensors; those of children, where the module
+    itself runs stock, are laid out as in stock PyTorch. The module may be moved between
+    devices at any time. On a GPU a training forward raises BackendError where there is
+    no driver, or one too old, or no cuDNN 9; in a build without CUDA the stock forward
+    runs and a StockForwardWarning says so once. cuDNN's settings are PyTorch's:
+    torch.backends.cudnn.allow_tf32, and benchmark, which may cost 32 MiB.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(

@@ -95,7 +95,7 @@ def report(module: nn.Module) -> Report:
     for path, part in module.named_modules():
         runner = registry.runner_of(part)
         if isinstance(runner, Entry):
-            row = _row(path, runner)
+            row = _row(path, part, runner)
             if row.state == "waiting" and path and rows:
                 continue  # inside a swapped module, or never called
             rows.append(row)
@@ -129,13 +129,15 @@ def _left_rows(path: str, module: nn.Module, entry: Entry) -> list[Row]:
     ]
 
 
-def _row(path: str, entry: Entry) -> Row:
+def _row(path: str, module: nn.Module, entry: Entry) -> Row:
     reasons = tuple(entry.reasons)
     kind, counts = entry.cls.__name__, entry.counts
     planned = _planned(entry)
     if not planned:
         state = "stock" if reasons else "waiting"
         detail = "; ".join(reasons) or "no training forward yet"
+        if not reasons and "forward" in vars(module):
+            detail += " that came here: the instance has a forward of its own"
         return Row(path, kind, state, detail, reasons=reasons)
     detail = f"keep={entry.keep}"
     stages = sum(len(graph.program.part.stages) for graph, _ in planned)

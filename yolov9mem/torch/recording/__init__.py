@@ -15,6 +15,8 @@ to_stock          nodes that no graph is worth making for
 refs              finding and replacing the refs of a recording
 copies, sharing   which tensors are copies of others, or the same memory
 fakes             the copy of the module that is recorded, without memory
+forwards          the forward that a class has beneath ours
+closures          functions that hold parts, or another's forward
 leaked_fakes      fakes that a forward leaves behind in a cache outside
 isolation         the random generators stay as they were
 fingerprint       whether the module has changed since

@@ -144,7 +144,7 @@ def _batch_norm(
     if weight is bias is not None:
         raise CannotLower("batch_norm", rec.path, "its weight is its bias as well")
     n, c, h, w = input.shape
-    path, module = rec.modules[-1] if rec.modules else ("", None)
+    path, module = rec.modules[-1]
     is_synced = training and id(module) in rec.fakes.synced
     sharing = sharing_of(module) if is_synced else None
     if training and n * h * w <= 1 and sharing is None:

@@ -168,6 +168,14 @@ class Freezer:
         return state
 
 
+def is_frozen(value: Any, frozen: Any) -> bool:
+    """Is it still what it was when a Freezer froze it?"""
+    try:
+        return bool(frozen == value)
+    except (RuntimeError, ValueError):  # a tensor or an array where a number was
+        return False
+
+
 def _names_and_values(thing: Any) -> list[Any]:
     return items_of(attributes_of(thing))
 

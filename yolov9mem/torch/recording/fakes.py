@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import Any
 
@@ -19,7 +19,9 @@ from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .closures import Rebinding
 from .contents import objects_in
+from .forwards import forward_of
 from .ir import CannotLower
 from .spies import Spies
 
@@ -99,7 +101,10 @@ def places_of(module: nn.Module) -> set[torch.device]:
 class FakeCopy:
     """The copy, and the paths by which its fakes and modules are known."""
 
-    def __init__(self, original: nn.Module) -> None:
+    def __init__(
+        self, original: nn.Module, forward: Callable[..., Any] | None = None
+    ) -> None:
+        """``forward`` is what is to be recorded, unbound; None: its class's."""
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.places = places_of(original)
         self._home = _home(original)
@@ -124,8 +129,14 @@ class FakeCopy:
             reason = f"the module cannot be deep-copied ({kind}: {error})"
             raise CannotLower("deepcopy", "", reason) from error
         self._check_is_whole(original)
-        # What runs instead is the class's forward, which an instance's own may call.
-        vars(self.module).pop("forward", None)
+        parts = (id(part) for part in original.modules())
+        rebinding = Rebinding({k: memo[k] for k in parts if k in memo}, memo)
+        for part in self.module.modules():
+            rebinding.attributes(part)
+        self.known = rebinding.known  # what functions in attributes hold
+        forward = forward or forward_of(type(original))
+        forward = _BatchNorm.forward if forward is SYNCED else forward
+        self.forward = MethodType(forward, self.module)
         self._listen({id(made): original for original, made in memo.items()})
         copies = [value for value in memo.values() if isinstance(value, Tensor)]
         self._fakes += [tensor for tensor in copies if id(tensor) not in known]
@@ -138,7 +149,7 @@ class FakeCopy:
                 if module.momentum is None:  # would ask for the value of a fake
                     module.momentum = 0.5
                     self.cumulative.add(id(module))
-            if vars(module).get("forward", type(module).forward) is SYNCED:
+            if vars(module).get("forward", forward_of(type(module))) is SYNCED:
                 # The same call of F.batch_norm; who shares is known by the module.
                 module.forward = MethodType(_BatchNorm.forward, module)
                 self.synced.add(id(module))
@@ -173,6 +184,7 @@ class FakeCopy:
         """After a recording that failed: forward may have changed the copy."""
         self._looked_at = self.looked_at()
         self.module, self._spies = nn.Module(), Spies(())
+        del self.forward
 
     def fake(self, tensor: Tensor) -> FakeTensor:
         """A fake like ``tensor``: same sizes, strides, dtype, device, requires_grad."""

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Has a module changed since it was recorded?
 
-The tree, the classes, instance-level ``forward`` and every plain attribute (training flags,
-strides, eps, ...) are compared, and what is in objects that forward has looked at; tensors
-are compared by where they are, not by content. The check is made at every training
-forward, so it must be cheap: C makes it, and Python says what is another where something
-is. Only weak references to modules are kept.
+The tree, the classes and their ``forward``, an instance's own and every plain attribute
+(training flags, strides, eps, ...) are compared, and what is in objects that forward has
+looked at; tensors are compared by where they are, not by content. The check is made at
+every training forward, so it must be cheap: C makes it, and Python says what is another
+where something is. Only weak references to modules are kept.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from yolov9mem import _core
 
 from .contents import Freezer
 from .fakes import HOOK_DICTS, HOOKS
+from .forwards import Forwards
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 INTERNAL = {
@@ -85,6 +86,7 @@ class Fingerprint:
             _ModuleState(m, path, freezer) for path, m in module.named_modules()
         ]
         self._packed = tuple(state.packed() for state in self._states)
+        self._forwards = Forwards({state.kind for state in self._states})
 
     def difference(self, module: nn.Module) -> str | None:
         """None, or the path of a module that changed ("" is the module itself).
@@ -98,6 +100,10 @@ class Fingerprint:
         """The difference; and the path of an inner module that has a hook, or None."""
         if self._states[0].module() is not module:
             return "", None
+        others = self._forwards.changed()
+        for state in self._states if others else ():
+            if others & {*state.kind.__mro__}:
+                return state.path, None
         if _core.unchanged(self._packed, HOOKS):
             return None, None
         hooked = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .closures import changed
 from .fakes import VALUE_ERRORS, FakeCopy
 from .ir import CannotLower, Recording
 from .isolation import random_states, undisturbed
@@ -44,6 +45,9 @@ def _record(
         call = type(error).__name__
         reason = "forward depends on the values of tensors, not only on sizes"
         return CannotLower(call, recorder.path, reason)
+    if changed(recorder.fakes.known):
+        reason = "a function of the module changes what it holds"
+        return CannotLower("setattr", recorder.path, reason)
     if random_states() != before:
         reason = "forward draws from the generator of Python or NumPy"
         return CannotLower("random", "", reason)

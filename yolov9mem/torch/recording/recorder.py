@@ -62,7 +62,7 @@ class Recorder(TorchFunctionMode):
         self.has_views: set[int] = set()
         self.copies = Copies()
         self.derived = Derived(self)
-        self.modules: list[tuple[str, nn.Module]] = []
+        self.modules: list[tuple[str, nn.Module]] = [("", fakes.module)]
         self.norm_calls: dict[str, int] = {}
         self.alive = alive  # keeps the ids valid
         self._handed_out: list[Tensor] = []  # what the caller has afterwards
@@ -74,7 +74,7 @@ class Recorder(TorchFunctionMode):
     @property
     def path(self) -> str:
         """Of the module whose forward is running."""
-        return self.modules[-1][0] if self.modules else ""
+        return self.modules[-1][0]
 
     def value(self, tensor: Any) -> int | None:
         """The number of the value that ``tensor`` is now, or None."""
@@ -170,7 +170,9 @@ class Recorder(TorchFunctionMode):
                 fake_args, fake_kwargs = torch.utils._pytree.tree_unflatten(fakes, spec)
                 containers = dict(containers_in((fake_args, fake_kwargs)))
                 held = {path: items_of(c) for path, c in containers.items()}
-                out = self.fakes.module(*fake_args, **fake_kwargs)
+                # Not a call of the module: what somebody has around its forward is
+                # around this one, and around what it calls by itself.
+                out = self.fakes.forward(*fake_args, **fake_kwargs)
         finally:
             for hook in hooks:
                 hook.remove()

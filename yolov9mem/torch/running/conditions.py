@@ -34,6 +34,11 @@ _fx_is_tracing: Callable[[], bool] = getattr(
 )
 
 
+class StockForwardWarning(UserWarning):
+    """A checkpointed module ran in stock PyTorch, or is recorded at every forward; said
+    once for each reason."""
+
+
 def not_training(module: nn.Module) -> str | None:
     """Quiet reasons: nothing would be kept for a backward."""
     if is_recording():
@@ -102,6 +107,7 @@ class Defaults:
 
     def __init__(self, forward: Callable[..., Any]) -> None:
         """``forward`` is the unbound stock forward."""
+        self.forward = forward
         self._signature = inspect.signature(forward)
         self._names = list(self._signature.parameters)[1:]
 

@@ -28,6 +28,7 @@ from . import autograd_nodes, conditions, registry
 from .arenas import drop_workspace, make_room
 from .binding import Stale, laid_out_as_stock
 from .byte_counts import Held, held_bytes
+from .conditions import StockForwardWarning
 from .invocation import Invocation
 from .lower import lower
 from .lowered import Graph, Lowered
@@ -40,11 +41,6 @@ MOST_PROGRAMS = 64  # input signatures remembered for one module
 MOST_WITH_GRAPHS = 4
 MOST_CHANGES = 3  # recordings of a module whose forward changes it
 MOST_IN_A_ROW = 30  # recordings, one a forward: more than a multi-scale run has sizes
-
-
-class StockForwardWarning(UserWarning):
-    """A checkpointed module ran in stock PyTorch, or is recorded at every forward; said
-    once for each reason."""
 
 
 class Entry:
@@ -178,9 +174,12 @@ class Entry:
         reason = reason or conditions.unusual_device(tensors, self.backend)
         if reason is not None:
             return reason
-        if self._defaults is None:
-            self._defaults = conditions.Defaults(call.forward)
-        reason = self._defaults.changed(call.module, call.args, call.kwargs)
+        with self._lock:
+            if self._defaults is None or self._defaults.forward is not call.forward:
+                self._defaults = conditions.Defaults(call.forward)
+                self.forget()  # another forward's
+            defaults = self._defaults
+        reason = defaults.changed(call.module, call.args, call.kwargs)
         if reason is not None:
             return reason
         with self._lock:
@@ -246,7 +245,7 @@ class Entry:
     def forget(self) -> None:
         """Drops all recordings and plans; the next training forward records anew."""
         with self._lock:
-            self._fingerprint = self._fakes = self._defaults = None
+            self._fingerprint = self._fakes = None
             self.lowered.clear()
 
     def _key(self, call: Invocation) -> Any:
@@ -310,7 +309,7 @@ class Entry:
 
     def _record(self, call: Invocation) -> Recording:
         """From now on, what forward has looked at in objects counts as well."""
-        fakes = self._fake_copy(call.origin)
+        fakes = self._fake_copy(call)
         try:
             return record(fakes, call.leaves, call.spec, self.strict)
         finally:
@@ -338,11 +337,11 @@ class Entry:
         graphs = zip(made.graphs, made.learning(leaves))
         return held_bytes(self._plan(graph, *learning) for graph, learning in graphs)
 
-    def _fake_copy(self, origin: nn.Module) -> FakeCopy:
+    def _fake_copy(self, call: Invocation) -> FakeCopy:
         """Made anew when the module has moved to another kind of device."""
         known = self._fakes
-        if known is None or known.places != places_of(origin):
-            known = self._fakes = FakeCopy(origin)
+        if known is None or known.places != places_of(call.origin):
+            known = self._fakes = FakeCopy(call.origin, call.forward)
         return known
 
     def _plan(

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: MIT
 """How a module is made to run through the core, leaving no trace in it.
 
-The class's ``forward`` is patched once. It looks the instance up in a table with weak
+The class's ``forward`` is patched. It looks the instance up in a table with weak
 references; copies, unpickled modules and other instances are not in the table and run
-as before. Nothing of ours is in a module's ``__dict__``. A ``forward`` that somebody gives
-the class afterwards runs in stock PyTorch until the next checkpoint(), which is of it, and
-stays when the last instance is released.
+as before. Nothing of ours is in a module's ``__dict__``, but where a ``forward`` that
+the instance has of its own holds what the class had: it is given ours to call.
+
+What is recorded is what the class had before. A ``forward`` that somebody puts around
+ours afterwards, on the class or the instance, is called at every forward. Where
+checkpoint() is called again and cannot tell whether such a one is around ours, another
+one of ours is put around it: of two in a class the outer one acts.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from ..recording.closures import redirect
+from ..recording.forwards import MISSING, Patch, patch_in, patch_of, patch_within
 from ..recording.isolation import is_recording
 
 
@@ -36,47 +42,19 @@ class Runner(Protocol):
     def replica(self) -> Runner:
         """The runner of a DataParallel replica."""
 
-    def forget(self) -> None:
-        """The class has another stock forward from now on."""
-        return
 
+class _Acting(threading.local):
+    """By the id of a module: whose function runs it in this thread. Another one that is
+    come to from there is beneath it, or of a base of its class."""
 
-class _Patch:
-    """What stands in a class for its own methods; MISSING: it inherits them."""
-
-    def __init__(self, cls: type) -> None:
-        self.cls = cls
-        self.own = {name: cls.__dict__.get(name, MISSING) for name in METHODS}
-        self.ours: dict[str, Any] = {}
-
-    def put(self, name: str, function: Any) -> None:
-        self.ours[name] = function
-        setattr(self.cls, name, function)
-
-    def runs(self) -> bool:
-        """Is the class's forward ours, or the launcher's, which steps aside for a
-        recording? What another one does around ours would be recorded with it."""
-        found = self.cls.__dict__.get("forward")
-        ours = self.ours["forward"]
-        return found is ours or getattr(found, "yolov9mem_launch", None) is ours
-
-    def take_away(self) -> None:
-        """What somebody has put in the place of ours stays."""
-        for name, own in self.own.items():
-            if self.cls.__dict__.get(name) is not self.ours[name]:
-                continue
-            if own is MISSING:
-                delattr(self.cls, name)
-            else:
-                setattr(self.cls, name, own)
+    def __init__(self) -> None:
+        self.patches: dict[int, Patch] = {}
 
 
 _lock = threading.RLock()
 _runners: dict[int, tuple[weakref.ref[nn.Module], Runner | None]] = {}  # None: stock
-_patched: dict[type, _Patch] = {}
 _automatic: dict[type, Callable[[nn.Module], Runner]] = {}
-MISSING = object()
-METHODS = ("forward", "_replicate_for_data_parallel")
+_acting = _Acting()
 
 
 def runner_of(module: nn.Module) -> Runner | None:
@@ -95,6 +73,7 @@ def register(module: nn.Module, runner: Runner | None) -> None:
 
     with _lock:
         _patch(type(module))
+        _call_ours(module)
         _runners[key] = (weakref.ref(module, forget), runner)
 
 
@@ -118,61 +97,88 @@ def make_automatic(cls: type, make: Callable[[nn.Module], Runner]) -> None:
         _patch(cls)
 
 
-def _run(patch: _Patch, stock: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
-    cls = patch.cls
-    if not patch.runs():  # somebody's forward calls it
+def _run(patch: Patch, module: nn.Module, args: Any, kwargs: Any) -> Any:
+    cls, key, acting = patch.cls, id(module), _acting.patches
+    stock = patch.stock(type(module))
+    outer = acting.get(key)
+    if outer is not None and outer is not patch:
         return stock(module, *args, **kwargs)
     runner = runner_of(module)
     if runner is None and type(module) is cls and cls in _automatic:
-        if module.training and id(module) not in _runners and not is_recording():
+        if module.training and key not in _runners and not is_recording():
             runner = _automatic[cls](module)
-    if runner is None or runner.cls is not cls:
+    if runner is None:
         return stock(module, *args, **kwargs)
-    return runner.run(module, stock, args, kwargs)
+    acting[key] = patch
+    try:
+        return runner.run(module, stock, args, kwargs)
+    finally:
+        if outer is None:
+            del acting[key]
 
 
-def _replicate(cls: type, stock: Any, module: nn.Module) -> nn.Module:
-    replica: nn.Module = stock(module)
-    runner = runner_of(module)
-    if runner is not None and runner.cls is cls:
-        register(replica, runner.replica())
-    return replica
-
-
-def _patch(cls: type) -> None:
-    if cls in _patched:
-        if _patched[cls].runs():
-            return
-        _restore(cls)
-        for _, runner in list(_runners.values()):
-            if runner is not None and runner.cls is cls:
-                runner.forget()
-    patch = _patched[cls] = _Patch(cls)
-    stock = cls.forward
-    run = functools.partial(_run, patch, stock)
-    is_compiling = torch.compiler.is_compiling
+def _forward(patch: Patch) -> Callable[..., Any]:
+    """What stands for the class's forward."""
+    known = patch.stock(patch.cls)
+    stock = known if patch.beneath is not MISSING else _inherited(patch.cls)
+    run, is_compiling = functools.partial(_run, patch), torch.compiler.is_compiling
 
     def forward(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        if is_compiling():
+        if is_compiling():  # first: torch.compile is to read no more of this
             return stock(self, *args, **kwargs)
         return run(self, args, kwargs)
 
     # torch.jit.script compiles the stock source and looks names up in these globals.
     here = types.FunctionType(
-        forward.__code__, getattr(stock, "__globals__", globals()), "forward", None,
+        forward.__code__, getattr(known, "__globals__", globals()), "forward", None,
         forward.__closure__,
     )  # fmt: skip
-    patch.put("forward", functools.wraps(stock)(here))
-    stock_replicate = cls._replicate_for_data_parallel
+    return functools.wraps(known)(here)
 
-    @functools.wraps(stock_replicate)
+
+def _inherited(cls: type) -> Callable[..., Any]:
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return super(cls, self).forward(*args, **kwargs)  # type: ignore[arg-type]
+
+    return forward
+
+
+def _replicate(patch: Patch) -> Callable[..., Any]:
+    """What stands for the class's way of making a replica."""
+
+    @functools.wraps(patch.stock(patch.cls))
     def replicate(self: nn.Module) -> nn.Module:
-        return _replicate(cls, stock_replicate, self)
+        replica: nn.Module = patch.stock(type(self))(self)
+        runner = runner_of(self)
+        if runner is not None:
+            register(replica, runner.replica())
+        return replica
 
-    patch.put("_replicate_for_data_parallel", replicate)
+    return replicate
+
+
+_MAKERS = {"forward": _forward, "_replicate_for_data_parallel": _replicate}
+
+
+def _patch(cls: type) -> None:
+    for name, make in _MAKERS.items():
+        if patch_within(cls, name) is None:
+            patch = Patch(cls, name)
+            patch.put(make(patch))
+
+
+def _call_ours(module: nn.Module) -> None:
+    """A forward that the instance has around what its class had calls ours from now on."""
+    kind = type(module)
+    patch = patch_within(kind, "forward")
+    if patch is not None and patch.ours is not None:
+        stock = patch.stock(kind)
+        while (beneath := patch_of(stock)) is not None:
+            stock = beneath.stock(kind)
+        redirect(module, stock, patch.ours)
 
 
 def _restore(cls: type) -> None:
-    patch = _patched.pop(cls, None)
-    if patch is not None:
-        patch.take_away()
+    for name in _MAKERS:
+        while (patch := patch_in(cls, name)) is not None:
+            patch.take_away()
