@@ -195,3 +195,5 @@ def test_torch_data_set():
     assert dataset[torch.tensor(1)][0].shape == (3, SIZE, SIZE)  # as a sampler may give
     dataset.mosaic = False
     assert not dataset.augment.mosaic
+    with pytest.raises(TypeError, match="mosaic: is a list, must be a yolov9mem"):
+        MosaicDataset([])
