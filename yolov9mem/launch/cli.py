@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from yolov9mem._keep import parse_keep
 
 PROG = "python -m yolov9mem"
 KEEPS = ("conv", "min", "all", "off")
@@ -24,7 +27,8 @@ flags of yolov9mem (anything else reaches the script untouched; a flag that the 
 itself defines stays the script's; all after -- is the script's):
   --ckpt [KEEP]   what the model keeps for backward: conv (convolution outputs, no
                   convolution runs twice; the default, with or without the flag), min
-                  (the smallest peak), all (as PyTorch does), off (stock model)
+                  (the smallest peak), all (as PyTorch does), off (stock model), or
+                  a size such as 6GB (the cheapest that fits it)
   --accumulate N  the optimizer steps every N batches, from the first batch on
   --mosaic P      probability of mosaic, from 0 to 1
   --mixup P       probability of mixup, from 0 to 1
@@ -114,8 +118,19 @@ def _probability(flag: str, text: str) -> float:
 
 def _keep(flag: str, text: str) -> str:
     if text not in KEEPS:
-        raise UsageError(f"{flag}: is {text!r}, must be one of {_list(KEEPS)}")
+        try:
+            parse_keep(text)
+        except ValueError:
+            raise UsageError(
+                f"{flag}: is {text!r}, must be one of {_list(KEEPS)}, or a size such "
+                "as '6GB'"
+            ) from None
     return text
+
+
+def _is_keep(word: str) -> bool:
+    """A number without a unit is none: it may be an argument of the script."""
+    return word in KEEPS or re.fullmatch(r"\d+(\.\d+)?[A-Za-z]+", word) is not None
 
 
 def _file(flag: str, text: str) -> Path:
@@ -182,7 +197,7 @@ class _Reader:
         word = self.words[self.at]
         if flag.bare is None:
             return not word.startswith("--")
-        return word in KEEPS or word.isalpha()  # another plain word is a bad value
+        return _is_keep(word) or word.isalpha()  # another plain word is a bad value
 
 
 def parse(
@@ -227,7 +242,7 @@ def _take_before_target(reader: _Reader) -> None:
     """`--ckpt train.py`: a bare flag before the target keeps its hands off it."""
     word = reader.words[reader.at]
     following = reader.words[reader.at + 1 : reader.at + 2]
-    if word == "--ckpt" and following and following[0] not in KEEPS:
+    if word == "--ckpt" and following and not _is_keep(following[0]):
         if "keep" in reader.found:
             raise UsageError("--ckpt: given twice")
         reader.found["keep"] = FLAGS[word].bare
