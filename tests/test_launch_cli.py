@@ -136,6 +136,7 @@ def test_help_is_ours_before_the_script_and_its_own_after() -> None:
             "--ckpt: is 'deep', must be one of conv, min, all or off, or",
         ),
         ("t.py --ckpt 6XB", "--ckpt: is '6XB', must be one of conv"),
+        ("t.py --ckpt=600", "--ckpt: is '600', must be one of conv"),
         ("t.py --ckpt=0GB", "--ckpt: is '0GB', must be one of conv"),
         ("--ckpt --ckpt t.py", "--ckpt: given twice"),
         ("t.py --ckpt --ckpt", "--ckpt: given twice"),

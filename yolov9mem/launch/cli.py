@@ -119,7 +119,7 @@ def _probability(flag: str, text: str) -> float:
 def _keep(flag: str, text: str) -> str:
     if text not in KEEPS:
         try:
-            parse_keep(text)
+            parse_keep(text if _is_keep(str(text)) else "")
         except ValueError:
             raise UsageError(
                 f"{flag}: is {text!r}, must be one of {_list(KEEPS)}, or a size such "

@@ -15,7 +15,7 @@ import types
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -31,10 +31,14 @@ from .patches import ImportWatch, Patches
 from .session import LAUNCHED, Session, is_trained_by
 
 StockSGD = torch.optim.SGD
+THIS_PROCESS = "this process"  # the target of patch()
 
 
 class Launch:
     """Swaps yolov9mem's parts into whatever runs between `start` and `stop`.
+
+    One is on at a time: its start stops the one before, as where a cell of a notebook
+    that calls patch() runs again.
 
     Args:
         settings: what the flags ask for.
@@ -44,10 +48,12 @@ class Launch:
         notes: lines for the start table.
     """
 
+    running: ClassVar[Launch | None] = None
+
     def __init__(
         self,
         settings: Settings,
-        target: str = "this process",
+        target: str = THIS_PROCESS,
         arguments: tuple[str, ...] = (),
         applied: tuple[str, ...] = (),
         notes: tuple[banner.Line, ...] = (),
@@ -68,6 +74,9 @@ class Launch:
 
     def start(self) -> None:
         """From now on."""
+        if Launch.running is not None:
+            Launch.running.stop()
+        Launch.running = self
         self._patch_optimizers()
         self._patch(DataLoader, "__init__", self._loader_init)
         self._patch_files()
@@ -77,7 +86,10 @@ class Launch:
         self._imports.start()
 
     def stop(self) -> None:
-        """Everything as it was."""
+        """Everything as it was; nothing where this one is not on."""
+        if Launch.running is not self:
+            return
+        Launch.running = None
         self._imports.stop()
         self._disarm()
         dataset.restore_all()
