@@ -66,3 +66,24 @@ def test_so_does_one_behind_a_link(tmp_path: Path) -> None:
     stock = run(tmp_path, "link.py")
     assert stock[0].startswith(f"{tmp_path / 'link.py'} True"), stock
     assert run(tmp_path, "-m", "yolov9mem", "link.py") == stock
+
+
+TWO_BACKWARDS = """\
+import torch
+from torch.nn import BatchNorm2d, Conv2d, ReLU, Sequential
+model = Sequential(Conv2d(3, 8, 3), BatchNorm2d(8), ReLU(), Conv2d(8, 8, 3))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+found = model(torch.rand(2, 3, 16, 16))
+found.mean().backward(retain_graph=True)
+found.square().mean().backward()
+print("trained")
+"""
+
+
+def test_where_the_model_must_be_stock_the_flag_is_named(tmp_path: Path) -> None:
+    (tmp_path / "twice.py").write_text(TWO_BACKWARDS)
+    out, errors, code = run(tmp_path, "-m", "yolov9mem", "twice.py")
+    assert (out, code) == ("", 1)
+    assert "yolov9mem: with --ckpt off the model runs in stock PyTorch" in errors
+    out, errors, code = run(tmp_path, "-m", "yolov9mem", "twice.py", "--ckpt", "off")
+    assert (out, code) == ("trained\n", 0), errors

@@ -83,8 +83,10 @@ def _run(command: Command, program: object) -> int:
         if not error.code and code:
             sys.exit(code)
         raise
-    except BaseException:
+    except BaseException as error:
         launch.finish()
+        if str(error).startswith("yolov9mem: "):  # what the swapped model cannot do
+            launch.say("yolov9mem: with --ckpt off the model runs in stock PyTorch")
         raise
     return launch.finish()
 
