@@ -104,6 +104,14 @@ def test_two_dashes_end_our_flags() -> None:
     command = parse(["t.py", "--", "--ckpt", "nonsense"])
     assert command is not None
     assert command.arguments == ("--", "--ckpt", "nonsense")
+    for target in (["t.py"], ["-m", "t"]):
+        command = parse(["--ckpt", "min", "--", *target, "--ckpt", "own", "--strict"])
+        assert command is not None
+        assert command.arguments == ("--ckpt", "own", "--strict")
+        assert command.left_to_script == ("--ckpt", "--strict")
+        assert command.settings == Settings("min")
+    with pytest.raises(UsageError, match="no script given"):
+        parse(["--ckpt", "--"])
 
 
 def test_the_flags_of_a_script_are_its_own() -> None:
@@ -147,6 +155,7 @@ def test_help_is_ours_before_the_script_and_its_own_after() -> None:
         ("t.py --report /nowhere/at/all.json", "--report: '/nowhere/at/all.json' is"),
         ("--batch 4 t.py", "--batch: unknown flag before the script"),
         ("--ckpt min", "no script given"),
+        ("-- --ckpt t.py", "--ckpt: unknown flag before the script"),
         ("-m", "-m: needs the name of a module"),
     ],
 )

@@ -24,7 +24,8 @@ Runs a training script as it is, with yolov9mem's parts swapped in where it buil
 model, optimizer, moving average and data set.
 
 flags of yolov9mem (anything else reaches the script untouched; a flag that the script
-itself defines stays the script's; all after -- is the script's):
+itself defines stays the script's; so is all after --, which may also stand before the
+script, where it does not reach it):
   --ckpt [KEEP]   what the model keeps for backward: conv (convolution outputs, no
                   convolution runs twice; the default, with or without the flag), min
                   (the smallest peak), all (as PyTorch does), off (stock model), or
@@ -213,14 +214,18 @@ def parse(
         UsageError: an unknown flag before the target, a bad value, no target.
     """
     reader = _Reader(words)
-    target, is_module = None, False
+    target, is_module, ours_end = None, False, False
     while target is None:
         if reader.at >= len(words):
             raise UsageError("no script given")
         word = words[reader.at]
-        if word in ("-h", "--help"):
+        if word == "--" and not ours_end:
+            ours_end = True
+            reader.at += 1
+            continue
+        if word in ("-h", "--help") and not ours_end:
             return None
-        if reader.is_ours():
+        if reader.is_ours() and not ours_end:
             _take_before_target(reader)
             continue
         reader.at += 1
@@ -234,6 +239,7 @@ def parse(
         else:
             target = word
     own = own_flags(target, is_module)
+    own = FLAGS if ours_end else own
     arguments, left = _rest(reader, own)
     return Command(Settings(**reader.found), target, is_module, arguments, left)
 
