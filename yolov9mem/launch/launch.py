@@ -29,6 +29,7 @@ from . import banner, codebases, dataset, files, loss
 from .cli import Settings, UsageError
 from .patches import ImportWatch, Patches
 from .session import LAUNCHED, Session, is_trained_by
+from .validation import first_of, images_of
 
 StockSGD = torch.optim.SGD
 THIS_PROCESS = "this process"  # the target of patch()
@@ -139,7 +140,7 @@ class Launch:
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if is_compiling():  # torch.compile reads this, and is to read no more
                 return stock(module, *args, **kwargs)
-            began = launch._begins(module, args)
+            began = launch._begins(module, first_of(args, kwargs))
             result = stock(module, *args, **kwargs)
             if began:
                 launch._announce()
@@ -153,7 +154,7 @@ class Launch:
             self._armed.undo()
             self._armed = None
 
-    def _begins(self, module: nn.Module, args: tuple[Any, ...]) -> bool:
+    def _begins(self, module: nn.Module, given: Any) -> bool:
         """Is this the first training forward? Then everything is swapped now."""
         if self._armed is None:
             return False
@@ -165,19 +166,16 @@ class Launch:
         for optimizer in living:
             if optimizer is not None and is_trained_by(module, optimizer):
                 self._disarm()
-                return self._begin(module, optimizer, args)
+                return self._begin(module, optimizer, given)
         return False
 
-    def _begin(self, module: nn.Module, optimizer: Any, args: tuple[Any, ...]) -> bool:
+    def _begin(self, module: nn.Module, optimizer: Any, given: Any) -> bool:
         session = self.session
         if session is not None and session.model() is unwrap(module):
             return False  # a second optimizer over the same model
         self._check_applied()
         self.session = Session(self.settings, module, optimizer)
-        images = args[0] if args else None
-        if isinstance(images, dict):
-            images = images.get("img")
-        self.session.begin(self._patches, images, lambda: self.session)
+        self.session.begin(self._patches, images_of(given), lambda: self.session)
         return True
 
     def _check_applied(self) -> None:

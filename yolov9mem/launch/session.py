@@ -160,7 +160,13 @@ class Session:
         batch = f"a batch of {self.slices.trained or 'unknown size'}"
         if self.devices > 1:
             batch += f" on each of {self.devices} devices"
-        return banner.model_lines(rows, batch)
+        lines = banner.model_lines(rows, batch)
+        if rows and not lines:
+            text = (
+                f"{rows[0].kind}: its forward did not go on to the images in its batch"
+            )
+            lines.append(("model, stock", text))
+        return lines
 
     def _read_rows(self) -> tuple[Any, ...]:
         model = self.model()
