@@ -42,6 +42,13 @@ class OfList(Net):
         return self.layers(torch.stack(images))
 
 
+class OfTime(Net):
+    """As in a diffusion model: a number comes first."""
+
+    def forward(self, time: Tensor, images: Tensor) -> Tensor:
+        return self.layers(images) * time
+
+
 class CallsAgain(Net):
     """The way of ultralytics: a batch in training, the loss from there."""
 
@@ -79,6 +86,7 @@ CALLS: dict[type[Net], Call] = {
     ByName: lambda net: net(images=IMAGES),
     OfDict: lambda net: net({"pixels": IMAGES}),
     OfList: lambda net: net(list(IMAGES)),
+    OfTime: lambda net: net(torch.tensor(2.0), IMAGES),
     CallsAgain: lambda net: net({"img": IMAGES}),
 }
 

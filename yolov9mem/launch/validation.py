@@ -142,7 +142,7 @@ def wrap_forward(
         given = first_of(args, kwargs)
         if calls_again(given):
             return stock(self, *args, **kwargs)
-        if not isinstance(given, Tensor):
+        if not isinstance(given, Tensor) or given.ndim == 0:
             return swapped(self, *args, **kwargs)
         if self.training and torch.is_grad_enabled():
             watching.trained(self, given)
