@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.sgd import SGD
 
 from yolov9mem.launch.cli import Settings
 from yolov9mem.launch.launch import Launch
@@ -108,4 +109,27 @@ def test_a_model_that_stays_stock_is_named(launch: Launch) -> None:
     step(OnlyBatches(), lambda net: net({"img": IMAGES}))
     assert dict(launch.lines)["model, stock"] == (
         "OnlyBatches: its forward did not go on to the images in its batch"
+    )
+
+
+SGDS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "fused": (
+        lambda p: torch.optim.SGD(p, lr=0.1, fused=True),
+        "fused=True has other bits than the loop",
+    ),
+    "elsewhere": (
+        lambda p: SGD(p, lr=0.1),
+        "its class was not taken from torch.optim, or before the launch",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SGDS)
+def test_why_an_sgd_stays_stock_is_said(launch: Launch, kind: str) -> None:
+    make, why = SGDS[kind]
+    net = ByName()
+    optimizer = make(net.parameters())
+    net(IMAGES).sum().backward()
+    assert (
+        dict(launch.lines)["optimizer, stock"] == f"{type(optimizer).__name__}: {why}"
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.sgd import SGD as StockSGD  # noqa: N811 - torch.optim.SGD is replaced
 
 from yolov9mem.torch import (
     AccumulatingSGD,
@@ -127,9 +128,7 @@ class Session:
             self.lines.append(("optimizer", f"the script's own {name}"))
             return
         if not isinstance(optimizer, AccumulatingSGD):
-            self.lines.append(
-                ("optimizer, stock", f"{name}: only SGD has a counterpart")
-            )
+            self.lines.append(("optimizer, stock", f"{name}: {_why_stock(optimizer)}"))
             ema = averages.find(model)
             if ema is not None:
                 text = f"{type(ema).__name__}: its update is part of our step of SGD"
@@ -232,6 +231,15 @@ def is_compiled(module: nn.Module) -> bool:
         for part in module.modules()
         if unwrap(part) is model
     )
+
+
+def _why_stock(optimizer: Any) -> str:
+    if not isinstance(optimizer, StockSGD):
+        return "only SGD has a counterpart"
+    for name in ("fused", "differentiable"):
+        if any(group[name] for group in optimizer.param_groups):
+            return f"{name}=True has other bits than the loop"
+    return "its class was not taken from torch.optim, or before the launch"
 
 
 def is_launched(optimizer: Any) -> bool:
