@@ -68,6 +68,15 @@ def test_so_does_one_behind_a_link(tmp_path: Path) -> None:
     assert run(tmp_path, "-m", "yolov9mem", "link.py") == stock
 
 
+def test_without_stderr_stdout_is_the_script_s_alone(tmp_path: Path) -> None:
+    (tmp_path / "prints.py").write_text("print('mine')\n")
+    words = f"exec '{sys.executable}' -m yolov9mem prints.py 2>&-"
+    done = subprocess.run(
+        ["sh", "-c", words], env=ENVIRONMENT, cwd=tmp_path, capture_output=True
+    )
+    assert (done.stdout, done.returncode) == (b"mine\n", 0)
+
+
 TWO_BACKWARDS = """\
 import torch
 from torch.nn import BatchNorm2d, Conv2d, ReLU, Sequential
