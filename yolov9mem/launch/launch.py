@@ -287,7 +287,8 @@ class Launch:
                 self.say(f"yolov9mem: {line[0]}: {line[1]}")
             self.say(
                 f"yolov9mem: nothing to swap in {self.target}: no module whose "
-                "parameters an optimizer owns was trained outside of torch.compile"
+                "parameters an optimizer owns was trained in this process, outside of "
+                "torch.compile"
             )
         else:
             self.session.measure.finish()
