@@ -58,12 +58,23 @@ def test_values() -> None:
     assert command.settings.flags() == flags.split()
 
 
+def test_keep_may_be_a_size() -> None:
+    for words in ("t.py --ckpt 6GB 3", "--ckpt 6GB t.py 3", "t.py 3 --ckpt=6GB"):
+        command = parse(words.split())
+        assert command is not None
+        assert command.settings == Settings("6GB") and command.arguments == ("3",)
+    command = parse(["t.py", "--ckpt", "3"])
+    assert command is not None
+    assert command.settings == Settings() and command.arguments == ("3",)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         Settings(accumulate=1234567),
         Settings(mosaic=0.123456789, mixup=1e-7),
         Settings("all", 1, 0.0, 1.0, amp=False),
+        Settings("1.5GiB"),
     ],
 )
 def test_flags_bring_the_same_settings_about(settings: Settings) -> None:
@@ -93,6 +104,14 @@ def test_two_dashes_end_our_flags() -> None:
     command = parse(["t.py", "--", "--ckpt", "nonsense"])
     assert command is not None
     assert command.arguments == ("--", "--ckpt", "nonsense")
+    for target in (["t.py"], ["-m", "t"]):
+        command = parse(["--ckpt", "min", "--", *target, "--ckpt", "own", "--strict"])
+        assert command is not None
+        assert command.arguments == ("--ckpt", "own", "--strict")
+        assert command.left_to_script == ("--ckpt", "--strict")
+        assert command.settings == Settings("min")
+    with pytest.raises(UsageError, match="no script given"):
+        parse(["--ckpt", "--"])
 
 
 def test_the_flags_of_a_script_are_its_own() -> None:
@@ -120,7 +139,13 @@ def test_help_is_ours_before_the_script_and_its_own_after() -> None:
         ("t.py --accumulate", "--accumulate: needs a value"),
         ("t.py --accumulate --ckpt", "--accumulate: needs a value"),
         ("t.py --accumulate 2 --accumulate 2", "--accumulate: given twice"),
-        ("t.py --ckpt deep", "--ckpt: is 'deep', must be one of conv, min, all or off"),
+        (
+            "t.py --ckpt deep",
+            "--ckpt: is 'deep', must be one of conv, min, all or off, or",
+        ),
+        ("t.py --ckpt 6XB", "--ckpt: is '6XB', must be one of conv"),
+        ("t.py --ckpt=600", "--ckpt: is '600', must be one of conv"),
+        ("t.py --ckpt=0GB", "--ckpt: is '0GB', must be one of conv"),
         ("--ckpt --ckpt t.py", "--ckpt: given twice"),
         ("t.py --ckpt --ckpt", "--ckpt: given twice"),
         ("t.py --mosaic 1.01", "--mosaic: is '1.01', must be a number from 0 to 1"),
@@ -130,6 +155,7 @@ def test_help_is_ours_before_the_script_and_its_own_after() -> None:
         ("t.py --report /nowhere/at/all.json", "--report: '/nowhere/at/all.json' is"),
         ("--batch 4 t.py", "--batch: unknown flag before the script"),
         ("--ckpt min", "no script given"),
+        ("-- --ckpt t.py", "--ckpt: unknown flag before the script"),
         ("-m", "-m: needs the name of a module"),
     ],
 )

@@ -251,6 +251,36 @@ def test_one_line_in_a_script_does_the_same(
         yolov9mem.torch.patch(ckpt="most")
 
 
+PATCHED = (
+    ("MADE = []", "import yolov9mem.torch as ym\nMADE = []"),
+    ("    ema = parts.Average", '    ym.patch("min")\n    ema = parts.Average'),
+)
+
+
+def test_one_line_that_runs_again_begins_anew(trained: Runner) -> None:
+    """As a cell of a notebook does."""
+    once = yolov9mem.torch.patch("off")
+    again = yolov9mem.torch.patch("min")
+    try:
+        ours = trained("ours", "--epochs 1")
+    finally:
+        again.stop()  # type: ignore[attr-defined]
+        once.stop()  # type: ignore[attr-defined]
+    now = (torch.optim.SGD, DataLoader.__init__, nn.Module.__call__, torch.save)
+    assert now == STOCK
+    assert (
+        ours["weights"] == trained("launched", "--epochs 1", Settings("min"))["weights"]
+    )
+
+
+def test_the_command_line_holds_where_the_script_has_that_line(trained: Runner) -> None:
+    launched = trained("launched", "--epochs 1", Settings("all"))
+    ours = trained("ours", "--epochs 1", Settings("all"), PATCHED)
+    assert ours.start["patch()"] == "of the script: the command line's flags hold"
+    assert "keep=all" in ours.start["model"]
+    assert ours["weights"] == launched["weights"]
+
+
 def test_what_a_script_swaps_by_itself_is_left_alone(trained: Runner) -> None:
     edits = (
         ("MADE = []", "import yolov9mem.torch as ym\nMADE = []"),

@@ -365,12 +365,17 @@ def test_flags_are_found_in_the_modules_of_a_script(tmp_path: Path) -> None:
     (package / "__init__.py").write_text("")
     (package / "main.py").write_text("from . import words\nfrom .options import p\n")
     (package / "words.py").write_text("TEXT = '--mosaic'\n")
-    (package / "options.py").write_text("p.add_argument('-c', '--ckpt')\n")
+    (package / "options.py").write_text("p.add_argument('-c', '--ckpt', help='-')\n")
     file = tmp_path / "go.py"
     file.write_text("import os, numpy\nfrom own.main import main\n")
     assert script.find(str(file), is_module=False).own_flags() == {"-c", "--ckpt"}
     file.write_text("from own.main import main\nq.add_argument('--mixup')\n")
     assert script.find(str(file), is_module=False).own_flags() == {"--mixup"}
+    file.write_text(
+        "add = q.add_argument\nadd('--mixup')\n@click.option('--ckpt')\n"
+        "def main(ckpt):\n    print('--')\n"
+    )
+    assert script.find(str(file), is_module=False).own_flags() == {"--mixup", "--ckpt"}
     ours = FOLDER.parents[1] / "examples" / "train_dual.py"
     flags = script.find(str(ours), is_module=False).own_flags()
     assert {"--ckpt", "--accumulate", "--mosaic", "--mixup"} <= flags

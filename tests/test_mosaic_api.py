@@ -89,6 +89,16 @@ def test_tiles_are_not_written():
     np.testing.assert_array_equal(segments[0][0], TRIANGLE)
 
 
+@pytest.mark.parametrize("make", [tuple, np.array])
+@pytest.mark.parametrize("chosen", [[1], [0, 2]])
+def test_what_is_pasted_may_be_any_sequence(make, chosen):
+    parts = make_tiles(), make_labels(), [[TRIANGLE]] * 4
+    expected = mosaic(*parts, image_size=SIZE, paste=chosen)
+    found = mosaic(*parts, image_size=SIZE, paste=make(chosen))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def make_mosaic(**changes):
     labels = make_labels(6)
     segments = [[TRIANGLE] for _ in labels]
@@ -195,3 +205,5 @@ def test_torch_data_set():
     assert dataset[torch.tensor(1)][0].shape == (3, SIZE, SIZE)  # as a sampler may give
     dataset.mosaic = False
     assert not dataset.augment.mosaic
+    with pytest.raises(TypeError, match="mosaic: is a list, must be a yolov9mem"):
+        MosaicDataset([])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The parts of the mosaic by themselves: resize, polygons, warps, look-up tables."""
 
+import os
 import random
 import zlib
 
@@ -169,6 +170,19 @@ def test_read_image(tmp_path):
     broken.write_bytes(b"\xff\xd8\xff broken")
     with pytest.raises(ValueError, match=r"c\.jpg"):
         read_image(broken)
+
+
+def test_a_file_name_may_be_any_bytes(tmp_path):
+    """cv2.imread ends the process where a name is no UTF-8, as from an old archive."""
+    image = np.random.default_rng(2).integers(0, 256, (12, 9, 3), dtype=np.uint8)
+    plain, odd = tmp_path / "a.png", tmp_path / os.fsdecode(b"\xe4\xff.png")
+    cv2.imwrite(str(plain), image)
+    odd.write_bytes(plain.read_bytes())
+    np.testing.assert_array_equal(read_image(odd), image)
+    for content in (b"", b"no image"):
+        odd.write_bytes(content)
+        with pytest.raises(ValueError, match="OpenCV can't read it"):
+            read_image(odd)
 
 
 @pytest.mark.parametrize("decoder", ["cv2", "PIL"])

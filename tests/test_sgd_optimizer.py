@@ -29,6 +29,9 @@ def test_finding_the_model():
         ours.attach_ema(stranger, mine)
     with pytest.raises(TypeError, match="no attribute 'updates'"):
         ours.attach_ema(type("E", (), {"ema": mine})())
+    constant = {"ema": ema.ema, "updates": 0, "decay": 0.999}
+    with pytest.raises(TypeError, match=r"decay is 0\.999, must be a function"):
+        ours.attach_ema(type("E", (), constant)(), mine)
     ours.attach_ema(ema, nn.DataParallel(mine))
     assert ours.averages(mine) and ours.ema is ema
     ours.attach_ema(None)

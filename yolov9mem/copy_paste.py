@@ -61,6 +61,7 @@ def paste_objects(
             f" for {len(labels)} labels"
         )
     height, width = canvas
+    chosen = list(chosen)  # NumPy reads a tuple as a place in several dimensions
     outlines = [segments[i] for i in chosen]
     mask = np.zeros((height, (width + 7) // 8 + 8), np.uint8)
     _core.polygon_fill(mask, width, outlines)

@@ -2,6 +2,7 @@
 """Reading and resizing images."""
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -28,12 +29,26 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     except ImportError:
         return _read_with_pillow(name)
     try:
-        image = cv2.imread(name)
+        image = cv2.imread(name) if _is_text(name) else _decoded(cv2, name)
     except cv2.error as error:  # such as more pixels than OpenCV allows
         raise ValueError(f"image {name}: OpenCV can't read it: {error}") from error
     if image is None:
         raise ValueError(f"image {name}: OpenCV can't read it")
     return np.asarray(image, dtype=np.uint8)
+
+
+def _is_text(name: str) -> bool:
+    """A file's name may be any bytes; cv2.imread crashes where they are no UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _decoded(cv2: Any, name: str) -> Any:
+    data = np.fromfile(name, np.uint8)
+    return cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
 
 
 def _read_with_pillow(name: str) -> np.ndarray:

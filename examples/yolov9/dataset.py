@@ -95,7 +95,8 @@ class DetectionDataset(Dataset):
     def batch_shape(self, index: int) -> tuple[int, int]:
         if self.batch_shapes is None:
             return self.img_size, self.img_size
-        h, w = self.batch_shapes[self.batch[index]].tolist()
+        # As NumPy's integers, which make the labels' arithmetic float64, as in the field.
+        h, w = self.batch_shapes[self.batch[index]]
         return h, w
 
     def __len__(self) -> int:

@@ -83,8 +83,10 @@ def _run(command: Command, program: object) -> int:
         if not error.code and code:
             sys.exit(code)
         raise
-    except BaseException:
+    except BaseException as error:
         launch.finish()
+        if str(error).startswith("yolov9mem: "):  # what the swapped model cannot do
+            launch.say("yolov9mem: with --ckpt off the model runs in stock PyTorch")
         raise
     return launch.finish()
 
@@ -104,14 +106,21 @@ def patch(
     One line before `YOLO("yolov9s.yaml").train(...)`. The arguments are the flags of
     `python -m yolov9mem --help`; `accumulate` needs ultralytics or Lightning here.
 
-    Returns an object with stop(), which puts everything back.
+    Returns an object with stop(), which puts everything back. Another call does so too
+    and begins anew. In a script that `python -m yolov9mem` runs the flags given there
+    hold, and this does nothing.
     """
     import atexit
 
-    from .launch import Launch
+    from .launch import THIS_PROCESS, Launch
 
     settings = Settings(ckpt, accumulate, mosaic, mixup, amp, None, strict, stock_loss)
-    launch = Launch(settings)
+    launch, running = Launch(settings), Launch.running
+    if running is not None and running.target != THIS_PROCESS:
+        running.lines.append(
+            ("patch()", "of the script: the command line's flags hold")
+        )
+        return launch
     launch.start()
     atexit.register(lambda: launch.finish() if launch.session is not None else 0)
     return launch

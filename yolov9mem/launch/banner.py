@@ -22,6 +22,8 @@ def table(title: str, lines: Sequence[Line]) -> str:
 
 def say(text: str) -> None:
     """Prints to stderr, if that is open, without tearing a progress bar of tqdm."""
+    if sys.stderr is None:  # print would take stdout instead
+        return
     bar = getattr(sys.modules.get("tqdm"), "tqdm", None)
     with contextlib.suppress(OSError, ValueError):
         if bar is not None and getattr(bar, "_instances", None):

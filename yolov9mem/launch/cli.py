@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from yolov9mem._keep import parse_keep
 
 PROG = "python -m yolov9mem"
 KEEPS = ("conv", "min", "all", "off")
@@ -21,10 +24,12 @@ Runs a training script as it is, with yolov9mem's parts swapped in where it buil
 model, optimizer, moving average and data set.
 
 flags of yolov9mem (anything else reaches the script untouched; a flag that the script
-itself defines stays the script's; all after -- is the script's):
+itself defines stays the script's; so is all after --, which may also stand before the
+script, where it does not reach it):
   --ckpt [KEEP]   what the model keeps for backward: conv (convolution outputs, no
                   convolution runs twice; the default, with or without the flag), min
-                  (the smallest peak), all (as PyTorch does), off (stock model)
+                  (the smallest peak), all (as PyTorch does), off (stock model), or
+                  a size such as 6GB (the cheapest that fits it)
   --accumulate N  the optimizer steps every N batches, from the first batch on
   --mosaic P      probability of mosaic, from 0 to 1
   --mixup P       probability of mixup, from 0 to 1
@@ -114,8 +119,19 @@ def _probability(flag: str, text: str) -> float:
 
 def _keep(flag: str, text: str) -> str:
     if text not in KEEPS:
-        raise UsageError(f"{flag}: is {text!r}, must be one of {_list(KEEPS)}")
+        try:
+            parse_keep(text if _is_keep(str(text)) else "")
+        except ValueError:
+            raise UsageError(
+                f"{flag}: is {text!r}, must be one of {_list(KEEPS)}, or a size such "
+                "as '6GB'"
+            ) from None
     return text
+
+
+def _is_keep(word: str) -> bool:
+    """A number without a unit is none: it may be an argument of the script."""
+    return word in KEEPS or re.fullmatch(r"\d+(\.\d+)?[A-Za-z]+", word) is not None
 
 
 def _file(flag: str, text: str) -> Path:
@@ -182,7 +198,7 @@ class _Reader:
         word = self.words[self.at]
         if flag.bare is None:
             return not word.startswith("--")
-        return word in KEEPS or word.isalpha()  # another plain word is a bad value
+        return _is_keep(word) or word.isalpha()  # another plain word is a bad value
 
 
 def parse(
@@ -198,14 +214,18 @@ def parse(
         UsageError: an unknown flag before the target, a bad value, no target.
     """
     reader = _Reader(words)
-    target, is_module = None, False
+    target, is_module, ours_end = None, False, False
     while target is None:
         if reader.at >= len(words):
             raise UsageError("no script given")
         word = words[reader.at]
-        if word in ("-h", "--help"):
+        if word == "--" and not ours_end:
+            ours_end = True
+            reader.at += 1
+            continue
+        if word in ("-h", "--help") and not ours_end:
             return None
-        if reader.is_ours():
+        if reader.is_ours() and not ours_end:
             _take_before_target(reader)
             continue
         reader.at += 1
@@ -219,6 +239,7 @@ def parse(
         else:
             target = word
     own = own_flags(target, is_module)
+    own = FLAGS if ours_end else own
     arguments, left = _rest(reader, own)
     return Command(Settings(**reader.found), target, is_module, arguments, left)
 
@@ -227,7 +248,7 @@ def _take_before_target(reader: _Reader) -> None:
     """`--ckpt train.py`: a bare flag before the target keeps its hands off it."""
     word = reader.words[reader.at]
     following = reader.words[reader.at + 1 : reader.at + 2]
-    if word == "--ckpt" and following and following[0] not in KEEPS:
+    if word == "--ckpt" and following and not _is_keep(following[0]):
         if "keep" in reader.found:
             raise UsageError("--ckpt: given twice")
         reader.found["keep"] = FLAGS[word].bare

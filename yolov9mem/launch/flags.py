@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 MOST_FILES = 100
+OPTION = re.compile(r"--?[A-Za-z][\w-]*")
 
 
 def own_flags(tree: ast.Module, path: Path) -> set[str]:
-    """Every option string that the script gives to an add_argument.
+    """Every option string that the script gives to what makes its parser.
 
     A script that has none may have its parser in a module of its own folder: then
     those that it imports, and those that they import, are read.
@@ -35,22 +37,16 @@ def own_flags(tree: ast.Module, path: Path) -> set[str]:
 
 
 def _flags(tree: ast.Module) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and _called(node) == "add_argument":
-            found |= {
-                word.value
-                for word in node.args
-                if isinstance(word, ast.Constant) and isinstance(word.value, str)
-            }
-    return found
-
-
-def _called(node: ast.Call) -> str:
-    function = node.func
-    if isinstance(function, ast.Attribute):
-        return function.attr
-    return function.id if isinstance(function, ast.Name) else ""
+    """What calls are given by place: add_argument's, or add's, or click.option's."""
+    return {
+        word.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for word in node.args
+        if isinstance(word, ast.Constant)
+        and isinstance(word.value, str)
+        and OPTION.fullmatch(word.value)
+    }
 
 
 def _imported(tree: ast.Module, path: Path, folder: Path) -> Iterator[Path]:

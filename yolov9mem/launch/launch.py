@@ -15,7 +15,7 @@ import types
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -29,10 +29,16 @@ from .cli import Settings, UsageError
 from .patches import ImportWatch, Patches
 from .session import Session, is_trained_by
 from .sgd import StockSGD, SwappedSGD
+from .validation import first_of, images_of
+
+THIS_PROCESS = "this process"  # the target of patch()
 
 
 class Launch:
     """Swaps yolov9mem's parts into whatever runs between `start` and `stop`.
+
+    One is on at a time: its start stops the one before, as where a cell of a notebook
+    that calls patch() runs again.
 
     Args:
         settings: what the flags ask for.
@@ -42,10 +48,12 @@ class Launch:
         notes: lines for the start table.
     """
 
+    running: ClassVar[Launch | None] = None
+
     def __init__(
         self,
         settings: Settings,
-        target: str = "this process",
+        target: str = THIS_PROCESS,
         arguments: tuple[str, ...] = (),
         applied: tuple[str, ...] = (),
         notes: tuple[banner.Line, ...] = (),
@@ -66,6 +74,9 @@ class Launch:
 
     def start(self) -> None:
         """From now on."""
+        if Launch.running is not None:
+            Launch.running.stop()
+        Launch.running = self
         self._patch_optimizers()
         self._patch(DataLoader, "__init__", self._loader_init)
         self._patch_files()
@@ -75,7 +86,10 @@ class Launch:
         self._imports.start()
 
     def stop(self) -> None:
-        """Everything as it was."""
+        """Everything as it was; nothing where this one is not on."""
+        if Launch.running is not self:
+            return
+        Launch.running = None
         self._imports.stop()
         self._disarm()
         dataset.restore_all()
@@ -125,7 +139,7 @@ class Launch:
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if is_compiling():  # torch.compile reads this, and is to read no more
                 return stock(module, *args, **kwargs)
-            began = launch._begins(module, args)
+            began = launch._begins(module, first_of(args, kwargs))
             result = stock(module, *args, **kwargs)
             if began:
                 launch._announce()
@@ -139,7 +153,7 @@ class Launch:
             self._armed.undo()
             self._armed = None
 
-    def _begins(self, module: nn.Module, args: tuple[Any, ...]) -> bool:
+    def _begins(self, module: nn.Module, given: Any) -> bool:
         """Is this the first training forward? Then everything is swapped now."""
         if self._armed is None:
             return False
@@ -151,19 +165,16 @@ class Launch:
         for optimizer in living:
             if optimizer is not None and is_trained_by(module, optimizer):
                 self._disarm()
-                return self._begin(module, optimizer, args)
+                return self._begin(module, optimizer, given)
         return False
 
-    def _begin(self, module: nn.Module, optimizer: Any, args: tuple[Any, ...]) -> bool:
+    def _begin(self, module: nn.Module, optimizer: Any, given: Any) -> bool:
         session = self.session
         if session is not None and session.model() is unwrap(module):
             return False  # a second optimizer over the same model
         self._check_applied()
         self.session = Session(self.settings, module, optimizer)
-        images = args[0] if args else None
-        if isinstance(images, dict):
-            images = images.get("img")
-        self.session.begin(self._patches, images, lambda: self.session)
+        self.session.begin(self._patches, images_of(given), lambda: self.session)
         return True
 
     def _check_applied(self) -> None:
@@ -275,7 +286,8 @@ class Launch:
                 self.say(f"yolov9mem: {line[0]}: {line[1]}")
             self.say(
                 f"yolov9mem: nothing to swap in {self.target}: no module whose "
-                "parameters an optimizer owns was trained outside of torch.compile"
+                "parameters an optimizer owns was trained in this process, outside of "
+                "torch.compile"
             )
         else:
             self.session.measure.finish()

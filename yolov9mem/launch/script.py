@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib
 import importlib.machinery
 import importlib.metadata
@@ -29,7 +30,7 @@ class Program:
     """A target ready to run.
 
     Attributes:
-        path: of the source file.
+        path: of the source file, absolute; links are not followed.
         tree: the parsed source; None: the target is a console command of a package.
         spec: of a module run with -m.
         command: what such a console command calls.
@@ -42,7 +43,7 @@ class Program:
 
     def own_flags(self) -> set[str]:
         """The option strings that the script defines, itself or in what it imports."""
-        return set() if self.tree is None else own_flags(self.tree, self.path)
+        return set() if self.tree is None else own_flags(self.tree, self.path.resolve())
 
     def imports(self) -> set[str]:
         """The top-level packages that the source imports."""
@@ -71,18 +72,19 @@ def find(target: str, is_module: bool) -> Program:
     """
     if is_module:
         return _find_module(target)
-    path = Path(target)
+    path = Path.cwd() / target  # as python makes __file__: `..` stays
     if path.is_dir():
         raise UsageError(f"{target}: is a folder, must be a script")
     if not path.is_file():
         raise UsageError(f"{target}: no such file")
-    return Program(path.resolve(), _parsed(path))
+    return Program(path, _parsed(path))
 
 
 def _parsed(path: Path) -> ast.Module:
     try:
         return ast.parse(path.read_bytes(), str(path))
     except SyntaxError:
+        _start_tracebacks_in(str(path))
         raise
     except (OSError, ValueError) as error:  # unreadable; a binary file
         raise UsageError(f"{path}: is no Python source: {error}") from error
@@ -217,23 +219,21 @@ def run(program: Program, target: str, arguments: tuple[str, ...]) -> None:
     Whatever it raises, SystemExit included, passes; its traceback, when shown, starts
     in the program.
     """
-    _start_tracebacks_in(str(program.path))
     sys.argv[:] = [target, *arguments]
     if program.command is not None:
         program.command()
         return
     assert program.tree is not None
-    # As python shows it: scripts as typed, modules in full.
-    shown = target if program.spec is None else str(program.path)
+    file = str(program.path)
+    _start_tracebacks_in(file)
     if program.spec is None:
-        _set_first_path(str(program.path.parent))
+        _set_first_path(str(program.path.resolve().parent))
     else:
-        sys.argv[0] = shown
-    code = compile(program.tree, shown, "exec", dont_inherit=True)
+        sys.argv[0] = file
+    code = compile(program.tree, file, "exec", dont_inherit=True)
     if program.spec is not None and program.spec.parent:
         importlib.import_module(program.spec.parent)
-    _start_tracebacks_in(shown)
-    exec(code, vars(_main_module(program, shown)))
+    exec(code, vars(_main_module(program)))
 
 
 def _set_first_path(folder: str) -> None:
@@ -243,11 +243,11 @@ def _set_first_path(folder: str) -> None:
     sys.path[0:1] = [folder]
 
 
-def _main_module(program: Program, shown: str) -> types.ModuleType:
+def _main_module(program: Program) -> types.ModuleType:
     module = types.ModuleType("__main__")
     module.__dict__.update(
-        __file__=shown,
-        __builtins__=__builtins__,
+        __file__=str(program.path),
+        __builtins__=builtins,  # the module itself, as only __main__ has it
         __spec__=program.spec,
         __cached__=None,
         __package__=program.spec.parent if program.spec is not None else None,
@@ -267,7 +267,10 @@ def _start_tracebacks_in(filename: str) -> None:
         start = trace
         while start is not None and start.tb_frame.f_code.co_filename != filename:
             start = start.tb_next
-        value.__traceback__ = start or trace
-        previous(kind, value, start or trace)
+        # The program did not even start: python shows the line alone.
+        is_of_source = isinstance(value, SyntaxError) and value.filename == filename
+        start = start if start is not None or is_of_source else trace
+        value.__traceback__ = start
+        previous(kind, value, start)
 
     sys.excepthook = show

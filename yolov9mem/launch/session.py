@@ -26,7 +26,7 @@ from . import averages, banner
 from .cli import Settings
 from .measure import Measure
 from .patches import Patches
-from .sgd import is_swapped
+from .sgd import StockSGD, is_swapped
 from .validation import Slices, Watcher, is_wrapped, wrap_forward
 
 
@@ -129,9 +129,7 @@ class Session:
             self.lines.append(("optimizer", f"the script's own {name}"))
             return
         if not isinstance(optimizer, AccumulatingSGD):
-            self.lines.append(
-                ("optimizer, stock", f"{name}: only SGD has a counterpart")
-            )
+            self.lines.append(("optimizer, stock", f"{name}: {_why_stock(optimizer)}"))
             ema = averages.find(model)
             if ema is not None:
                 text = f"{type(ema).__name__}: its update is part of our step of SGD"
@@ -162,7 +160,13 @@ class Session:
         batch = f"a batch of {self.slices.trained or 'unknown size'}"
         if self.devices > 1:
             batch += f" on each of {self.devices} devices"
-        return banner.model_lines(rows, batch)
+        lines = banner.model_lines(rows, batch)
+        if rows and not lines:
+            text = (
+                f"{rows[0].kind}: its forward did not go on to the images in its batch"
+            )
+            lines.append(("model, stock", text))
+        return lines
 
     def _read_rows(self) -> tuple[Any, ...]:
         model = self.model()
@@ -228,6 +232,15 @@ def is_compiled(module: nn.Module) -> bool:
         for part in module.modules()
         if unwrap(part) is model
     )
+
+
+def _why_stock(optimizer: Any) -> str:
+    if not isinstance(optimizer, StockSGD):
+        return "only SGD has a counterpart"
+    for name in ("fused", "differentiable"):
+        if any(group[name] for group in optimizer.param_groups):
+            return f"{name}=True has other bits than the loop"
+    return "its class was not taken from torch.optim, or before the launch"
 
 
 def owns(module: nn.Module, optimizer: torch.optim.Optimizer) -> bool:

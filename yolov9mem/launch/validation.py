@@ -10,7 +10,7 @@ more for an image than training with `min` does.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -99,6 +99,22 @@ class Watcher(Protocol):
         """It is done."""
 
 
+def first_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The first argument of a forward, by place or by name; None: there is none."""
+    return next(iter((*args, *kwargs.values())), None)
+
+
+def images_of(given: Any) -> Any:
+    """The images in the first argument of a forward."""
+    return given["img"] if calls_again(given) else given
+
+
+def calls_again(given: Any) -> bool:
+    """Is it a batch of ultralytics'? Its training forward gets all of it, and calls
+    forward again with the images."""
+    return isinstance(given, dict) and "img" in given
+
+
 def is_wrapped(forward: Forward) -> bool:
     """Has wrap_forward made it?"""
     return hasattr(forward, "yolov9mem_launch")
@@ -110,8 +126,7 @@ def wrap_forward(
     """A class's forward with sliced validation.
 
     Args:
-        stock: the class's own; runs where the first argument is no tensor (ultralytics
-            gives the training forward its batch, and calls forward again from there).
+        stock: the class's own; runs where it calls forward again.
         swapped: after checkpoint(): what runs a checkpointed instance.
         watcher: gives the session that is on, or None.
     """
@@ -124,17 +139,20 @@ def wrap_forward(
         watching = watcher()
         if watching is None or is_recording():
             return swapped(self, *args, **kwargs)
-        if not args or not isinstance(args[0], Tensor):
+        given = first_of(args, kwargs)
+        if calls_again(given):
             return stock(self, *args, **kwargs)
+        if not isinstance(given, Tensor) or given.ndim == 0:
+            return swapped(self, *args, **kwargs)
         if self.training and torch.is_grad_enabled():
-            watching.trained(self, args[0])
+            watching.trained(self, given)
         if self.training:
             return swapped(self, *args, **kwargs)
         watching.evaluates()
         try:
             if watching.slices.wanted(self, args, kwargs):
                 whole = functools.partial(swapped, self, **kwargs)
-                return watching.slices.run(whole, args[0])
+                return watching.slices.run(whole, given)
             return swapped(self, *args, **kwargs)
         finally:
             watching.evaluated()

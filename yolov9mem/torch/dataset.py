@@ -20,9 +20,13 @@ T = TypeVar("T")
 
 
 class _Samples(Dataset[T]):
-    """What the data sets around a `Mosaic` share."""
+    """What the data sets around a `Mosaic` share. Raises TypeError for anything else."""
 
     def __init__(self, mosaic: Mosaic) -> None:
+        if not isinstance(mosaic, Mosaic):
+            raise TypeError(
+                f"mosaic: is a {type(mosaic).__name__}, must be a yolov9mem Mosaic"
+            )
         self.augment = mosaic
 
     def __len__(self) -> int:

@@ -210,7 +210,7 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
                 (see yolov9mem.torch.deferred).
 
         Raises:
-            TypeError: ema lacks `.ema`, `.updates` or `.decay`.
+            TypeError: ema lacks `.ema`, `.updates` or `.decay`, or decay is no function.
             ValueError: the live model is not found, or has not the average's tensors.
         """
         if ema is None:
@@ -219,6 +219,10 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
         for name in ("ema", "updates", "decay"):
             if not hasattr(ema, name):
                 raise TypeError(f"ema: {type(ema).__name__} has no attribute '{name}'")
+        if not callable(ema.decay):
+            raise TypeError(
+                f"ema: decay is {ema.decay!r}, must be a function of updates"
+            )
         if model is None:
             model = find_model(
                 ema.ema, (p for g in self.param_groups for p in g["params"])
