@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from activation_rule import SHAPE, check_activation
 from kernel_cases import (
     ACTIVATIONS,
     CASES,
@@ -122,7 +123,7 @@ def arena(count: int) -> np.ndarray:
 
 
 def ours(
-    case: Case, graph: object, arrays: Arrays, backend: str, dtype: torch.dtype
+    case: Case, graph: object, arrays: Arrays, backend: object, dtype: torch.dtype
 ) -> list[torch.Tensor]:
     """The same list as `stock`, from a plan."""
     name = str(dtype).removeprefix("torch.")
@@ -307,6 +308,25 @@ def test_activation_at_its_corners(backend: str, kind: str) -> None:
     if kind == "hardswish" and OLD_HARDSWISH:
         places = places.where(places.abs() != 3, float("nan"))
     assert_same_at(places, mine, exact, rtol=1e-6, atol=1e-7)
+
+
+def check_activation_of(backend: object, kind: str, dtype: torch.dtype) -> None:
+    case = brick_case(SHAPE, kind, norms=0)
+    graph, arrays = draw(case, dtype)
+    arrays.grad = torch.ones(SHAPE)
+
+    def run(z: torch.Tensor) -> list[torch.Tensor]:
+        arrays.inputs = [z.float()]
+        return ours(case, graph, arrays, backend, dtype)
+
+    check_activation(kind, dtype, run)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+@pytest.mark.parametrize("backend", ["ref", "cpu"])
+def test_activation_keeps_the_error_rule(backend: str, kind: str, dtype: str) -> None:
+    check_activation_of(backend, kind, DTYPES[dtype])
 
 
 def test_bounds_of_an_activation_are_in_order() -> None:
