@@ -204,13 +204,18 @@ static void row_arg_maximum(int32_t n, const float *restrict x, int32_t code,
     }
 }
 
-static void row_add_deviation(int32_t n, const float *restrict v,
-                              const float *restrict mean, float *restrict sum,
-                              float *restrict squares)
+static void row_add_to_double(int32_t n, const float *restrict v, double *restrict sum)
+{
+    for (int32_t i = 0; i < n; i++) {
+        sum[i] += v[i];
+    }
+}
+
+static void row_add_squares(int32_t n, const float *restrict v,
+                            const float *restrict mean, float *restrict squares)
 {
     for (int32_t i = 0; i < n; i++) {
         float d = v[i] - mean[i];
-        sum[i] += d;
         squares[i] = MULTIPLY_ADD(d, d, squares[i]);
     }
 }

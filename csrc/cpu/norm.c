@@ -23,40 +23,46 @@ size_t cpu_norm_scratch_bytes(const ym_tensor *x)
     return (size_t)cpu_sum_blocks(x) * 2 * (size_t)x->c * sizeof(double);
 }
 
+/* In double: a mean far smaller than the values is as exact as they are. */
 static void group_mean(const run *r, const cpu_patch *patch, int64_t first, int64_t end,
-                       float *mean)
+                       double *mean)
 {
-    float buffer[CPU_ROW], sum[CPU_ROW] = {0};
-    double total[CPU_ROW] = {0};
+    float buffer[CPU_ROW];
+    double sum[CPU_ROW] = {0};
     for (int64_t p = first; p < end; p += patch->row_pixels) {
         const int32_t pixels = (int32_t)cpu_min(patch->row_pixels, end - p);
         const float *row = cpu_row(r->x, patch, p, pixels, buffer);
-        r->kernels->add(pixels * patch->count, row, sum);
+        r->kernels->add_to_double(pixels * patch->count, row, sum);
     }
-    cpu_fold(patch, sum, total);
     for (int32_t c = 0; c < patch->count; c++) {
-        mean[c] = (float)(total[c] / (double)(end - first));
+        double total = 0;
+        for (int32_t pixel = 0; pixel < patch->row_pixels; pixel++) {
+            total += sum[pixel * patch->count + c];
+        }
+        mean[c] = total / (double)(end - first);
     }
-    cpu_repeat(patch->row_pixels, patch->count, mean);
 }
 
 static void add_group(const run *r, const cpu_patch *patch, int64_t first, int64_t end,
                       double *mean_of, double *squares_of)
 {
-    float mean[CPU_ROW], buffer[CPU_ROW], sum[CPU_ROW] = {0}, squares[CPU_ROW] = {0};
-    double all[CPU_ROW] = {0}, all_squares[CPU_ROW] = {0};
+    float near[CPU_ROW], buffer[CPU_ROW], squares[CPU_ROW] = {0};
+    double mean[CPU_ROW], all_squares[CPU_ROW] = {0};
     const double count = (double)(end - first), before = (double)(first - patch->first);
     group_mean(r, patch, first, end, mean);
+    for (int32_t c = 0; c < patch->count; c++) {
+        near[c] = (float)mean[c];
+    }
+    cpu_repeat(patch->row_pixels, patch->count, near);
     for (int64_t p = first; p < end; p += patch->row_pixels) {
         const int32_t pixels = (int32_t)cpu_min(patch->row_pixels, end - p);
         const float *row = cpu_row(r->x, patch, p, pixels, buffer);
-        r->kernels->add_deviation(pixels * patch->count, row, mean, sum, squares);
+        r->kernels->add_squares(pixels * patch->count, row, near, squares);
     }
-    cpu_fold(patch, sum, all);
     cpu_fold(patch, squares, all_squares);
     for (int32_t c = 0; c < patch->count; c++) {
-        const double off = all[c] / count; /* what rounding left of the mean */
-        ym_merge_moments(&mean_of[c], &squares_of[c], before, count, mean[c] + off,
+        const double off = mean[c] - near[c];
+        ym_merge_moments(&mean_of[c], &squares_of[c], before, count, mean[c],
                          all_squares[c] - off * off * count);
     }
 }
