@@ -168,8 +168,8 @@ class Norm(C.Structure):
         for name in ("gamma", "beta", "running_mean", "running_var", "dgamma", "dbeta")
     ] + [
         *((name, C.c_float) for name in ("constant_mean", "constant_rstd")),
-        ("eps", C.c_float),
-        ("momentum", C.c_float),
+        ("eps", C.c_double),
+        ("momentum", C.c_double),
         ("batch_statistics", C.c_bool),
         ("update_running", C.c_bool),
         *((name, C.c_int32) for name in ("group", "processes", "rank")),

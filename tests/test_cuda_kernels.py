@@ -12,8 +12,10 @@ import ctypes as C
 import cuda_emulation as ce
 import numpy as np
 import pytest
+import torch
 from cuda_emulation import BF16, F16, F32, Brick, Norm, Pool, TermGradient, Value
-from kernel_cases import HIGH, LOW, SLOPE
+from kernel_cases import ACTIVATIONS, HIGH, LOW, SLOPE
+from test_kernels import check_activation_of
 
 # One rounding to the stored type, relative to the largest value.
 LIMIT = {F32: 4e-6, BF16: 2**-8, F16: 2**-11}
@@ -239,6 +241,12 @@ def test_activation_at_corners_and_extremes(dtype: int, activation: int) -> None
     known = ~np.isnan(values)
     made, exact = (case.backward(b, False, False)[0] for b in ("cuda", "ref"))
     np.testing.assert_allclose(made[known], exact[known], **near)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_activation_keeps_the_error_rule(kind: str, dtype: str) -> None:
+    check_activation_of(ce.capsule(), kind, getattr(torch, dtype))
 
 
 @DTYPES

@@ -84,7 +84,7 @@ typedef struct ym_norm {
     float *running_mean, *running_var;  /* (C), both may be NULL */
     float constant_mean, constant_rstd; /* where neither they nor the batch tell */
     float *dgamma, *dbeta;              /* (C), each may be NULL: not wanted */
-    float eps, momentum;
+    double eps, momentum;
     bool batch_statistics; /* normalise by the batch (training), not by running_* */
     bool update_running;   /* move running_* once, with the unbiased variance */
     ym_sharing sharing;    /* of the batch's statistics */

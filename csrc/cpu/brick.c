@@ -120,11 +120,10 @@ size_t cpu_brick_scratch_bytes(const ym_tensor *out)
     return ((size_t)cpu_sum_blocks(out) * 3 * (size_t)out->c + 1) * sizeof(double);
 }
 
-static void flush(const cpu_patch *patch, int32_t channels, float sum[3][CPU_ROW],
-                  double *to)
+static void flush(const run *r, float sum[3][CPU_ROW], double all[3][CPU_ROW])
 {
-    for (int32_t i = 0; i < 3; i++) {
-        cpu_fold(patch, sum[i], to + (int64_t)i * channels + patch->channel);
+    for (int32_t i = 0; i < 1 + r->brick->term_count; i++) {
+        r->kernels->add_to_double(CPU_ROW, sum[i], all[i]);
         memset(sum[i], 0, CPU_ROW * sizeof sum[i][0]);
     }
 }
@@ -139,6 +138,7 @@ static void sum_task(void *argument, int32_t index)
     coefficients k;
     row_buffers buffers;
     float sum[3][CPU_ROW] = {{0}};
+    double all[3][CPU_ROW] = {{0}};
     int32_t waiting = 0;
     for (int32_t i = 0; i < 3; i++) {
         memset(to + (int64_t)i * channels + patch.channel, 0,
@@ -154,11 +154,14 @@ static void sum_task(void *argument, int32_t index)
         row.d = cpu_row(r->dout, &patch, p, cpu_row_pixels(&patch, p), buffers.d);
         r->kernels->brick_sums(&row);
         if (++waiting == CPU_FLUSH_ROWS) {
-            flush(&patch, channels, sum, to);
+            flush(r, sum, all);
             waiting = 0;
         }
     }
-    flush(&patch, channels, sum, to);
+    flush(r, sum, all);
+    for (int32_t i = 0; i < 3; i++) {
+        cpu_fold(&patch, all[i], to + (int64_t)i * channels + patch.channel);
+    }
 }
 
 static void put_param(float *to, int32_t c, double value, bool accumulate)

@@ -127,9 +127,9 @@ typedef struct cpu_kernels {
     void (*arg_maximum)(int32_t n, const float *x, int32_t code, float *most,
                         int32_t *codes);
 
-    /* sum += v - mean, squares += (v - mean)^2 */
-    void (*add_deviation)(int32_t n, const float *v, const float *mean, float *sum,
-                          float *squares);
+    void (*add_to_double)(int32_t n, const float *v, double *sum); /* sum += v */
+    /* squares += (v - mean)^2 */
+    void (*add_squares)(int32_t n, const float *v, const float *mean, float *squares);
     /* The three passes over a brick (cpu/brick.c). */
     void (*brick_forward)(const cpu_brick_row *row);
     void (*brick_sums)(const cpu_brick_row *row);

@@ -214,7 +214,8 @@ static void product_pairs(const cpu_product *p)
         .arg_maximum = row_arg_maximum,     \
         .winograd_in = winograd_in,         \
         .winograd_out = winograd_out,       \
-        .add_deviation = row_add_deviation, \
+        .add_to_double = row_add_to_double, \
+        .add_squares = row_add_squares,     \
         .brick_forward = row_brick_forward, \
         .brick_sums = row_brick_sums,       \
         .brick_values = row_brick_values,   \

@@ -7,13 +7,11 @@
 #include "math/act.h"
 #include "math/bf16.h"
 
-/* exp(x) to about 1 ulp: 2^n times a polynomial of the remainder (Cephes, expf).
- * Clamped to where 2^n is a normal number. */
-static inline __attribute__((always_inline)) float row_exp(float x)
+/* exp(x) to less than 1 ulp: 2^n times a polynomial of the remainder (Cephes, expf).
+ * Of x where 2^spare 2^n is a normal number. */
+static inline __attribute__((always_inline)) float row_exp(float x, int spare)
 {
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
-    x = x > 89.0f ? 89.0f : x;
-    x = x < -87.0f ? -87.0f : x;
     float shifted = MULTIPLY_ADD(x, 1.44269504088896341f, magic);
     float n = shifted - magic;
     float r = MULTIPLY_ADD(n, -0.693359375f, x);
@@ -24,13 +22,26 @@ static inline __attribute__((always_inline)) float row_exp(float x)
     p = MULTIPLY_ADD(p, r, 4.1665795894e-2f);
     p = MULTIPLY_ADD(p, r, 1.6666665459e-1f);
     p = MULTIPLY_ADD(p, r, 5.0000001201e-1f);
-    p = MULTIPLY_ADD(p, r * r, r + 1.0f);
+    p = MULTIPLY_ADD(p, r, 1.0f);
+    p = MULTIPLY_ADD(p, r, 1.0f);
     uint32_t bits;
     memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits + 127u) << 23;
+    bits = (bits + 127u + (uint32_t)spare) << 23;
     float power;
     memcpy(&power, &bits, sizeof power);
-    return p * power;
+    return p * power * (spare < 0 ? 2.0f : 0x1p-64f);
+}
+
+/* Those of math/act.h. */
+static inline __attribute__((always_inline)) float row_exp_up(float x)
+{
+    x = x > 89.0f ? 89.0f : x;
+    return row_exp(x < -86.0f ? -86.0f : x, -1);
+}
+
+static inline __attribute__((always_inline)) float row_exp_down(float x)
+{
+    return row_exp(x < -105.0f ? -105.0f : x, 64);
 }
 
 /* By vectors: pixels of a slice are short, and a call of memcpy for each costs more. */
@@ -193,13 +204,18 @@ static void row_arg_maximum(int32_t n, const float *restrict x, int32_t code,
     }
 }
 
-static void row_add_deviation(int32_t n, const float *restrict v,
-                              const float *restrict mean, float *restrict sum,
-                              float *restrict squares)
+static void row_add_to_double(int32_t n, const float *restrict v, double *restrict sum)
+{
+    for (int32_t i = 0; i < n; i++) {
+        sum[i] += v[i];
+    }
+}
+
+static void row_add_squares(int32_t n, const float *restrict v,
+                            const float *restrict mean, float *restrict squares)
 {
     for (int32_t i = 0; i < n; i++) {
         float d = v[i] - mean[i];
-        sum[i] += d;
         squares[i] = MULTIPLY_ADD(d, d, squares[i]);
     }
 }
@@ -241,8 +257,8 @@ static void row_spread(int32_t pixels, int32_t count, const ym_between *at,
     }
 }
 
-YM_DEFINE_NORMAL(ALWAYS_INLINE, row, YM_RECIPROCAL, MULTIPLY_ADD)
-YM_DEFINE_ACTIVATION(ALWAYS_INLINE, row, float, row_exp, MULTIPLY_ADD)
+YM_DEFINE_NORMAL(ALWAYS_INLINE, row, YM_QUOTIENT, MULTIPLY_ADD)
+YM_DEFINE_ACTIVATION(ALWAYS_INLINE, row, float, row_exp_up, row_exp_down, MULTIPLY_ADD)
 
 /* back x, where back is 0 for a value that only dz reaches: 0 also of an infinite x. */
 ALWAYS_INLINE float row_back(float back, float x)

@@ -139,9 +139,7 @@ static void sum_rows(const run *r, range images, range rows, chunk at, double *t
             if (++summed < CPU_FLUSH_ROWS && !is_last) {
                 continue;
             }
-            for (int32_t i = 0; i < floats; i++) {
-                total[i] += sum[i];
-            }
+            r->kernels->add_to_double(floats, sum, total);
             memset(sum, 0, (size_t)floats * sizeof *sum);
             summed = 0;
         }

@@ -11,6 +11,8 @@
 #include <math.h>
 #include <string.h>
 
+enum { GROUP_ROWS = 64 };
+
 typedef struct run {
     const ym_tensor *x;
     const cpu_kernels *kernels;
@@ -23,40 +25,45 @@ size_t cpu_norm_scratch_bytes(const ym_tensor *x)
     return (size_t)cpu_sum_blocks(x) * 2 * (size_t)x->c * sizeof(double);
 }
 
+/* In double: a mean far smaller than the values is as exact as they are. */
 static void group_mean(const run *r, const cpu_patch *patch, int64_t first, int64_t end,
-                       float *mean)
+                       double *mean)
 {
-    float buffer[CPU_ROW], sum[CPU_ROW] = {0};
-    double total[CPU_ROW] = {0};
+    float buffer[CPU_ROW];
+    double sum[CPU_ROW] = {0};
+    memset(mean, 0, (size_t)patch->count * sizeof *mean);
     for (int64_t p = first; p < end; p += patch->row_pixels) {
         const int32_t pixels = (int32_t)cpu_min(patch->row_pixels, end - p);
         const float *row = cpu_row(r->x, patch, p, pixels, buffer);
-        r->kernels->add(pixels * patch->count, row, sum);
+        r->kernels->add_to_double(pixels * patch->count, row, sum);
     }
-    cpu_fold(patch, sum, total);
+    cpu_fold(patch, sum, mean);
     for (int32_t c = 0; c < patch->count; c++) {
-        mean[c] = (float)(total[c] / (double)(end - first));
+        mean[c] /= (double)(end - first);
     }
-    cpu_repeat(patch->row_pixels, patch->count, mean);
 }
 
 static void add_group(const run *r, const cpu_patch *patch, int64_t first, int64_t end,
                       double *mean_of, double *squares_of)
 {
-    float mean[CPU_ROW], buffer[CPU_ROW], sum[CPU_ROW] = {0}, squares[CPU_ROW] = {0};
-    double all[CPU_ROW] = {0}, all_squares[CPU_ROW] = {0};
+    float near[CPU_ROW], buffer[CPU_ROW], squares[CPU_ROW] = {0};
+    double mean[CPU_ROW], row_squares[CPU_ROW] = {0}, all_squares[CPU_ROW] = {0};
     const double count = (double)(end - first), before = (double)(first - patch->first);
     group_mean(r, patch, first, end, mean);
+    for (int32_t c = 0; c < patch->count; c++) {
+        near[c] = (float)mean[c];
+    }
+    cpu_repeat(patch->row_pixels, patch->count, near);
     for (int64_t p = first; p < end; p += patch->row_pixels) {
         const int32_t pixels = (int32_t)cpu_min(patch->row_pixels, end - p);
         const float *row = cpu_row(r->x, patch, p, pixels, buffer);
-        r->kernels->add_deviation(pixels * patch->count, row, mean, sum, squares);
+        r->kernels->add_squares(pixels * patch->count, row, near, squares);
     }
-    cpu_fold(patch, sum, all);
-    cpu_fold(patch, squares, all_squares);
+    r->kernels->add_to_double(CPU_ROW, squares, row_squares);
+    cpu_fold(patch, row_squares, all_squares);
     for (int32_t c = 0; c < patch->count; c++) {
-        const double off = all[c] / count; /* what rounding left of the mean */
-        ym_merge_moments(&mean_of[c], &squares_of[c], before, count, mean[c] + off,
+        const double off = mean[c] - near[c];
+        ym_merge_moments(&mean_of[c], &squares_of[c], before, count, mean[c],
                          all_squares[c] - off * off * count);
     }
 }
@@ -68,7 +75,7 @@ static void statistics_task(void *argument, int32_t index)
     const int32_t block = index / cpu_channel_parts(r->x->c);
     double *mean = r->partials + (int64_t)block * 2 * r->x->c + patch.channel;
     double *squares = mean + r->x->c;
-    const int64_t step = (int64_t)CPU_FLUSH_ROWS * patch.row_pixels;
+    const int64_t step = (int64_t)GROUP_ROWS * patch.row_pixels;
     memset(mean, 0, (size_t)patch.count * sizeof *mean);
     memset(squares, 0, (size_t)patch.count * sizeof *squares);
     for (int64_t p = patch.first; p < patch.end; p += step) {

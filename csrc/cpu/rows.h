@@ -12,7 +12,7 @@
 
 enum {
     CPU_ROW = 512,       /* floats of a row at most */
-    CPU_FLUSH_ROWS = 64, /* rows summed in float before double */
+    CPU_FLUSH_ROWS = 8,  /* rows summed in float before double */
     CPU_MAX_BLOCKS = 32, /* of pixels, for sums: fixed by the size alone */
 };
 
@@ -113,7 +113,7 @@ static inline void cpu_repeat(int32_t pixels, int32_t count, float *row)
 
 /* Adds the sums of a row's pixels to the totals of its channels: in double, since there
  * are as many pixels as the channels are few. */
-static inline void cpu_fold(const cpu_patch *patch, const float *restrict row,
+static inline void cpu_fold(const cpu_patch *patch, const double *restrict row,
                             double *restrict total)
 {
     for (int32_t pixel = 0; pixel < patch->row_pixels; pixel++, row += patch->count) {

@@ -128,16 +128,16 @@ cuda_before_activation(const cuda_term_channels<T, V> (&term)[TERMS],
 
 /* Stored in 16 bits, the last bits of exponential and quotient do not show, nor do
  * denormals, which cost the GPU's fast functions seven instructions more. */
-template <typename T> __device__ __forceinline__ float cuda_reciprocal(float x)
+template <typename T> __device__ __forceinline__ float cuda_quotient(float a, float b)
 {
 #ifdef __CUDA_ARCH__
     if (sizeof(T) == 2) {
-        float made;
-        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(made) : "f"(x));
-        return made;
+        float inverse;
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b));
+        return a * inverse;
     }
 #endif
-    return 1.0f / x;
+    return a / b;
 }
 
 template <typename T> __device__ __forceinline__ float cuda_exponential(float x)
@@ -152,21 +152,40 @@ template <typename T> __device__ __forceinline__ float cuda_exponential(float x)
     return expf(x);
 }
 
-template <typename T> __device__ __forceinline__ float cuda_sigmoid(float z)
+/* Of x up to 40: denormals too, as the square of its root, which is none. */
+template <typename T> __device__ __forceinline__ float cuda_exp_down(float x)
 {
-    return cuda_reciprocal<T>(1.0f + cuda_exponential<T>(-z));
+    if (sizeof(T) == 2) {
+        const float root = cuda_exponential<T>(x / 2);
+        return root * root;
+    }
+    return expf(x);
 }
 
-YM_DEFINE_SIGMOIDAL(template <typename T> __device__ __forceinline__, cuda, float,
-                    cuda_reciprocal<T>, fmaf)
-YM_DEFINE_NORMAL(template <typename T> __device__ __forceinline__, cuda,
-                 cuda_reciprocal<T>, fmaf)
-
-/* p = P(z) and the root that gradients are made of. */
-template <typename T> __device__ __forceinline__ float cuda_normal(float z, float *root)
+template <typename T> __device__ __forceinline__ float cuda_sigmoid(float z)
 {
-    *root = cuda_exponential<T>(-(z * z / 4));
-    return ym_normal_cuda<T>(z, *root);
+    return cuda_quotient<T>(1.0f, 1.0f + cuda_exponential<T>(-z));
+}
+
+/* x / count of a constant count, to the last bit but for one in many; a GPU divides
+ * slowly. */
+static __device__ __forceinline__ float cuda_part(float x, float count)
+{
+    const float inverse = 1.0f / count;
+    return fmaf(x, inverse, x * (float)(1.0 / count - inverse));
+}
+
+YM_DEFINE_PIECEWISE(static __device__ __forceinline__, cuda, float, cuda_part)
+YM_DEFINE_GELU(static __device__ __forceinline__, cuda, float, fmaf)
+YM_DEFINE_SIGMOIDAL(template <typename T> __device__ __forceinline__, cuda, float,
+                    cuda_quotient<T>, fmaf)
+YM_DEFINE_NORMAL(template <typename T> __device__ __forceinline__, cuda,
+                 cuda_quotient<T>, fmaf)
+
+template <typename T> __device__ __forceinline__ float cuda_gelu_low(float far)
+{
+    const float e = cuda_exp_down<T>(-ym_gelu_u_cuda(far));
+    return cuda_quotient<T>(e, 1.0f + e);
 }
 
 template <typename T, int V>
@@ -180,7 +199,7 @@ __device__ __forceinline__ void cuda_activate(const cuda_brick &brick, float (&z
     } else if (brick.activation.kind == YM_MISH) {
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            z[v] = ym_mish_cuda<T>(z[v], cuda_sigmoid<T>(z[v]));
+            z[v] = ym_mish_cuda<T>(z[v], cuda_exp_down<T>(YM_CAPPED(z[v])));
         }
     } else if (brick.activation.kind == YM_SIGMOID) {
 #pragma unroll
@@ -190,18 +209,20 @@ __device__ __forceinline__ void cuda_activate(const cuda_brick &brick, float (&z
     } else if (brick.activation.kind == YM_GELU) {
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            float root;
-            z[v] *= cuda_normal<T>(z[v], &root);
+            const float far = YM_CAPPED(fabsf(z[v]));
+            const float bell = cuda_exp_down<T>(far * far / -2);
+            z[v] = ym_gelu_cuda(z[v], far, ym_normal_cuda<T>(far, bell));
         }
     } else if (brick.activation.kind == YM_GELU_TANH) {
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            z[v] *= cuda_sigmoid<T>(ym_gelu_u_f32(z[v]));
+            const float far = YM_CAPPED(fabsf(z[v]));
+            z[v] = ym_gelu_cuda(z[v], far, cuda_gelu_low<T>(far));
         }
     } else if (brick.activation.kind != YM_IDENTITY) {
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            z[v] = ym_piecewise_f32(brick.activation, z[v]);
+            z[v] = ym_piecewise_cuda(brick.activation, z[v]);
         }
     }
 }
@@ -219,7 +240,8 @@ __device__ __forceinline__ void cuda_derive(const cuda_brick &brick,
     } else if (brick.activation.kind == YM_MISH) {
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            d[v] = ym_mish_backward_cuda<T>(z[v], cuda_sigmoid<T>(z[v]), d[v]);
+            const float e = cuda_exp_down<T>(YM_CAPPED(z[v]));
+            d[v] = ym_mish_backward_cuda<T>(z[v], e, d[v]);
         }
     } else if (brick.activation.kind == YM_SIGMOID) {
 #pragma unroll
@@ -229,20 +251,22 @@ __device__ __forceinline__ void cuda_derive(const cuda_brick &brick,
     } else if (brick.activation.kind == YM_GELU) {
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            float root;
-            const float p = cuda_normal<T>(z[v], &root);
-            d[v] = ym_gelu_backward_f32(z[v], p, root, d[v]);
+            const float far = YM_CAPPED(fabsf(z[v]));
+            const float bell = cuda_exp_down<T>(far * far / -2);
+            const float low = ym_normal_cuda<T>(far, bell);
+            d[v] = ym_gelu_backward_cuda(z[v], far, low, bell, d[v]);
         }
     } else if (brick.activation.kind == YM_GELU_TANH) {
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            const float low = cuda_sigmoid<T>(-fabsf(ym_gelu_u_f32(z[v])));
-            d[v] = ym_gelu_tanh_backward_f32(z[v], low, d[v]);
+            const float far = YM_CAPPED(fabsf(z[v]));
+            const float low = cuda_gelu_low<T>(far);
+            d[v] = ym_gelu_tanh_backward_cuda(z[v], far, low, d[v]);
         }
     } else if (brick.activation.kind != YM_IDENTITY) {
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            d[v] = ym_piecewise_backward_f32(brick.activation, z[v], d[v]);
+            d[v] = ym_piecewise_backward_cuda(brick.activation, z[v], d[v]);
         }
     }
 }

@@ -26,9 +26,8 @@ YM_MATH void ym_known_statistics(const ym_norm *norm, int32_t c, float *mean_out
 {
     const bool runs = norm->running_mean != NULL;
     mean_out[c] = runs ? norm->running_mean[c] : norm->constant_mean;
-    rstd_out[c] =
-        runs ? (float)(1.0 / sqrt((double)norm->running_var[c] + (double)norm->eps))
-             : norm->constant_rstd;
+    rstd_out[c] = runs ? (float)(1.0 / sqrt((double)norm->running_var[c] + norm->eps))
+                       : norm->constant_rstd;
 }
 
 /* mean, rstd = 1 / sqrt(biased variance + eps), and the running statistics, which take
@@ -38,7 +37,7 @@ YM_MATH void ym_finish_statistics(const ym_norm *norm, int32_t c, double count,
                                   float *rstd_out)
 {
     mean_out[c] = (float)mean;
-    rstd_out[c] = (float)(1.0 / sqrt(squares / count + (double)norm->eps));
+    rstd_out[c] = (float)(1.0 / sqrt(squares / count + norm->eps));
     if (norm->update_running && norm->running_mean != NULL) {
         const double momentum = norm->momentum, unbiased = squares / (count - 1.0);
         norm->running_mean[c] =

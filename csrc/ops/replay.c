@@ -67,12 +67,13 @@ static void put_norm(key_writer *to, const run_call *call, int32_t norm_call)
 {
     const int32_t module = call->plan->program->norm_call[norm_call].module;
     const ym_norm *norm = &call->bindings->norms[module];
-    uint32_t eps, momentum;
+    uint64_t eps, momentum;
     memcpy(&eps, &norm->eps, sizeof eps);
     memcpy(&momentum, &norm->momentum, sizeof momentum);
     put_pointer(to, norm->running_mean);
     put_pointer(to, norm->running_var);
-    put(to, (uint64_t)eps << 32 | momentum);
+    put(to, eps);
+    put(to, momentum);
     put(to, (uint64_t)norm->batch_statistics << 1 | norm->update_running);
     put_param(to, call, call->plan->graph->norm[module].gamma);
     put_param(to, call, call->plan->graph->norm[module].beta);

@@ -249,8 +249,8 @@ static int parse_norm(const ym_plan *plan, PyObject *object,
         }
         return -1;
     }
-    *norm = (ym_norm){.eps = (float)eps,
-                      .momentum = (float)momentum,
+    *norm = (ym_norm){.eps = eps,
+                      .momentum = momentum,
                       .batch_statistics = batch_statistics != 0,
                       .update_running = update_running != 0};
     const bool writes = norm->update_running;
