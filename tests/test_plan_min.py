@@ -33,6 +33,12 @@ FOUND = [
     ("rep_ncsp_elan4", (32, 64, 32, 16, 1), (2, 20, 20), 1355712),
     ("rep_ncsp_elan4", (64, 64, 64, 32, 3), (4, 80, 80), 47518464),
 ]
+# Networks: depth, pixels, peak, operations that run again. A faster search finds as much.
+FOUND_IN_TOWERS = [
+    (4, 32, 218048, 5484544),
+    (8, 96, 2550976, 109522944),
+    (12, 64, 1337280, 65978368),
+]
 
 
 def learning(block: Block) -> list[dict]:
@@ -67,6 +73,12 @@ def test_no_budget_finds_a_smaller_plan(name: str, size: tuple[int, int, int]) -
 def test_peaks_that_were_found_before(name, channels, size, found) -> None:
     block = getattr(yolov9mem, name)(*channels)
     assert block.plan(size, keep="min").peak_bytes <= found
+
+
+@pytest.mark.parametrize(("depth", "px", "peak", "flops"), FOUND_IN_TOWERS)
+def test_plans_of_networks_that_were_found_before(depth, px, peak, flops) -> None:
+    made = plan(tower(depth, px)[0], keep="min", backend="ref")
+    assert (made.peak_bytes, made.rerun_flops) <= (peak, flops)
 
 
 def test_fewer_gradients_need_no_more() -> None:

@@ -27,7 +27,7 @@ static inline size_t ym_align(size_t bytes)
 
 typedef struct ym_interval {
     size_t bytes;        /* aligned, positive */
-    int32_t first, last; /* steps, inclusive */
+    int32_t first, last; /* steps from 0, inclusive */
     size_t offset;       /* in: of fixed intervals; out: of the others */
     int32_t tag;         /* the caller's */
 } ym_interval;

@@ -358,17 +358,12 @@ ym_status ym_backward_create(const ym_backward_request *request, ym_schedule **m
     if (ready && s.value != NULL && s.gradient != NULL && s.param_written != NULL &&
         s.conv_count != NULL) {
         build(&s);
-        s.b.schedule->live_bytes = ym_live_bytes(&s.b);
-        status = request->place ? ym_place_blocks(&s.b, error)
-                                : (s.b.out_of_memory ? YM_ERR_MEMORY : YM_OK);
-    }
-    if (status == YM_ERR_MEMORY) {
-        ym_fail(error, status, "plan: out of memory");
+        status = ym_builder_end(&s.b) ? YM_OK : YM_ERR_MEMORY;
     }
     free_state(&s);
     if (status != YM_OK) {
         ym_schedule_free(s.b.schedule);
-        return status;
+        return ym_fail(error, status, "plan: out of memory");
     }
     *made = s.b.schedule;
     return YM_OK;

@@ -19,9 +19,9 @@ typedef struct ym_backward_request {
     int32_t patience;
     const int32_t *segment_first; /* first item of each segment, ascending; from 0 */
     int32_t segment_count;
-    bool place; /* false: only sizes are wanted, no offsets */
 } ym_backward_request;
 
+/* Sizes only: ym_place_blocks gives the offsets. */
 ym_status ym_backward_create(const ym_backward_request *request, ym_schedule **made,
                              ym_error *error);
 

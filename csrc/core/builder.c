@@ -309,28 +309,29 @@ int64_t *ym_live_profile(const ym_schedule *s)
     return live;
 }
 
-size_t ym_live_bytes(const ym_builder *b)
+bool ym_builder_end(ym_builder *b)
 {
-    int64_t *live = ym_live_profile(b->schedule);
+    int64_t *live = b->out_of_memory ? NULL : ym_live_profile(b->schedule);
     if (live == NULL) {
-        return SIZE_MAX;
+        return false;
     }
     int64_t most = (int64_t)b->saved_bytes;
     for (int32_t i = 0; i < b->schedule->step_count; i++) {
         most = live[i] > most ? live[i] : most;
     }
     free(live);
-    return (size_t)most;
+    b->schedule->live_bytes = (size_t)most;
+    return true;
 }
 
-ym_status ym_place_blocks(ym_builder *b, ym_error *error)
+ym_status ym_place_blocks(ym_schedule *s, size_t saved_bytes, size_t enough,
+                          ym_error *error)
 {
-    ym_schedule *s = b->schedule;
     size_t most = (size_t)s->block_count + 1;
     ym_interval *list = calloc(most, sizeof *list);
     ym_interval *fixed = calloc(most, sizeof *fixed);
     ym_status status = YM_ERR_MEMORY;
-    if (list == NULL || fixed == NULL || b->out_of_memory) {
+    if (list == NULL || fixed == NULL) {
         ym_fail(error, status, "plan: out of memory");
         goto done;
     }
@@ -345,16 +346,16 @@ ym_status ym_place_blocks(ym_builder *b, ym_error *error)
             list[count++] = interval;
         }
     }
-    size_t extent = s->live_bytes;
+    size_t extent = s->live_bytes > enough ? s->live_bytes : enough;
     status =
-        ym_arena_pack(list, count, fixed, fixed_count, b->saved_bytes, &extent, error);
+        ym_arena_pack(list, count, fixed, fixed_count, saved_bytes, &extent, error);
     if (status != YM_OK) {
         goto done;
     }
     for (int32_t i = 0; i < count; i++) {
         s->block[list[i].tag].offset = list[i].offset;
     }
-    s->workspace_bytes = extent - b->saved_bytes;
+    s->workspace_bytes = extent - saved_bytes;
     s->peak_bytes = extent;
 done:
     free(list);

@@ -46,8 +46,13 @@ ym_view ym_packed_view(ym_builder *b, int32_t item, ym_view view);
 /* Bytes live at each step; saved blocks count for their life. The caller frees it;
  * NULL: out of memory. */
 int64_t *ym_live_profile(const ym_schedule *schedule);
-/* The most of them, and at least what is saved. */
-size_t ym_live_bytes(const ym_builder *b);
-ym_status ym_place_blocks(ym_builder *b, ym_error *error);
+/* The schedule is complete: notes the most of them, or at least what is saved. false:
+ * out of memory, now or before. */
+bool ym_builder_end(ym_builder *b);
+
+/* Gives every block of the workspace its offset, and knows the peak then. It looks for
+ * no place below what is live, or below `enough`, if that is more. */
+ym_status ym_place_blocks(ym_schedule *schedule, size_t saved_bytes, size_t enough,
+                          ym_error *error);
 
 #endif

@@ -320,8 +320,7 @@ static void build(forwarder *f, ym_program *p)
 }
 
 ym_status ym_forward_create(ym_program *program, const ym_backend *backend,
-                            const bool *keep, bool place, ym_forward *made,
-                            ym_error *error)
+                            const bool *keep, ym_forward *made, ym_error *error)
 {
     size_t items = (size_t)program->item_count + 1;
     forwarder f = {.b = {.program = program, .backend = backend}, .keep = keep};
@@ -339,10 +338,7 @@ ym_status ym_forward_create(ym_program *program, const ym_backend *backend,
         f.concat != NULL && f.concat_first != NULL && f.output != NULL &&
         f.last_stage != NULL && f.conv_count != NULL && f.weight_block != NULL) {
         build(&f, program);
-        f.b.schedule->live_bytes = ym_live_bytes(&f.b);
-        status = place || f.b.out_of_memory ? ym_place_blocks(&f.b, error) : YM_OK;
-    } else {
-        ym_fail(error, status, "plan: out of memory");
+        status = ym_builder_end(&f.b) ? YM_OK : YM_ERR_MEMORY;
     }
     free(f.concat);
     free(f.concat_first);
@@ -356,8 +352,9 @@ ym_status ym_forward_create(ym_program *program, const ym_backend *backend,
                          .weight_bytes = f.weight_bytes};
     if (status != YM_OK) {
         ym_forward_free(made);
+        return ym_fail(error, status, "plan: out of memory");
     }
-    return status;
+    return YM_OK;
 }
 
 void ym_forward_free(ym_forward *forward)

@@ -19,10 +19,9 @@ typedef struct ym_forward {
 } ym_forward;
 
 /* keep[item]: the value survives to backward. Also sets the norm calls' saved_offset.
- * place false: only sizes are wanted, no offsets in the workspace. */
+ * Offsets in the workspace are given by ym_place_blocks. */
 ym_status ym_forward_create(ym_program *program, const ym_backend *backend,
-                            const bool *keep, bool place, ym_forward *made,
-                            ym_error *error);
+                            const bool *keep, ym_forward *made, ym_error *error);
 void ym_forward_free(ym_forward *forward);
 
 /* Is `reader` so close behind `item` that they may share one buffer? A far reader (a

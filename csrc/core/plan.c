@@ -150,9 +150,16 @@ static ym_status make_backward(ym_plan *plan, const bool *mask, ym_schedule **ma
                                    .output_has_grad = mask,
                                    .patience = plan->patience,
                                    .segment_first = plan->segment_first,
-                                   .segment_count = plan->segment_count,
-                                   .place = true};
-    return ym_backward_create(&request, made, error);
+                                   .segment_count = plan->segment_count};
+    ym_schedule *backward;
+    YM_TRY(ym_backward_create(&request, &backward, error));
+    ym_status status = ym_place_blocks(backward, plan->forward.saved_bytes, 0, error);
+    if (status != YM_OK) {
+        ym_schedule_free(backward);
+        return status;
+    }
+    *made = backward;
+    return YM_OK;
 }
 
 static ym_status build(ym_plan *plan, const ym_plan_request *request, ym_error *error)
@@ -162,9 +169,11 @@ static ym_status build(ym_plan *plan, const ym_plan_request *request, ym_error *
     YM_TRY(ym_choose(plan->program, request, &choice, error));
     plan->patience = choice.patience;
     ym_status status = ym_forward_create(plan->program, plan->backend, choice.keep,
-                                         true, &plan->forward, error);
+                                         &plan->forward, error);
     free(choice.keep);
     YM_TRY(status);
+    YM_TRY(
+        ym_place_blocks(plan->forward.schedule, plan->forward.saved_bytes, 0, error));
     YM_TRY(cut_segments(plan, request->segment_count, error));
     return make_backward(plan, NULL, &plan->backward, error);
 }

@@ -23,10 +23,10 @@ ym_status ym_descend(const ym_trier *c, ym_trial *t)
         if (can_keep(p, i)) {
             ym_trial changed = *t;
             t->keep[i] = !t->keep[i];
-            YM_TRY(ym_try(c, false, &changed));
+            YM_TRY(ym_try(c, &changed));
             const bool promises = changed.peak_bytes <= t->peak_bytes;
             if (promises) {
-                YM_TRY(ym_try(c, true, &changed));
+                YM_TRY(ym_try_placed(c, &changed));
             }
             tries--;
             if (promises && ym_is_smaller(&changed, t)) {
@@ -80,7 +80,7 @@ static ym_status measure_room(const ym_trier *c, const ym_trial *t, room *r)
     ym_forward forward;
     ym_schedule *backward;
     ym_trial same = *t;
-    YM_TRY(ym_try_plan(c, false, &same, &forward, &backward));
+    YM_TRY(ym_try_plan(c, &same, &forward, &backward));
     *r = (room){.up = ym_live_profile(forward.schedule),
                 .down = ym_live_profile(backward),
                 .up_count = forward.schedule->step_count,
@@ -172,7 +172,7 @@ static ym_status fill(const ym_trier *c, const ym_trial *t, room *r, double shar
     const int64_t most = (int64_t)(share * (double)most_to_keep(t));
     const int32_t taken = take_room(r, (int64_t)t->peak_bytes, most, keep);
     leave_room(r, keep);
-    return taken > 0 ? ym_try(c, true, filled) : YM_OK;
+    return taken > 0 ? ym_try_placed(c, filled) : YM_OK;
 }
 
 ym_status ym_fill_room(const ym_trier *c, size_t limit, ym_trial *t)

@@ -32,15 +32,16 @@ typedef struct ym_trier {
     ym_error *error;
 } ym_trier;
 
-/* Plans both directions for t->keep and t->patience and fills in what they need. place
- * false: sizes only, in half the time. */
-ym_status ym_try(const ym_trier *c, bool place, ym_trial *t);
+/* Plans both directions for t->keep and t->patience and fills in what they need: sizes
+ * only, or placed, which takes longer. */
+ym_status ym_try(const ym_trier *c, ym_trial *t);
+ym_status ym_try_placed(const ym_trier *c, ym_trial *t);
 
-/* The same, and gives the schedules to the caller, who frees them. */
-ym_status ym_try_plan(const ym_trier *c, bool place, ym_trial *t, ym_forward *forward,
+/* As ym_try, and gives the schedules to the caller, who frees them. */
+ym_status ym_try_plan(const ym_trier *c, ym_trial *t, ym_forward *forward,
                       ym_schedule **backward);
 
-/* As ym_try without placing, but no backward where forward alone needs `enough`. */
+/* As ym_try, but no backward where forward alone needs `enough`. */
 ym_status ym_try_below(const ym_trier *c, size_t enough, ym_trial *t);
 
 /* Sets t->patience: the longest whose peak, not placed, is within 1 % of the lowest, as
