@@ -106,6 +106,20 @@ def _bind_copy(
     return bound
 
 
+@handles("pad")
+def _pad(
+    rec: Recorder,
+    func: Any,
+    input: Tensor,
+    pad: Any,
+    mode: str = "constant",
+    value: float | None = None,
+) -> Any:
+    """By nothing it is a copy, as where a decoder of a U-Net fits its sides."""
+    out = func(input, pad, mode, value)
+    return identity(rec, input) if out.shape == input.shape and not any(pad) else None
+
+
 @handles("clone")
 def _clone(rec: Recorder, func: Any, input: Tensor, **format: Any) -> Any:
     return identity(rec, input, func, **format)
