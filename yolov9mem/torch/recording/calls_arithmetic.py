@@ -76,7 +76,7 @@ def _add(rec: Recorder, func: Any, input: Any, other: Any, *, alpha: Any = 1) ->
 
 
 def _terms(rec: Recorder, input: Any, other: Any) -> list[int | None]:
-    """Their values; of tensors in another shape than their values, if they have the same."""
+    """Their values; also of tensors in one other shape than theirs."""
     pair = (input, other)
     if all(isinstance(term, Tensor) for term in pair) and input.shape == other.shape:
         known = [rec.derived.value(term) for term in pair]

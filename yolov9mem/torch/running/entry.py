@@ -330,7 +330,7 @@ class Entry:
             self.keep = Keep("conv")
             held = self._held(made, leaves)
         if held.gains_nothing:
-            sizes = readable_bytes(held.ours), readable_bytes(held.stock)
+            sizes = readable_bytes(held.beside_stocks), readable_bytes(held.stock)
             reason = "{} would be held, in stock PyTorch {}".format(*sizes)
             raise CannotLower("forward", "", reason)
 
