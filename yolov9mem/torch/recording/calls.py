@@ -138,7 +138,7 @@ def _contiguous(rec: Recorder, func: Any, input: Tensor, **format: Any) -> Any:
         format.get("memory_format", torch.contiguous_format) != torch.contiguous_format
     ):
         made = identity(rec, input, **format)
-    rec.has_views.update((id(input), id(made)))
+    rec.memory.may_be_shared.update((id(input), id(made)))
     return made
 
 

@@ -77,6 +77,12 @@ class Derived:
         note_views(self._rec, [out], [input])
         return self.bind(out, x)
 
+    def write_calls(self, values: set[int | None]) -> None:
+        """Those of what is made of these values, whose memory is about to change."""
+        for tensor in list(self._rec.alive):
+            if tensor in self and self._made[id(tensor)][0] in values:
+                self.write_call(tensor)
+
     def write_call(self, tensor: Tensor) -> None:
         """It becomes the result of a stock call."""
         rec = self._rec

@@ -114,6 +114,7 @@ class StockCall:
     nodes_before: int = 0
     refs: tuple[Ref, ...] = ()
     made: tuple[tuple[str, int], ...] = ()  # ("result", leaf) or ("argument", tensor)
+    changes: tuple[Ref, ...] = ()  # beside arguments: what they are views of
     after: int = 0  # the stage that it follows, counted from 1; 0: it comes before all
     carries: bool = True  # could a gradient flow through its result?
     done_with: tuple[Ref, ...] = ()  # what nobody reads after it

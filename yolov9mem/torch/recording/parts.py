@@ -322,10 +322,8 @@ def _check_changes(done: Recording, stages: list[int]) -> None:
             elif stages[value] != stages[number]:
                 read.add(Ref("value", value))
     for call in done.calls:
-        for kind, place in call.made:
-            if kind != "argument":
-                continue
-            changed = call.refs[place]
+        made = (call.refs[place] for kind, place in call.made if kind == "argument")
+        for changed in (*made, *call.changes):
             if changed.kind != "input" and changed in read:
                 reason = "it changes in place what something else reads"
                 raise CannotLower(call.name, call.path, reason)

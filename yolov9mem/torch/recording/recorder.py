@@ -9,7 +9,6 @@ allowed as long as they read no weight and nothing that could be lowered comes a
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -35,6 +34,7 @@ from .ir import (
     containers_in,
     items_of,
 )
+from .isolation import nothing_saved
 from .parts import divide
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
@@ -59,7 +59,7 @@ class Recorder(TorchFunctionMode):
         self.ref: dict[int, Ref] = {}  # by id of a fake
         # Results of torch.stack: the values, and the first one's tensor.
         self.stacks: dict[int, tuple[tuple[int, ...], Tensor]] = {}
-        self.has_views: set[int] = set()
+        self.memory = sharing.Memory()
         self.copies = Copies()
         self.derived = Derived(self)
         self.modules: list[tuple[str, nn.Module]] = []
@@ -160,9 +160,10 @@ class Recorder(TorchFunctionMode):
                 made[id(leaf)] = self._input(i, leaf)
         fakes = [made[id(leaf)] for leaf in leaves]
         self.inputs = {id(fake) for fake in fakes}
+        self.memory.note_others(fakes, self.fakes.module)
         self._handed_out = [fake for fake in fakes if isinstance(fake, Tensor)]
         hooks = self._track_modules()
-        saved = _nothing_saved()
+        saved = nothing_saved()
         before = Fingerprint(self.fakes.module, self.fakes.objects)
         try:
             with self.fakes.mode, saved, self:
@@ -231,7 +232,10 @@ class Recorder(TorchFunctionMode):
                 made = calls.answer(handler, self, func, args, kwargs)
             except CannotLower as failure:
                 self._refuse(failure)
-        return made if made is not None else self.stock_call(func, name, args, kwargs)
+        if made is None:
+            made = self.stock_call(func, name, args, kwargs)
+        sharing.check_reads(self, (args, kwargs), made)
+        return made
 
     def stock_call(
         self, func: Callable[..., Any], name: str, args: Any, kwargs: Any
@@ -253,14 +257,16 @@ class Recorder(TorchFunctionMode):
             if isinstance(tensor, Tensor) and id(tensor) not in known
         }
         sharing.note_views(self, list(made.values()), leaves)
+        others: list[Ref] = []
         for place, tensor in enumerate(leaves):
             if any(tensor is other for other in changed):
-                sharing.check_change(self, tensor, name)
+                others += sharing.check_change(self, tensor, name)
                 made["argument", place] = tensor
         if name in SIDE_EFFECTS:
             raise CannotLower(name, self.path, "it has an effect beyond its result")
         if made:
             self.write_call(func, name, args, kwargs, made)
+            self.recording.calls[-1].changes = tuple(others)
         return result
 
     def _check_question(self, getter: Any, asked: list[Tensor]) -> None:
@@ -385,13 +391,7 @@ class Recorder(TorchFunctionMode):
                 reason = f"a result of type {type(leaf).__name__} is not understood"
                 raise CannotLower("return", "", reason)
             done.out_leaves.append(leaf)
+        sharing.check_reads(self, self._handed_out)
         done.bumps = dict(done.bumps)
         self.copies.drop_needless(done, self._handed_out)
         divide(done, self.strict)
-
-
-def _nothing_saved() -> AbstractContextManager[Any]:
-    """Autograd saves no fakes, and hooks that somebody has around forward see none."""
-    if not torch._C._autograd._saved_tensors_hooks_is_enabled():
-        return nullcontext()
-    return torch.autograd.graph.saved_tensors_hooks(lambda x: None, lambda x: x)
