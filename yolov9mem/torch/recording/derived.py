@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .ir import Ref, StockCall
-from .sharing import note_views
+from .sharing import note_read, note_views
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -92,4 +92,5 @@ class Derived:
             function, (source, *args), {}, name, rec.path, (name, rec.path), None
         )
         call.refs, call.made = (source,), (("result", 0),)
+        note_read(rec, tensor, source)
         rec.append_call(call, [tensor], carries=tensor.is_floating_point())

@@ -115,6 +115,7 @@ class StockCall:
     refs: tuple[Ref, ...] = ()
     made: tuple[tuple[str, int], ...] = ()  # ("result", leaf) or ("argument", tensor)
     changes: tuple[Ref, ...] = ()  # beside arguments: what they are views of
+    memory: tuple[int | None, ...] = ()  # of what it makes: equal numbers, the same
     after: int = 0  # the stage that it follows, counted from 1; 0: it comes before all
     carries: bool = True  # could a gradient flow through its result?
     done_with: tuple[Ref, ...] = ()  # what nobody reads after it
@@ -128,6 +129,9 @@ class Stage:
     sources: list[Ref] = field(default_factory=list)  # what its inputs are
     outputs: list[int] = field(default_factory=list)  # numbers within the part
     values: list[int] = field(default_factory=list)  # those of the outputs in the whole
+    alone: list[bool] = field(
+        default_factory=list
+    )  # by source: does nobody else read it?
     done_with: tuple[Ref, ...] = ()  # what nobody reads after it
 
 

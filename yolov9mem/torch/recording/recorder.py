@@ -293,6 +293,7 @@ class Recorder(TorchFunctionMode):
             if not isinstance(leaf, Tensor):
                 return leaf
             refs.append(self._ref_of(leaf, name))
+            sharing.note_read(self, leaf, refs[-1])
             carries = carries or self._carries(refs[-1], leaf)
             return refs[-1]
 
@@ -308,6 +309,7 @@ class Recorder(TorchFunctionMode):
     def append_call(self, call: StockCall, made: list[Tensor], carries: bool) -> None:
         """Writes a stock call down, which has made these tensors."""
         call.nodes_before, call.carries = len(self.recording.nodes), carries
+        call.memory = tuple(map(sharing.memory_of, made))
         self._carrying.append(carries)
         self.recording.calls.append(call)
         for leaf, tensor in enumerate(made):
@@ -392,6 +394,7 @@ class Recorder(TorchFunctionMode):
                 raise CannotLower("return", "", reason)
             done.out_leaves.append(leaf)
         sharing.check_reads(self, self._handed_out)
+        sharing.tell_apart(self)
         done.bumps = dict(done.bumps)
         self.copies.drop_needless(done, self._handed_out)
         divide(done, self.strict)

@@ -41,6 +41,7 @@ class Memory:
     has_views: set[int] = field(default_factory=set)
     may_be_shared: set[int] = field(default_factory=set)  # as strides happen to be
     of_others: set[int] = field(default_factory=set)  # of arguments and the module
+    of_graphs: set[int] = field(default_factory=set)  # what stock calls read of theirs
     changes: dict[int, Change] = field(default_factory=dict)  # by memory
 
     def note_others(self, arguments: list[Any], module: nn.Module) -> None:
@@ -62,6 +63,13 @@ def memory_of(tensor: Tensor) -> int:
 def tensors_in(tree: Any) -> list[Tensor]:
     """The tensors in containers."""
     return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
+
+
+def note_read(rec: Recorder, tensor: Tensor, ref: Ref) -> None:
+    """Remembers that a stock call reads what no stock call has made: views of it are not
+    theirs."""
+    if ref.kind != "stock":
+        rec.memory.of_graphs.add(memory_of(tensor))
 
 
 def note_views(
@@ -115,6 +123,13 @@ def check_change(rec: Recorder, tensor: Tensor, name: str) -> list[Ref]:
     changed = {ref.key for ref in others if ref.kind == "value"}
     rec.derived.write_calls(changed | {rec.value(tensor)})
     return others
+
+
+def tell_apart(rec: Recorder) -> None:
+    """At the end: of the memory of stock calls' results, what is theirs alone."""
+    others = rec.memory.of_graphs | rec.memory.of_others
+    for call in rec.recording.calls:
+        call.memory = tuple(None if m in others else m for m in call.memory)
 
 
 def check_reads(rec: Recorder, given: Any, result: Any = None) -> None:
