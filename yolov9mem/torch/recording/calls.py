@@ -60,6 +60,12 @@ def answer(
         return None
 
 
+def why_stock(name: str) -> str:
+    """The reason for a call whose result is read by a graph that does not make it."""
+    known = "is recorded with other arguments only"
+    return f"it {known if name in HANDLERS else 'is not recorded'} and stays stock"
+
+
 def operand(rec: Recorder, tensor: Any, name: str) -> int:
     value: int | None = rec.import_value(tensor)
     if value is None:

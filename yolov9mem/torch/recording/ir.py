@@ -169,6 +169,14 @@ class Recording:
     bumps: dict[str, int] = field(default_factory=dict)  # num_batches_tracked: calls
     left: dict[str, CannotLower] = field(default_factory=dict)  # stays stock, by text
 
+    def leave(self, failure: CannotLower) -> None:
+        """Notes what stays in stock PyTorch, for the report."""
+        self.left.setdefault(str(failure), failure.again())
+
+    def is_left(self, call: str, path: str) -> bool:
+        """Is there a reason already why this call of that module stays stock?"""
+        return any((x.call, x.path) == (call, path) for x in self.left.values())
+
     @property
     def stages(self) -> list[Stage]:
         """Of all parts, in the order in which they run."""

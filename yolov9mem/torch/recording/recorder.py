@@ -38,6 +38,7 @@ from .isolation import nothing_saved
 from .parts import divide
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+RESULTS = "return tensors, numbers or texts, in lists, tuples and dicts"
 SIDE_EFFECTS = {
     "register_hook", "retain_grad", "requires_grad_", "backward", "set_", "__set__",
     "detach_",
@@ -91,7 +92,8 @@ class Recorder(TorchFunctionMode):
         if tensor.ndim != 4 or tensor.dtype not in calls.FLOATS or 0 in tensor.shape:
             return None
         name, path = self.recording.calls[ref.key[0]].cause
-        self._leave(CannotLower(name, path, "it stays in stock PyTorch"))
+        if not self.recording.is_left(name, path):
+            self.recording.leave(CannotLower(name, path, calls.why_stock(name)))
         self.bind(tensor, self._add_input(tensor, ref))
         return self.value(tensor)
 
@@ -102,14 +104,10 @@ class Recorder(TorchFunctionMode):
             return known
         return [self.import_value(tensor) for tensor in tensors]
 
-    def _leave(self, failure: CannotLower) -> None:
-        """Notes what stays in stock PyTorch, for the report."""
-        self.recording.left.setdefault(str(failure), failure.again())
-
     def _refuse(self, failure: CannotLower) -> None:
         if self.strict:
             raise failure
-        self._leave(failure)
+        self.recording.leave(failure)
 
     def shape(self, value: int) -> tuple[int, int, int, int]:
         """(N, C, H, W)."""
@@ -248,7 +246,7 @@ class Recorder(TorchFunctionMode):
         if name == "__get__":
             self._check_question(func, leaves)
         before = [tensor._version for tensor in leaves]
-        result = func(*args, **kwargs)
+        result = sharing.called(self, func, name, args, kwargs)
         changed = [t for t, v in zip(leaves, before) if t._version != v]
         known = {id(tensor) for tensor in leaves}
         made = {
@@ -390,7 +388,8 @@ class Recorder(TorchFunctionMode):
                 self._handed_out.append(leaf)
                 leaf = self._ref_of(leaf, "return")
             elif not isinstance(leaf, PLAIN):
-                reason = f"a result of type {type(leaf).__name__} is not understood"
+                kind = type(leaf).__name__
+                reason = f"a result of type {kind} is not understood: {RESULTS}"
                 raise CannotLower("return", "", reason)
             done.out_leaves.append(leaf)
         sharing.check_reads(self, self._handed_out)

@@ -21,6 +21,7 @@ from .ir import CannotLower, Ref
 if TYPE_CHECKING:
     from .recorder import Recorder
 
+INPUT = "it changes an input in place"
 CHANGED = "it changes a view in place"
 SEEN = f"{CHANGED}, and other parts of that memory are read afterwards"
 NOT_OURS = f"{CHANGED}, of memory that others have or that may be a copy's"
@@ -90,6 +91,18 @@ def note_views(
             rec.memory.has_views.update(shared)
 
 
+def called(rec: Recorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """The result of a call; a change of an input is refused as such, where PyTorch says
+    that a leaf is changed, which it is in a recording alone."""
+    try:
+        return func(*args, **kwargs)
+    except RuntimeError as error:
+        given = tensors_in((args, kwargs))
+        if "a leaf Variable" in str(error) and any(id(x) in rec.inputs for x in given):
+            raise CannotLower(name, rec.path, INPUT) from error
+        raise
+
+
 def check_in_place(rec: Recorder, tensor: Tensor, name: str) -> list[Ref]:
     """In-place calls rebind a value; what others may see is refused.
 
@@ -99,7 +112,7 @@ def check_in_place(rec: Recorder, tensor: Tensor, name: str) -> list[Ref]:
     if known is not None:
         raise CannotLower(name, rec.path, f"it changes {known} in place")
     if id(tensor) in rec.ref and id(tensor) in rec.inputs:
-        raise CannotLower(name, rec.path, "it changes an input in place")
+        raise CannotLower(name, rec.path, INPUT)
     if not tensor._is_view() and id(tensor) not in rec.memory.has_views:
         if id(tensor) in rec.memory.may_be_shared:
             raise CannotLower(name, rec.path, NOT_OURS)

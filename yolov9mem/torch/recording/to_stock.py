@@ -173,4 +173,4 @@ def leave_to_stock(done: Recording, numbers: list[int], reason: str = "") -> Non
         done.nodes[number] = Node("input", (), (source,), node.shape, node.dtype, "")
         failure = CannotLower(call.name, call.path, reason)
         if reason:
-            done.left.setdefault(str(failure), failure)
+            done.leave(failure)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from yolov9mem.plan_table import readable_bytes
+
 from ..recording.ir import Node, Ref
 from .lower import Program, flows
 from .planned import TorchPlan
@@ -23,14 +25,20 @@ class Held(NamedTuple):
     shared: int  # of stock's: the caller has it anyway, and has its own memory of ours
 
     @property
-    def beside_stocks(self) -> int:
+    def _beside_stocks(self) -> int:
         """What is to be compared with stock's."""
         return self.ours - self.weights + self.shared
 
     @property
     def gains_nothing(self) -> bool:
         """Would stock PyTorch hold no more?"""
-        return self.beside_stocks >= self.stock
+        return self._beside_stocks >= self.stock
+
+    @property
+    def comparison(self) -> str:
+        """Both, for the report."""
+        ours, stock = readable_bytes(self._beside_stocks), readable_bytes(self.stock)
+        return f"nothing to gain: {ours} would be held, in stock PyTorch {stock}"
 
 
 def held_bytes(plans: Iterable[TorchPlan]) -> Held:
