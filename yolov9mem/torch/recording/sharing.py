@@ -121,7 +121,9 @@ def check_in_place(rec: Recorder, tensor: Tensor, name: str) -> list[Ref]:
     same = [x for x in rec.alive if memory_of(x) == memory]
     told_apart = any(rec.value(x) in rec.copies for x in same)
     unsure = any(id(x) in rec.memory.may_be_shared for x in same)
-    if memory in rec.memory.of_others or told_apart or unsure:
+    base = tensor if tensor._base is None else tensor._base
+    unknown = any(x is not base and x._base is not base for x in same)  # to autograd
+    if memory in rec.memory.of_others or told_apart or unsure or unknown:
         raise CannotLower(name, rec.path, NOT_OURS)
     rec.memory.changes[memory] = Change(name, rec.path, {id(tensor)})
     return [rec.ref[id(x)] for x in same if x is not tensor and id(x) in rec.ref]
