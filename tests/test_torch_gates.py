@@ -17,6 +17,7 @@ from models_for_tests import Brick, assert_same_training, image, ran_in_core
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
+from yolov9mem.torch.running.registry import runner_of
 
 
 class Squeeze(nn.Module):
@@ -93,6 +94,22 @@ class Cbam(nn.Module):
         return self.conv(torch.cat(both, dim=1)).sigmoid() * x
 
 
+class CbamLinear(nn.Module):
+    """The gate for channels by linear layers, a sum of vectors and a sigmoid by hand."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(c, 4), nn.Linear(4, c)
+
+    inner = Cbam.inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, most = F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, (1, 1))
+        gate = self.inner(mean.flatten(1)) + self.inner(most.flatten(1))
+        gate = F.relu6(gate + 3.0) / 6.0
+        return gate.unsqueeze(2).unsqueeze(3).expand_as(x) * x
+
+
 class Pooled(nn.Module):
     """The mean as old code takes it, and the same value as both factors."""
 
@@ -106,7 +123,7 @@ class Pooled(nn.Module):
         return torch.mul(x, gate) + x * x
 
 
-GATES = (Squeeze, SqueezeConv, Rows, Spatial, Cbam)
+GATES = (Squeeze, SqueezeConv, Rows, Spatial, Cbam, CbamLinear)
 
 
 def gated(gate: type[nn.Module], c: int = 12) -> nn.Sequential:
@@ -187,6 +204,12 @@ BY_HAND = {
     "expanded and read": lambda x, s: x.mean(1, True).expand_as(x).cos() * x,
     "reshaped and read": lambda x, s: x * x.mean((2, 3)).cos().view(2, 8, 1, 1),
     "heads": lambda x, s: x * x.mean((2, 3), True).view(4, 4, 1, 1).view(2, 8, 1, 1),
+    "expanded by hand": lambda x, s: (
+        x.mean((2, 3), True).cumsum(1).tanh().expand_as(x) * x
+    ),
+    "a sum of two shapes": lambda x, s: (
+        x * (x.mean((2, 3)).view(2, 8, 1, 1) + x[..., 0, 0].view(2, 8, 1, 1))
+    ),
     "one of a batch": lambda x, s: x * x[:1].mean((2, 3), True),
     "two dimensions": lambda x, s: x * x[0, 0],
     "in place": lambda x, s: (x + 0.0).mul_(x.mean((2, 3), True)),
@@ -222,6 +245,15 @@ def test_the_same_under_autocast(name: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert_same_training(ours, stock, image(size=32), tolerance=0.06)
     assert ran_in_core(ours) == 1
+
+
+def test_a_repeated_factor_is_read_as_it_was_before() -> None:
+    """One number a channel, and not one a pixel, where a stock call has made the gate."""
+    stock = ByHand(BY_HAND["expanded by hand"])
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    ours(image(size=32)).sum().backward()
+    (graph,) = runner_of(ours).latest.graphs
+    assert graph.program.input_sizes == [(2, 32, 32), (2, 1, 1)]
 
 
 def test_factors_that_do_not_fit_raise_torchs_own_error() -> None:

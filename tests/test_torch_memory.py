@@ -6,16 +6,21 @@ from __future__ import annotations
 import copy
 import gc
 import threading
+from collections.abc import Callable
+from itertools import accumulate, chain
 
 import pytest
 import torch
+from allocations import peak_of
 from models_for_tests import (
     Elan,
     Net,
+    assert_same_training,
     backward,
     grads,
     image,
     pair,
+    ran_in_core,
 )
 from torch import Tensor, nn
 
@@ -62,10 +67,14 @@ SMALL = {
 }
 
 
+def results_of(made: Tensor | list[Tensor]) -> list[Tensor]:
+    return made if isinstance(made, list) else [made]
+
+
 def held_after_forward(module: nn.Module) -> int:
     """In bytes, all that one forward allocates and does not free, its result included."""
     x = image(c=16, size=32).requires_grad_()
-    module(x).sum().backward()
+    sum(y.sum() for y in results_of(module(x))).backward()
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as seen:
         out = module(x)
@@ -86,6 +95,93 @@ def test_what_does_not_pay_stays_stock(name: str, keep: str) -> None:
     if name == "convolutions" and keep != "min":  # which runs some again
         (row, *_) = ym.report(ours).rows
         assert row.state == "stock" and "would be held, in stock" in row.detail
+
+
+@pytest.mark.parametrize("keep", ["all", "conv", "min"])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_last_relu_is_held_once(in_place: bool, keep: str) -> None:
+    """As its result, which the caller has anyway, and not as what it is made of, too."""
+
+    def make() -> nn.Module:
+        layers = [
+            (nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU(inplace=in_place)) for _ in range(4)
+        ]
+        return nn.Sequential(*chain.from_iterable(layers))
+
+    ours, stock = pair(make, keep=keep)
+    assert held_after_forward(ours) <= 1.01 * held_after_forward(stock)
+    assert_same_training(ours, stock, image(c=16, size=32))
+    assert ran_in_core(ours)
+
+
+class Pyramid(nn.Module):
+    """Returns the results of all layers; the first ``norms`` of these have a batch norm."""
+
+    def __init__(self, norms: int) -> None:
+        super().__init__()
+        layers = [SMALL["relu"]() for _ in range(6)]
+        for layer in layers[:norms]:
+            layer.insert(1, nn.BatchNorm2d(16))
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return list(accumulate(self.layers, lambda x, layer: layer(x), initial=x))[1:]
+
+
+@pytest.mark.parametrize("keep", ["all", "conv", "min"])
+@pytest.mark.parametrize("norms", [0, 1, 3, 6])
+def test_what_is_handed_out_is_counted(norms: int, keep: str) -> None:
+    """Stock PyTorch keeps the very memory that the caller has."""
+    ours, stock = pair(lambda: Pyramid(norms), keep=keep, strict=False)
+    assert held_after_forward(ours) <= 1.01 * held_after_forward(stock)
+    saves = keep == "min" and norms == 6
+    assert ym.report(ours).rows[0].state == ("swapped" if saves else "stock")
+
+
+def shuffled(x: Tensor) -> Tensor:
+    """As ShuffleNet's; not channels_last, whatever x is."""
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+class Between(nn.Module):
+    """Bricks of a convolution and a batch norm, and a stock call after each."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.bricks = nn.ModuleList(SMALL["batch norm, silu"]() for _ in range(8))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        for brick in self.bricks:
+            x = self.function(brick(x))
+        return x
+
+
+def test_results_of_stock_calls_are_held_as_a_graph_reads_them() -> None:
+    """They were all converted at once when backward began, beside what was held."""
+    ours, stock = pair(lambda: Between(shuffled), strict=False)
+    assert_same_training(ours, stock, image(c=16, size=32))
+    x = image(c=16, size=32)
+    mine, stocks = (peak_of(lambda m=m: m(x).sum().backward()) for m in (ours, stock))
+    assert mine <= 0.75 * stocks
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: shuffled(x).tanh(),  # autograd keeps the result
+        lambda x: shuffled(x).cos().sin(),
+        lambda x: shuffled(x)[:, :, :1, :1].cos().expand(-1, -1, 32, 32),  # is small
+        lambda x: (y := shuffled(x), y * y.detach().cos())[1],
+    ],
+    ids=["kept", "chain", "repeated", "read twice"],
+)
+def test_they_are_not_held_twice(function: Callable[[Tensor], Tensor]) -> None:
+    ours, stock = pair(lambda: Between(function), strict=False)
+    assert_same_training(ours, stock, image(c=16, size=32))
+    assert held_after_forward(ours) <= 1.01 * held_after_forward(stock)
+    assert ran_in_core(ours)
 
 
 def test_saved_memory_is_freed_by_backward_and_by_dropping_the_graph() -> None:

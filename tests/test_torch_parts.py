@@ -353,3 +353,44 @@ def test_a_model_that_computes_only_stock_calls_is_stock() -> None:
     ours, stock = pair(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)))
     assert_same_training(ours, stock, image())
     assert ran_in_core(ours) == 0
+
+
+REASONS: dict[str, tuple[Callable[..., Tensor], str]] = {
+    "strided": (
+        lambda m, x: x[..., ::2, ::2],
+        "__getitem__ in 1: it is recorded with ot",
+    ),
+    "rolled": (lambda m, x: x.roll(1, 3), "roll in 1: it is not recorded and stays"),
+    "scaled": (
+        lambda m, x: x * m.scale,
+        "mul in 1: it reads the weight 1.scale and ca",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_the_report_says_once_why_a_call_stays_stock(name: str) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1, 8, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return REASONS[name][0](self, x)
+
+    ours, _ = pair(nn.Sequential(Brick(3, 8, 3), Odd(), Brick(8, 4, 3)))
+    ours(image())
+    row = {row.path: row for row in ym.report(ours).rows}["1"]
+    assert row.state == "stock" and len(row.reasons) == 1
+    assert row.detail.startswith(REASONS[name][1])
+
+
+def test_an_input_changed_in_place_is_named_as_such() -> None:
+    """A fake of it is a leaf, which the result of another module is not."""
+    ours, stock = pair(nn.Sequential(nn.Dropout(0.5, inplace=True), Brick(3, 4)))
+    made = []
+    for module in (ours, stock):
+        torch.manual_seed(0)
+        made.append(module(image().requires_grad_() * 1))
+    assert_close(*made)
+    assert "dropout in 0: it changes an input in place" in str(ym.report(ours))

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -62,6 +64,93 @@ def test_shared_memory_that_nobody_changes_is_lowered(share: str) -> None:
     made, expected = ours(image()), stock(image())
     assert_close(made, expected)
     assert ran_in_core(ours) == 1
+
+
+class Viewed(nn.Module):
+    """Does something with a value, the image and a parameter."""
+
+    def __init__(self, function: Callable) -> None:
+        super().__init__()
+        self.first, self.function = Brick(3, 6), function
+        self.scale = nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self.first(x), x, self.scale)
+
+
+def boxes_in_place(y: Tensor, *_: Tensor) -> Tensor:
+    """As the head of YOLOX."""
+    out = y.view(2, 1, 6, 16, 16).permute(0, 1, 3, 4, 2).reshape(2, 256, 6)
+    out[..., :2] = (out[..., :2] + 1) * 8
+    out[..., 2:4] = torch.exp(out[..., 2:4])
+    return out
+
+
+def add_to(part: Tensor, other: Tensor) -> Tensor:
+    part += other
+    return part
+
+
+def places_before(y: Tensor, *_: Tensor, change: Callable) -> Tensor:
+    places = y.max(1, keepdim=True).indices
+    change(y)
+    return torch.gather(y, 1, places)
+
+
+CHANGED_VIEWS: dict[str, Callable] = {
+    "a slice": lambda y, x, s: add_to(y[:, :3], x),
+    "all channels": lambda y, x, s: add_to(y[:, :6], torch.cat((x, x), 1)),
+    "a view of a slice": lambda y, x, s: add_to(y[:, 3:][:, :3].unsqueeze(0)[0], x),
+    "a view since": lambda y, x, s: F.relu_(y[:, :5])[:, 1:4] + x,
+    "twice": lambda y, x, s: F.relu_(F.hardtanh_(y[:, :3])),
+    "what has a view": lambda y, x, s: (y[:, :3], F.relu_(y))[1],
+    "asked for its size": lambda y, x, s: (y[:, :3].relu_() * y.shape[2], y.dim())[0],
+    "a dropout": lambda y, x, s: F.dropout(y.mean((2, 3)).flatten(1), 0.5, True, True),
+    "boxes": boxes_in_place,
+    "places of maxima": partial(places_before, change=lambda y: y.copy_(-y)),
+    "and a part": partial(places_before, change=lambda y: y.__setitem__(0, -y[0])),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED_VIEWS)
+def test_a_view_may_change_where_nobody_looks_at_the_rest(name: str) -> None:
+    stock = Viewed(CHANGED_VIEWS[name])
+    ours = ym.checkpoint(copy.deepcopy(stock))
+    made = []
+    for model in (ours, stock):
+        torch.manual_seed(1)
+        made.append(model(image()))
+        made[-1].square().mean().backward()
+    assert_close(*made)
+    assert_close(*([p.grad for p in m.first.parameters()] for m in (ours, stock)))
+    assert ran_in_core(ours) == 1
+
+
+SEEN_CHANGES: dict[str, Callable] = {
+    "the rest is handed out": lambda y, x, s: (add_to(y[:, :3], x), y)[1],
+    "the rest is read": lambda y, x, s: add_to(y[:, :3], x) + y[:, 3:],
+    "another part is read": lambda y, x, s: _add_and_read(y[:, :3], y[:, 3:], x),
+    "by a stock call": lambda y, x, s: (y[:, :3].zero_(), y.cos())[1],
+    "of the image": lambda y, x, s: (x.detach()[:, :1].zero_(), y + x.mean(1, True))[1],
+    "of a parameter": lambda y, x, s: (s.detach()[:2].mul_(1), y)[1],
+    "of a copy": lambda y, x, s: _add_and_read(y.clone()[:, :3], y[:, 3:], x),
+    "of what may be a copy": lambda y, x, s: (y.contiguous()[:, :3].zero_(), y)[1],
+}
+
+
+def _add_and_read(part: Tensor, other: Tensor, x: Tensor) -> Tensor:
+    add_to(part, x)
+    return other + x
+
+
+@pytest.mark.parametrize("name", SEEN_CHANGES)
+def test_a_change_that_somebody_sees_is_refused(name: str) -> None:
+    stock = Viewed(SEEN_CHANGES[name])
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    x, same = image(), image()
+    assert_close(ours(x), stock(same))
+    assert_close(x, same)
+    assert "in place" in ym.report(ours).rows[0].detail
 
 
 def test_detaching_in_place_is_refused() -> None:

@@ -60,6 +60,12 @@ def answer(
         return None
 
 
+def why_stock(name: str) -> str:
+    """The reason for a call whose result is read by a graph that does not make it."""
+    known = "is recorded with other arguments only"
+    return f"it {known if name in HANDLERS else 'is not recorded'} and stays stock"
+
+
 def operand(rec: Recorder, tensor: Any, name: str) -> int:
     value: int | None = rec.import_value(tensor)
     if value is None:
@@ -106,6 +112,20 @@ def _bind_copy(
     return bound
 
 
+@handles("pad")
+def _pad(
+    rec: Recorder,
+    func: Any,
+    input: Tensor,
+    pad: Any,
+    mode: str = "constant",
+    value: float | None = None,
+) -> Any:
+    """By nothing it is a copy, as where a decoder of a U-Net fits its sides."""
+    out = func(input, pad, mode, value)
+    return identity(rec, input) if out.shape == input.shape and not any(pad) else None
+
+
 @handles("clone")
 def _clone(rec: Recorder, func: Any, input: Tensor, **format: Any) -> Any:
     return identity(rec, input, func, **format)
@@ -124,7 +144,7 @@ def _contiguous(rec: Recorder, func: Any, input: Tensor, **format: Any) -> Any:
         format.get("memory_format", torch.contiguous_format) != torch.contiguous_format
     ):
         made = identity(rec, input, **format)
-    rec.has_views.update((id(input), id(made)))
+    rec.memory.may_be_shared.update((id(input), id(made)))
     return made
 
 

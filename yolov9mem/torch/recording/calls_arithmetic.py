@@ -35,7 +35,7 @@ def affine(
 ) -> Any:
     """The handler's result for scale * (input + shift), where one of both is rounded by
     the number alone: scale is 1 or -1, or shift is 0."""
-    value = rec.value(input) if isinstance(input, Tensor) else None
+    value = rec.derived.value(input) if isinstance(input, Tensor) else None
     if value is None or input.dtype not in FLOATS:
         return None
     if not (abs(scale) <= LARGEST and abs(shift) <= LARGEST):
@@ -45,8 +45,9 @@ def affine(
         check_in_place(rec, input, name_of(func))
     shape, attributes = rec.shape(value), (float(scale), float(shift), None)
     made = rec.add_node("affine", (value,), attributes, shape, input.dtype)
-    out = input if in_place else rec.fakes.empty(shape, input.dtype, input.device)
-    return rec.bind(out, made)
+    sides = tuple(input.shape)
+    out = input if in_place else rec.fakes.empty(sides, input.dtype, input.device)
+    return rec.derived.bind(out, made)
 
 
 @handles("add", "add_", "__add__", "__radd__", "__iadd__")
@@ -58,19 +59,30 @@ def _add(rec: Recorder, func: Any, input: Any, other: Any, *, alpha: Any = 1) ->
         return input
     if is_number(input):
         input, other = other, input
-    a, b = rec.values((input, other))
-    if a is not None and is_number(other) and other == 0:
+    if is_number(other) and other == 0 and rec.value(input) is not None:
         return input if in_place else identity(rec, input)
     if is_number(other) and alpha == 1:
         return affine(rec, func, input, shift=other)
+    a, b = _terms(rec, input, other)
     if a is None or b is None or alpha != 1 or rec.shape(a) != rec.shape(b):
         return None
     if in_place:
         check_in_place(rec, input, "add_")
     dtype = input.dtype if in_place else torch.promote_types(input.dtype, other.dtype)
     made = rec.add_node("add", (a, b), (), rec.shape(a), dtype)
-    out = input if in_place else rec.fakes.empty(rec.shape(a), dtype, input.device)
-    return rec.bind(out, made)
+    sides = tuple(input.shape)
+    out = input if in_place else rec.fakes.empty(sides, dtype, input.device)
+    return rec.derived.bind(out, made)
+
+
+def _terms(rec: Recorder, input: Any, other: Any) -> list[int | None]:
+    """Their values; also of tensors in one other shape than theirs."""
+    pair = (input, other)
+    if all(isinstance(term, Tensor) for term in pair) and input.shape == other.shape:
+        known = [rec.derived.value(term) for term in pair]
+        if None not in known:
+            return known
+    return rec.values(pair)
 
 
 def _is_count(rec: Recorder, path: str, other: Any, alpha: Any) -> bool:

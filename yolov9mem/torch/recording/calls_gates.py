@@ -27,7 +27,7 @@ def reduced(rec: Recorder, op: str, x: int, axes: str, out: Tensor) -> Tensor:
     sides = zip("nchw", rec.shape(x))
     shape = tuple(1 if side in axes else size for side, size in sides)
     made = rec.add_node(op, (x,), (axes,), shape, out.dtype)
-    return rec.bind(out, made) if out.shape == shape else rec.derived.reshape(out, made)
+    return rec.derived.bind(out, made)
 
 
 def _axes(dims: Any) -> str:
@@ -111,14 +111,12 @@ def _reshape(rec: Recorder, func: Any, input: Tensor, *args: Any, **named: Any) 
 
 @handles("expand", "expand_as", "broadcast_to")
 def _expand(rec: Recorder, func: Any, input: Tensor, *args: Any, **named: Any) -> Any:
-    x = rec.value(input)
-    out = None if x is None else func(input, *args, **named)
-    if x is None or out is None or out.ndim != 4:
+    out = func(input, *args, **named)
+    x = rec.value(input) if out.shape == input.shape else rec.import_value(input)
+    if x is None or out.ndim != 4:
         return None
     note_views(rec, [out], [input])
-    if out.shape == input.shape:
-        return rec.bind(out, x)
-    return rec.derived.reshape(out, x)
+    return rec.derived.bind(out, x)
 
 
 @handles("linear")
@@ -138,9 +136,7 @@ def _linear(
     bias_path = paths[1] if len(paths) > 1 else None
     attributes = (paths[0], bias_path, (1, 1), (0, 0), (1, 1), 1)
     shape = (*out.shape, 1, 1)
-    return rec.derived.reshape(
-        out, rec.add_node("conv", (x,), attributes, shape, dtype)
-    )
+    return rec.derived.bind(out, rec.add_node("conv", (x,), attributes, shape, dtype))
 
 
 def _factor(rec: Recorder, tensor: Tensor) -> int | None:

@@ -194,7 +194,7 @@ def _activation(
     attributes = (kind, slope, *bounds)
     made = rec.add_node("activation", (value,), attributes, shape, x.dtype, in_place)
     out = x if in_place else rec.fakes.empty(tuple(x.shape), x.dtype, x.device)
-    return rec.bind(out, made) if x.shape == shape else rec.derived.reshape(out, made)
+    return rec.derived.bind(out, made)
 
 
 @handles("silu", "relu", "relu_", "hardswish", "mish")

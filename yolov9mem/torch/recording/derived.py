@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .ir import Ref, StockCall
-from .sharing import note_views
+from .sharing import note_read, note_views
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -46,8 +46,10 @@ class Derived:
         self._rec.ref.pop(id(tensor), None)
         return tensor
 
-    def reshape(self, tensor: Tensor, value: int) -> Tensor:
-        """``tensor`` is ``value`` in another shape from now on."""
+    def bind(self, tensor: Tensor, value: int) -> Tensor:
+        """``tensor`` is ``value`` from now on, in its own shape or in another."""
+        if tuple(tensor.shape) == self._rec.shape(value):
+            return self._rec.bind(tensor, value)
         is_larger = tensor.numel() > torch.Size(self._rec.shape(value)).numel()
         function = torch.Tensor.expand if is_larger else torch.Tensor.reshape
         self.add(tensor, value, function, tuple(tensor.shape))
@@ -73,8 +75,13 @@ class Derived:
         if not is_same or _longer_sides(out.shape) != _longer_sides(shape):
             return None
         note_views(self._rec, [out], [input])
-        is_value = tuple(out.shape) == shape
-        return self._rec.bind(out, x) if is_value else self.reshape(out, x)
+        return self.bind(out, x)
+
+    def write_calls(self, values: set[int | None]) -> None:
+        """Those of what is made of these values, whose memory is about to change."""
+        for tensor in list(self._rec.alive):
+            if tensor in self and self._made[id(tensor)][0] in values:
+                self.write_call(tensor)
 
     def write_call(self, tensor: Tensor) -> None:
         """It becomes the result of a stock call."""
@@ -85,4 +92,5 @@ class Derived:
             function, (source, *args), {}, name, rec.path, (name, rec.path), None
         )
         call.refs, call.made = (source,), (("result", 0),)
+        note_read(rec, tensor, source)
         rec.append_call(call, [tensor], carries=tensor.is_floating_point())

@@ -114,6 +114,8 @@ class StockCall:
     nodes_before: int = 0
     refs: tuple[Ref, ...] = ()
     made: tuple[tuple[str, int], ...] = ()  # ("result", leaf) or ("argument", tensor)
+    changes: tuple[Ref, ...] = ()  # beside arguments: what they are views of
+    memory: tuple[int | None, ...] = ()  # of what it makes: equal numbers, the same
     after: int = 0  # the stage that it follows, counted from 1; 0: it comes before all
     carries: bool = True  # could a gradient flow through its result?
     done_with: tuple[Ref, ...] = ()  # what nobody reads after it
@@ -127,6 +129,9 @@ class Stage:
     sources: list[Ref] = field(default_factory=list)  # what its inputs are
     outputs: list[int] = field(default_factory=list)  # numbers within the part
     values: list[int] = field(default_factory=list)  # those of the outputs in the whole
+    alone: list[bool] = field(
+        default_factory=list
+    )  # by source: does nobody else read it?
     done_with: tuple[Ref, ...] = ()  # what nobody reads after it
 
 
@@ -163,6 +168,14 @@ class Recording:
     out_path: tuple[Any, ...] | None = None  # the result is this container of arguments
     bumps: dict[str, int] = field(default_factory=dict)  # num_batches_tracked: calls
     left: dict[str, CannotLower] = field(default_factory=dict)  # stays stock, by text
+
+    def leave(self, failure: CannotLower) -> None:
+        """Notes what stays in stock PyTorch, for the report."""
+        self.left.setdefault(str(failure), failure.again())
+
+    def is_left(self, call: str, path: str) -> bool:
+        """Is there a reason already why this call of that module stays stock?"""
+        return any((x.call, x.path) == (call, path) for x in self.left.values())
 
     @property
     def stages(self) -> list[Stage]:

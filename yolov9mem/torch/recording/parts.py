@@ -14,7 +14,7 @@ convolutions read them. What comes from these convolutions alone stays with them
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,6 +50,7 @@ def divide(done: Recording, strict: bool) -> None:
     _check_sizes(done)
     _check_changes(done, stages)
     _note_last_uses(done)
+    _note_lone_sources(done)
 
 
 def _ordered(done: Recording) -> list[int]:
@@ -322,10 +323,8 @@ def _check_changes(done: Recording, stages: list[int]) -> None:
             elif stages[value] != stages[number]:
                 read.add(Ref("value", value))
     for call in done.calls:
-        for kind, place in call.made:
-            if kind != "argument":
-                continue
-            changed = call.refs[place]
+        made = (call.refs[place] for kind, place in call.made if kind == "argument")
+        for changed in (*made, *call.changes):
             if changed.kind != "input" and changed in read:
                 reason = "it changes in place what something else reads"
                 raise CannotLower(call.name, call.path, reason)
@@ -343,6 +342,27 @@ def _note_last_uses(done: Recording) -> None:
         last.pop(ref, None)
     for ref, place in last.items():
         steps[place][0].done_with += (ref,)
+
+
+def _note_lone_sources(done: Recording) -> None:
+    """Says which sources of stages are results of stock calls that nothing else reads, but
+    for calls that make views of them, which are of the same memory."""
+    readers = Counter(_memory(done, ref) for ref in results(done))
+    for step, _ in _in_order(done):
+        if isinstance(step, Stage):
+            readers.update(_memory(done, ref) for ref in step.sources)
+        else:
+            read = {_memory(done, ref) for ref in step.refs}
+            readers.update(read - set(step.memory))
+    for stage in done.stages:
+        memory = [_memory(done, ref) for ref in stage.sources]
+        stage.alone = [known is not None and readers[known] == 1 for known in memory]
+
+
+def _memory(done: Recording, ref: Ref) -> int | None:
+    """A number for the memory of a stock call's result, if it is not shared beyond."""
+    memory = done.calls[ref.key[0]].memory if ref.kind == "stock" else ()
+    return memory[ref.key[1]] if memory else None
 
 
 def _in_order(done: Recording) -> Iterator[tuple[Stage | StockCall, list[Ref]]]:

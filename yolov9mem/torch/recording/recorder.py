@@ -9,7 +9,6 @@ allowed as long as they read no weight and nothing that could be lowered comes a
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -35,9 +34,11 @@ from .ir import (
     containers_in,
     items_of,
 )
+from .isolation import nothing_saved
 from .parts import divide
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+RESULTS = "return tensors, numbers or texts, in lists, tuples and dicts"
 SIDE_EFFECTS = {
     "register_hook", "retain_grad", "requires_grad_", "backward", "set_", "__set__",
     "detach_",
@@ -59,7 +60,7 @@ class Recorder(TorchFunctionMode):
         self.ref: dict[int, Ref] = {}  # by id of a fake
         # Results of torch.stack: the values, and the first one's tensor.
         self.stacks: dict[int, tuple[tuple[int, ...], Tensor]] = {}
-        self.has_views: set[int] = set()
+        self.memory = sharing.Memory()
         self.copies = Copies()
         self.derived = Derived(self)
         self.modules: list[tuple[str, nn.Module]] = [("", fakes.module)]
@@ -91,7 +92,8 @@ class Recorder(TorchFunctionMode):
         if tensor.ndim != 4 or tensor.dtype not in calls.FLOATS or 0 in tensor.shape:
             return None
         name, path = self.recording.calls[ref.key[0]].cause
-        self._leave(CannotLower(name, path, "it stays in stock PyTorch"))
+        if not self.recording.is_left(name, path):
+            self.recording.leave(CannotLower(name, path, calls.why_stock(name)))
         self.bind(tensor, self._add_input(tensor, ref))
         return self.value(tensor)
 
@@ -102,14 +104,10 @@ class Recorder(TorchFunctionMode):
             return known
         return [self.import_value(tensor) for tensor in tensors]
 
-    def _leave(self, failure: CannotLower) -> None:
-        """Notes what stays in stock PyTorch, for the report."""
-        self.recording.left.setdefault(str(failure), failure.again())
-
     def _refuse(self, failure: CannotLower) -> None:
         if self.strict:
             raise failure
-        self._leave(failure)
+        self.recording.leave(failure)
 
     def shape(self, value: int) -> tuple[int, int, int, int]:
         """(N, C, H, W)."""
@@ -160,9 +158,10 @@ class Recorder(TorchFunctionMode):
                 made[id(leaf)] = self._input(i, leaf)
         fakes = [made[id(leaf)] for leaf in leaves]
         self.inputs = {id(fake) for fake in fakes}
+        self.memory.note_others(fakes, self.fakes.module)
         self._handed_out = [fake for fake in fakes if isinstance(fake, Tensor)]
         hooks = self._track_modules()
-        saved = _nothing_saved()
+        saved = nothing_saved()
         before = Fingerprint(self.fakes.module, self.fakes.objects)
         try:
             with self.fakes.mode, saved, self:
@@ -233,7 +232,10 @@ class Recorder(TorchFunctionMode):
                 made = calls.answer(handler, self, func, args, kwargs)
             except CannotLower as failure:
                 self._refuse(failure)
-        return made if made is not None else self.stock_call(func, name, args, kwargs)
+        if made is None:
+            made = self.stock_call(func, name, args, kwargs)
+        sharing.check_reads(self, (args, kwargs), made)
+        return made
 
     def stock_call(
         self, func: Callable[..., Any], name: str, args: Any, kwargs: Any
@@ -246,7 +248,7 @@ class Recorder(TorchFunctionMode):
         if name == "__get__":
             self._check_question(func, leaves)
         before = [tensor._version for tensor in leaves]
-        result = func(*args, **kwargs)
+        result = sharing.called(self, func, name, args, kwargs)
         changed = [t for t, v in zip(leaves, before) if t._version != v]
         known = {id(tensor) for tensor in leaves}
         made = {
@@ -255,14 +257,16 @@ class Recorder(TorchFunctionMode):
             if isinstance(tensor, Tensor) and id(tensor) not in known
         }
         sharing.note_views(self, list(made.values()), leaves)
+        others: list[Ref] = []
         for place, tensor in enumerate(leaves):
             if any(tensor is other for other in changed):
-                sharing.check_change(self, tensor, name)
+                others += sharing.check_change(self, tensor, name)
                 made["argument", place] = tensor
         if name in SIDE_EFFECTS:
             raise CannotLower(name, self.path, "it has an effect beyond its result")
         if made:
             self.write_call(func, name, args, kwargs, made)
+            self.recording.calls[-1].changes = tuple(others)
         return result
 
     def _check_question(self, getter: Any, asked: list[Tensor]) -> None:
@@ -289,6 +293,7 @@ class Recorder(TorchFunctionMode):
             if not isinstance(leaf, Tensor):
                 return leaf
             refs.append(self._ref_of(leaf, name))
+            sharing.note_read(self, leaf, refs[-1])
             carries = carries or self._carries(refs[-1], leaf)
             return refs[-1]
 
@@ -304,6 +309,7 @@ class Recorder(TorchFunctionMode):
     def append_call(self, call: StockCall, made: list[Tensor], carries: bool) -> None:
         """Writes a stock call down, which has made these tensors."""
         call.nodes_before, call.carries = len(self.recording.nodes), carries
+        call.memory = tuple(map(sharing.memory_of, made))
         self._carrying.append(carries)
         self.recording.calls.append(call)
         for leaf, tensor in enumerate(made):
@@ -384,16 +390,12 @@ class Recorder(TorchFunctionMode):
                 self._handed_out.append(leaf)
                 leaf = self._ref_of(leaf, "return")
             elif not isinstance(leaf, PLAIN):
-                reason = f"a result of type {type(leaf).__name__} is not understood"
+                kind = type(leaf).__name__
+                reason = f"a result of type {kind} is not understood: {RESULTS}"
                 raise CannotLower("return", "", reason)
             done.out_leaves.append(leaf)
+        sharing.check_reads(self, self._handed_out)
+        sharing.tell_apart(self)
         done.bumps = dict(done.bumps)
         self.copies.drop_needless(done, self._handed_out)
         divide(done, self.strict)
-
-
-def _nothing_saved() -> AbstractContextManager[Any]:
-    """Autograd saves no fakes, and hooks that somebody has around forward see none."""
-    if not torch._C._autograd._saved_tensors_hooks_is_enabled():
-        return nullcontext()
-    return torch.autograd.graph.saved_tensors_hooks(lambda x: None, lambda x: x)

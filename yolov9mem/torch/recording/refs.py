@@ -20,6 +20,7 @@ def replace_refs(done: Recording, function: Callable[[Any], Any]) -> None:
     for call in done.calls:
         call.args, call.kwargs = replaced(call.args), replaced(call.kwargs)
         call.refs = tuple(function(ref) for ref in call.refs)
+        call.changes = tuple(function(ref) for ref in call.changes)
     done.out_leaves = [function(leaf) for leaf in done.out_leaves]
     done.writes = [write._replace(ref=function(write.ref)) for write in done.writes]
 

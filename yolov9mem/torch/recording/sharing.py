@@ -2,20 +2,55 @@
 """Which tensors of a recording share memory, and which must not.
 
 A replay lays memory out anew, so an in-place call is recorded only where nobody could see
-the change through another tensor. These functions take the recorder, as handlers do.
+the change through another tensor: what shared the memory before may not be read again.
+These functions take the recorder, as handlers do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
-from .ir import CannotLower
+from .fakes import own_tensors
+from .ir import CannotLower, Ref
 
 if TYPE_CHECKING:
     from .recorder import Recorder
+
+INPUT = "it changes an input in place"
+CHANGED = "it changes a view in place"
+SEEN = f"{CHANGED}, and other parts of that memory are read afterwards"
+NOT_OURS = f"{CHANGED}, of memory that others have or that may be a copy's"
+
+
+class Change(NamedTuple):
+    """The latest in-place call on memory that several tensors share."""
+
+    name: str
+    path: str
+    shown_by: set[int]  # ids of the tensor that it was made on, and of views made since
+
+
+@dataclass
+class Memory:
+    """What one recording knows of it. Tensors are told by their ids."""
+
+    has_views: set[int] = field(default_factory=set)
+    may_be_shared: set[int] = field(default_factory=set)  # as strides happen to be
+    of_others: set[int] = field(default_factory=set)  # of arguments and the module
+    of_graphs: set[int] = field(default_factory=set)  # what stock calls read of theirs
+    changes: dict[int, Change] = field(default_factory=dict)  # by memory
+
+    def note_others(self, arguments: list[Any], module: nn.Module) -> None:
+        """Notes the memory that a forward shares with its caller or that graphs read."""
+        tensors = [x for x in arguments if isinstance(x, Tensor)]
+        for part in module.modules():
+            tensors += [tensor for _, tensor in own_tensors(part)]
+        self.of_others.update(map(memory_of, tensors))
 
 
 def memory_of(tensor: Tensor) -> int:
@@ -26,10 +61,22 @@ def memory_of(tensor: Tensor) -> int:
         return id(tensor)
 
 
+def tensors_in(tree: Any) -> list[Tensor]:
+    """The tensors in containers."""
+    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
+
+
+def note_read(rec: Recorder, tensor: Tensor, ref: Ref) -> None:
+    """Remembers that a stock call reads what no stock call has made: views of it are not
+    theirs."""
+    if ref.kind != "stock":
+        rec.memory.of_graphs.add(memory_of(tensor))
+
+
 def note_views(
     rec: Recorder, results: list[Tensor], given: Iterable[Tensor] = ()
 ) -> None:
-    """Remembers what shares memory, so that in-place calls on it are refused.
+    """Remembers what shares memory, so that in-place calls on it are seen as such.
 
     The results of detach and .data are no views to autograd: they are told by their memory,
     which is that of a ``given`` argument.
@@ -38,25 +85,82 @@ def note_views(
     for tensor in results:
         if tensor._is_view() and tensor._base is not None:
             rec.alive.append(tensor._base)
-            rec.has_views.add(id(tensor._base))
+            rec.memory.has_views.add(id(tensor._base))
         if memory_of(tensor) in arguments:
-            rec.has_views.update((id(tensor), id(arguments[memory_of(tensor)])))
+            shared = (id(tensor), id(arguments[memory_of(tensor)]))
+            rec.memory.has_views.update(shared)
 
 
-def check_in_place(rec: Recorder, tensor: Tensor, name: str) -> None:
-    """In-place calls rebind a value; what others may see is refused."""
+def called(rec: Recorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """The result of a call; a change of an input is refused as such, where PyTorch says
+    that a leaf is changed, which it is in a recording alone."""
+    try:
+        return func(*args, **kwargs)
+    except RuntimeError as error:
+        given = tensors_in((args, kwargs))
+        if "a leaf Variable" in str(error) and any(id(x) in rec.inputs for x in given):
+            raise CannotLower(name, rec.path, INPUT) from error
+        raise
+
+
+def check_in_place(rec: Recorder, tensor: Tensor, name: str) -> list[Ref]:
+    """In-place calls rebind a value; what others may see is refused.
+
+    Returns what shares the memory of ``tensor`` and is not to be read again.
+    """
     known = rec.parameter_path(tensor)
     if known is not None:
         raise CannotLower(name, rec.path, f"it changes {known} in place")
     if id(tensor) in rec.ref and id(tensor) in rec.inputs:
-        raise CannotLower(name, rec.path, "it changes an input in place")
-    if tensor._is_view() or id(tensor) in rec.has_views:
-        raise CannotLower(name, rec.path, "it changes a view in place")
+        raise CannotLower(name, rec.path, INPUT)
+    if not tensor._is_view() and id(tensor) not in rec.memory.has_views:
+        if id(tensor) in rec.memory.may_be_shared:
+            raise CannotLower(name, rec.path, NOT_OURS)
+        return []
+    memory = memory_of(tensor)
+    same = [x for x in rec.alive if memory_of(x) == memory]
+    told_apart = any(rec.value(x) in rec.copies for x in same)
+    unsure = any(id(x) in rec.memory.may_be_shared for x in same)
+    base = tensor if tensor._base is None else tensor._base
+    unknown = any(x is not base and x._base is not base for x in same)  # to autograd
+    if memory in rec.memory.of_others or told_apart or unsure or unknown:
+        raise CannotLower(name, rec.path, NOT_OURS)
+    rec.memory.changes[memory] = Change(name, rec.path, {id(tensor)})
+    return [rec.ref[id(x)] for x in same if x is not tensor and id(x) in rec.ref]
 
 
-def check_change(rec: Recorder, tensor: Tensor, name: str) -> None:
+def check_change(rec: Recorder, tensor: Tensor, name: str) -> list[Ref]:
     """As check_in_place, for a call that changes the memory of the node's output."""
-    check_in_place(rec, tensor, name)
+    others = check_in_place(rec, tensor, name)
     if rec.value(tensor) in rec.copies:
         raise CannotLower(name, rec.path, "it changes a copy or what was copied")
     rec.stacks.pop(id(tensor), None)
+    changed = {ref.key for ref in others if ref.kind == "value"}
+    rec.derived.write_calls(changed | {rec.value(tensor)})
+    return others
+
+
+def tell_apart(rec: Recorder) -> None:
+    """At the end: of the memory of stock calls' results, what is theirs alone."""
+    others = rec.memory.of_graphs | rec.memory.of_others
+    for call in rec.recording.calls:
+        call.memory = tuple(None if m in others else m for m in call.memory)
+
+
+def check_reads(rec: Recorder, given: Any, result: Any = None) -> None:
+    """After a call with such arguments, or of what is handed out: raises CannotLower where
+    a tensor shares memory that was changed through another one."""
+    if not rec.memory.changes:
+        return
+    made = tensors_in(result)
+    if result is not None and not made:  # but a size or the like
+        return
+    for tensor in tensors_in(given):
+        change = rec.memory.changes.get(memory_of(tensor))
+        if change is not None and id(tensor) not in change.shown_by:
+            raise CannotLower(change.name, change.path, SEEN)
+    for tensor in made:
+        change = rec.memory.changes.get(memory_of(tensor))
+        if change is not None:
+            rec.alive.append(tensor)
+            change.shown_by.add(id(tensor))

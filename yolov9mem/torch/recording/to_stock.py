@@ -92,6 +92,9 @@ NAMES = {  # as a user knows them, where a node has another
 }
 
 
+PASSING_ON = ("add", "affine", "concat", "slice")  # their backward needs no operand
+
+
 def can_be_left(node: Node) -> bool:
     """Is there a stock call that does the same?"""
     if node.op == "activation":
@@ -102,9 +105,10 @@ def can_be_left(node: Node) -> bool:
 
 
 def tails(nodes: list[Node]) -> list[int]:
-    """Sigmoids that no convolution, batch norm or product follows, and what does follow.
+    """Sigmoids that no convolution, batch norm or product follows, and what does follow;
+    and last ReLUs that are made of convolutions without a batch norm between.
 
-    Eager PyTorch keeps a sigmoid's result, which the caller has anyway, and a graph would
+    Eager PyTorch keeps the result of both, which the caller has anyway, and a graph would
     keep what it is made of. In what follows there is nothing to save either.
     """
     leads_on = [False] * len(nodes)
@@ -118,7 +122,25 @@ def tails(nodes: list[Node]) -> list[int]:
         sigmoid = node.op == "activation" and node.attributes[0] == "sigmoid"
         if (sigmoid and not leads_on[number]) or not found.isdisjoint(node.operands):
             found.add(number)
-    return sorted(found)
+    return sorted(found.union(_last_relus(nodes)))
+
+
+def _last_relus(nodes: list[Node]) -> list[int]:
+    """Those that no node reads, and for which alone results of convolutions are kept: a
+    batch norm keeps them as well."""
+    read = {value for node in nodes for value in node.operands}
+    bare: list[bool] = []  # by node: is it a sum or the like of such a result?
+    for node in nodes:
+        passes_on = node.op in PASSING_ON and any(bare[v] for v in node.operands)
+        bare.append(node.is_convolution or passes_on)
+    return [
+        number
+        for number, node in enumerate(nodes)
+        if node.op == "activation"
+        and node.attributes[0] == "relu"
+        and number not in read
+        and bare[node.operands[0]]
+    ]
 
 
 def _stock_call(number: int, node: Node) -> StockCall:
@@ -151,4 +173,4 @@ def leave_to_stock(done: Recording, numbers: list[int], reason: str = "") -> Non
         done.nodes[number] = Node("input", (), (source,), node.shape, node.dtype, "")
         failure = CannotLower(call.name, call.path, reason)
         if reason:
-            done.left.setdefault(str(failure), failure)
+            done.leave(failure)

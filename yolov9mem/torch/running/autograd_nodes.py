@@ -39,6 +39,7 @@ from .binding import (
     channels_last,
     empty_output,
     gradient_of,
+    held_as_read,
 )
 from .gradients import TakenGrads
 from .planned import TorchPlan
@@ -374,6 +375,9 @@ class Forward:
         call, plan = self._call, self._call.plan
         places = plan.stage_inputs[call.next_stage]
         segments = plan.stage_segments[call.next_stage]
+        alone = plan.program.part.stages[call.next_stage].alone
+        dtype = plan.program.dtype
+        inputs = [held_as_read(x, dtype) if a else x for x, a in zip(inputs, alone)]
         call.inputs += [x.detach() for x in inputs]
         call.learning += map(_requires_grad, inputs)
         outputs: list[Tensor] = []

@@ -99,6 +99,21 @@ def channels_last(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
     return made.copy_(view), True
 
 
+def held_as_read(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A result of stock PyTorch that a graph reads alone, as the core reads it: this is
+    held then, where all such results would be converted at once when backward begins.
+
+    It stays as it is where that would cost memory: autograd keeps the result of some calls,
+    as of tanh, and what is repeated is small.
+    """
+    whole = tensor if tensor._base is None else tensor._base
+    if hasattr(type(whole.grad_fn), "_saved_result"):
+        return tensor
+    if tensor.untyped_storage().nbytes() < tensor.nbytes:
+        return tensor
+    return tensor.to(dtype, memory_format=torch.channels_last)
+
+
 def bytes_of_copies(packed: list[Tensor], tensors: list[Tensor]) -> int:
     """Of those of ``packed`` that channels_last had to make."""
     pairs = zip(packed, tensors)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from yolov9mem.plan_table import readable_bytes
+
 from ..recording.ir import Node, Ref
 from .lower import Program, flows
 from .planned import TorchPlan
@@ -20,24 +22,38 @@ class Held(NamedTuple):
     weights: int  # of these: in 16 bits, as autocast's cache holds them
     peak: int
     stock: int
+    shared: int  # of stock's: the caller has it anyway, and has its own memory of ours
+
+    @property
+    def _beside_stocks(self) -> int:
+        """What is to be compared with stock's."""
+        return self.ours - self.weights + self.shared
 
     @property
     def gains_nothing(self) -> bool:
         """Would stock PyTorch hold no more?"""
-        return self.ours - self.weights >= self.stock
+        return self._beside_stocks >= self.stock
+
+    @property
+    def comparison(self) -> str:
+        """Both, for the report."""
+        ours, stock = readable_bytes(self._beside_stocks), readable_bytes(self.stock)
+        return f"nothing to gain: {ours} would be held, in stock PyTorch {stock}"
 
 
 def held_bytes(plans: Iterable[TorchPlan]) -> Held:
     """Of the plans of a module's graphs, in their order."""
-    held = weights = peak = stock = 0
+    held = weights = peak = stock = shared = 0
     seen: set[Ref] = set()
     for plan in plans:  # all before it are held while one runs
         held += _input_bytes(plan.program, seen)
         peak = max(peak, held + plan.core.peak_bytes)
         held += plan.saved_bytes
         weights += plan.core.weight_bytes
-        stock += stock_bytes(plan.program, plan)
-    return Held(held, weights, peak, stock)
+        kept = _kept_by_stock(plan.program, plan)
+        stock += sum(kept.values())
+        shared += _shared_bytes(plan.program, kept)
+    return Held(held, weights, peak, stock, shared)
 
 
 def _input_bytes(program: Program, seen: set[Ref]) -> int:
@@ -53,13 +69,30 @@ def _bytes(node: Node, dtype: torch.dtype | None = None) -> int:
     return n * c * h * w * (dtype or node.dtype).itemsize
 
 
-def stock_bytes(program: Program, plan: TorchPlan) -> int:
-    """What eager autograd keeps for this graph from forward to backward.
+def _shared_bytes(program: Program, kept: dict[object, int]) -> int:
+    """Of what the graph hands out while stock PyTorch keeps that very memory."""
+    nodes = program.part.nodes
+    return sum(
+        _bytes(nodes[value])
+        for value in program.part.outputs
+        if _whole(nodes, value) in kept
+    )
 
-    Counted by storage: a convolution keeps its input (a channel slice keeps its whole
-    parent), batch norm its input and 2 C floats, an activation its input (in place: a copy
-    of it), max pooling its input and int64 indices, a product its factors. Parameters
-    are not counted.
+
+def _whole(nodes: list[Node], value: int) -> int:
+    """That of which it is a channel slice."""
+    while nodes[value].op == "slice":
+        value = nodes[value].operands[0]
+    return value
+
+
+def _kept_by_stock(program: Program, plan: TorchPlan) -> dict[object, int]:
+    """What eager autograd keeps for this graph from forward to backward, in bytes.
+
+    Counted by storage, under its number where it is a value: a convolution keeps its input
+    (a channel slice keeps its whole parent), batch norm its input and 2 C floats, an
+    activation its input (in place: a copy of it), max pooling its input and int64 indices,
+    a product its factors. Parameters are not counted.
     """
     nodes = program.part.nodes
     wanted = {p for p, grad in zip(program.params, plan.param_grads) if grad}
@@ -70,8 +103,7 @@ def stock_bytes(program: Program, plan: TorchPlan) -> int:
         if dtype not in (None, nodes[value].dtype):
             kept[value, dtype] = _bytes(nodes[value], dtype)  # autocast's copy
             return
-        while nodes[value].op == "slice":
-            value = nodes[value].operands[0]
+        value = _whole(nodes, value)
         kept[value] = _bytes(nodes[value])
 
     for number, node in enumerate(nodes):
@@ -94,7 +126,7 @@ def stock_bytes(program: Program, plan: TorchPlan) -> int:
             for value, other in (node.operands, node.operands[::-1]):
                 if flowing[other]:
                     keep(value)
-    return sum(kept.values())
+    return kept
 
 
 def _keeps_result(node: Node) -> bool:

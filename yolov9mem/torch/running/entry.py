@@ -15,7 +15,6 @@ from torch import nn
 
 from yolov9mem._errors import BackendError
 from yolov9mem._keep import Keep
-from yolov9mem.plan_table import readable_bytes
 
 from .. import devices
 from ..processes import membership
@@ -329,9 +328,7 @@ class Entry:
             self.keep = Keep("conv")
             held = self._held(made, leaves)
         if held.gains_nothing:
-            sizes = readable_bytes(held.ours), readable_bytes(held.stock)
-            reason = "{} would be held, in stock PyTorch {}".format(*sizes)
-            raise CannotLower("forward", "", reason)
+            raise CannotLower("forward", "", held.comparison)
 
     def _held(self, made: Lowered, leaves: list[Any]) -> Held:
         graphs = zip(made.graphs, made.learning(leaves))
