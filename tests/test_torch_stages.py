@@ -47,7 +47,8 @@ def two(between: Between = torch.tan, **how: object) -> tuple[nn.Module, nn.Modu
 @pytest.mark.parametrize("segments", [1, 5])
 @pytest.mark.parametrize("keep", ["all", "conv", "min", "1GB"])
 def test_one_graph_trains_as_stock_does(keep: str, segments: int) -> None:
-    ours, stock = two(keep=keep, segments=segments)
+    # Not torch.tan, whose poles make any rounding large.
+    ours, stock = two(torch.sin, keep=keep, segments=segments)
     for size in (16, 24, 16):
         assert_same_training(ours, stock, image(size=size))
     (row, *_) = ym.report(ours).rows

@@ -161,10 +161,9 @@ class Recorder(TorchFunctionMode):
         self.memory.note_others(fakes, self.fakes.module)
         self._handed_out = [fake for fake in fakes if isinstance(fake, Tensor)]
         hooks = self._track_modules()
-        saved = nothing_saved()
         before = Fingerprint(self.fakes.module, self.fakes.objects)
         try:
-            with self.fakes.mode, saved, self:
+            with self.fakes.mode, nothing_saved(), self:
                 self._pack = packing()
                 fake_args, fake_kwargs = torch.utils._pytree.tree_unflatten(fakes, spec)
                 containers = dict(containers_in((fake_args, fake_kwargs)))
