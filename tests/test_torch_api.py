@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from models_for_tests import (
@@ -51,6 +53,18 @@ def test_a_budget_is_kept_to_and_the_smallest_possible_is_named() -> None:
 
 @JIT
 def test_bad_modules() -> None:
+    for call in (ym.release, ym.report):
+        with pytest.raises(
+            TypeError, match=r"module: is a NoneType, must be a torch\.nn"
+        ):
+            call(None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="model: is a int, must be a torch"):
+        ym.ModelEMA(5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="head: Identity has no attribute 'nc'"):
+        ym.DetectionLoss(nn.Identity(), {})
+    head = SimpleNamespace(nc=1, reg_max=16, stride=torch.tensor([8.0]))
+    with pytest.raises(ValueError, match="hyp: has no 'dfl'"):
+        ym.DetectionLoss(head, {"box": 7.5, "cls": 0.5})
     with pytest.raises(TypeError, match="module: is a function"):
         ym.checkpoint(lambda x: x)
     with pytest.raises(TypeError, match=r"is a DataParallel, checkpoint its \.module"):

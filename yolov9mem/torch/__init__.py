@@ -17,6 +17,7 @@ blocks             the blocks of the YOLOv9 family, checkpointed from the start
 dataset            samples of yolov9mem.augment.Mosaic for a DataLoader
 mosaic_batch       the same, rendered on the GPU, a batch in one launch
 devices            where tensors lie, and the CUDA extension
+checks             rules for what callers give
 layout, versions   which tensors C can walk through; telling autograd what it wrote
 """
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from yolov9mem._keep import parse_keep
 
+from .checks import check_module
 from .running import registry
 from .running.arenas import drop_workspace
 from .running.entry import Entry
@@ -80,10 +81,7 @@ def checkpoint(
     runs and a StockForwardWarning says so once. cuDNN's settings are PyTorch's:
     torch.backends.cudnn.allow_tf32, and benchmark, which may cost 32 MiB.
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(
-            f"module: is a {type(module).__name__}, must be a torch.nn.Module"
-        )
+    check_module("module", module)
     wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
     if isinstance(module, wrappers):
         kind = type(module).__name__
@@ -110,7 +108,9 @@ def release(module: Module) -> Module:
     """The module and all below it run in stock PyTorch again; kept memory is freed.
 
     Returns the same object. A ready-made block stays stock until checkpoint() is called.
+    Raises TypeError for what is no module.
     """
+    check_module("module", module)
     for part in module.modules():
         registry.unregister(part)
     drop_workspace()

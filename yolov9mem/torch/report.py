@@ -9,6 +9,7 @@ from torch import nn
 
 from yolov9mem.plan_table import readable_bytes
 
+from .checks import check_module
 from .recording.fakes import join
 from .running import registry
 from .running.arenas import kept_bytes
@@ -89,7 +90,8 @@ class Report:
 
 
 def report(module: nn.Module) -> Report:
-    """What yolov9mem does for the module and all below it."""
+    """What yolov9mem does for the module and all below it; TypeError for what is none."""
+    check_module("module", module)
     rows: list[Row] = []
     tables: dict[str, list[dict[str, object]]] = {}
     for path, part in module.named_modules():

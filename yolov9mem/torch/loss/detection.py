@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_attributes
 from .assigner import Assignment, Objects, TaskAlignedAssigner, pack_objects
 from .boxes import (
     boxes_to_distances,
@@ -35,6 +36,7 @@ from .boxes import (
 from .cells import Cells, Levels
 
 AUXILIARY_WEIGHT = 0.25
+GAINS = ("box", "cls", "dfl")
 BIN_ELEMENTS = 1 << 22  # logits of distances decoded at a time for the assigner
 
 
@@ -64,6 +66,10 @@ class DetectionLoss:
             loss (0: none).
         topk, alpha, beta: of the task-aligned assigner.
 
+    Raises:
+        TypeError: head lacks an attribute.
+        ValueError: hyp lacks a gain, or a number is too small.
+
     The same sums as in the official ComputeLoss of `utils.loss_tal` (one branch),
     `utils.loss_tal_dual` (two) and `utils.loss_tal_triple` (three), in float32 where those
     round to 16 bits under autocast.
@@ -78,6 +84,10 @@ class DetectionLoss:
         alpha: float = 0.5,
         beta: float = 6.0,
     ) -> None:
+        check_attributes("head", head, ("nc", "reg_max", "stride"))
+        for name in GAINS:
+            if name not in hyp:
+                raise ValueError(f"hyp: has no {name!r}, the gain of that part")
         self.nc, self.reg_max = int(head.nc), int(head.reg_max)
         if self.nc < 1 or self.reg_max < 2:
             raise ValueError(
@@ -87,7 +97,7 @@ class DetectionLoss:
         if topk < 1:
             raise ValueError(f"topk: is {topk}, must be at least 1")
         self.stride: list[float] = torch.as_tensor(head.stride).tolist()
-        self.gains = [hyp["box"], hyp["cls"], hyp["dfl"]]
+        self.gains = [hyp[name] for name in GAINS]
         self.positive_weight = float(hyp.get("cls_pw", 1.0))
         self.gamma = float(hyp.get("fl_gamma", 0.0))
         self.assigner = TaskAlignedAssigner(topk, alpha, beta)

@@ -14,6 +14,7 @@ from torch import nn
 from yolov9mem._checks import check_whole
 from yolov9mem.sgd import is_finite
 
+from ..checks import check_module
 from .averages import AveragePairs, unwrap
 from .step_table import KEEP, StepTable
 
@@ -34,7 +35,7 @@ class ModelEMA:
         updates: number of updates already made, at least 0.
 
     Raises:
-        TypeError: decay or tau is no number, or updates no whole one.
+        TypeError: model is no module, decay or tau no number, or updates no whole one.
         ValueError: decay, tau or updates breaks its rule.
     """
 
@@ -45,6 +46,7 @@ class ModelEMA:
         tau: float = 2000,
         updates: int = 0,
     ) -> None:
+        check_module("model", model)
         for name, value in (("decay", decay), ("tau", tau)):
             is_finite(name, value)  # raises for what is no number
         if not 0 <= decay <= 1:

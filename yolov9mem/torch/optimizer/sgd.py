@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from yolov9mem.sgd import checked_max_norm, inverse_scale
 
+from ..checks import check_attributes
 from . import amp
 from .amp import Scaled
 from .averages import AveragePairs, find_model
@@ -216,9 +217,7 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
         if ema is None:
             self._ema = self._pairs = None
             return
-        for name in ("ema", "updates", "decay"):
-            if not hasattr(ema, name):
-                raise TypeError(f"ema: {type(ema).__name__} has no attribute '{name}'")
+        check_attributes("ema", ema, ("ema", "updates", "decay"))
         if not callable(ema.decay):
             raise TypeError(
                 f"ema: decay is {ema.decay!r}, must be a function of updates"

@@ -334,7 +334,8 @@ class Yolov9memSegment(torch.autograd.Function):
             if not call.is_next(segment):
                 raise RuntimeError(
                     f"yolov9mem: {call.name}: backward ran a second time; what forward "
-                    "kept is freed by the first backward (retain_graph is not supported)"
+                    "kept is freed by the first backward (retain_graph is not supported); "
+                    "release() the module to run it in stock PyTorch"
                 )
             if not call.consumed:
                 call.begin_backward(ctx.saved_tensors, segment)
