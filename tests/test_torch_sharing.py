@@ -131,11 +131,18 @@ SEEN_CHANGES: dict[str, Callable] = {
     "the rest is read": lambda y, x, s: add_to(y[:, :3], x) + y[:, 3:],
     "another part is read": lambda y, x, s: _add_and_read(y[:, :3], y[:, 3:], x),
     "by a stock call": lambda y, x, s: (y[:, :3].zero_(), y.cos())[1],
+    "another part changes": lambda y, x, s: change_both(y[:, :3], y[:, 2:5]),
+    "then all of it changes": lambda y, x, s: change_both(y[:, :3], y),
     "of the image": lambda y, x, s: (x.detach()[:, :1].zero_(), y + x.mean(1, True))[1],
     "of a parameter": lambda y, x, s: (s.detach()[:2].mul_(1), y)[1],
     "of a copy": lambda y, x, s: _add_and_read(y.clone()[:, :3], y[:, 3:], x),
     "of what may be a copy": lambda y, x, s: (y.contiguous()[:, :3].zero_(), y)[1],
 }
+
+
+def change_both(part: Tensor, other: Tensor) -> Tensor:
+    part.mul_(2)
+    return other.mul_(3)
 
 
 def _add_and_read(part: Tensor, other: Tensor, x: Tensor) -> Tensor:

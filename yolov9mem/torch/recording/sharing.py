@@ -125,6 +125,7 @@ def check_in_place(rec: Recorder, tensor: Tensor, name: str) -> list[Ref]:
     unknown = any(x is not base and x._base is not base for x in same)  # to autograd
     if memory in rec.memory.of_others or told_apart or unsure or unknown:
         raise CannotLower(name, rec.path, NOT_OURS)
+    _check_shown(rec, tensor)  # it is read as well as written
     rec.memory.changes[memory] = Change(name, rec.path, {id(tensor)})
     return [rec.ref[id(x)] for x in same if x is not tensor and id(x) in rec.ref]
 
@@ -156,11 +157,16 @@ def check_reads(rec: Recorder, given: Any, result: Any = None) -> None:
     if result is not None and not made:  # but a size or the like
         return
     for tensor in tensors_in(given):
-        change = rec.memory.changes.get(memory_of(tensor))
-        if change is not None and id(tensor) not in change.shown_by:
-            raise CannotLower(change.name, change.path, SEEN)
+        _check_shown(rec, tensor)
     for tensor in made:
         change = rec.memory.changes.get(memory_of(tensor))
         if change is not None:
             rec.alive.append(tensor)
             change.shown_by.add(id(tensor))
+
+
+def _check_shown(rec: Recorder, tensor: Tensor) -> None:
+    """Raises CannotLower for what does not show the latest change of its memory."""
+    change = rec.memory.changes.get(memory_of(tensor))
+    if change is not None and id(tensor) not in change.shown_by:
+        raise CannotLower(change.name, change.path, SEEN)
