@@ -5,6 +5,7 @@ there must be a GPU."""
 import os
 import sys
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
 
@@ -58,3 +59,15 @@ def _settings_of_the_process() -> Iterator[None]:
     if torch is not None:
         torch.use_deterministic_algorithms(False)
         torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+@pytest.fixture
+def launch() -> Iterator[Any]:
+    """A yolov9mem.launch.launch.Launch that is on, as of a script without flags."""
+    from yolov9mem.launch.cli import Settings
+    from yolov9mem.launch.launch import Launch
+
+    made = Launch(Settings())
+    made.start()
+    yield made
+    made.stop()

@@ -7,8 +7,9 @@ import pytest
 
 from benchmarks import render
 from benchmarks.gpu import rest, step_kernels, suites, table
+from benchmarks.gpu.clock import Kernel
 from benchmarks.gpu.names import COMPILED, GRAPHS, LAST
-from benchmarks.gpu.step_kernels import Kernel, busy_us, by_kind, kind_of, longest
+from benchmarks.gpu.step_kernels import busy_us, by_kind, kind_of, longest
 
 
 @pytest.mark.parametrize(

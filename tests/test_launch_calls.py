@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.sgd import SGD
 
-from yolov9mem.launch.cli import Settings
 from yolov9mem.launch.launch import Launch
 
 IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -63,14 +62,6 @@ class CallsAgain(Net):
 class OnlyBatches(Net):
     def forward(self, x: dict[str, Tensor]) -> Tensor:
         return self.layers(x["img"])
-
-
-@pytest.fixture
-def launch() -> Iterator[Launch]:
-    made = Launch(Settings())
-    made.start()
-    yield made
-    made.stop()
 
 
 Call = Callable[[nn.Module], Tensor]

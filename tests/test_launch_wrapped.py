@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from models_for_tests import image, ran_in_core
@@ -22,18 +20,9 @@ from wrappers import (
 )
 
 import yolov9mem.torch as ym
-from yolov9mem.launch.cli import Settings
 from yolov9mem.launch.launch import Launch
 
 PLACES = [on_class, on_instance, bound, by_object, by_attribute]
-
-
-@pytest.fixture
-def launch() -> Iterator[Launch]:
-    launch = Launch(Settings())
-    launch.start()
-    yield launch
-    launch.stop()
 
 
 def losses(module: nn.Module, steps: int) -> list[float]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.clock import Clock, device_times
+from benchmarks.gpu.clock import Clock, device_times, kernels
 
 FEW, MANY = (64, 160, 160, 80), (64, 80, 80, 320)  # N, H, W, C: 262 MB in fp16
 # dtype, shape, terms.
@@ -190,22 +190,16 @@ class Gate:
         return {"gate": (self.forward, 2), "gate gradient": (self.backward, 2)}
 
 
-def kernel_times(work: Callable[[], None]) -> dict[str, list[float]]:
-    """Kernel -> milliseconds of each launch, as PyTorch's profiler sees them."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        for _ in range(REPETITIONS):
-            work()
-        torch.cuda.synchronize()
+def kernel_times(clock: Clock, work: Callable[[], None]) -> dict[str, list[float]]:
+    """Kernel -> milliseconds of each launch."""
     found: dict[str, list[float]] = defaultdict(list)
-    for event in profiler.events():
-        if "_kernel" in event.name and event.device_type.name == "CUDA":
-            found[event.name].append(event.time_range.elapsed_us() / 1e3)
+    for kernel in kernels(clock, work, REPETITIONS):
+        if "_kernel" in kernel.name:
+            found[kernel.name].append((kernel.end_us - kernel.start_us) / 1e3)
     return found
 
 
-def by_kernel(bench: Bench | Gate) -> list[dict[str, Any]]:
+def by_kernel(bench: Bench | Gate, clock: Clock) -> list[dict[str, Any]]:
     """A row for every kernel; empty where the profiler sees none."""
 
     def work() -> None:
@@ -213,7 +207,7 @@ def by_kernel(bench: Bench | Gate) -> list[dict[str, Any]]:
         bench.backward()
 
     rows = []
-    for name, times in sorted(kernel_times(work).items()):
+    for name, times in sorted(kernel_times(clock, work).items()):
         found = next((n for key, n in MOVED.items() if key in name), None)
         if found is None:
             continue  # merges what the blocks found: no bytes to speak of
@@ -251,10 +245,11 @@ def measure(bench: Bench | Gate, name: str, found: dict[str, Any]) -> None:
     """Adds rows to those that were found."""
     device = "cuda" if bench.on_gpu else "cpu"
     copied = copy_bandwidth(device, bench.bytes)
-    made = by_pass(bench, Clock(device))
+    clock = Clock(device)
+    made = by_pass(bench, clock)
     if bench.on_gpu:
         try:
-            made += by_kernel(bench)
+            made += by_kernel(bench, clock)
         except RuntimeError as error:
             found["profiler"] = f"{error}"[:300]
     case = {"dtype": name, "tensor_mb": bench.bytes / 1e6, "copy_gb_s": copied}

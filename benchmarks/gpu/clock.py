@@ -6,7 +6,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -85,6 +85,33 @@ def host_times(
         returned.append((middle - begin) * 1e3)
         done.append((time.perf_counter() - begin) * 1e3)
     return returned, done
+
+
+class Kernel(NamedTuple):
+    """One launch; microseconds."""
+
+    name: str
+    start_us: float
+    end_us: float
+
+
+def kernels(clock: Clock, work: Callable[[], object], repetitions: int) -> list[Kernel]:
+    """What `work` launches when it is repeated, as PyTorch's profiler sees it, within CUDA
+    graphs too; on the CPU PyTorch's operations stand in for kernels."""
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = clock.on_gpu
+    clock.wait()
+    what = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
+    with profile(activities=[what]) as profiler:
+        for _ in range(repetitions):
+            work()
+        clock.wait()
+    return [
+        Kernel(event.name, event.time_range.start, event.time_range.end)
+        for event in profiler.events()
+        if (event.device_type.name == "CUDA") == on_gpu
+    ]
 
 
 def spread(times: list[float]) -> dict[str, float]:

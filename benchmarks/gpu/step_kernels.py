@@ -2,19 +2,16 @@
 """Where the GPU's time goes in a training step: its kernels by kind, and how long it waits
 for the host.
 
-A request is one of step.py, of full steps; kernels are seen by PyTorch's profiler, those
-of CUDA graphs too. In a rehearsal on the CPU PyTorch's operations stand in for them.
+A request is one of step.py, of full steps.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
-from torch.profiler import ProfilerActivity, profile
-
-from benchmarks.gpu.clock import Clock
+from benchmarks.gpu.clock import Clock, Kernel, kernels
 from benchmarks.gpu.step import WARM_UP, Training, prepare_allocator
 
 STEPS = 5
@@ -34,37 +31,29 @@ KINDS = {
 OTHERS = "others"
 
 
-class Kernel(NamedTuple):
-    """One launch; microseconds."""
-
-    name: str
-    start_us: float
-    end_us: float
-
-
 def kind_of(name: str) -> str:
     lower = name.lower()
     fits = (kind for kind, words in KINDS.items() if any(w in lower for w in words))
     return next(fits, OTHERS)
 
 
-def busy_us(kernels: Iterable[Kernel]) -> float:
+def busy_us(launches: Iterable[Kernel]) -> float:
     """The time in which at least one kernel runs."""
     busy, until = 0.0, float("-inf")
-    for kernel in sorted(kernels, key=lambda k: k.start_us):
+    for kernel in sorted(launches, key=lambda k: k.start_us):
         busy += max(0.0, kernel.end_us - max(until, kernel.start_us))
         until = max(until, kernel.end_us)
     return busy
 
 
-def by_kind(kernels: list[Kernel], steps: int) -> list[dict[str, Any]]:
+def by_kind(launches: list[Kernel], steps: int) -> list[dict[str, Any]]:
     """A row for all kernels and one for each kind, of one step of `steps`."""
     groups: dict[str, list[Kernel]] = defaultdict(list)
-    for kernel in kernels:
+    for kernel in launches:
         groups[kind_of(kernel.name)].append(kernel)
-    busy = busy_us(kernels) / steps
-    first, last = min(k.start_us for k in kernels), max(k.end_us for k in kernels)
-    whole = {"kind": "all", "launches": len(kernels) / steps, "ms": busy / 1e3}
+    busy = busy_us(launches) / steps
+    first, last = min(k.start_us for k in launches), max(k.end_us for k in launches)
+    whole = {"kind": "all", "launches": len(launches) / steps, "ms": busy / 1e3}
     rows = [whole | {"waits_ms": ((last - first) / steps - busy) / 1e3}]
     for kind in (*KINDS, OTHERS):
         of_kind = groups.get(kind, [])
@@ -74,10 +63,10 @@ def by_kind(kernels: list[Kernel], steps: int) -> list[dict[str, Any]]:
     return rows
 
 
-def longest(kernels: list[Kernel], steps: int) -> list[dict[str, Any]]:
+def longest(launches: list[Kernel], steps: int) -> list[dict[str, Any]]:
     """The kernels that take most of a step, by name."""
     groups: dict[str, list[float]] = defaultdict(list)
-    for kernel in kernels:
+    for kernel in launches:
         groups[kernel.name[:LETTERS]].append(kernel.end_us - kernel.start_us)
     found = [
         {"name": name, "launches": len(took) / steps, "ms": sum(took) / steps / 1e3}
@@ -86,36 +75,14 @@ def longest(kernels: list[Kernel], steps: int) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: -row["ms"])[:LONGEST]
 
 
-def launched(training: Training, device: str) -> list[Kernel]:
-    """Those of STEPS steps.
-
-    Raises:
-        RuntimeError: the profiler sees none.
-    """
-    on_gpu = device == "cuda"
-    what = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
-    clock = Clock(device)
-    clock.wait()
-    with profile(activities=[what]) as profiler:
-        for _ in range(STEPS):
-            training.full()
-        clock.wait()
-    kernels = [
-        Kernel(event.name, event.time_range.start, event.time_range.end)
-        for event in profiler.events()
-        if (event.device_type.name == "CUDA") == on_gpu
-    ]
-    if not kernels:
-        raise RuntimeError("the profiler sees no kernel on this machine")
-    return kernels
-
-
 def run(request: dict[str, Any]) -> dict[str, Any]:
     prepare_allocator(request)
     training = Training(request)
     training.add_optimizer()
     for _ in range(WARM_UP):
         training.full()
-    kernels = launched(training, request["device"])
-    rows = [{"implementation": request["way"]} | r for r in by_kind(kernels, STEPS)]
-    return {"rows": rows, "longest": longest(kernels, STEPS)}
+    found = kernels(Clock(request["device"]), training.full, STEPS)
+    if not found:
+        raise RuntimeError("the profiler sees no kernel on this machine")
+    rows = [{"implementation": request["way"]} | row for row in by_kind(found, STEPS)]
+    return {"rows": rows, "longest": longest(found, STEPS)}
