@@ -257,7 +257,9 @@ def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match=r"stage: is 2, must be in \[0, 2\)"):
         run.plan.forward(run.inputs, *given, run.outputs, *arenas, 0, 2)
     inputs = [run.inputs[0], None]
-    with pytest.raises(TypeError, match=r"inputs\[1\]"):
+    with pytest.raises(
+        ValueError, match=r"inputs\[1\]: is None, but this segment reads it"
+    ):
         run.plan.forward(inputs, *given, run.outputs, *arenas, 0, 1)
     with pytest.raises(TypeError, match=r"outputs\[0\]"):
         run.plan.forward(run.inputs, *given, [None, None], *arenas, 0, 0)

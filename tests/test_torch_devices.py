@@ -16,9 +16,10 @@ import yolov9mem.torch as ym
 from yolov9mem.torch import devices
 from yolov9mem.torch.loss.assigner import Objects
 from yolov9mem.torch.recording.fakes import FakeCopy
+from yolov9mem.torch.recording.ir import StockCall
 from yolov9mem.torch.running import arenas
 from yolov9mem.torch.running.binding import channels_last
-from yolov9mem.torch.running.stock_calls import Replay
+from yolov9mem.torch.running.stock_calls import Caller
 
 
 def on_gpu(index: int) -> tuple[nn.Module, Tensor]:
@@ -72,11 +73,11 @@ def test_fakes_stay_on_the_module_s_own_gpu(index: int) -> None:
 
 def test_a_replayed_call_works_where_forward_runs() -> None:
     """A replica is run by the recording of its original, on another GPU."""
-    replay = Replay.__new__(Replay)
-    replay._leaves = [on_gpu(2)[1]]
-    assert replay._given(torch.device("cuda:0")) == torch.device("cuda:2")
-    for same in (torch.device("cpu"), torch.device("cuda"), 3):
-        assert replay._given(same) == same
+    given: list[object] = []
+    places = (torch.device("cuda:0"), torch.device("cpu"), torch.device("cuda"), 3)
+    call = StockCall(given.extend, (places,), {}, "zeros", "", ("zeros", ""), None)
+    assert Caller(torch.device("cuda:2"), False).make(call, lambda ref: ref) == []
+    assert given == [torch.device("cuda:2"), *places[1:]]
 
 
 def test_a_slice_that_starts_between_vectors_is_copied(gpu) -> None:  # noqa: F811

@@ -284,7 +284,9 @@ static void adopt_saved(ym_backwarder *s)
         copy[i] = ym_add_block(&s->b, block->place, block->index,
                                block->item >= 0 ? block->item : 0);
         schedule->block[copy[i]] = *block;
-        schedule->block[copy[i]].first = 0;
+        /* An input need not be there before it is read. */
+        const bool waits = block->place == YM_PLACE_INPUT;
+        schedule->block[copy[i]].first = waits ? INT32_MAX : 0;
         schedule->block[copy[i]].last = block->item < 0 ? INT32_MAX - 1 : -1;
     }
     for (int32_t i = 0; i < s->b.program->item_count; i++) {

@@ -84,13 +84,9 @@ int ym_parse_values(const ym_plan *plan, PyObject *object, const ym_value_list *
     for (int32_t i = 0; status == 0 && i < rule->count; i++) {
         char name[64];
         snprintf(name, sizeof name, "%s[%d]", rule->name, i);
-        const int32_t stage = rule->stage != NULL
-                                  ? rule->stage[i]
-                                  : plan->program->item[rule->items[i]].stage;
-        const bool needed = stage >= rule->first_stage && stage <= rule->last_stage;
+        const bool needed = rule->stage != NULL && rule->stage[i] == rule->needed_stage;
         status = parse_value(plan, PySequence_Fast_GET_ITEM(list, i), name,
-                             rule->items[i], rule->optional || !needed, rule->writes,
-                             &(*values)[i]);
+                             rule->items[i], !needed, rule->writes, &(*values)[i]);
     }
     Py_XDECREF(list);
     return status;
@@ -328,18 +324,15 @@ static int32_t *input_items(const ym_plan *plan)
     return items;
 }
 
-int ym_parse_common(ym_run_arguments *a, int32_t stage, PyObject *inputs,
-                    PyObject *params, PyObject *norms, PyObject *saved,
-                    PyObject *workspace)
+int ym_parse_common(ym_run_arguments *a, PyObject *inputs, PyObject *params,
+                    PyObject *norms, PyObject *saved, PyObject *workspace)
 {
     int32_t *items = input_items(a->plan);
     if (items == NULL) {
         return -1;
     }
-    ym_value_list rule = {.name = "inputs",
-                          .items = items,
-                          .count = a->plan->graph->input_count,
-                          .last_stage = stage};
+    ym_value_list rule = {
+        .name = "inputs", .items = items, .count = a->plan->graph->input_count};
     int status = ym_parse_values(a->plan, inputs, &rule, &a->inputs);
     PyMem_Free(items);
     if (status < 0 || parse_weights(a->plan, params, "params", false, &a->params) < 0 ||
@@ -366,13 +359,9 @@ int ym_parse_gradients(ym_run_arguments *a, PyObject *grad_outputs,
     }
     ym_value_list outputs = {.name = "grad_outputs",
                              .items = a->plan->program->output,
-                             .count = g->output_count,
-                             .optional = true};
-    ym_value_list inputs = {.name = "grad_inputs",
-                            .items = items,
-                            .count = g->input_count,
-                            .optional = true,
-                            .writes = true};
+                             .count = g->output_count};
+    ym_value_list inputs = {
+        .name = "grad_inputs", .items = items, .count = g->input_count, .writes = true};
     int status =
         ym_parse_values(a->plan, grad_outputs, &outputs, &a->grad_outputs) < 0 ||
                 ym_parse_values(a->plan, grad_inputs, &inputs, &a->grad_inputs) < 0 ||

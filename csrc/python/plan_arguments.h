@@ -21,19 +21,17 @@ typedef struct ym_value_list {
     const char *name;
     const int32_t *items;
     int32_t count;
-    bool optional, writes;
-    /* Needed are those of some stages; of which each is (NULL: its item's). */
-    int32_t first_stage, last_stage;
-    const int32_t *stage;
+    bool writes;
+    const int32_t *stage; /* of each; NULL: none is needed here */
+    int32_t needed_stage;
 } ym_value_list;
 
 /* Each returns 0, or -1 with an exception that names the entry. */
 int ym_parse_values(const ym_plan *plan, PyObject *object, const ym_value_list *rule,
                     ym_tensor **values);
-/* Inputs of stages after `stage` may be missing. */
-int ym_parse_common(ym_run_arguments *a, int32_t stage, PyObject *inputs,
-                    PyObject *params, PyObject *norms, PyObject *saved,
-                    PyObject *workspace);
+/* Inputs that the segment does not read may be missing. */
+int ym_parse_common(ym_run_arguments *a, PyObject *inputs, PyObject *params,
+                    PyObject *norms, PyObject *saved, PyObject *workspace);
 int ym_parse_gradients(ym_run_arguments *a, PyObject *grad_outputs,
                        PyObject *grad_inputs, PyObject *grad_params);
 void ym_release_arguments(ym_run_arguments *a);

@@ -208,6 +208,31 @@ PyObject *ym_plan_gradient_segments_method(plan_object *self, PyObject *mask)
                          segments_of(s, YM_PLACE_GRAD_OUTPUT, g->output_count, true));
 }
 
+PyObject *ym_plan_input_segments_method(plan_object *self, PyObject *mask)
+{
+    const ym_schedule *s = schedule_for(self, mask);
+    if (s == NULL) {
+        return NULL;
+    }
+    const int32_t count = self->plan->graph->input_count;
+    return Py_BuildValue("(NN)", segments_of(s, YM_PLACE_INPUT, count, false),
+                         segments_of(s, YM_PLACE_INPUT, count, true));
+}
+
+PyObject *ym_plan_input_stages_method(plan_object *self, PyObject *unused)
+{
+    (void)unused;
+    const ym_graph *g = self->plan->graph;
+    const ym_schedule *s = self->plan->forward.schedule;
+    PyObject *list = segments_of(s, YM_PLACE_INPUT, g->input_count, true);
+    for (int32_t i = 0; list != NULL && i < g->input_count; i++) {
+        const long segment = PyLong_AsLong(PyList_GET_ITEM(list, i));
+        const long stage = segment < 0 ? -1 : g->stage_count - 1 - segment;
+        PyList_SetItem(list, i, PyLong_FromLong(stage));
+    }
+    return list;
+}
+
 PyObject *ym_plan_param_segments_method(plan_object *self, PyObject *unused)
 {
     (void)unused;

@@ -44,6 +44,34 @@ static PyObject *run(ym_run_arguments *a, const ym_schedule *schedule, int32_t s
     Py_RETURN_NONE;
 }
 
+/* Every input, and every gradient of a value, that this segment reads or writes must be
+ * there. */
+static int require_values(const ym_run_arguments *a, const ym_schedule *schedule,
+                          int32_t segment)
+{
+    const struct {
+        ym_place place;
+        const ym_tensor *given;
+        const char *name, *does;
+    } lists[] = {{YM_PLACE_INPUT, a->inputs, "inputs", "reads"},
+                 {YM_PLACE_GRAD_OUTPUT, a->grad_outputs, "grad_outputs", "reads"},
+                 {YM_PLACE_GRAD_INPUT, a->grad_inputs, "grad_inputs", "computes"}};
+    for (int32_t i = 0; i < schedule->block_count; i++) {
+        const ym_block *block = &schedule->block[i];
+        for (size_t k = 0; k < sizeof lists / sizeof *lists; k++) {
+            if (block->place == lists[k].place &&
+                ym_block_lives(schedule, block, segment) &&
+                lists[k].given[block->index].data == NULL) {
+                PyErr_Format(PyExc_ValueError,
+                             "%s[%d]: is None, but this segment %s it", lists[k].name,
+                             block->index, lists[k].does);
+                return -1;
+            }
+        }
+    }
+    return 0;
+}
+
 PyObject *ym_plan_forward_method(plan_object *self, PyObject *args)
 {
     PyObject *inputs, *params, *norms, *outputs, *saved, *workspace, *sum = NULL;
@@ -63,18 +91,19 @@ PyObject *ym_plan_forward_method(plan_object *self, PyObject *args)
                           .items = self->plan->program->output,
                           .count = self->plan->graph->output_count,
                           .writes = true,
-                          .first_stage = stage,
-                          .last_stage = stage,
-                          .stage = self->plan->graph->output_stage};
+                          .stage = self->plan->graph->output_stage,
+                          .needed_stage = stage};
+    const ym_schedule *schedule = ym_plan_forward_schedule(self->plan);
+    const int32_t segment = stages - 1 - stage;
     PyObject *result = NULL;
-    if (ym_parse_common(&a, stage, inputs, params, norms, saved, workspace) == 0 &&
-        ym_parse_values(self->plan, outputs, &rule, &a.outputs) == 0) {
+    if (ym_parse_common(&a, inputs, params, norms, saved, workspace) == 0 &&
+        ym_parse_values(self->plan, outputs, &rule, &a.outputs) == 0 &&
+        require_values(&a, schedule, segment) == 0) {
         a.bindings.outputs = a.outputs;
         if (self->plan->device < 0) {
             ym_prefer_large_pages(a.bindings.saved, self->plan->forward.saved_bytes);
         }
-        result = run(&a, ym_plan_forward_schedule(self->plan), stages - 1 - stage,
-                     stream, sum);
+        result = run(&a, schedule, segment, stream, sum);
     }
     ym_release_arguments(&a);
     return result;
@@ -107,28 +136,6 @@ static int parse_accumulate(ym_run_arguments *a, PyObject *accumulate)
     }
     PyBuffer_Release(&bytes);
     return status;
-}
-
-/* Every gradient of a value that this segment reads or writes must be there. */
-static int require_values(const ym_run_arguments *a, const ym_schedule *schedule,
-                          int32_t segment)
-{
-    for (int32_t i = 0; i < schedule->block_count; i++) {
-        const ym_block *block = &schedule->block[i];
-        const bool is_input = block->place == YM_PLACE_GRAD_INPUT;
-        if ((!is_input && block->place != YM_PLACE_GRAD_OUTPUT) ||
-            !ym_block_lives(schedule, block, segment)) {
-            continue;
-        }
-        const ym_tensor *given = is_input ? a->grad_inputs : a->grad_outputs;
-        if (given[block->index].data == NULL) {
-            PyErr_Format(PyExc_ValueError, "%s[%d]: is None, but this segment %s it",
-                         is_input ? "grad_inputs" : "grad_outputs", block->index,
-                         is_input ? "computes" : "reads");
-            return -1;
-        }
-    }
-    return 0;
 }
 
 /* Every gradient of a param that this segment writes must have a place. */
@@ -222,7 +229,7 @@ PyObject *ym_plan_backward_method(plan_object *self, PyObject *args)
     const int32_t stage = self->plan->segment_stage[segment];
     PyObject *result = NULL;
     const ym_schedule *schedule = NULL;
-    if (ym_parse_common(&a, stage, inputs, params, norms, saved, workspace) == 0 &&
+    if (ym_parse_common(&a, inputs, params, norms, saved, workspace) == 0 &&
         ym_parse_gradients(&a, grad_outputs, grad_inputs, grad_params) == 0 &&
         parse_accumulate(&a, accumulate) == 0) {
         schedule = backward_schedule(self, &a, stage, mask);

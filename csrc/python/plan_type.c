@@ -205,8 +205,8 @@ static PyMethodDef plan_methods[] = {
      "forward(inputs, params, norms, outputs, saved, workspace, stream=0, "
      "stage=0)\n--\n\n"
      "Runs a stage of forward, the lowest first; fills its outputs and saved. Inputs "
-     "of "
-     "later stages and other outputs may be None. stream: a CUDA stream's handle."},
+     "that it does not read and other outputs may be None. stream: a CUDA stream's "
+     "handle."},
     {"backward", (PyCFunction)ym_plan_backward_method, METH_VARARGS,
      "backward(segment, inputs, params, norms, grad_outputs, grad_inputs, grad_params, "
      "saved, workspace, stream=0, accumulate=None, mask=None)\n--\n\n"
@@ -226,6 +226,14 @@ static PyMethodDef plan_methods[] = {
      "gradient_segments(mask)\n--\n\n"
      "The segment of backward that first writes each input's gradient, and that last "
      "reads each output's; -1 where none does."},
+    {"input_segments", (PyCFunction)ym_plan_input_segments_method, METH_O,
+     "input_segments(mask)\n--\n\n"
+     "The segment of backward that first reads each input, and the last; -1 where none "
+     "does: an input may be None before and afterwards."},
+    {"input_stages", (PyCFunction)ym_plan_input_stages_method, METH_NOARGS,
+     "input_stages()\n--\n\n"
+     "The last stage of forward that reads each input, or -1: it may be None after "
+     "it."},
     {"param_segments", (PyCFunction)ym_plan_param_segments_method, METH_NOARGS,
      "param_segments()\n--\n\nThe segment that completes each param's gradient, or "
      "-1."},

@@ -31,6 +31,8 @@ PyObject *ym_plan_reached_params_method(plan_object *self, PyObject *mask);
 PyObject *ym_plan_reached_inputs_method(plan_object *self, PyObject *mask);
 PyObject *ym_plan_touched_params_method(plan_object *self, PyObject *args);
 PyObject *ym_plan_gradient_segments_method(plan_object *self, PyObject *mask);
+PyObject *ym_plan_input_segments_method(plan_object *self, PyObject *mask);
+PyObject *ym_plan_input_stages_method(plan_object *self, PyObject *unused);
 PyObject *ym_plan_param_segments_method(plan_object *self, PyObject *unused);
 PyObject *ym_plan_segment_stages_method(plan_object *self, PyObject *unused);
 

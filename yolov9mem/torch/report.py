@@ -153,7 +153,9 @@ def _row(path: str, module: nn.Module, entry: Entry) -> Row:
         detail += ", given up since one could not be recorded"
     if reasons:
         detail += "; sometimes stock: " + "; ".join(reasons)
-    held = held_bytes(plan for _, plan in planned)
+    assert entry.latest is not None  # as there are plans
+    plans = [plan for _, plan in planned]
+    held = held_bytes(entry.latest.recording, entry.keep, plans)
     return Row(
         path,
         kind,

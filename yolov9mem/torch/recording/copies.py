@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
+from .effects import memory_of
 from .ir import Recording, Ref
 from .refs import replace_refs
-from .sharing import memory_of
 
 
 class Copies:

@@ -11,13 +11,18 @@ make one *part*, which is one graph.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from ..processes import Sharing
+from .effects import NO_EFFECTS, Effects
+
+if TYPE_CHECKING:
+    from .gaps import Gap
 
 
 class CannotLower(NotImplementedError):
@@ -52,6 +57,11 @@ class Node(NamedTuple):
     def is_convolution(self) -> bool:
         """Also a transposed one."""
         return self.op in ("conv", "conv_transpose")
+
+    @property
+    def nbytes(self) -> int:
+        """Of the value."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Ref(NamedTuple):
@@ -119,6 +129,8 @@ class StockCall:
     after: int = 0  # the stage that it follows, counted from 1; 0: it comes before all
     carries: bool = True  # could a gradient flow through its result?
     done_with: tuple[Ref, ...] = ()  # what nobody reads after it
+    bytes: tuple[int, ...] = ()  # of that memory
+    effects: Effects = NO_EFFECTS
 
 
 @dataclass
@@ -162,6 +174,7 @@ class Recording:
     norms: list[NormCall] = field(default_factory=list)
     calls: list[StockCall] = field(default_factory=list)  # only what results need
     parts: list[Part] = field(default_factory=list)
+    gaps: dict[int, Gap] = field(default_factory=dict)  # made again, by call.after
     out_leaves: list[Any] = field(default_factory=list)  # Ref or a plain object
     out_spec: Any = None
     writes: list[Write] = field(default_factory=list)

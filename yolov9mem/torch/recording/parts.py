@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from .gaps import gaps_of
 from .ir import CannotLower, Node, NothingToRun, Part, Recording, Ref, Stage, StockCall
 from .refs import renumber_calls, replace_refs, results
 from .to_stock import can_be_left, leave_to_stock, tails
@@ -51,6 +52,7 @@ def divide(done: Recording, strict: bool) -> None:
     _check_changes(done, stages)
     _note_last_uses(done)
     _note_lone_sources(done)
+    done.gaps = gaps_of(done)
 
 
 def _ordered(done: Recording) -> list[int]:

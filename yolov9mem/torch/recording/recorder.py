@@ -21,6 +21,7 @@ from ..versions import packing
 from . import calls, calls_layers, sharing  # noqa: F401 (layers: its handlers)
 from .copies import Copies
 from .derived import Derived
+from .effects import watched
 from .fakes import FakeCopy
 from .fingerprint import Fingerprint
 from .ir import (
@@ -45,8 +46,10 @@ SIDE_EFFECTS = {
 }  # fmt: skip
 # What a forward may ask of a tensor: in a recording nothing has a history yet.
 OF_AUTOGRAD = {"requires_grad", "grad_fn", "is_leaf", "retains_grad"}
-IN_MEMORY = {"apply_", "map_", "map2_"}  # they read a fake's memory, which is not there
-STRIDED = {"as_strided", "as_strided_", "as_strided_scatter"}
+# They read memory, which a fake has not and which a replay lays out anew.
+OF_MEMORY = {
+    "apply_", "as_strided", "as_strided_", "as_strided_scatter", "map_", "map2_",
+}  # fmt: skip
 
 
 class Recorder(TorchFunctionMode):
@@ -240,14 +243,13 @@ class Recorder(TorchFunctionMode):
         self, func: Callable[..., Any], name: str, args: Any, kwargs: Any
     ) -> Any:
         leaves = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-        if name in STRIDED or name in IN_MEMORY:
-            raise CannotLower(
-                name, self.path, "it reads memory, which is laid out anew"
-            )
+        if name in OF_MEMORY:
+            reason = "it reads memory, which is laid out anew"
+            raise CannotLower(name, self.path, reason)
         if name == "__get__":
             self._check_question(func, leaves)
         before = [tensor._version for tensor in leaves]
-        result = sharing.called(self, func, name, args, kwargs)
+        result, does = watched(sharing.called, self, func, name, args, kwargs)
         changed = [t for t, v in zip(leaves, before) if t._version != v]
         known = {id(tensor) for tensor in leaves}
         made = {
@@ -264,8 +266,8 @@ class Recorder(TorchFunctionMode):
         if name in SIDE_EFFECTS:
             raise CannotLower(name, self.path, "it has an effect beyond its result")
         if made:
-            self.write_call(func, name, args, kwargs, made)
-            self.recording.calls[-1].changes = tuple(others)
+            call = self.write_call(func, name, args, kwargs, made)
+            call.changes, call.effects = tuple(others), does
         return result
 
     def _check_question(self, getter: Any, asked: list[Tensor]) -> None:
@@ -283,7 +285,7 @@ class Recorder(TorchFunctionMode):
         args: Any,
         kwargs: Any,
         made: dict[tuple[str, int], Tensor],
-    ) -> None:
+    ) -> StockCall:
         refs: list[Ref] = []
         carries = False
 
@@ -304,11 +306,12 @@ class Recorder(TorchFunctionMode):
         call = StockCall(func, ref_args, ref_kwargs, name, self.path, cause, autocast)
         call.refs, call.made = tuple(refs), tuple(made)
         self.append_call(call, list(made.values()), carries and name != "detach")
+        return call
 
     def append_call(self, call: StockCall, made: list[Tensor], carries: bool) -> None:
         """Writes a stock call down, which has made these tensors."""
         call.nodes_before, call.carries = len(self.recording.nodes), carries
-        call.memory = tuple(map(sharing.memory_of, made))
+        sharing.note_memory(call, made)
         self._carrying.append(carries)
         self.recording.calls.append(call)
         for leaf, tensor in enumerate(made):
@@ -365,15 +368,12 @@ class Recorder(TorchFunctionMode):
         for path, container in containers.items():
             now, before = items_of(container), held[path]
             if now.keys() != before.keys():
-                raise CannotLower(
-                    "resize", "", "forward changes the size of an argument"
-                )
+                reason = "forward changes the size of an argument"
+                raise CannotLower("resize", "", reason)
             for key, item in now.items():
                 if item is not before[key]:
                     if not isinstance(item, Tensor):
-                        reason = (
-                            "forward puts other things than tensors into an argument"
-                        )
+                        reason = "forward puts what is no tensor into an argument"
                         raise CannotLower("setitem", "", reason)
                     ref = self._ref_of(item, "setitem")
                     self._handed_out.append(item)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from .effects import bytes_of, memory_of
 from .fakes import own_tensors
-from .ir import CannotLower, Ref
+from .ir import CannotLower, Ref, StockCall
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -53,12 +54,9 @@ class Memory:
         self.of_others.update(map(memory_of, tensors))
 
 
-def memory_of(tensor: Tensor) -> int:
-    """The same number for tensors that share memory, as long as they are alive."""
-    try:
-        return tensor.untyped_storage()._cdata
-    except RuntimeError:  # sparse tensors and those of vmap have none of their own
-        return id(tensor)
+def note_memory(call: StockCall, made: list[Tensor]) -> None:
+    """Where what the call has made lies."""
+    call.memory, call.bytes = tuple(map(memory_of, made)), tuple(map(bytes_of, made))
 
 
 def tensors_in(tree: Any) -> list[Tensor]:

@@ -155,6 +155,7 @@ def _stock_call(number: int, node: Node) -> StockCall:
         call, (*refs, *node.attributes), {}, name, node.path, (name, node.path), None
     )
     made.refs, made.made, made.nodes_before = refs, (("result", 0),), number
+    made.bytes = (0 if node.op == "slice" else node.nbytes,)
     return made
 
 

@@ -35,13 +35,11 @@ from .binding import (
     Binding,
     NormState,
     address,
-    bytes_of_copies,
-    channels_last,
     empty_output,
     gradient_of,
-    held_as_read,
 )
 from .gradients import TakenGrads
+from .inputs import Inputs, packed_tensors
 from .planned import TorchPlan
 
 _requires_grad = attrgetter("requires_grad")
@@ -61,9 +59,7 @@ class Call:
         """``params`` are those that the binding has just found."""
         self.plan, self.binding, self.params = plan, binding, params
         self.name, self.counts = name, counts
-        # Of the stages so far, without their history, which begins with our own nodes:
-        # these hold this call, and a cycle through the engine is never collected.
-        self.inputs: list[Tensor] = []
+        self.inputs = Inputs(plan, counts)
         self.learning: list[bool] = []  # by input: does it want a gradient?
         self.flows: list[bool] = []  # by output: does one flow through it?
         self.norms: NormState | None = binding.norms()
@@ -73,7 +69,6 @@ class Call:
         self._pass = -1  # the number of the backward pass that has begun
         self.next_stage = 0  # of forward
         self._workspace: Tensor | None = None
-        self._packed: list[Tensor] = []  # inputs as the core reads them
         self._backward: BackwardState | None = None
         self._taken = TakenGrads()
 
@@ -84,8 +79,6 @@ class Call:
         channels-last."""
         plan, program, number = self.plan, self.plan.program, self.next_stage
         assert self.norms is not None
-        own = [self.inputs[i] for i in plan.stage_inputs[number]]
-        self._packed += self._pack(own, "inputs converted")
         params, addresses = self.binding.addresses.of(self.params, self.binding.forms)
         plan.use_settings()
         given: list[Tensor | None] = [None] * len(program.outputs)
@@ -97,7 +90,7 @@ class Call:
                 self._have_arenas()
         with devices.current(program.device):
             plan.core.forward(
-                self._of_all_inputs(list(map(address, self._packed))),
+                self.inputs.addresses,
                 addresses,
                 self.norms.arguments,
                 [None if y is None else address(y.permute(0, 2, 3, 1)) for y in given],
@@ -107,19 +100,14 @@ class Call:
                 number,
                 sums_of(program.groups, self.saved, self._workspace),
             )
+        self.inputs.end_stage()
         self.next_stage += 1
         if self.next_stage == len(plan.stage_segments):
             self.norms.finish()
             if not plan.keeps_workspace:
                 self.give_workspace()
-            if bytes_of_copies(self._packed, self.inputs) > plan.most_copies:
-                self._packed = []
         dtypes = [dtype for _, dtype in program.outputs]
         return [y.to(dtype) for y, dtype in zip(given, dtypes) if y is not None]
-
-    def _of_all_inputs(self, known: list[Any]) -> list[Any]:
-        """``known`` is of the stages so far; of later ones there is None."""
-        return known + [None] * (len(self.plan.program.input_sizes) - len(known))
 
     def _have_arenas(self) -> None:
         plan, device = self.plan, self.plan.program.device
@@ -128,18 +116,20 @@ class Call:
 
     # Backward
 
-    def begin_backward(self, saved: tuple[Tensor, ...], segment: int) -> None:
-        """Before the first segment that runs: ``saved`` are the inputs so far and the
-        parameters again. Outputs of earlier stages will have gradients, as it seems."""
+    def begin_backward(
+        self, saved: tuple[Tensor, ...], again: dict[int, Any], segment: int
+    ) -> None:
+        """Before the first segment that runs: ``saved`` are the inputs so far, but those
+        that are made ``again``, and the parameters. Outputs of earlier stages will have
+        gradients, as it seems."""
         plan, program = self.plan, self.plan.program
         assert self.norms is not None
         self.consumed = True
         self._pass = torch._C._current_graph_task_id()
         stage = plan.segment_stage[segment]
-        count = plan.stage_inputs[stage].stop
-        self.inputs, self.params = list(saved[:count]), list(saved[count:])
-        packed = self._packed[:count] or self._pack(self.inputs, "inputs converted")
-        self._packed = []
+        count = len(saved) - len(plan.program.params)
+        self.params = list(saved[count:])
+        packed = self.inputs.begin_backward(saved[:count], again)
         params, addresses = self.binding.addresses.of(self.params)
         outputs = len(program.outputs)
         mask = [
@@ -150,11 +140,11 @@ class Call:
         self._backward = BackwardState(
             segment + 1,
             mask,
-            list(packed),
+            packed,
             params,
             [None] * outputs,
             param_addresses=addresses,
-            input_addresses=self._of_all_inputs(list(map(address, packed))),
+            input_addresses=self.inputs.addresses,
             grad_inputs=[None] * len(program.input_sizes),
             grad_input_addresses=[None] * len(program.input_sizes),
             grad_output_addresses=[None] * outputs,
@@ -169,9 +159,9 @@ class Call:
         assert state is not None
         places = plan.stage_outputs[plan.segment_stage[segment]]
         begins = state.plan_mask is None
-        packed = iter(
-            self._pack([g for g in grads if g is not None], "gradients converted")
-        )
+        given = [g for g in grads if g is not None]
+        dtype, what = plan.program.dtype, "gradients converted"
+        packed = iter(packed_tensors(given, dtype, self.counts, what))
         for place, grad in zip(places, grads):
             if grad is not None:
                 state.set_gradient(place, next(packed))
@@ -185,6 +175,12 @@ class Call:
             so_far = enumerate(state.given)
             known = tuple(given and place >= places.start for place, given in so_far)
             state.reached = plan.mask(known)
+
+    def provide_inputs(self, stage: int, again: dict[int, Any]) -> None:
+        """Those that the stage is the first to read, before its first segment runs."""
+        state = self._backward
+        assert state is not None and state.plan_mask is not None
+        self.inputs.provide(state, state.plan_mask.needed[stage], again)
 
     def _choose_mask(self, state: BackwardState, places: range) -> None:
         """Once the gradients of the first stage that runs are there."""
@@ -218,7 +214,7 @@ class Call:
         plan.use_settings()
         self._take_sums(state, segment, nodes)
         state.make_places(state.plan_mask.touched[segment])
-        state.begin_inputs(state.plan_mask.begun[segment])
+        state.begin_inputs(state.plan_mask.begun[segment], plan.program)
         device = plan.program.device
         with devices.current(device):
             plan.core.backward(
@@ -237,6 +233,7 @@ class Call:
                 sums_of(plan.program.groups, self.saved, self._workspace),
             )
         state.end_outputs(state.plan_mask.ended[segment])
+        state.end_reads(state.plan_mask.read[segment])
 
     def _take_sums(self, state: BackwardState, segment: int, nodes: list[Any]) -> None:
         """Gradients that only this segment writes are added to what is in ``.grad``."""
@@ -260,12 +257,13 @@ class Call:
         assert state is not None and state.reached is not None
         found: list[Tensor | None] = []
         for i in plan.stage_inputs[stage]:
-            x, grad = self.inputs[i], state.end_input(i)
+            grad = state.end_input(i)
             if plan.input_grads[i]:
                 if not state.reached.reached_inputs[i]:
                     grad = None
-                found.append(None if grad is None else gradient_of(x, grad))
-        del self.inputs[plan.stage_inputs[stage].start :]
+                layout = self.inputs.layouts[i]
+                found.append(None if grad is None else gradient_of(grad, *layout))
+        self.inputs.end_backward(plan.stage_inputs[stage].start)
         return found
 
     def is_next(self, segment: int) -> bool:
@@ -281,7 +279,8 @@ class Call:
         """Lets go of everything; backward is over."""
         self.give_workspace()
         self.saved = self.norms = self._backward = None
-        self.inputs, self.params, self._packed = [], [], []
+        self.inputs.free()
+        self.params = []
 
     def _have_workspace(self, size: int, device: torch.device) -> None:
         if self._workspace is None or self._workspace.numel() < size:
@@ -293,25 +292,22 @@ class Call:
             give_workspace(self._workspace)
         self._workspace = None
 
-    def _pack(self, tensors: list[Tensor], what: str) -> list[Tensor]:
-        with unfilled():
-            made = [channels_last(x, self.plan.program.dtype) for x in tensors]
-        self.counts[what] += sum(copied for _, copied in made)
-        return [packed for packed, _ in made]
-
 
 class Yolov9memSegment(torch.autograd.Function):
     """One backward segment; the last one of a stage has the stage's outputs."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, segment: int, *tensors: Tensor) -> Any:
+    def forward(
+        ctx: Any, call: Call, segment: int, again: dict[int, Any], *tensors: Tensor
+    ) -> Any:
         ctx.set_materialize_grads(False)
         ctx.call, ctx.segment = call, segment
         plan = call.plan
         stage = plan.segment_stage[segment]
         if segment != plan.stage_segments[stage][-1]:
             return (_token(call),)
-        ctx.save_for_backward(*call.inputs, *call.params)
+        ctx.save_for_backward(*call.inputs.saved(), *call.params)
+        ctx.again = again
         outputs = call.run_stage()
         call.flows = plan.flows(tuple(call.learning))
         flow = [call.flows[i] for i in plan.stage_outputs[stage]]
@@ -338,8 +334,10 @@ class Yolov9memSegment(torch.autograd.Function):
                     "release() the module to run it in stock PyTorch"
                 )
             if not call.consumed:
-                call.begin_backward(ctx.saved_tensors, segment)
+                call.begin_backward(ctx.saved_tensors, ctx.again, segment)
             call.take_gradients(segment, grads[:-1])
+            call.provide_inputs(stage, ctx.again)
+            ctx.again = None
         nodes = [node for node, _ in ctx.next_functions]
         count = len(plan.leaving[segment])
         leaving = call.backward(segment, nodes[len(nodes) - count :])
@@ -347,7 +345,7 @@ class Yolov9memSegment(torch.autograd.Function):
         inputs = call.input_grads(stage) if segment == segments[0] else []
         if segment == call.first:
             call.free()
-        return (None, None, *token, *inputs, *leaving)
+        return (None, None, None, *token, *inputs, *leaving)
 
 
 class Forward:
@@ -357,6 +355,7 @@ class Forward:
     def __init__(self, call: Call) -> None:
         self._call = call
         self._token: list[Tensor] = []  # of the latest node
+        self._again: dict[int, Any] = {}  # by input: what makes it again
 
     def stage(self, inputs: list[Tensor]) -> list[Tensor]:
         """Runs the next stage; the outputs are tied to the autograd nodes."""
@@ -367,7 +366,8 @@ class Forward:
             call.give_workspace()
             raise
         if call.next_stage == len(plan.stage_segments):
-            call.inputs, call.params = [], []
+            call.inputs.end_forward()
+            call.params = []
             if call.first == plan.segments:  # frozen
                 call.free()
         return outputs
@@ -376,10 +376,8 @@ class Forward:
         call, plan = self._call, self._call.plan
         places = plan.stage_inputs[call.next_stage]
         segments = plan.stage_segments[call.next_stage]
-        alone = plan.program.part.stages[call.next_stage].alone
-        dtype = plan.program.dtype
-        inputs = [held_as_read(x, dtype) if a else x for x, a in zip(inputs, alone)]
-        call.inputs += [x.detach() for x in inputs]
+        inputs, again = call.inputs.add(inputs)
+        self._again = self._again | again  # nodes of earlier stages keep theirs
         call.learning += map(_requires_grad, inputs)
         outputs: list[Tensor] = []
         for segment in segments:
@@ -390,7 +388,9 @@ class Forward:
             if segment <= call.first and not any(map(_requires_grad, tensors)):
                 call.first = segment + 1  # nothing learns so far
                 continue
-            result = Yolov9memSegment.apply(call, segment, *self._token, *tensors)
+            result = Yolov9memSegment.apply(
+                call, segment, self._again, *self._token, *tensors
+            )
             outputs, self._token = list(result[:-1]), [result[-1]]
         return outputs if segments[-1] >= call.first else call.run_stage()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .arenas import unfilled
 from .binding import address
+from .lower import Program
 from .planned import Mask
 
 
@@ -44,25 +45,34 @@ class BackwardState:
         self.grad_outputs[place] = grad
         self.grad_output_addresses[place] = address(grad)
 
+    def set_input(self, place: int, packed: Tensor) -> None:
+        """As the core reads it."""
+        self.inputs[place] = packed
+        self.input_addresses[place] = address(packed)
+
+    def end_reads(self, places: list[int]) -> None:
+        """Lets go of inputs that have been read."""
+        for place in places:
+            self.inputs[place] = self.input_addresses[place] = None
+
     def end_outputs(self, places: list[int]) -> None:
         """Lets go of gradients that have been read."""
         for place in places:
             self.grad_outputs[place] = self.grad_output_addresses[place] = None
 
-    def begin_inputs(self, places: list[int]) -> None:
+    def begin_inputs(self, places: list[int], program: Program) -> None:
         """Makes room for gradients of inputs."""
         with unfilled():
             for i in places:
-                x = self.inputs[i]
-                assert x is not None
-                made = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+                made = torch.empty(
+                    program.input_shapes[i], dtype=program.dtype, device=program.device
+                )
                 self.grad_inputs[i], self.grad_input_addresses[i] = made, address(made)
 
     def end_input(self, i: int) -> Tensor | None:
-        """The gradient of an input, complete; both are no longer ours."""
+        """The gradient of an input, complete and no longer ours."""
         grad = self.grad_inputs[i]
         self.grad_inputs[i] = self.grad_input_addresses[i] = None
-        self.inputs[i] = self.input_addresses[i] = None
         return grad
 
     def set_place(self, i: int, grad: Tensor) -> None:

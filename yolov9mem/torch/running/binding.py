@@ -114,12 +114,6 @@ def held_as_read(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype, memory_format=torch.channels_last)
 
 
-def bytes_of_copies(packed: list[Tensor], tensors: list[Tensor]) -> int:
-    """Of those of ``packed`` that channels_last had to make."""
-    pairs = zip(packed, tensors)
-    return sum(x.nbytes for x, of in pairs if x.data_ptr() != of.data_ptr())
-
-
 def is_channels_last(tensor: Tensor) -> bool:
     """Is it (N, C, H, W) in that layout and in no other?"""
     four = tensor.ndim == 4
@@ -135,11 +129,12 @@ def empty_output(
     return torch.empty_strided(shape, strides, dtype=dtype, device=device)
 
 
-def gradient_of(tensor: Tensor, grad: Tensor) -> Tensor:
-    """``grad``, which is (N, H, W, C), as the gradient of ``tensor``. One image's is laid
-    out as that is: of its strides PyTorch's backward of instance norm reads too little."""
-    made = grad.permute(0, 3, 1, 2).to(tensor.dtype)
-    if made.shape[0] == 1 and not is_channels_last(tensor):
+def gradient_of(grad: Tensor, dtype: torch.dtype, is_channels_last: bool) -> Tensor:
+    """``grad``, which is (N, H, W, C), as the gradient of a tensor like that. One image's
+    is laid out as that is: of its strides PyTorch's backward of instance norm reads too
+    little."""
+    made = grad.permute(0, 3, 1, 2).to(dtype)
+    if made.shape[0] == 1 and not is_channels_last:
         made = made.contiguous()
     return made
 

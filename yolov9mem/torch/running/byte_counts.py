@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 
+from yolov9mem._keep import Keep
 from yolov9mem.plan_table import readable_bytes
 
-from ..recording.ir import Node, Ref
+from ..recording.ir import Node, Recording, Ref
+from .again import made_again
 from .lower import Program, flows
 from .planned import TorchPlan
 
@@ -41,10 +42,11 @@ class Held(NamedTuple):
         return f"nothing to gain: {ours} would be held, in stock PyTorch {stock}"
 
 
-def held_bytes(plans: Iterable[TorchPlan]) -> Held:
+def held_bytes(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Held:
     """Of the plans of a module's graphs, in their order."""
+    again = made_again(recording, keep, plans)
     held = weights = peak = stock = shared = 0
-    seen: set[Ref] = set()
+    seen = set(again.feeds)
     for plan in plans:  # all before it are held while one runs
         held += _input_bytes(plan.program, seen)
         peak = max(peak, held + plan.core.peak_bytes)
@@ -53,7 +55,7 @@ def held_bytes(plans: Iterable[TorchPlan]) -> Held:
         kept = _kept_by_stock(plan.program, plan)
         stock += sum(kept.values())
         shared += _shared_bytes(plan.program, kept)
-    return Held(held, weights, peak, stock, shared)
+    return Held(held, weights, peak + again.most_bytes, stock, shared)
 
 
 def _input_bytes(program: Program, seen: set[Ref]) -> int:
@@ -61,19 +63,18 @@ def _input_bytes(program: Program, seen: set[Ref]) -> int:
     inputs = [node for node in program.part.nodes if node.op == "input"]
     new = [(ref, x) for ref, x in zip(program.part.sources, inputs) if ref not in seen]
     seen.update(ref for ref, _ in new)
-    return sum(_bytes(node) for _, node in new)
+    return sum(node.nbytes for _, node in new)
 
 
-def _bytes(node: Node, dtype: torch.dtype | None = None) -> int:
-    n, c, h, w = node.shape
-    return n * c * h * w * (dtype or node.dtype).itemsize
+def _bytes(node: Node, dtype: torch.dtype) -> int:
+    return node._replace(dtype=dtype).nbytes
 
 
 def _shared_bytes(program: Program, kept: dict[object, int]) -> int:
     """Of what the graph hands out while stock PyTorch keeps that very memory."""
     nodes = program.part.nodes
     return sum(
-        _bytes(nodes[value])
+        nodes[value].nbytes
         for value in program.part.outputs
         if _whole(nodes, value) in kept
     )
@@ -104,7 +105,7 @@ def _kept_by_stock(program: Program, plan: TorchPlan) -> dict[object, int]:
             kept[value, dtype] = _bytes(nodes[value], dtype)  # autocast's copy
             return
         value = _whole(nodes, value)
-        kept[value] = _bytes(nodes[value])
+        kept[value] = nodes[value].nbytes
 
     for number, node in enumerate(nodes):
         if not flowing[number]:

@@ -24,15 +24,16 @@ from ..recording.fingerprint import Fingerprint
 from ..recording.ir import CannotLower, NothingToRun, Recording
 from ..recording.record import record
 from . import autograd_nodes, conditions, registry
+from .again import is_made_again
 from .arenas import drop_workspace, make_room
 from .binding import Stale, laid_out_as_stock
 from .byte_counts import Held, held_bytes
 from .conditions import StockForwardWarning
+from .forward_calls import Replay
 from .invocation import Invocation
 from .lower import lower
 from .lowered import Graph, Lowered
 from .planned import TorchPlan
-from .stock_calls import Replay
 
 MOST_PROGRAMS = 64  # input signatures remembered for one module
 # Of these, with CUDA graphs. Where there are more, each comes seldom and its memory is
@@ -137,7 +138,8 @@ class Entry:
             return call.stock()
         resized, self.latest = self.latest is not lowered, lowered
         arguments = call.args, call.kwargs
-        replay = Replay(recording, outside, arguments, call.leaves, params)
+        again = is_made_again(self.keep)
+        replay = Replay(recording, outside, arguments, call.leaves, params, again)
         for graph, binding, own in zip(lowered.graphs, bindings, params):
             part = graph.program.part
             plan = self._plan(
@@ -149,6 +151,7 @@ class Entry:
                 device = graph.program.device
                 make_room(device, plan.saved_bytes, plan.core.peak_bytes)
             graph.last = plan
+            replay.plan(part.sources, plan.own)
             shared = autograd_nodes.Call(plan, binding, own, self.name, self.counts)
             forward = autograd_nodes.Forward(shared)
             for stage in part.stages:
@@ -332,7 +335,8 @@ class Entry:
 
     def _held(self, made: Lowered, leaves: list[Any]) -> Held:
         graphs = zip(made.graphs, made.learning(leaves))
-        return held_bytes(self._plan(graph, *learning) for graph, learning in graphs)
+        plans = [self._plan(graph, *learning) for graph, learning in graphs]
+        return held_bytes(made.recording, self.keep, plans)
 
     def _fake_copy(self, call: Invocation) -> FakeCopy:
         """Made anew when the module has moved to another kind of device."""

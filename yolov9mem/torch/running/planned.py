@@ -97,8 +97,19 @@ class TorchPlan:
         ]
         self.stage_inputs = _ranges([len(s.sources) for s in program.part.stages])
         self.stage_outputs = _ranges([len(s.outputs) for s in program.part.stages])
+        self.last_reads: list[int] = self.core.input_stages()  # by input: of forward
         self._masks: dict[tuple[bool, ...], Mask] = {}
         self._lock = threading.Lock()
+        # By input: does no stage of backward need it before its own, the one that the gap
+        # before it follows? Else many would be made again at once.
+        needed = self.mask((True,) * len(program.part.outputs)).needed
+        early = {
+            i
+            for stage, places in enumerate(self.stage_inputs)
+            for i in needed[stage]
+            if i not in places
+        }
+        self.own = [i not in early for i in range(len(inputs))]
 
     def use_settings(self) -> None:
         """Before the core is asked for sizes or runs: cuDNN's, as they were recorded."""
@@ -145,6 +156,14 @@ class Mask:
         # gradients it is the last to read.
         self.begun = [[i for i, at in enumerate(first) if at == k] for k in every]
         self.ended = [[i for i, at in enumerate(last) if at == k] for k in every]
+        first, last = core.input_segments(given)
+        # By segment: inputs that it is the last to read; by stage: the first to read.
+        self.read = [[i for i, at in enumerate(last) if at == k] for k in every]
+        stages = [plan.segment_stage[at] if at >= 0 else -1 for at in first]
+        self.needed = [
+            [i for i, of in enumerate(stages) if of == stage]
+            for stage in range(len(plan.stage_segments))
+        ]
 
     def _written_once(self, leaving: list[list[int]]) -> list[list[tuple[int, int]]]:
         """By segment: (place in ``leaving``, param) of those that it alone writes."""

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""What a stock call does beside its result: may it be made again in backward, and what
+memory would that save?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+_OURS = ("aten", "prim", "prims")  # whose operators say what they do
+
+
+class Effects(NamedTuple):
+    """Of one stock call."""
+
+    draws: bool = False  # from PyTorch's default generators
+    multiplies: bool = False  # matrices, or it is a convolution
+    lasting: bool = False  # it moves statistics or a generator of its own, or may do so
+    inner_bytes: int = 0  # made on the way to its result
+
+
+NO_EFFECTS = Effects()
+
+
+def watched(function: Callable[..., Any], *args: Any) -> tuple[Any, Effects]:
+    """The result of a call on fakes, and what its operators do."""
+    with _Watch() as watch:
+        result = function(*args)
+    known = set(map(_memory, tree_leaves((result, args))))
+    inner = {_memory(x): bytes_of(x) for x in watch.made if _memory(x) not in known}
+    bytes_made = sum(inner.values())
+    return result, Effects(watch.draws, watch.multiplies, watch.lasting, bytes_made)
+
+
+class _Watch(TorchDispatchMode):
+    """Sees the operators that calls are made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws = self.multiplies = self.lasting = False
+        self.made: list[
+            Tensor
+        ] = []  # alive, so that no memory has the place of another
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.draws |= torch.Tag.nondeterministic_seeded in func.tags
+        self.multiplies |= func.overloadpacket in flop_registry
+        self.lasting |= func.namespace not in _OURS or _lasts(func, args, kwargs or {})
+        result = func(*args, **(kwargs or {}))
+        self.made += (x for x in tree_leaves(result) if isinstance(x, Tensor))
+        return result
+
+
+def _lasts(func: Any, args: Any, kwargs: Any) -> bool:
+    """Does it move running statistics, which not all schemas say, or a generator that
+    it is given?"""
+    given = dict(zip((a.name for a in func._schema.arguments), args)) | kwargs
+    generators = (x for x in tree_leaves(given) if isinstance(x, torch.Generator))
+    return given.get("running_mean") is not None or any(generators)
+
+
+def _memory(leaf: Any) -> int:
+    return memory_of(leaf) if isinstance(leaf, Tensor) else 0
+
+
+def memory_of(tensor: Tensor) -> int:
+    """The same number for tensors that share memory, as long as they are alive."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except RuntimeError:  # sparse tensors and those of vmap have none of their own
+        return id(tensor)
+
+
+def bytes_of(tensor: Tensor) -> int:
+    """Of the memory that it lies in."""
+    try:
+        return tensor.untyped_storage().nbytes()
+    except RuntimeError:
+        return 0

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: MIT
+"""From the stages' outputs to what forward returns: the stock calls around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain, compress
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_unflatten
+
+from .. import devices
+from ..recording.gaps import Gap
+from ..recording.ir import Recording, Ref, Stage, StockCall
+from .again import made_again_later
+from .binding import Outside, is_channels_last
+from .stock_calls import DRAWS, Caller
+
+
+class Replay:
+    """One forward: what the graphs and the stock calls have made so far."""
+
+    def __init__(
+        self,
+        recording: Recording,
+        outside: Outside,
+        arguments: tuple[Any, Any],
+        leaves: list[Any],
+        params: list[list[Tensor]],
+        again: Callable[[Gap], bool],
+    ) -> None:
+        """``leaves``: of ``arguments``, which are (args, kwargs). ``params``: by graph.
+        ``again``: which gaps are made again in backward."""
+        self._recording, self._outside = recording, outside
+        self._arguments, self._leaves = arguments, leaves
+        draws = any(call.name in DRAWS for call in recording.calls)
+        self._caller = Caller(
+            devices.of(leaves), draws and not _is_channels_last(leaves, params)
+        )
+        self._again = again
+        self._feeds: set[Ref] = set()  # which may be made again
+        self._made: dict[Ref, Tensor] = {}  # values and results of stock calls
+        self._fed: dict[Ref, Tensor] = {}  # what is made again, as stages read it
+        self._stages = 0  # how many have run
+        self._next = 0  # stock call
+        self.go_on()
+
+    def inputs(self, stage: Stage) -> list[Tensor]:
+        """What the stage reads."""
+        return [self._source(ref) for ref in stage.sources]
+
+    def learns(self, ref: Ref) -> bool:
+        """Could what a later stage reads want a gradient?"""
+        if ref.kind == "stock" and ref not in self._made and ref not in self._fed:
+            return self._recording.calls[ref.key[0]].carries
+        learns: bool = self._source(ref).requires_grad
+        return learns
+
+    def plan(self, sources: list[Ref], own: list[bool]) -> None:
+        """Of the next graph: which of its sources nothing needs in backward before the
+        stage does that they are for."""
+        self._feeds.update(compress(sources, own))
+
+    def add(self, stage: Stage, outputs: list[Tensor]) -> None:
+        """What the next stage has made."""
+        made = zip(stage.values, outputs)
+        self._made.update((Ref("value", value), y) for value, y in made)
+        self._let_go(stage)
+        self._stages += 1
+
+    def go_on(self) -> None:
+        """The stock calls that follow the latest stage."""
+        gap = self._recording.gaps.get(self._stages)
+        if gap is not None and self._again(gap) and gap.is_worth_it(self._feeds):
+            self._make_gap(gap)
+        calls = self._recording.calls
+        while self._next < len(calls) and calls[self._next].after == self._stages:
+            call = calls[self._next]
+            made = self._caller.make(call, self._resolve)
+            for leaf, tensor in enumerate(made):
+                self._made[Ref("stock", (self._next, leaf))] = tensor
+            del made
+            self._let_go(call)
+            self._next += 1
+
+    def result(self) -> Any:
+        """What forward returns, after the last part."""
+        done = self._recording
+        for write in done.writes:
+            self._container(write.path)[write.key] = self._resolve(write.ref)
+        if done.out_path is not None:
+            return self._container(done.out_path)
+        return tree_unflatten(
+            [self._resolve(x) for x in done.out_leaves], done.out_spec
+        )
+
+    def _container(self, path: tuple[Any, ...]) -> Any:
+        found: Any = self._arguments
+        for key in path:
+            found = found[key]
+        return found
+
+    def _resolve(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Ref):
+            return leaf
+        if leaf.kind in ("value", "stock"):
+            return self._made[leaf]
+        if leaf.kind == "input":
+            return self._leaves[leaf.key]
+        return self._outside.tensor(leaf.key) if leaf.kind == "path" else leaf.key
+
+    def _source(self, ref: Ref) -> Any:
+        fed = self._fed.get(ref)
+        return self._resolve(ref) if fed is None else fed
+
+    def _make_gap(self, gap: Gap) -> None:
+        given = [self._resolve(ref) for ref in gap.reads]
+        calls = self._recording.calls
+        makes, feeds = made_again_later(gap, calls, self._caller, given, self._feeds)
+        self._made.update(makes)
+        self._fed.update(feeds)
+        for number in gap.calls:
+            self._let_go(calls[number])
+        self._next = gap.calls.stop
+
+    def _let_go(self, step: Stage | StockCall) -> None:
+        for ref in step.done_with:
+            self._made.pop(ref, None)
+            self._fed.pop(ref, None)
+
+
+def _is_channels_last(leaves: list[Any], params: list[list[Tensor]]) -> bool:
+    """Would values be, in stock PyTorch?"""
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return any(map(is_channels_last, chain(tensors, *params)))

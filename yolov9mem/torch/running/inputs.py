@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""The inputs of one forward's stages, as they were given and as the core reads them.
+
+They are packed for the first stage that reads them, in forward and again in backward, and
+let go after the last. What can be made again (see again.py) is not held between.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .again import rebuilder, rebuilt
+from .arenas import unfilled
+from .backward_state import BackwardState
+from .binding import address, channels_last, held_as_read, is_channels_last
+from .planned import TorchPlan
+
+
+def packed_tensors(
+    tensors: list[Tensor], dtype: torch.dtype, counts: Counter[str], what: str
+) -> list[Tensor]:
+    """Each as channels_last says; copies are counted."""
+    with unfilled():
+        made = [channels_last(x, dtype) for x in tensors]
+    counts[what] += sum(copied for _, copied in made)
+    return [packed for packed, _ in made]
+
+
+class Layout(NamedTuple):
+    """How the gradient of an input is to be handed out."""
+
+    dtype: torch.dtype
+    is_channels_last: bool
+
+
+class Inputs:
+    """Those of the stages so far."""
+
+    def __init__(self, plan: TorchPlan, counts: Counter[str]) -> None:
+        self._plan, self._counts = plan, counts
+        # Without their history, which begins with our own nodes: these hold this, and a
+        # cycle through the engine is never collected. None: it is made again.
+        self._given: list[Tensor | None] = []
+        self.layouts: list[Layout] = []
+        self._packed: list[Tensor | None] = []
+        self.addresses: list[Any] = [None] * len(plan.program.input_sizes)
+        self._stages = 0  # so far
+        self._room = plan.most_copies  # for copies that backward finds again
+
+    # Forward
+
+    def add(self, tensors: list[Tensor]) -> tuple[list[Tensor], dict[int, Any]]:
+        """Those of the next stage: as they are held, and by place what makes some of them
+        again. It holds nodes of earlier stages, so it is this one's that may hold it."""
+        plan, first = self._plan, len(self._given)
+        stage = plan.program.part.stages[self._stages]
+        self._stages += 1
+        again: dict[int, Any] = {}
+        made: list[Tensor] = []
+        for place, (x, alone) in enumerate(zip(tensors, stage.alone), first):
+            node = rebuilder(x)
+            if node is not None:
+                again[place] = node
+            elif alone:
+                x = held_as_read(x, plan.program.dtype)
+            self._given.append(x.detach() if node is None else None)
+            self.layouts.append(Layout(x.dtype, is_channels_last(x)))
+            made.append(x)
+        for place, x in enumerate(self._pack(made), first):
+            self._packed.append(x)
+            self.addresses[place] = address(x)
+        return made, again
+
+    def saved(self) -> list[Tensor]:
+        """What is to be held for backward."""
+        return [x for x in self._given if x is not None]
+
+    def end_stage(self) -> None:
+        """After a stage of forward: what no later one reads goes, if there is no room."""
+        last_reads = self._plan.last_reads
+        for place, packed in enumerate(self._packed):
+            if packed is not None and last_reads[place] < self._stages:
+                self._let_go(place, packed)
+
+    def _pack(self, tensors: list[Tensor]) -> list[Tensor]:
+        plan, counts = self._plan, self._counts
+        return packed_tensors(tensors, plan.program.dtype, counts, "inputs converted")
+
+    def _let_go(self, place: int, packed: Tensor) -> None:
+        given = self._given[place]
+        is_copy = given is None or given.data_ptr() != packed.data_ptr()
+        room = self._room - (packed.nbytes if is_copy else 0)
+        if room >= 0:
+            self._room = room
+        else:
+            self._packed[place] = self.addresses[place] = None
+
+    # Backward
+
+    def end_forward(self) -> None:
+        """Autograd holds what is to be held."""
+        self._given = []
+
+    def begin_backward(
+        self, saved: tuple[Tensor, ...], again: dict[int, Any]
+    ) -> list[Tensor | None]:
+        """Of the stages so far, whose `saved` and `add` gave these: those still packed."""
+        held = iter(saved)
+        places = range(len(saved) + len(again))
+        self._given = [None if place in again else next(held) for place in places]
+        packed, self._packed = self._packed[: len(places)], []
+        return packed
+
+    def provide(
+        self, state: BackwardState, places: list[int], again: dict[int, Any]
+    ) -> None:
+        """Packs those that a stage of backward is the first to read."""
+        for place in places:
+            if state.inputs[place] is None:
+                given = self._given[place]
+                x = rebuilt(again[place]) if given is None else given
+                state.set_input(place, self._pack([x])[0])
+
+    def end_backward(self, first: int) -> None:
+        """Of a stage, whose inputs begin there."""
+        del self._given[first:]
+
+    def free(self) -> None:
+        """Lets go of them."""
+        self._given, self._packed = [], []
