@@ -22,12 +22,19 @@ typedef struct ym_value_list {
     const int32_t *items;
     int32_t count;
     bool optional, writes;
+    bool may_be_planar; /* those are that the plan packs */
     /* Needed are those of some stages; of which each is (NULL: its item's). */
     int32_t first_stage, last_stage;
     const int32_t *stage;
 } ym_value_list;
 
+/* A sequence of exactly `count` entries, as a new reference; NULL with an exception. */
+PyObject *ym_sequence_of(PyObject *object, const char *name, int32_t count);
+/* The item of each input, to be freed with PyMem_Free; NULL with an exception. */
+int32_t *ym_input_items(const ym_plan *plan);
+
 /* Each returns 0, or -1 with an exception that names the entry. */
+int ym_require_device_of(const ym_array *array, const char *name, const ym_plan *plan);
 int ym_parse_values(const ym_plan *plan, PyObject *object, const ym_value_list *rule,
                     ym_tensor **values);
 /* Inputs of stages after `stage` may be missing. */
