@@ -35,8 +35,8 @@ from .binding import (
     Binding,
     NormState,
     address,
+    as_read,
     bytes_of_copies,
-    channels_last,
     empty_output,
     gradient_of,
     held_as_read,
@@ -85,7 +85,8 @@ class Call:
         plan, program, number = self.plan, self.plan.program, self.next_stage
         assert self.norms is not None
         own = [self.inputs[i] for i in plan.stage_inputs[number]]
-        self._packed += self._pack(own, "inputs converted")
+        planar = plan.planar[len(self._packed) :]
+        self._packed += self._pack(own, "inputs converted", planar)
         params, addresses = self.binding.addresses.of(self.params, self.binding.forms)
         plan.use_settings()
         given: list[Tensor | None] = [None] * len(program.outputs)
@@ -114,8 +115,8 @@ class Call:
                 self.give_workspace()
             if bytes_of_copies(self._packed, self.inputs) > plan.most_copies:
                 self._packed = []
-        dtypes = [dtype for _, dtype in program.outputs]
-        return [y.to(dtype) for y, dtype in zip(given, dtypes) if y is not None]
+        made = zip(given, program.outputs)
+        return [y.to(dtype) for y, (_, dtype) in made if y is not None]
 
     def _of_all_inputs(self, known: list[Any]) -> list[Any]:
         """``known`` is of the stages so far; of later ones there is None."""
@@ -138,7 +139,8 @@ class Call:
         stage = plan.segment_stage[segment]
         count = plan.stage_inputs[stage].stop
         self.inputs, self.params = list(saved[:count]), list(saved[count:])
-        packed = self._packed[:count] or self._pack(self.inputs, "inputs converted")
+        packed = self._packed[:count]
+        packed = packed or self._pack(self.inputs, "inputs converted", plan.planar)
         self._packed = []
         params, addresses = self.binding.addresses.of(self.params)
         outputs = len(program.outputs)
@@ -169,9 +171,8 @@ class Call:
         assert state is not None
         places = plan.stage_outputs[plan.segment_stage[segment]]
         begins = state.plan_mask is None
-        packed = iter(
-            self._pack([g for g in grads if g is not None], "gradients converted")
-        )
+        some = [g for g in grads if g is not None]
+        packed = iter(self._pack(some, "gradients converted"))
         for place, grad in zip(places, grads):
             if grad is not None:
                 state.set_gradient(place, next(packed))
@@ -188,11 +189,10 @@ class Call:
 
     def _choose_mask(self, state: BackwardState, places: range) -> None:
         """Once the gradients of the first stage that runs are there."""
-        plan, device = self.plan, self.plan.program.device
         for place in places:
             state.mask[place] = state.given[place]
-        state.plan_mask = state.reached = mask = plan.mask(tuple(state.mask))
-        self._have_workspace(mask.workspace_bytes, device)
+        state.plan_mask = state.reached = mask = self.plan.mask(tuple(state.mask))
+        self._have_workspace(mask.workspace_bytes, self.plan.program.device)
 
     def _zeros(self, place: int) -> Tensor:
         program = self.plan.program
@@ -218,7 +218,7 @@ class Call:
         plan.use_settings()
         self._take_sums(state, segment, nodes)
         state.make_places(state.plan_mask.touched[segment])
-        state.begin_inputs(state.plan_mask.begun[segment])
+        state.begin_inputs(state.plan_mask.begun[segment], plan.program)
         device = plan.program.device
         with devices.current(device):
             plan.core.backward(
@@ -293,11 +293,11 @@ class Call:
             give_workspace(self._workspace)
         self._workspace = None
 
-    def _pack(self, tensors: list[Tensor], what: str) -> list[Tensor]:
+    def _pack(self, tensors: list[Tensor], what: str, *planar: Any) -> list[Tensor]:
         with unfilled():
-            made = [channels_last(x, self.plan.program.dtype) for x in tensors]
-        self.counts[what] += sum(copied for _, copied in made)
-        return [packed for packed, _ in made]
+            packed, copies = as_read(tensors, self.plan.program.dtype, *planar)
+        self.counts[what] += copies
+        return packed
 
 
 class Yolov9memSegment(torch.autograd.Function):
@@ -314,8 +314,8 @@ class Yolov9memSegment(torch.autograd.Function):
         ctx.save_for_backward(*call.inputs, *call.params)
         outputs = call.run_stage()
         call.flows = plan.flows(tuple(call.learning))
-        flow = [call.flows[i] for i in plan.stage_outputs[stage]]
-        fixed = [y for y, flows in zip(outputs, flow) if not flows]
+        places = plan.stage_outputs[stage]
+        fixed = [y for y, i in zip(outputs, places) if not call.flows[i]]
         ctx.mark_non_differentiable(*fixed)
         return (*outputs, _token(call))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .arenas import unfilled
 from .binding import address
+from .lower import Program
 from .planned import Mask
 
 
@@ -49,13 +50,12 @@ class BackwardState:
         for place in places:
             self.grad_outputs[place] = self.grad_output_addresses[place] = None
 
-    def begin_inputs(self, places: list[int]) -> None:
-        """Makes room for gradients of inputs."""
+    def begin_inputs(self, places: list[int], program: Program) -> None:
+        """Makes room for gradients of inputs, packed."""
         with unfilled():
             for i in places:
-                x = self.inputs[i]
-                assert x is not None
-                made = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+                shape = program.input_shapes[i]
+                made = torch.empty(shape, dtype=program.dtype, device=program.device)
                 self.grad_inputs[i], self.grad_input_addresses[i] = made, address(made)
 
     def end_input(self, i: int) -> Tensor | None:

@@ -41,6 +41,8 @@ MOST_WITH_GRAPHS = 4
 MOST_CHANGES = 3  # recordings of a module whose forward changes it
 MOST_IN_A_ROW = 30  # recordings, one a forward: more than a multi-scale run has sizes
 
+Flags = tuple[bool, ...]
+
 
 class Entry:
     """Runs one checkpointed module."""
@@ -144,6 +146,7 @@ class Entry:
                 graph,
                 tuple(map(replay.learns, part.sources)),
                 tuple(p.requires_grad for p in own),
+                graph.planar(call.leaves),
             )
             if resized or plan is not graph.last:
                 device = graph.program.device
@@ -342,11 +345,11 @@ class Entry:
         return known
 
     def _plan(
-        self, graph: Graph, inputs: tuple[bool, ...], params: tuple[bool, ...]
+        self, graph: Graph, inputs: Flags, params: Flags, planar: tuple[Any, ...]
     ) -> TorchPlan:
-        """``inputs`` and ``params`` say whose gradients are wanted."""
+        """As TorchPlan takes them."""
         with self._lock:
-            key = (inputs, params, self.keep)
+            key = (inputs, params, planar, self.keep)
             plan = graph.plans.get(key)
             if plan is None:
                 if devices.is_capturing(graph.program.device):
@@ -367,6 +370,7 @@ class Entry:
                     self.keep,
                     inputs,
                     params,
+                    planar,
                     segments=self.segments,
                     backend=self.backend,
                     cuda_graphs=self.cuda_graphs and len(others) < MOST_WITH_GRAPHS,

@@ -59,11 +59,9 @@ class Program:
         self.outputs = [
             (part.nodes[value].shape, part.nodes[value].dtype) for value in part.outputs
         ]
-        self.input_sizes = [
-            (node.shape[0], node.shape[2], node.shape[3])
-            for node in part.nodes
-            if node.op == "input"
-        ]
+        shapes = [node.shape for node in part.nodes if node.op == "input"]
+        self.input_shapes = [(n, h, w, c) for n, c, h, w in shapes]  # packed
+        self.input_sizes = [shape[:3] for shape in self.input_shapes]
 
     def reads(self) -> list[str]:
         """Paths of all tensors that the graph reads; a detector has others, such as the
