@@ -117,13 +117,15 @@ def as_read(
     """
     pairs = zip(tensors, planar)
     read = [
-        _packed(x, dtype) if given is None else _planar(x, given) for x, given in pairs
+        channels_last(x, dtype) if given is None else _planar(x, given)
+        for x, given in pairs
     ]
     copies = sum(y.data_ptr() != x.data_ptr() for x, y in zip(tensors, read))
     return read, copies
 
 
-def _packed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def channels_last(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, C, H, W) as a packed (N, H, W, C) in ``dtype``; itself, where it is that."""
     view = tensor.detach().permute(0, 2, 3, 1)
     if _is_packed(tensor, dtype):
         return view
