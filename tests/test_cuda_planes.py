@@ -50,7 +50,9 @@ def test_pack_planes(shape: tuple[int, ...], given: int, kept: int) -> None:
 @pytest.mark.parametrize("keep", ["all", "conv", "min"])
 @pytest.mark.parametrize("dtype", LIMIT, ids=["f32", "f16", "bf16"])
 @pytest.mark.parametrize("given", ["float32", "same"])
-def test_a_plan(given: str, dtype: torch.dtype, keep: str, backend: str) -> None:
+def test_plans_have_the_bits_of_packed_inputs(
+    given: str, dtype: torch.dtype, keep: str, backend: str
+) -> None:
     check_a_planar_plan(
         torch.float32 if given == "float32" else dtype, dtype, keep, backend
     )
