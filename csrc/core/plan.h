@@ -21,8 +21,7 @@ typedef enum ym_keep {
 
 /* How the caller has an input: packed, or planar, as images come. */
 typedef struct ym_input_form {
-    bool is_planar; /* (N, C, H, W) without gaps; else (N, H, W, C) in the plan's dtype
-                     */
+    bool is_planar; /* (N, C, H, W) without gaps; else (N, H, W, C), the plan's dtype */
     ym_dtype dtype; /* where planar: YM_F32 or the plan's */
 } ym_input_form;
 

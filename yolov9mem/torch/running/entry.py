@@ -354,8 +354,8 @@ class Entry:
             if plan is None:
                 if devices.is_capturing(graph.program.device):
                     raise BackendError(
-                        "cuda: a forward of new sizes: the stream is being captured, "
-                        "which does not allow it: make it before the capture"
+                        "cuda: a forward of new sizes or layout: the stream is being "
+                        "captured, which does not allow it: make it before the capture"
                     )
                 device = graph.program.device  # DataParallel has several
                 others = [
