@@ -14,7 +14,7 @@ PYTHON_FOLDERS := yolov9mem tests benchmarks examples $(wildcard *.py)
 SANITIZED := build/sanitize
 # Those that reach every C file in little time.
 SANITIZE_TESTS := tests/test_blocks.py tests/test_leaks.py tests/test_plan.py \
-    tests/test_plan_memory.py tests/test_sgd.py $(wildcard tests/test_mosaic*.py)
+    tests/test_plan_memory.py tests/test_plan_planar.py tests/test_sgd.py $(wildcard tests/test_mosaic*.py)
 
 # A process for each core, whatever psutil takes for one, but at most four: each may need
 # 2 GB. The tests of a file stay in one, for they share fixtures; files in the order of

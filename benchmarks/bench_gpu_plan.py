@@ -117,7 +117,9 @@ def plan(model: nn.Module, batch: int, size: int, keep: str, backend: Any) -> An
         (program,) = lower(record(FakeCopy(model), leaves, spec, True), model)
     program.dtype = torch.float16  # as for a model on a GPU
     wanted = (True,) * len(program.params)
-    return TorchPlan(program, parse_keep(keep), (False,), wanted, None, backend, True)
+    learning, planar = (False,), (torch.float32,)
+    keep_rule = parse_keep(keep)
+    return TorchPlan(program, keep_rule, learning, wanted, planar, None, backend, True)
 
 
 def row(

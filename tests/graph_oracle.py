@@ -201,6 +201,11 @@ def nhwc(x: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(x.detach().permute(0, 2, 3, 1).float().numpy())
 
 
+def nchw(x: torch.Tensor) -> np.ndarray:
+    """As an input that comes planar."""
+    return np.ascontiguousarray(x.detach().float().numpy())
+
+
 def arena(count: int) -> np.ndarray:
     """`count` bytes aligned to 64, with garbage in them."""
     raw = np.full(count + 64, 0xFF, np.uint8)
@@ -219,7 +224,11 @@ class Run:
         request.setdefault("param_grads", [True] * len(t.params))
         self.request = request
         self.plan = _core.Plan(t.graph, sizes, **request)
-        self.inputs = [nhwc(x) for x in t.inputs]
+        planar = request.get("planar_inputs") or [None] * len(sizes)
+        self.inputs = [
+            nhwc(x) if dtype is None else nchw(x)
+            for x, dtype in zip(t.inputs, planar, strict=True)
+        ]
         self.params = [p.detach().float().numpy().copy() for p in t.params]
         self.running = [
             (n["mean"].float().numpy().copy(), n["var"].float().numpy().copy())
@@ -254,7 +263,7 @@ class Run:
         sums: list[np.ndarray | None] | None = None,
     ) -> None:
         """sums: by param, what its gradient is added to."""
-        p = self.plan
+        p, t = self.plan, self.tracer
         mask = [g is not None for g in grads]
         wanted = self.request["param_grads"]
         self.grad_params = [
@@ -266,8 +275,8 @@ class Run:
             if start is not None and wanted[i]:
                 self.grad_params[i] = start.copy()
         self.grad_inputs = [
-            np.full_like(x, np.nan) if want else None
-            for x, want in zip(self.inputs, self.request["input_grads"], strict=True)
+            np.full_like(nhwc(x), np.nan) if want else None
+            for x, want in zip(t.inputs, self.request["input_grads"], strict=True)
         ]
         work = arena(p.backward_workspace(mask))
         for segment in reversed(range(p.segments)):

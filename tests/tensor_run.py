@@ -25,7 +25,15 @@ EMULATED = {
 class TensorRun:
     """Forward and backward of a tracer's graph on tensors of one device."""
 
-    def __init__(self, t: Tracer, backend: str, dtype: torch.dtype, keep: str) -> None:
+    def __init__(
+        self,
+        t: Tracer,
+        backend: str,
+        dtype: torch.dtype,
+        keep: str,
+        planar: torch.dtype | None = None,
+    ) -> None:
+        """planar: in which dtype all inputs come as (N, C, H, W)."""
         emulated = backend in EMULATED
         self.device = torch.device("cpu" if emulated else "cuda:0")
         self.t, self.dtype = t, dtype
@@ -37,8 +45,14 @@ class TensorRun:
             backend=ce.capsule(EMULATED[backend]) if emulated else backend,
             input_grads=[True] * len(t.inputs),
             param_grads=[True] * len(t.params),
+            planar_inputs=[planar and str(planar).removeprefix("torch.")]
+            * len(t.inputs),
         )
-        self.inputs = [self.put(x.permute(0, 2, 3, 1), dtype) for x in t.inputs]
+        packed = [self.put(x.permute(0, 2, 3, 1), dtype) for x in t.inputs]
+        self.inputs = (
+            packed if planar is None else [self.put(x, planar) for x in t.inputs]
+        )
+        self.grad_inputs = [torch.full_like(x, math.nan) for x in packed]
         self.params = [self.put(p, torch.float32) for p in t.params]
         self.running = [
             [torch.zeros(len(n["mean"])), torch.ones(len(n["mean"]))] for n in t.norms
@@ -90,7 +104,7 @@ class TensorRun:
         grad_inputs, grad_params = (
             [torch.full_like(x, math.nan if read else 0) for x, read in zip(*pair)]
             for pair in (
-                (self.inputs, p.reached_inputs(None)),
+                (self.grad_inputs, p.reached_inputs(None)),
                 (self.params, p.reached_params(None)),
             )
         )
@@ -143,3 +157,25 @@ def check_a_plan(dtype: torch.dtype, keep: str, backend: str) -> None:
     again = TensorRun(t, backend, dtype, keep).run(grads)
     for a, b in zip(made, again, strict=True):
         assert torch.equal(a, b), "two runs differ"
+
+
+def check_a_planar_plan(
+    given: torch.dtype, dtype: torch.dtype, keep: str, backend: str
+) -> None:
+    """Its results have the bits of those of packed inputs. An input is read by two
+    convolutions, in part and as a member of a concat."""
+    t = Tracer(5)
+    x, y = t.input(2, 3, 9, 7), t.input(2, 4, 9, 7)
+    left = t.brick(t.concat(x, t.brick(y, 5, 3), x), 6, 3)
+    right = t.add(t.conv(x, 6, 3, 1, 1), t.conv(t.slice(y, 1, 2), 6))
+    t.output(t.multiply(t.conv(t.concat(left, right), 4), y))
+    with torch.no_grad():
+        for value in t.inputs:  # what comes in 32 bits is rounded by the plan
+            value.copy_(value.to(torch.float32))
+    grads = [torch.ones_like(t.values[v]) for v in t.outputs]
+    both = [
+        TensorRun(t, backend, dtype, keep, planar).run(grads)
+        for planar in (given, None)
+    ]
+    for a, b in zip(*both, strict=True):
+        assert torch.equal(a, b)

@@ -15,7 +15,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 FILES = [
-    ("kernels", "bilinear", "multiply"),
+    ("kernels", "bilinear", "multiply", "planes"),
     ("maximum",),
     ("conv", "sgd", "mosaic", "plan"),
 ]

@@ -12,7 +12,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from graph_oracle import Tracer, arena, nhwc, relative_error
+from graph_oracle import Tracer, arena, nchw, nhwc, relative_error
 from test_plan import elan, float32_error, grow
 
 from yolov9mem import _core
@@ -58,6 +58,8 @@ class Run:
         sizes = [(x.shape[0], x.shape[2], x.shape[3]) for x in t.inputs]
         request.setdefault("param_grads", [True] * len(t.params))
         self.t, self.wanted = t, request["param_grads"]
+        planar = request.get("planar_inputs") or [None] * len(sizes)
+        self.is_planar = [dtype is not None for dtype in planar]
         self.plan = _core.Plan(
             t.graph, sizes, input_grads=[True] * len(sizes), **request
         )
@@ -74,12 +76,18 @@ class Run:
         p, t = self.plan, self.t
         self.saved, work = arena(p.saved_bytes), arena(p.forward_workspace_bytes)
         linked = {number for _, number in t.links}
-        self.inputs = [None if i in linked else nhwc(x) for i, x in enumerate(t.inputs)]
+        self.inputs = [
+            None if i in linked else nchw(x) if self.is_planar[i] else nhwc(x)
+            for i, x in enumerate(t.inputs)
+        ]
         outputs: list = [None] * len(t.outputs)
         for stage in range(t.stages):
             for output, number in t.links:
                 if t.stage_of_input[number] == stage:
-                    self.inputs[number] = np.sin(outputs[output])
+                    made = np.sin(outputs[output])
+                    if self.is_planar[number]:
+                        made = np.ascontiguousarray(made.transpose(0, 3, 1, 2))
+                    self.inputs[number] = made
             given = [
                 x if of <= stage else None
                 for x, of in zip(self.inputs, t.stage_of_input, strict=True)
@@ -107,7 +115,7 @@ class Run:
             for w, want in zip(self.params, self.wanted, strict=True)
         ]
         self.reached = p.reached_inputs(mask)
-        self.grad_inputs = [np.full_like(x, np.nan) for x in self.inputs]
+        self.grad_inputs = [np.full_like(nhwc(x), np.nan) for x in t.inputs]
         work = arena(p.backward_workspace(mask))
         given: list = [None] * len(grads)
         stages = p.segment_stages()

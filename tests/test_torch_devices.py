@@ -18,7 +18,7 @@ from yolov9mem.torch.loss.assigner import Objects
 from yolov9mem.torch.recording.fakes import FakeCopy
 from yolov9mem.torch.recording.ir import StockCall
 from yolov9mem.torch.running import arenas
-from yolov9mem.torch.running.binding import channels_last
+from yolov9mem.torch.running.binding import as_read
 from yolov9mem.torch.running.stock_calls import Caller
 
 
@@ -83,10 +83,10 @@ def test_a_replayed_call_works_where_forward_runs() -> None:
 def test_a_slice_that_starts_between_vectors_is_copied(gpu) -> None:  # noqa: F811
     """cuDNN takes addresses of 16 bytes; images of 3 x 5 x 5 floats start at others."""
     batch = torch.randn(3, 3, 5, 5).to(memory_format=torch.channels_last)
-    packed, copied = channels_last(batch, torch.float32)
-    assert not copied and packed.data_ptr() == batch.data_ptr()
-    packed, copied = channels_last(batch[1:], torch.float32)
-    assert copied and packed.data_ptr() % 16 == 0
+    (packed,), copies = as_read([batch], torch.float32)
+    assert copies == 0 and packed.data_ptr() == batch.data_ptr()
+    (packed,), copies = as_read([batch[1:]], torch.float32)
+    assert copies == 1 and packed.data_ptr() % 16 == 0
     torch.testing.assert_close(packed.permute(0, 3, 1, 2), batch[1:], rtol=0, atol=0)
 
 

@@ -65,17 +65,20 @@ def test_half_module_is_computed_in_float() -> None:
 
 
 # Layouts
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_layouts_are_converted_and_counted(channels_last: bool) -> None:
+@pytest.mark.parametrize("layout", ["planar", "channels_last", "crop"])
+def test_layouts_are_read_or_converted_and_counted(layout: str) -> None:
+    """A plan packs what comes planar; of others a copy is made, for each direction."""
     ours, stock = pair(lambda: Elan(8, 8, 4))
     x = image(2, 8)
-    if channels_last:
+    if layout == "channels_last":
         x = x.to(memory_format=torch.channels_last)
+    elif layout == "crop":
+        x = image(2, 8, 20)[..., 2:-2, 2:-2]
     made = ours(x)
     assert made.is_contiguous(memory_format=torch.channels_last)
     made.backward(torch.ones_like(made))
     row = ym.report(ours).rows[0]
-    assert row.inputs_converted == (0 if channels_last else 2)
+    assert row.inputs_converted == (2 if layout == "crop" else 0)
     assert row.gradients_converted == 0
     stock(x).sum().backward()
     assert_close(list(grads(ours).values()), list(grads(stock).values()), 1e-3)

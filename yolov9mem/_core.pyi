@@ -124,6 +124,7 @@ class Plan:
         param_grads: Sequence[bool] | None = None,
         segments: int = 1,
         replays: bool = False,
+        planar_inputs: Sequence[str | None] | None = None,
     ) -> Plan: ...
     @property
     def saved_bytes(self) -> int: ...

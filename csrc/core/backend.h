@@ -17,7 +17,7 @@
 #include "core/status.h"
 #include "core/tensor.h"
 
-#define YM_BACKEND_API_VERSION 10
+#define YM_BACKEND_API_VERSION 11
 
 #define YM_MOST_PROCESSES 65536
 
@@ -235,6 +235,9 @@ typedef struct ym_backend {
     ym_status (*copy)(ym_context *context, const ym_tensor *x, ym_tensor *y,
                       bool accumulate);
     ym_status (*fill_zero)(ym_context *context, ym_tensor *y);
+    /* y = x, which lies as (n, c, h, w) without gaps and has no pitch: float32 or of
+     * y's dtype, at any address. A NaN stays one. */
+    ym_status (*pack_planes)(ym_context *context, const ym_tensor *x, ym_tensor *y);
 
     /* (optional) NULL: no memory. */
     ym_replayer *(*make_replayer)(void);

@@ -278,7 +278,9 @@ static void adopt_saved(ym_backwarder *s)
     for (int32_t i = 0; i < forward->schedule->block_count; i++) {
         const ym_block *block = &forward->schedule->block[i];
         copy[i] = -1;
-        if (block->place != YM_PLACE_SAVED && block->place != YM_PLACE_INPUT) {
+        const bool is_value = block->place == YM_PLACE_INPUT &&
+                              !ym_is_planar(s->b.program, block->item);
+        if (block->place != YM_PLACE_SAVED && !is_value) {
             continue;
         }
         copy[i] = ym_add_block(&s->b, block->place, block->index,

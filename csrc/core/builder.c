@@ -265,6 +265,20 @@ void ym_add_forward_step(ym_builder *b, int32_t item, const ym_view *operand,
     }
 }
 
+void ym_add_pack_step(ym_builder *b, int32_t item, ym_view out, bool rebuilds)
+{
+    const int32_t number = b->program->item[item].u.input.number;
+    const ym_view given = ym_new_view(b, YM_PLACE_INPUT, number, item);
+    ym_step *step = ym_add_step(b, YM_STEP_PACK_INPUT, item);
+    step->in[0] = given;
+    step->out[0] = out;
+    step->rebuilds = rebuilds;
+    ym_finish_step(b);
+    if (rebuilds) {
+        b->schedule->rebuilt_bytes += (int64_t)ym_item_bytes(b->program, item);
+    }
+}
+
 void ym_add_copy(ym_builder *b, int32_t item, ym_view from, ym_view to, bool accumulate)
 {
     ym_step *step = ym_add_step(b, YM_STEP_COPY, item);

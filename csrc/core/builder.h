@@ -36,6 +36,8 @@ void ym_finish_step(ym_builder *b);
 /* Appends the step that computes item's value into `out` from the operand views. */
 void ym_add_forward_step(ym_builder *b, int32_t item, const ym_view *operand,
                          ym_view out, int32_t first_channel, bool rebuilds);
+/* The same for an input that comes planar. */
+void ym_add_pack_step(ym_builder *b, int32_t item, ym_view out, bool rebuilds);
 void ym_add_copy(ym_builder *b, int32_t item, ym_view from, ym_view to,
                  bool accumulate);
 

@@ -14,6 +14,7 @@ typedef struct forwarder {
     ym_builder b;
     const bool *keep;
     ym_view *view;
+    bool *packed;          /* by item: a planar input that has its value */
     int32_t *concat;       /* by item: the concat it is written into, or -1 */
     int32_t *concat_first; /* at which channel */
     int32_t *output;       /* by item: the output in whose memory it lies, or -1 */
@@ -40,11 +41,12 @@ bool ym_is_near(const int32_t *conv_count, int32_t item, int32_t reader)
 static bool can_share(const forwarder *f, int32_t member, int32_t concat)
 {
     const ym_item *item = &f->b.program->item[member];
-    if (item->kind == YM_ITEM_INPUT || item->kind == YM_ITEM_SLICE || f->keep[member] ||
-        f->output[member] >= 0 || f->concat[member] >= 0) {
+    const bool is_planar = ym_is_planar(f->b.program, member);
+    if ((item->kind == YM_ITEM_INPUT && !is_planar) || item->kind == YM_ITEM_SLICE ||
+        f->keep[member] || f->output[member] >= 0 || f->concat[member] >= 0) {
         return false;
     }
-    if (item->kind == YM_ITEM_CONV &&
+    if ((item->kind == YM_ITEM_CONV || is_planar) &&
         (f->b.backend->capabilities & YM_CAP_STRIDED_CONV) == 0) {
         return false;
     }
@@ -89,7 +91,7 @@ static ym_view locate(forwarder *f, int32_t item)
         ym_block *block = &f->b.schedule->block[view.block];
         block->offset = f->b.saved_bytes;
         f->b.saved_bytes += block->bytes;
-    } else if (made->kind == YM_ITEM_INPUT) {
+    } else if (made->kind == YM_ITEM_INPUT && !made->u.input.form.is_planar) {
         view = ym_new_view(&f->b, YM_PLACE_INPUT, made->u.input.number, item);
     } else if (f->output[item] >= 0) {
         view = ym_new_view(&f->b, YM_PLACE_OUTPUT, f->output[item], item);
@@ -100,6 +102,21 @@ static ym_view locate(forwarder *f, int32_t item)
     return view;
 }
 
+/* Where item's value is; that of a planar input is made for its first reader. */
+static ym_view read_value(forwarder *f, int32_t item)
+{
+    const ym_program *p = f->b.program;
+    int32_t whole = item;
+    while (p->item[whole].kind == YM_ITEM_SLICE) {
+        whole = p->item[whole].operand[0];
+    }
+    if (ym_is_planar(p, whole) && !f->packed[whole]) {
+        f->packed[whole] = true;
+        ym_add_pack_step(&f->b, whole, locate(f, whole), false);
+    }
+    return locate(f, item);
+}
+
 static void add_statistics(forwarder *f, int32_t item)
 {
     const ym_item *made = &f->b.program->item[item];
@@ -107,8 +124,9 @@ static void add_statistics(forwarder *f, int32_t item)
         if (made->u.brick.norm_call[t] < 0) {
             continue;
         }
+        const ym_view x = read_value(f, made->operand[t]);
         ym_step *step = ym_add_step(&f->b, YM_STEP_STATISTICS, item);
-        step->in[0] = f->view[made->operand[t]];
+        step->in[0] = x;
         step->term = t;
         ym_finish_step(&f->b);
     }
@@ -121,9 +139,9 @@ static void add_concat(forwarder *f, int32_t item, ym_view whole)
     for (int32_t k = 0; k < made->operand_count; k++) {
         int32_t member = made->operand[k], count = f->b.program->item[member].c;
         bool in_place = f->concat[member] == item && f->concat_first[member] == first;
+        const ym_view from = read_value(f, member);
         if (!in_place) {
-            ym_add_copy(&f->b, item, f->view[member], ym_subview(whole, first, count),
-                        false);
+            ym_add_copy(&f->b, item, from, ym_subview(whole, first, count), false);
         }
         first += count;
     }
@@ -141,7 +159,7 @@ static void add_item(forwarder *f, int32_t i)
         }
         ym_view operand[3];
         for (int32_t k = 0; k < item->operand_count; k++) {
-            operand[k] = f->view[item->operand[k]];
+            operand[k] = read_value(f, item->operand[k]);
             if (item->kind == YM_ITEM_CONV) {
                 operand[k] = ym_packed_view(&f->b, item->operand[k], operand[k]);
             }
@@ -153,9 +171,12 @@ static void add_item(forwarder *f, int32_t i)
         bool written = block->place == YM_PLACE_OUTPUT && block->index == o &&
                        block->c == view.count;
         bool now = f->b.program->graph->output_stage[o] == item->stage;
-        if (f->b.program->output[o] == i && now && !written) {
-            ym_add_copy(&f->b, i, view, ym_new_view(&f->b, YM_PLACE_OUTPUT, o, i),
-                        false);
+        if (f->b.program->output[o] == i && now) {
+            const ym_view from = read_value(f, i);
+            if (!written) {
+                ym_add_copy(&f->b, i, from, ym_new_view(&f->b, YM_PLACE_OUTPUT, o, i),
+                            false);
+            }
         }
     }
 }
@@ -167,8 +188,9 @@ static void add_late_outputs(forwarder *f, int32_t stage)
     for (int32_t o = 0; o < p->graph->output_count; o++) {
         const int32_t item = p->output[o];
         if (p->graph->output_stage[o] == stage && p->item[item].stage < stage) {
-            ym_add_copy(&f->b, item, f->view[item],
-                        ym_new_view(&f->b, YM_PLACE_OUTPUT, o, item), false);
+            const ym_view from = read_value(f, item);
+            ym_add_copy(&f->b, item, from, ym_new_view(&f->b, YM_PLACE_OUTPUT, o, item),
+                        false);
         }
     }
 }
@@ -325,6 +347,7 @@ ym_status ym_forward_create(ym_program *program, const ym_backend *backend,
     size_t items = (size_t)program->item_count + 1;
     forwarder f = {.b = {.program = program, .backend = backend}, .keep = keep};
     f.view = malloc(items * sizeof *f.view);
+    f.packed = calloc(items, sizeof *f.packed);
     f.concat = calloc(items, sizeof *f.concat);
     f.concat_first = calloc(items, sizeof *f.concat_first);
     f.output = calloc(items, sizeof *f.output);
@@ -335,11 +358,13 @@ ym_status ym_forward_create(ym_program *program, const ym_backend *backend,
     f.b.weight_block = f.weight_block;
     ym_status status = YM_ERR_MEMORY;
     if (ym_builder_begin(&f.b, program->graph->stage_count) && f.view != NULL &&
-        f.concat != NULL && f.concat_first != NULL && f.output != NULL &&
-        f.last_stage != NULL && f.conv_count != NULL && f.weight_block != NULL) {
+        f.packed != NULL && f.concat != NULL && f.concat_first != NULL &&
+        f.output != NULL && f.last_stage != NULL && f.conv_count != NULL &&
+        f.weight_block != NULL) {
         build(&f, program);
         status = ym_builder_end(&f.b) ? YM_OK : YM_ERR_MEMORY;
     }
+    free(f.packed);
     free(f.concat);
     free(f.concat_first);
     free(f.output);

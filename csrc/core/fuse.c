@@ -245,9 +245,8 @@ static ym_status fuse_reduction(fuser *f, const ym_node *node, ym_item *item)
 
 static ym_status fuse_input(fuser *f, ym_item *item, int32_t v)
 {
-    const ym_graph *g = f->p->graph;
     int32_t number = 0;
-    while (g->input[number] != v) {
+    while (f->p->graph->input[number] != v) {
         number++;
     }
     const int32_t *size = f->request->input_size[number];
@@ -260,6 +259,9 @@ static ym_status fuse_input(fuser *f, ym_item *item, int32_t v)
              number, size[0], size[1], size[2], YM_MAX_SIDE);
     item->kind = YM_ITEM_INPUT;
     item->u.input.number = number;
+    if (f->request->input_form != NULL) {
+        item->u.input.form = f->request->input_form[number];
+    }
     item->n = size[0];
     item->h = size[1];
     item->w = size[2];

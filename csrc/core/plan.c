@@ -14,6 +14,14 @@ static ym_status check_request(const ym_graph *g, const ym_plan_request *r,
     YM_CHECK(error, r->dtype <= YM_F16, YM_ERR_DTYPE,
              "plan: dtype is %s, must be float32, bfloat16 or float16",
              ym_dtype_name(r->dtype));
+    for (int32_t i = 0; r->input_form != NULL && i < g->input_count; i++) {
+        const ym_input_form *form = &r->input_form[i];
+        YM_CHECK(error,
+                 !form->is_planar || form->dtype == YM_F32 || form->dtype == r->dtype,
+                 YM_ERR_DTYPE,
+                 "input %d: comes planar in %s, must be float32 or the plan's %s", i,
+                 ym_dtype_name(form->dtype), ym_dtype_name(r->dtype));
+    }
     YM_CHECK(error, r->segment_count >= 1, YM_ERR_ARGUMENT,
              "plan: segment_count is %d, must be at least 1", r->segment_count);
     return YM_OK;

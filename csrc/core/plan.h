@@ -19,13 +19,20 @@ typedef enum ym_keep {
     YM_KEEP_BUDGET,  /* the cheapest of all whose peak fits budget_bytes */
 } ym_keep;
 
+/* How the caller has an input: packed, or planar, as images come. */
+typedef struct ym_input_form {
+    bool is_planar; /* (N, C, H, W) without gaps; else (N, H, W, C), the plan's dtype */
+    ym_dtype dtype; /* where planar: YM_F32 or the plan's */
+} ym_input_form;
+
 typedef struct ym_plan_request {
     const ym_backend *backend;
-    int32_t device;                 /* CUDA device of all memory, -1: the host's */
-    ym_dtype dtype;                 /* of every value: YM_F32, YM_BF16 or YM_F16 */
-    const int32_t (*input_size)[3]; /* N, H, W of each input */
-    const bool *input_grad;         /* per input: is its gradient wanted? */
-    const bool *param_grad;         /* per param */
+    int32_t device;                  /* CUDA device of all memory, -1: the host's */
+    ym_dtype dtype;                  /* of every value: YM_F32, YM_BF16 or YM_F16 */
+    const int32_t (*input_size)[3];  /* N, H, W of each input */
+    const ym_input_form *input_form; /* per input; NULL: all are packed */
+    const bool *input_grad;          /* per input: is its gradient wanted? */
+    const bool *param_grad;          /* per param */
     ym_keep keep;
     size_t budget_bytes;
     int32_t segment_count; /* into how many parts backward is cut, at least 1; more
@@ -40,7 +47,8 @@ typedef struct ym_plan ym_plan;
  * of backward; `workspace` only during a call, in backward from the first segment to
  * the last. Both 64-byte aligned. */
 typedef struct ym_bindings {
-    const ym_tensor *inputs; /* (N, H, W, C) packed, plan dtype */
+    const ym_tensor *inputs; /* (N, H, W, C) packed, plan dtype; or as input_form says,
+                                without a pitch */
     ym_tensor *outputs;      /* forward only */
     const ym_weight *params; /* by param number; vectors as (K, 1, 1, 1) */
     const ym_norm *norms;    /* by norm module; gamma, beta, dgamma, dbeta ignored */

@@ -14,7 +14,10 @@ const char *ym_item_kind_name(const ym_item *item)
                                         "slice",    "max_pool", "avg_pool", "upsample",
                                         "multiply", "mean",     "maximum"};
     const bool is_adjoint = item->kind == YM_ITEM_CONV && item->u.conv.is_transposed;
-    return is_adjoint ? "conv_transpose" : names[item->kind];
+    const bool is_planar = item->kind == YM_ITEM_INPUT && item->u.input.form.is_planar;
+    return is_adjoint  ? "conv_transpose"
+           : is_planar ? "planar_input"
+                       : names[item->kind];
 }
 
 size_t ym_item_bytes(const ym_program *program, int32_t item)

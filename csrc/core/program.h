@@ -42,6 +42,7 @@ typedef struct ym_item {
     union {
         struct {
             int32_t number;
+            ym_input_form form;
         } input;
         ym_conv_call conv;
         struct {
@@ -79,6 +80,14 @@ typedef struct ym_program {
 ym_status ym_program_create(const ym_graph *graph, const ym_plan_request *request,
                             ym_program **made, ym_error *error);
 void ym_program_free(ym_program *program);
+
+/* An input that the plan itself packs, for whoever reads it: like a value that is made
+ * of others, it need not be there all the time. */
+static inline bool ym_is_planar(const ym_program *program, int32_t item)
+{
+    const ym_item *i = &program->item[item];
+    return i->kind == YM_ITEM_INPUT && i->u.input.form.is_planar;
+}
 
 /* Of a value in memory, packed. */
 size_t ym_item_bytes(const ym_program *program, int32_t item);

@@ -37,6 +37,7 @@ typedef struct ym_view {
 
 typedef enum ym_step_kind {
     YM_STEP_PACK_WEIGHTS = 0, /* all of them, before forward */
+    YM_STEP_PACK_INPUT,       /* one that comes planar */
     YM_STEP_CONV,
     YM_STEP_STATISTICS,
     YM_STEP_BRICK,

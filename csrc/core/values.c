@@ -5,6 +5,7 @@
 
 static void rebuild_into(ym_backwarder *s, int32_t item, ym_view out);
 
+/* An input is, unless it comes planar. */
 static bool is_resident(const ym_backwarder *s, int32_t item)
 {
     const ym_resident *value = &s->value[item];
@@ -55,8 +56,8 @@ static void rebuild_concat(ym_backwarder *s, int32_t item, ym_view out)
         int32_t member = made->operand[k], count = s->b.program->item[member].c;
         ym_view part = ym_subview(out, first, count);
         ym_item_kind kind = s->b.program->item[member].kind;
-        bool ready = kind == YM_ITEM_INPUT || kind == YM_ITEM_SLICE ||
-                     kind == YM_ITEM_CONV || is_resident(s, member);
+        bool ready = kind == YM_ITEM_SLICE || kind == YM_ITEM_CONV ||
+                     is_resident(s, member);
         if (ready) {
             ym_add_copy(&s->b, item, ym_read_value(s, member), part, false);
         } else {
@@ -72,6 +73,10 @@ static void rebuild_into(ym_backwarder *s, int32_t item, ym_view out)
     const ym_item *made = &s->b.program->item[item];
     if (made->kind == YM_ITEM_CONCAT) {
         rebuild_concat(s, item, out);
+        return;
+    }
+    if (made->kind == YM_ITEM_INPUT) {
+        ym_add_pack_step(&s->b, item, out, true);
         return;
     }
     ym_view operand[3];

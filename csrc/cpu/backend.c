@@ -32,6 +32,7 @@ static const ym_backend backend = {
     .multiply = cpu_multiply,
     .copy = cpu_copy,
     .fill_zero = cpu_fill_zero,
+    .pack_planes = cpu_pack_planes,
     .mosaic = cpu_mosaic,
     .sgd_norm = cpu_sgd_norm,
     .sgd_step = cpu_sgd_step,

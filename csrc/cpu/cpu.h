@@ -156,6 +156,7 @@ ym_status cpu_multiply(ym_context *context, const ym_tensor *a, const ym_tensor 
 ym_status cpu_copy(ym_context *context, const ym_tensor *x, ym_tensor *y,
                    bool accumulate);
 ym_status cpu_fill_zero(ym_context *context, ym_tensor *y);
+ym_status cpu_pack_planes(ym_context *context, const ym_tensor *x, ym_tensor *y);
 
 ym_status cpu_mosaic(ym_context *context, const struct ym_mosaic_job *job);
 

@@ -30,7 +30,7 @@
     .maximum_forward = cuda_maximum_forward,                                          \
     .maximum_backward = cuda_maximum_backward,                                        \
     .multiply_scratch_bytes = cuda_multiply_scratch_bytes, .multiply = cuda_multiply, \
-    .copy = cuda_copy, .fill_zero = cuda_fill_zero,                                   \
+    .copy = cuda_copy, .fill_zero = cuda_fill_zero, .pack_planes = cuda_pack_planes,  \
     .make_replayer = cuda_make_replayer, .mosaic = cuda_mosaic,                       \
     .sgd_norm = cuda_sgd_norm, .sgd_step = cuda_sgd_step
 

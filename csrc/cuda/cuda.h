@@ -97,6 +97,7 @@ ym_status cuda_multiply(ym_context *context, const ym_tensor *a, const ym_tensor
 ym_status cuda_copy(ym_context *context, const ym_tensor *x, ym_tensor *y,
                     bool accumulate);
 ym_status cuda_fill_zero(ym_context *context, ym_tensor *y);
+ym_status cuda_pack_planes(ym_context *context, const ym_tensor *x, ym_tensor *y);
 
 #ifdef __cplusplus
 }

@@ -303,6 +303,8 @@ static ym_status run_forward_step(const runner *r, const ym_step *step)
         return backend->multiply(r->context, &x, &other, step->scale, &y,
                                  step->accumulate[0]);
     }
+    case YM_STEP_PACK_INPUT:
+        return backend->pack_planes(r->context, &x, &y);
     case YM_STEP_COPY:
         return backend->copy(r->context, &x, &y, step->accumulate[0]);
     default:

@@ -19,79 +19,6 @@ void ym_release_arguments(ym_run_arguments *a)
     PyMem_Free(a->accumulate);
 }
 
-/* A sequence of exactly `count` entries, as a new reference; NULL with an exception. */
-static PyObject *sequence_of(PyObject *object, const char *name, int32_t count)
-{
-    char message[96];
-    snprintf(message, sizeof message, "%s: must be a sequence of %d entries", name,
-             count);
-    PyObject *list = PySequence_Fast(object, message);
-    if (list != NULL && PySequence_Fast_GET_SIZE(list) != count) {
-        PyErr_Format(PyExc_ValueError, "%s: has %zd entries, must have %d", name,
-                     PySequence_Fast_GET_SIZE(list), count);
-        Py_CLEAR(list);
-    }
-    return list;
-}
-
-static int require_device(const ym_array *array, const char *name, const ym_plan *plan)
-{
-    char found[32], wanted[32];
-    if (array->device == plan->device) {
-        return 0;
-    }
-    snprintf(found, sizeof found, array->device < 0 ? "the CPU" : "CUDA device %d",
-             array->device);
-    snprintf(wanted, sizeof wanted, plan->device < 0 ? "the CPU" : "CUDA device %d",
-             plan->device);
-    PyErr_Format(PyExc_ValueError, "%s: is on %s, the plan is for %s", name, found,
-                 wanted);
-    return -1;
-}
-
-/* One value in channels-last order; None is allowed where `optional`. */
-static int parse_value(const ym_plan *plan, PyObject *object, const char *name,
-                       int32_t item, bool optional, bool writes, ym_tensor *value)
-{
-    ym_array array;
-    const ym_item *made = &plan->program->item[item];
-    int64_t shape[4] = {made->n, made->h, made->w, made->c};
-    *value = (ym_tensor){0};
-    if (optional && object == Py_None) {
-        return 0;
-    }
-    if (ym_parse_array(object, name, &array) < 0 ||
-        ym_require_dtype(&array, name, plan->program->dtype) < 0 ||
-        ym_require_shape(&array, name, 4, shape) < 0 ||
-        ym_require_packed(&array, name) < 0 ||
-        (writes && ym_require_writable(&array, name) < 0)) {
-        return -1;
-    }
-    if (require_device(&array, name, plan) < 0) {
-        return -1;
-    }
-    *value = (ym_tensor){array.data, array.dtype, made->n, made->h,
-                         made->w,    made->c,     made->c};
-    return 0;
-}
-
-int ym_parse_values(const ym_plan *plan, PyObject *object, const ym_value_list *rule,
-                    ym_tensor **values)
-{
-    PyObject *list = sequence_of(object, rule->name, rule->count);
-    *values = PyMem_Calloc((size_t)rule->count + 1, sizeof **values);
-    int status = list != NULL && *values != NULL ? 0 : -1;
-    for (int32_t i = 0; status == 0 && i < rule->count; i++) {
-        char name[64];
-        snprintf(name, sizeof name, "%s[%d]", rule->name, i);
-        const bool needed = rule->stage != NULL && rule->stage[i] == rule->needed_stage;
-        status = parse_value(plan, PySequence_Fast_GET_ITEM(list, i), name,
-                             rule->items[i], !needed, rule->writes, &(*values)[i]);
-    }
-    Py_XDECREF(list);
-    return status;
-}
-
 /* Norms and biases are read and written as packed vectors, whatever their shape. */
 static bool is_vector(const ym_graph *g, const ym_param *param)
 {
@@ -126,7 +53,7 @@ static int read_weight(const ym_plan *plan, PyObject *object, const char *name,
         (vector || is_vector(plan->graph, param))) {
         return ym_require_packed(&array, name);
     }
-    if (require_device(&array, name, plan) < 0) {
+    if (ym_require_device_of(&array, name, plan) < 0) {
         return -1;
     }
     *weight = (ym_weight){.data = array.data,
@@ -165,7 +92,7 @@ static int parse_weights(const ym_plan *plan, PyObject *object, const char *name
                          bool gradients, ym_weight **weights)
 {
     const ym_graph *g = plan->graph;
-    PyObject *list = sequence_of(object, name, g->param_count);
+    PyObject *list = ym_sequence_of(object, name, g->param_count);
     *weights = PyMem_Calloc((size_t)g->param_count + 1, sizeof **weights);
     int status = list != NULL && *weights != NULL ? 0 : -1;
     for (int32_t i = 0; status == 0 && i < g->param_count; i++) {
@@ -201,7 +128,7 @@ static int read_running(const ym_plan *plan, PyObject *object, const char *name,
         ym_require_shape(&array, name, 1, shape) < 0 ||
         ym_require_packed(&array, name) < 0 ||
         (writes && ym_require_writable(&array, name) < 0) ||
-        require_device(&array, name, plan) < 0) {
+        ym_require_device_of(&array, name, plan) < 0) {
         return -1;
     }
     return 0;
@@ -269,7 +196,7 @@ static int parse_norm(const ym_plan *plan, PyObject *object,
 static int parse_norms(const ym_plan *plan, PyObject *object, ym_norm **norms)
 {
     const ym_graph *g = plan->graph;
-    PyObject *list = sequence_of(object, "norms", g->norm_count);
+    PyObject *list = ym_sequence_of(object, "norms", g->norm_count);
     *norms = PyMem_Calloc((size_t)g->norm_count + 1, sizeof **norms);
     int status = list != NULL && *norms != NULL ? 0 : -1;
     for (int32_t i = 0; status == 0 && i < g->norm_count; i++) {
@@ -296,7 +223,7 @@ static int parse_arena(const ym_plan *plan, PyObject *object, const char *name,
     if (ym_require_dtype(&array, name, YM_U8) < 0 ||
         ym_require_shape(&array, name, 1, shape) < 0 ||
         ym_require_packed(&array, name) < 0 || ym_require_writable(&array, name) < 0 ||
-        require_device(&array, name, plan) < 0) {
+        ym_require_device_of(&array, name, plan) < 0) {
         return -1;
     }
     if (array.shape[0] > 0 && (uintptr_t)array.data % 64 != 0) {
@@ -308,31 +235,17 @@ static int parse_arena(const ym_plan *plan, PyObject *object, const char *name,
     return 0;
 }
 
-/* The item of each input, to be freed with PyMem_Free; NULL with an exception. */
-static int32_t *input_items(const ym_plan *plan)
-{
-    const ym_program *p = plan->program;
-    int32_t *items = PyMem_Calloc((size_t)plan->graph->input_count + 1, sizeof *items);
-    if (items == NULL) {
-        PyErr_NoMemory();
-    }
-    for (int32_t i = 0; items != NULL && i < p->item_count; i++) {
-        if (p->item[i].kind == YM_ITEM_INPUT) {
-            items[p->item[i].u.input.number] = i;
-        }
-    }
-    return items;
-}
-
 int ym_parse_common(ym_run_arguments *a, PyObject *inputs, PyObject *params,
                     PyObject *norms, PyObject *saved, PyObject *workspace)
 {
-    int32_t *items = input_items(a->plan);
+    int32_t *items = ym_input_items(a->plan);
     if (items == NULL) {
         return -1;
     }
-    ym_value_list rule = {
-        .name = "inputs", .items = items, .count = a->plan->graph->input_count};
+    ym_value_list rule = {.name = "inputs",
+                          .items = items,
+                          .count = a->plan->graph->input_count,
+                          .may_be_planar = true};
     int status = ym_parse_values(a->plan, inputs, &rule, &a->inputs);
     PyMem_Free(items);
     if (status < 0 || parse_weights(a->plan, params, "params", false, &a->params) < 0 ||
@@ -353,7 +266,7 @@ int ym_parse_gradients(ym_run_arguments *a, PyObject *grad_outputs,
                        PyObject *grad_inputs, PyObject *grad_params)
 {
     const ym_graph *g = a->plan->graph;
-    int32_t *items = input_items(a->plan);
+    int32_t *items = ym_input_items(a->plan);
     if (items == NULL) {
         return -1;
     }

@@ -22,11 +22,18 @@ typedef struct ym_value_list {
     const int32_t *items;
     int32_t count;
     bool writes;
+    bool may_be_planar;   /* those are that the plan packs */
     const int32_t *stage; /* of each; NULL: none is needed here */
     int32_t needed_stage;
 } ym_value_list;
 
+/* A sequence of exactly `count` entries, as a new reference; NULL with an exception. */
+PyObject *ym_sequence_of(PyObject *object, const char *name, int32_t count);
+/* The item of each input, to be freed with PyMem_Free; NULL with an exception. */
+int32_t *ym_input_items(const ym_plan *plan);
+
 /* Each returns 0, or -1 with an exception that names the entry. */
+int ym_require_device_of(const ym_array *array, const char *name, const ym_plan *plan);
 int ym_parse_values(const ym_plan *plan, PyObject *object, const ym_value_list *rule,
                     ym_tensor **values);
 /* Inputs that the segment does not read may be missing. */

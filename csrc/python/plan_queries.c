@@ -166,33 +166,29 @@ PyObject *ym_plan_touched_params_method(plan_object *self, PyObject *args)
     return list;
 }
 
-/* The first or the last segment to run that a block must be there for; -1: none. */
-static int32_t segment_of(const ym_schedule *schedule, const ym_block *block, bool last)
-{
-    const int32_t count = schedule->segment_count; /* the last of which runs first */
-    for (int32_t i = 0; i < count; i++) {
-        const int32_t segment = last ? i : count - 1 - i;
-        if (ym_block_lives(schedule, block, segment)) {
-            return segment;
-        }
-    }
-    return -1;
-}
-
+/* By value of a place, the first or the last segment to run in which it must be there;
+ * -1: none. */
 static PyObject *segments_of(const ym_schedule *schedule, ym_place place, int32_t count,
                              bool last)
 {
-    PyObject *list = PyList_New(count);
+    int32_t *found = PyMem_Malloc(((size_t)count + 1) * sizeof *found);
+    PyObject *list = found != NULL ? PyList_New(count) : PyErr_NoMemory();
     for (int32_t i = 0; list != NULL && i < count; i++) {
-        PyList_SET_ITEM(list, i, PyLong_FromLong(-1));
+        found[i] = -1;
     }
-    for (int32_t i = 0; list != NULL && i < schedule->block_count; i++) {
-        const ym_block *block = &schedule->block[i];
-        if (block->place == place) {
-            PyObject *segment = PyLong_FromLong(segment_of(schedule, block, last));
-            PyList_SetItem(list, block->index, segment);
+    for (int32_t k = schedule->segment_count - 1; list != NULL && k >= 0; k--) {
+        for (int32_t i = 0; i < schedule->block_count; i++) {
+            const ym_block *block = &schedule->block[i];
+            if (block->place == place && ym_block_lives(schedule, block, k) &&
+                (last || found[block->index] < 0)) {
+                found[block->index] = k;
+            }
         }
     }
+    for (int32_t i = 0; list != NULL && i < count; i++) {
+        PyList_SET_ITEM(list, i, PyLong_FromLong(found[i]));
+    }
+    PyMem_Free(found);
     return list;
 }
 

@@ -87,7 +87,7 @@ static int parse_keep(const char *text, ym_keep *keep)
     return -1;
 }
 
-static int parse_dtype(const char *text, ym_dtype *dtype)
+static int parse_dtype(const char *text, const char *name, ym_dtype *dtype)
 {
     for (int i = YM_F32; i <= YM_F16; i++) {
         if (strcmp(text, ym_dtype_name((ym_dtype)i)) == 0) {
@@ -95,46 +95,104 @@ static int parse_dtype(const char *text, ym_dtype *dtype)
             return 0;
         }
     }
-    PyErr_Format(PyExc_TypeError,
-                 "dtype: is '%s', must be float32, bfloat16 or float16", text);
+    PyErr_Format(PyExc_TypeError, "%s: is '%s', must be float32, bfloat16 or float16",
+                 name, text);
     return -1;
+}
+
+/* A dtype's name for each input that comes planar, None for the others. */
+static int parse_forms(PyObject *object, int32_t count, ym_input_form **forms)
+{
+    if (object == NULL || object == Py_None) {
+        return 0;
+    }
+    PyObject *list = PySequence_Fast(object, "planar_inputs: must be a sequence");
+    if (list == NULL) {
+        return -1;
+    }
+    int status = -1;
+    *forms = PyMem_Calloc((size_t)count + 1, sizeof **forms);
+    if (*forms == NULL) {
+        PyErr_NoMemory();
+    } else if (PySequence_Fast_GET_SIZE(list) != count) {
+        PyErr_Format(PyExc_ValueError,
+                     "planar_inputs: has %zd entries, the graph %d inputs",
+                     PySequence_Fast_GET_SIZE(list), count);
+    } else {
+        status = 0;
+    }
+    for (int32_t i = 0; status == 0 && i < count; i++) {
+        PyObject *entry = PySequence_Fast_GET_ITEM(list, i);
+        char name[64];
+        snprintf(name, sizeof name, "planar_inputs[%d]", i);
+        if (entry == Py_None) {
+            continue;
+        }
+        const char *text = PyUnicode_Check(entry) ? PyUnicode_AsUTF8(entry) : NULL;
+        (*forms)[i].is_planar = true;
+        if (text == NULL && !PyErr_Occurred()) {
+            PyErr_Format(PyExc_TypeError, "%s: must be a dtype's name or None, got %R",
+                         name, entry);
+        }
+        status = text != NULL ? parse_dtype(text, name, &(*forms)[i].dtype) : -1;
+    }
+    Py_DECREF(list);
+    return status;
 }
 
 typedef struct plan_arguments {
     PyObject *graph, *sizes, *input_grads, *param_grads;
-    PyObject *backend; /* NULL: the CPU's */
+    PyObject *backend, *planar; /* NULL: the CPU's; none */
     const char *dtype, *keep;
     unsigned long long budget;
     int segments, replays;
 } plan_arguments;
 
-/* Fills the request; its arrays are freed by the caller on every path. */
+/* What a request points to. */
+typedef struct request_lists {
+    int32_t (*sizes)[3];
+    ym_input_form *forms;
+    bool *inputs, *params;
+} request_lists;
+
+static void free_lists(request_lists *lists)
+{
+    PyMem_Free(lists->sizes);
+    PyMem_Free(lists->forms);
+    PyMem_Free(lists->inputs);
+    PyMem_Free(lists->params);
+}
+
+/* Fills the request; its lists are freed by the caller on every path. */
 static int parse_request(const plan_arguments *a, const ym_graph *g,
-                         ym_plan_request *request, int32_t (**sizes)[3], bool **inputs,
-                         bool **params)
+                         ym_plan_request *request, request_lists *lists)
 {
     request->budget_bytes = (size_t)a->budget;
     request->segment_count = a->segments;
     request->replays = a->replays != 0;
-    if (parse_dtype(a->dtype, &request->dtype) < 0 ||
+    if (parse_dtype(a->dtype, "dtype", &request->dtype) < 0 ||
         parse_keep(a->keep, &request->keep) < 0 ||
         ym_parse_backend(a->backend, request) < 0 ||
-        parse_input_sizes(a->sizes, g->input_count, sizes) < 0 ||
-        ym_parse_flags(a->input_grads, "input_grads", g->input_count, inputs) < 0 ||
-        ym_parse_flags(a->param_grads, "param_grads", g->param_count, params) < 0) {
+        parse_input_sizes(a->sizes, g->input_count, &lists->sizes) < 0 ||
+        parse_forms(a->planar, g->input_count, &lists->forms) < 0 ||
+        ym_parse_flags(a->input_grads, "input_grads", g->input_count, &lists->inputs) <
+            0 ||
+        ym_parse_flags(a->param_grads, "param_grads", g->param_count, &lists->params) <
+            0) {
         return -1;
     }
-    if (*params == NULL) {
-        *params = PyMem_Malloc((size_t)g->param_count + 1);
-        if (*params == NULL) {
+    if (lists->params == NULL) {
+        lists->params = PyMem_Malloc((size_t)g->param_count + 1);
+        if (lists->params == NULL) {
             PyErr_NoMemory();
             return -1;
         }
-        memset(*params, 1, (size_t)g->param_count + 1);
+        memset(lists->params, 1, (size_t)g->param_count + 1);
     }
-    request->input_size = (const int32_t(*)[3]) * sizes;
-    request->input_grad = *inputs;
-    request->param_grad = *params;
+    request->input_size = (const int32_t(*)[3])lists->sizes;
+    request->input_form = lists->forms;
+    request->input_grad = lists->inputs;
+    request->param_grad = lists->params;
     return 0;
 }
 
@@ -156,14 +214,14 @@ static int make_plan(plan_object *self, const ym_plan_request *request)
 
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"graph",    "input_sizes", "dtype",       "keep",
-                            "budget",   "backend",     "input_grads", "param_grads",
-                            "segments", "replays",     NULL};
+    static char *names[] = {"graph",    "input_sizes", "dtype",         "keep",
+                            "budget",   "backend",     "input_grads",   "param_grads",
+                            "segments", "replays",     "planar_inputs", NULL};
     plan_arguments a = {.dtype = "float32", .keep = "conv", .segments = 1};
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$ssKOOOip", names, &a.graph,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$ssKOOOipO", names, &a.graph,
                                      &a.sizes, &a.dtype, &a.keep, &a.budget, &a.backend,
                                      &a.input_grads, &a.param_grads, &a.segments,
-                                     &a.replays)) {
+                                     &a.replays, &a.planar)) {
         return NULL;
     }
     const ym_graph *graph = ym_graph_of(a.graph);
@@ -174,16 +232,12 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     self->graph = Py_NewRef(a.graph);
     self->backend = Py_XNewRef(a.backend);
     ym_plan_request request = {0};
-    int32_t(*sizes)[3] = NULL;
-    bool *inputs = NULL, *params = NULL;
+    request_lists lists = {0};
     ym_graph_hold(self->graph);
-    const bool made = parse_request(&a, graph, &request, &sizes, &inputs, &params) ==
-                          0 &&
+    const bool made = parse_request(&a, graph, &request, &lists) == 0 &&
                       make_plan(self, &request) == 0;
     ym_graph_let_go(self->graph, made);
-    PyMem_Free(sizes);
-    PyMem_Free(inputs);
-    PyMem_Free(params);
+    free_lists(&lists);
     if (!made) {
         Py_CLEAR(self);
     }
@@ -247,8 +301,10 @@ static PyMethodDef plan_methods[] = {
 static PyType_Slot plan_slots[] = {
     {Py_tp_doc,
      "Plan(graph, input_sizes, *, dtype, keep, budget, backend, input_grads, "
-     "param_grads, segments, replays)\n--\n\n"
-     "How a graph is run for one set of sizes: see csrc/core/plan.h."},
+     "param_grads, segments, replays, planar_inputs)\n--\n\n"
+     "How a graph is run for one set of sizes: see csrc/core/plan.h. planar_inputs: by "
+     "input None, it comes packed as (N, H, W, C) in dtype, or the name of the dtype, "
+     "float32 or the plan's, in which it comes as (N, C, H, W)."},
     {Py_tp_new, plan_new},
     {Py_tp_dealloc, plan_dealloc},
     {Py_tp_methods, plan_methods},

@@ -33,6 +33,7 @@ const ym_backend *ym_ref_backend(void)
         .multiply = ref_multiply,
         .copy = ref_copy,
         .fill_zero = ref_fill_zero,
+        .pack_planes = ref_pack_planes,
         .mosaic = ref_mosaic,
         .sgd_norm = ref_sgd_norm,
         .sgd_step = ref_sgd_step,

@@ -93,6 +93,7 @@ ym_status ref_multiply(ym_context *context, const ym_tensor *a, const ym_tensor 
 ym_status ref_copy(ym_context *context, const ym_tensor *x, ym_tensor *y,
                    bool accumulate);
 ym_status ref_fill_zero(ym_context *context, ym_tensor *y);
+ym_status ref_pack_planes(ym_context *context, const ym_tensor *x, ym_tensor *y);
 
 ym_status ref_mosaic(ym_context *context, const struct ym_mosaic_job *job);
 

@@ -34,7 +34,7 @@ class Row:
     stock_bytes: int = 0  # what stock PyTorch keeps from forward to backward
     recordings: int = 0
     plans: int = 0
-    inputs_converted: int = 0  # tensors brought to packed channels-last in the dtype
+    inputs_converted: int = 0  # copies of tensors that no plan can read as they lie
     gradients_converted: int = 0
     graphs_repeated: int = 0  # CUDA graphs launched by the plans of the latest forward
     reasons: tuple[str, ...] = ()

@@ -35,11 +35,12 @@ from .binding import (
     Binding,
     NormState,
     address,
+    as_read,
     empty_output,
     gradient_of,
 )
 from .gradients import TakenGrads
-from .inputs import Inputs, packed_tensors
+from .inputs import Inputs
 from .planned import TorchPlan
 
 _requires_grad = attrgetter("requires_grad")
@@ -106,8 +107,8 @@ class Call:
             self.norms.finish()
             if not plan.keeps_workspace:
                 self.give_workspace()
-        dtypes = [dtype for _, dtype in program.outputs]
-        return [y.to(dtype) for y, dtype in zip(given, dtypes) if y is not None]
+        made = zip(given, program.outputs)
+        return [y.to(dtype) for y, (_, dtype) in made if y is not None]
 
     def _have_arenas(self) -> None:
         plan, device = self.plan, self.plan.program.device
@@ -159,12 +160,13 @@ class Call:
         assert state is not None
         places = plan.stage_outputs[plan.segment_stage[segment]]
         begins = state.plan_mask is None
-        given = [g for g in grads if g is not None]
-        dtype, what = plan.program.dtype, "gradients converted"
-        packed = iter(packed_tensors(given, dtype, self.counts, what))
+        with unfilled():
+            some = [g for g in grads if g is not None]
+            packed, copies = as_read(some, plan.program.dtype)
+        self.counts["gradients converted"] += copies
         for place, grad in zip(places, grads):
             if grad is not None:
-                state.set_gradient(place, next(packed))
+                state.set_gradient(place, packed.pop(0))
             elif not begins and state.mask[place]:
                 state.set_gradient(place, self._zeros(place))
                 state.is_exact = False
@@ -184,11 +186,10 @@ class Call:
 
     def _choose_mask(self, state: BackwardState, places: range) -> None:
         """Once the gradients of the first stage that runs are there."""
-        plan, device = self.plan, self.plan.program.device
         for place in places:
             state.mask[place] = state.given[place]
-        state.plan_mask = state.reached = mask = plan.mask(tuple(state.mask))
-        self._have_workspace(mask.workspace_bytes, device)
+        state.plan_mask = state.reached = mask = self.plan.mask(tuple(state.mask))
+        self._have_workspace(mask.workspace_bytes, self.plan.program.device)
 
     def _zeros(self, place: int) -> Tensor:
         program = self.plan.program
@@ -310,8 +311,8 @@ class Yolov9memSegment(torch.autograd.Function):
         ctx.again = again
         outputs = call.run_stage()
         call.flows = plan.flows(tuple(call.learning))
-        flow = [call.flows[i] for i in plan.stage_outputs[stage]]
-        fixed = [y for y, flows in zip(outputs, flow) if not flows]
+        places = plan.stage_outputs[stage]
+        fixed = [y for y, i in zip(outputs, places) if not call.flows[i]]
         ctx.mark_non_differentiable(*fixed)
         return (*outputs, _token(call))
 
@@ -388,9 +389,8 @@ class Forward:
             if segment <= call.first and not any(map(_requires_grad, tensors)):
                 call.first = segment + 1  # nothing learns so far
                 continue
-            result = Yolov9memSegment.apply(
-                call, segment, self._again, *self._token, *tensors
-            )
+            given = call, segment, self._again, *self._token, *tensors
+            result = Yolov9memSegment.apply(*given)
             outputs, self._token = list(result[:-1]), [result[-1]]
         return outputs if segments[-1] >= call.first else call.run_stage()
 

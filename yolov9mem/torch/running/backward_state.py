@@ -61,12 +61,11 @@ class BackwardState:
             self.grad_outputs[place] = self.grad_output_addresses[place] = None
 
     def begin_inputs(self, places: list[int], program: Program) -> None:
-        """Makes room for gradients of inputs."""
+        """Makes room for gradients of inputs, packed."""
         with unfilled():
             for i in places:
-                made = torch.empty(
-                    program.input_shapes[i], dtype=program.dtype, device=program.device
-                )
+                shape = program.input_shapes[i]
+                made = torch.empty(shape, dtype=program.dtype, device=program.device)
                 self.grad_inputs[i], self.grad_input_addresses[i] = made, address(made)
 
     def end_input(self, i: int) -> Tensor | None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from itertools import chain, compress, repeat
 from operator import is_
 from typing import Any
@@ -84,19 +85,56 @@ class Addresses:
         return readable, addresses
 
 
-def channels_last(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
-    """(N, C, H, W) as a packed (N, H, W, C) in ``dtype``; and whether that took a copy.
+def planar_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype | None:
+    """That of an image (N, C, H, W) that a plan in ``dtype`` can pack itself, where it is
+    read; None: it is packed already, or laid out as neither."""
+    planar = tensor.dtype in (torch.float32, dtype) and tensor.is_contiguous()
+    if not planar or tensor.is_neg() or _is_packed(tensor, dtype):
+        return None
+    return tensor.dtype
 
-    Packed is decided on the permuted view, where sizes of one leave no ambiguity. A slice
-    of a batch may start anywhere: on a GPU it is copied unless it starts at 16 bytes.
+
+def _is_packed(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Is (N, C, H, W) a packed (N, H, W, C) in ``dtype``, where the core reads it?
+
+    Decided on the permuted view, where sizes of one leave no ambiguity. A slice of a batch
+    may start anywhere: a GPU reads it where it starts at 16 bytes (cuDNN's vectors), a CPU
+    at any address.
     """
+    view = tensor.permute(0, 2, 3, 1)
+    if view.dtype is not dtype or not view.is_contiguous() or view.is_neg():
+        return False
+    return devices.kind(view.device) == "cpu" or view.data_ptr() % 16 == 0
+
+
+def as_read(
+    tensors: list[Tensor],
+    dtype: torch.dtype,
+    planar: Iterable[torch.dtype | None] = repeat(None),
+) -> tuple[list[Tensor], int]:
+    """Tensors (N, C, H, W) as the core reads them, and how many of these are copies:
+    packed (N, H, W, C) in ``dtype``, but those in place that are ``planar``, in that dtype.
+    """
+    pairs = zip(tensors, planar)
+    read = [
+        channels_last(x, dtype) if given is None else _planar(x, given)
+        for x, given in pairs
+    ]
+    copies = sum(y.data_ptr() != x.data_ptr() for x, y in zip(tensors, read))
+    return read, copies
+
+
+def channels_last(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, C, H, W) as a packed (N, H, W, C) in ``dtype``; itself, where it is that."""
     view = tensor.detach().permute(0, 2, 3, 1)
-    if view.dtype is dtype and view.is_contiguous() and not view.is_neg():
-        # cuDNN's vectors; a CPU takes any address.
-        if devices.kind(view.device) == "cpu" or view.data_ptr() % 16 == 0:
-            return view, False
-    made = torch.empty(view.shape, dtype=dtype, device=view.device)
-    return made.copy_(view), True
+    if _is_packed(tensor, dtype):
+        return view
+    return torch.empty(view.shape, dtype=dtype, device=view.device).copy_(view)
+
+
+def _planar(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Itself, unless autograd was told to save another tensor in its place."""
+    return tensor.detach().to(dtype).resolve_neg().contiguous()
 
 
 def held_as_read(tensor: Tensor, dtype: torch.dtype) -> Tensor:

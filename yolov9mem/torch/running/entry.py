@@ -24,7 +24,6 @@ from ..recording.fingerprint import Fingerprint
 from ..recording.ir import CannotLower, NothingToRun, Recording
 from ..recording.record import record
 from . import autograd_nodes, conditions, registry
-from .again import is_made_again
 from .arenas import drop_workspace, make_room
 from .binding import Stale, laid_out_as_stock
 from .byte_counts import Held, held_bytes
@@ -138,14 +137,14 @@ class Entry:
             return call.stock()
         resized, self.latest = self.latest is not lowered, lowered
         arguments = call.args, call.kwargs
-        again = is_made_again(self.keep)
-        replay = Replay(recording, outside, arguments, call.leaves, params, again)
+        replay = Replay(recording, outside, arguments, call.leaves, params, self.keep)
         for graph, binding, own in zip(lowered.graphs, bindings, params):
             part = graph.program.part
             plan = self._plan(
                 graph,
                 tuple(map(replay.learns, part.sources)),
                 tuple(p.requires_grad for p in own),
+                graph.planar(call.leaves),
             )
             if resized or plan is not graph.last:
                 device = graph.program.device
@@ -345,18 +344,16 @@ class Entry:
             known = self._fakes = FakeCopy(call.origin, call.forward)
         return known
 
-    def _plan(
-        self, graph: Graph, inputs: tuple[bool, ...], params: tuple[bool, ...]
-    ) -> TorchPlan:
-        """``inputs`` and ``params`` say whose gradients are wanted."""
+    def _plan(self, graph: Graph, *wanted: tuple[Any, ...]) -> TorchPlan:
+        """``wanted``: what TorchPlan is told of inputs and params."""
         with self._lock:
-            key = (inputs, params, self.keep)
+            key = (*wanted, self.keep)
             plan = graph.plans.get(key)
             if plan is None:
                 if devices.is_capturing(graph.program.device):
                     raise BackendError(
-                        "cuda: a forward of new sizes: the stream is being captured, "
-                        "which does not allow it: make it before the capture"
+                        "cuda: a forward of new sizes or layout: the stream is being "
+                        "captured, which does not allow it: make it before the capture"
                     )
                 device = graph.program.device  # DataParallel has several
                 others = [
@@ -369,8 +366,7 @@ class Entry:
                 plan = TorchPlan(
                     graph.program,
                     self.keep,
-                    inputs,
-                    params,
+                    *wanted,
                     segments=self.segments,
                     backend=self.backend,
                     cuda_graphs=self.cuda_graphs and len(others) < MOST_WITH_GRAPHS,

@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import chain, compress
 from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_unflatten
 
+from yolov9mem._keep import Keep
+
 from .. import devices
 from ..recording.gaps import Gap
 from ..recording.ir import Recording, Ref, Stage, StockCall
-from .again import made_again_later
+from .again import is_made_again, made_again_later
 from .binding import Outside, is_channels_last
 from .stock_calls import DRAWS, Caller
 
@@ -28,17 +29,17 @@ class Replay:
         arguments: tuple[Any, Any],
         leaves: list[Any],
         params: list[list[Tensor]],
-        again: Callable[[Gap], bool],
+        keep: Keep,
     ) -> None:
         """``leaves``: of ``arguments``, which are (args, kwargs). ``params``: by graph.
-        ``again``: which gaps are made again in backward."""
+        ``keep`` says which gaps may be made again in backward."""
         self._recording, self._outside = recording, outside
         self._arguments, self._leaves = arguments, leaves
+        self._device = devices.of(leaves)
         draws = any(call.name in DRAWS for call in recording.calls)
-        self._caller = Caller(
-            devices.of(leaves), draws and not _is_channels_last(leaves, params)
-        )
-        self._again = again
+        by_place = draws and not _is_channels_last(leaves, params)
+        self._caller = Caller(self._device, by_place)
+        self._can_be_again = is_made_again(keep)
         self._feeds: set[Ref] = set()  # which may be made again
         self._made: dict[Ref, Tensor] = {}  # values and results of stock calls
         self._fed: dict[Ref, Tensor] = {}  # what is made again, as stages read it
@@ -72,7 +73,7 @@ class Replay:
     def go_on(self) -> None:
         """The stock calls that follow the latest stage."""
         gap = self._recording.gaps.get(self._stages)
-        if gap is not None and self._again(gap) and gap.is_worth_it(self._feeds):
+        if gap is not None and self._is_made_again(gap):
             self._make_gap(gap)
         calls = self._recording.calls
         while self._next < len(calls) and calls[self._next].after == self._stages:
@@ -113,6 +114,11 @@ class Replay:
     def _source(self, ref: Ref) -> Any:
         fed = self._fed.get(ref)
         return self._resolve(ref) if fed is None else fed
+
+    def _is_made_again(self, gap: Gap) -> bool:
+        if gap.draws and devices.is_capturing(self._device):
+            return False  # the generator's state, which would be put back, is not there
+        return self._can_be_again(gap) and gap.is_worth_it(self._feeds)
 
     def _make_gap(self, gap: Gap) -> None:
         given = [self._resolve(ref) for ref in gap.reads]

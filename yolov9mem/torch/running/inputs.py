@@ -16,18 +16,8 @@ from torch import Tensor
 from .again import rebuilder, rebuilt
 from .arenas import unfilled
 from .backward_state import BackwardState
-from .binding import address, channels_last, held_as_read, is_channels_last
+from .binding import address, as_read, held_as_read, is_channels_last
 from .planned import TorchPlan
-
-
-def packed_tensors(
-    tensors: list[Tensor], dtype: torch.dtype, counts: Counter[str], what: str
-) -> list[Tensor]:
-    """Each as channels_last says; copies are counted."""
-    with unfilled():
-        made = [channels_last(x, dtype) for x in tensors]
-    counts[what] += sum(copied for _, copied in made)
-    return [packed for packed, _ in made]
 
 
 class Layout(NamedTuple):
@@ -70,7 +60,7 @@ class Inputs:
             self._given.append(x.detach() if node is None else None)
             self.layouts.append(Layout(x.dtype, is_channels_last(x)))
             made.append(x)
-        for place, x in enumerate(self._pack(made), first):
+        for place, x in enumerate(self._as_read(made, first), first):
             self._packed.append(x)
             self.addresses[place] = address(x)
         return made, again
@@ -86,9 +76,13 @@ class Inputs:
             if packed is not None and last_reads[place] < self._stages:
                 self._let_go(place, packed)
 
-    def _pack(self, tensors: list[Tensor]) -> list[Tensor]:
-        plan, counts = self._plan, self._counts
-        return packed_tensors(tensors, plan.program.dtype, counts, "inputs converted")
+    def _as_read(self, tensors: list[Tensor], first: int) -> list[Tensor]:
+        """Those at ``first`` and after it, as the core reads them."""
+        plan = self._plan
+        with unfilled():
+            read, copies = as_read(tensors, plan.program.dtype, plan.planar[first:])
+        self._counts["inputs converted"] += copies
+        return read
 
     def _let_go(self, place: int, packed: Tensor) -> None:
         given = self._given[place]
@@ -123,7 +117,7 @@ class Inputs:
             if state.inputs[place] is None:
                 given = self._given[place]
                 x = rebuilt(again[place]) if given is None else given
-                state.set_input(place, self._pack([x])[0])
+                state.set_input(place, self._as_read([x], place)[0])
 
     def end_backward(self, first: int) -> None:
         """Of a stage, whose inputs begin there."""

@@ -59,9 +59,9 @@ class Program:
         self.outputs = [
             (part.nodes[value].shape, part.nodes[value].dtype) for value in part.outputs
         ]
-        inputs = [node.shape for node in part.nodes if node.op == "input"]
-        self.input_sizes = [(n, h, w) for n, _, h, w in inputs]
-        self.input_shapes = [(n, h, w, c) for n, c, h, w in inputs]
+        shapes = [node.shape for node in part.nodes if node.op == "input"]
+        self.input_shapes = [(n, h, w, c) for n, c, h, w in shapes]  # packed
+        self.input_sizes = [shape[:3] for shape in self.input_shapes]
 
     def reads(self) -> list[str]:
         """Paths of all tensors that the graph reads; a detector has others, such as the

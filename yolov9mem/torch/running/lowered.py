@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..recording.ir import Recording, Ref
-from .binding import Binding, Outside
+from .binding import Binding, Outside, planar_dtype
 from .lower import Program
 from .planned import TorchPlan
 
@@ -22,6 +23,15 @@ class Graph:
         self.binding = Binding(program, module)
         self.plans: dict[Any, TorchPlan] = {}
         self.last: TorchPlan | None = None
+
+    def planar(self, leaves: list[Any]) -> tuple[torch.dtype | None, ...]:
+        """By input, the dtype of an argument that the plan is to pack itself. How a stock
+        call will lay out its result is not known when the plan is chosen."""
+        dtype = self.program.dtype
+        return tuple(
+            planar_dtype(leaves[source.key], dtype) if source.kind == "input" else None
+            for source in self.program.part.sources
+        )
 
 
 class Lowered:
@@ -39,15 +49,14 @@ class Lowered:
         bindings = [Binding(graph.program, module) for graph in self.graphs]
         return bindings, Outside(self.recording, module)
 
-    def learning(
-        self, leaves: list[Any]
-    ) -> Iterator[tuple[tuple[bool, ...], tuple[bool, ...]]]:
+    def learning(self, leaves: list[Any]) -> Iterator[tuple[Any, ...]]:
         """By graph, the inputs and the params that want gradients when all params learn:
-        those that are frozen now may not be later."""
+        those that are frozen now may not be later; and the planar inputs."""
 
         def learns(source: Ref) -> bool:
             return source.kind != "input" or leaves[source.key].requires_grad
 
         for graph in self.graphs:
             sources, params = graph.program.part.sources, graph.program.params
-            yield tuple(map(learns, sources)), (True,) * len(params)
+            learning = tuple(map(learns, sources))
+            yield learning, (True,) * len(params), graph.planar(leaves)

@@ -40,11 +40,14 @@ class TorchPlan:
         keep: Keep,
         inputs: tuple[bool, ...],
         params: tuple[bool, ...],
+        planar: tuple[torch.dtype | None, ...],
+        *,
         segments: int | None,
         backend: str,
         cuda_graphs: bool = False,
     ) -> None:
-        """``inputs`` and ``params`` say whose gradients are wanted."""
+        """``inputs`` and ``params`` say whose gradients are wanted; ``planar``: by input,
+        the dtype of one that comes as (N, C, H, W), None of a packed one."""
         wanted = sum(
             4 * _numel(program.shapes[path])
             for path, w in zip(program.params, params)
@@ -53,13 +56,14 @@ class TorchPlan:
         if segments is None:
             segments = max(1, min(MOST_SEGMENTS, wanted // SEGMENT_BYTES))
         self.program, self.input_grads, self.param_grads = program, inputs, params
+        self.planar = planar
         self.backend = core_backend(backend, program.device)
         self.use_settings()
         with devices.current(program.device):
             self.core = _core.Plan(
                 program.graph,
                 program.input_sizes,
-                dtype=str(program.dtype).removeprefix("torch."),
+                dtype=_name(program.dtype),
                 keep=keep.rule,
                 budget=keep.budget,
                 backend=self.backend,
@@ -67,6 +71,7 @@ class TorchPlan:
                 param_grads=list(params),
                 segments=segments,
                 replays=cuda_graphs,
+                planar_inputs=[None if of is None else _name(of) for of in planar],
             )
         self.repeats = self.core.replays is not None
         self.segments: int = self.core.segments
@@ -182,6 +187,10 @@ def _ranges(counts: list[int]) -> list[range]:
     """Places of the first so many, of the next so many, ..."""
     ends = list(accumulate(counts))
     return [range(end - count, end) for count, end in zip(counts, ends)]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _numel(shape: tuple[int, ...]) -> int:
