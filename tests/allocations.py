@@ -20,3 +20,12 @@ def peak_of(work: Callable[[], object]) -> int:
     changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
     changes.sort(key=lambda change: change[0])  # those of one moment stay in order
     return max(itertools.accumulate(size for _, size in changes), default=0)
+
+
+def held_by(work: Callable[[], object]) -> int:
+    """Bytes that torch has allocated more while the result of ``work`` is alive."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        result = work()
+    events = seen.profiler.kineto_results.events()
+    del result
+    return sum(e.nbytes() for e in events if e.name() == "[memory]")

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: MIT
+"""Stock calls between two stages are made again in backward, and what they and the next
+stage read is not held.
+
+What is compared with what: training with that of stock PyTorch; what is held and what is
+made again with what PyTorch's profiler sees.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from allocations import held_by, peak_of
+from models_for_tests import Brick, assert_close, assert_same_training, image
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+import yolov9mem.torch as ym
+from yolov9mem.torch.running import registry
+
+CHANNELS = 8
+
+
+class Rows(nn.Module):
+    """``each`` between a convolution and an activation, in ``depth`` rows."""
+
+    def __init__(self, each: Callable[[], nn.Module], depth: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.stem = nn.Conv2d(3, CHANNELS, 3, 1, 1)
+        self.rows = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(CHANNELS, CHANNELS, 3, 1, 1, bias=False), each(), nn.SiLU()
+            )
+            for _ in range(depth)
+        )
+        self.head = Brick(CHANNELS, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for row in self.rows:
+            x = row(x)
+        return self.head(x)
+
+
+class Call(nn.Module):
+    """A function of its input."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class Attend(nn.Module):
+    """Softmax attention of all pixels to all, with a product of matrices at each end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = x.flatten(2)
+        weights = (q.transpose(1, 2) @ q * 0.1).softmax(2)
+        return (q @ weights.transpose(1, 2)).reshape(x.shape)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Over the channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Scale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(CHANNELS, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+def in_place(x: Tensor) -> Tensor:
+    """Changes what it has made."""
+    return x.cos().mul_(0.5).sin()
+
+
+NORMS: dict[str, Callable[[], nn.Module]] = {
+    "group norm": partial(nn.GroupNorm, 2, CHANNELS),
+    "instance norm": partial(nn.InstanceNorm2d, CHANNELS, affine=True),
+    "layer norm": partial(LayerNorm, CHANNELS),
+    "scale": Scale,
+    "in place": lambda: Call(in_place),
+    "a part": lambda: Call(lambda x: torch.cat([x[:, :4].exp(), x[:, 4:]], 1)),
+    "prelu": lambda: nn.Sequential(nn.BatchNorm2d(CHANNELS), nn.PReLU(CHANNELS)),
+}
+DRAWING: dict[str, Callable[[], nn.Module]] = {
+    "dropout": partial(nn.Dropout, 0.3),
+    "dropout2d": partial(nn.Dropout2d, 0.3),
+    "noise": lambda: Call(lambda x: (x + torch.rand_like(x)).cos()),
+}
+PRODUCTS = {"attention": Attend}
+ALL = NORMS | DRAWING | PRODUCTS
+
+
+def pair(each: Callable[[], nn.Module], **how: object) -> tuple[nn.Module, nn.Module]:
+    stock = Rows(each)
+    return ym.checkpoint(copy.deepcopy(stock), strict=False, **how), stock
+
+
+@pytest.mark.parametrize("segments", [1, 4])
+@pytest.mark.parametrize("keep", ["all", "conv", "min"])
+@pytest.mark.parametrize("name", ALL)
+def test_training_is_stocks(name: str, keep: str, segments: int) -> None:
+    ours, stock = pair(ALL[name], keep=keep, segments=segments)
+    for step, size in enumerate((16, 10, 16)):
+        states = []
+        for module in (ours, stock):
+            torch.manual_seed(step)
+            module.zero_grad(set_to_none=True)
+            torch.manual_seed(step)
+            out = module(image(size=size))
+            torch.rand(3)  # what others draw before backward is theirs
+            out.square().sum().backward()
+            states.append((out, torch.get_rng_state()))
+        assert_close(states[0][0], states[1][0])
+        assert torch.equal(states[0][1], states[1][1])
+        named = dict(stock.named_parameters())
+        for path, parameter in ours.named_parameters():
+            assert_close(parameter.grad, named[path].grad, 1e-3)
+
+
+@pytest.mark.parametrize("name", ["group norm", "attention"])
+def test_under_autocast(name: str) -> None:
+    ours, stock = pair(ALL[name], keep="min")
+    x = image()
+    with torch.autocast("cpu", torch.bfloat16):
+        made = [module(x) for module in (ours, stock)]
+    for out in made:  # outside of autocast, as scripts have it
+        out.float().square().sum().backward()
+    assert_close(made[0].float(), made[1].float(), 0.05)
+    exact = copy.deepcopy(stock).double()
+    exact.zero_grad(set_to_none=True)
+    exact(x.double()).square().sum().backward()
+    for a, b, c in zip(ours.parameters(), stock.parameters(), exact.parameters()):
+        error = [(m.grad.double() - c.grad).norm() for m in (a, b)]
+        assert error[0] <= 2 * error[1] + 1e-6 * c.grad.norm()
+
+
+def calls_of(operator: str, module: nn.Module) -> int:
+    """How often a step of it calls an operator."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        module(image()).square().sum().backward()
+    return sum(event.name == operator for event in seen.events())
+
+
+@pytest.mark.parametrize("keep, times", [("all", 1), ("conv", 2), ("min", 2)])
+def test_norms_are_made_again_unless_all_is_kept(keep: str, times: int) -> None:
+    ours, stock = pair(NORMS["group norm"], keep=keep)
+    for module, expected in ((ours, times), (stock, 1)):
+        module(image())
+        assert calls_of("aten::native_group_norm", module) == 3 * expected
+
+
+@pytest.mark.parametrize("keep, times", [("all", 1), ("conv", 1), ("min", 2)])
+def test_products_are_made_again_for_the_smallest_peak_alone(
+    keep: str, times: int
+) -> None:
+    ours, stock = pair(Attend, keep=keep)
+    for module, expected in ((ours, times), (stock, 1)):
+        module(image())
+        assert calls_of("aten::softmax", module) == 3 * expected
+
+
+@pytest.mark.parametrize(
+    "name, keep, values",
+    [
+        ("group norm", "conv", 1),  # of a row: the convolution's result
+        ("layer norm", "conv", 1),
+        ("scale", "conv", 1),
+        ("dropout", "conv", 1),
+        ("attention", "min", 1),
+    ],
+)
+def test_what_is_held(name: str, keep: str, values: int) -> None:
+    """Rows more hold no more than the plan says, whatever the calls make on their way."""
+    size, held = 32, []
+    for depth in (2, 6):
+        ours = ym.checkpoint(Rows(ALL[name], depth), keep=keep, strict=False)
+        x = image(size=size)
+        ours(x).square().sum().backward()
+        held.append(held_by(lambda m=ours, x=x: m(x)))
+    value = 2 * CHANNELS * size * size * 4
+    slack = 4 * 16 * 1024  # statistics, weights and alignment
+    assert held[1] - held[0] <= 4 * values * value + slack
+
+
+def test_one_gap_at_a_time_lives_in_backward() -> None:
+    """Of attention's weights, which are the largest, those of one row."""
+    peaks = []
+    for depth in (2, 6):
+        ours = ym.checkpoint(Rows(Attend, depth), keep="min", strict=False)
+        x = image(size=16)
+        ours(x).square().sum().backward()
+        peaks.append(peak_of(lambda m=ours, x=x: m(x).square().sum().backward()))
+    weights = 2 * 256 * 256 * 4
+    assert peaks[1] - peaks[0] < weights
+
+
+def test_a_residual_is_held_once() -> None:
+    """The sum of all rows so far is made of what they fed, which a later stage needs: it is
+    held, and many gaps are not made again at once."""
+
+    class Sums(Rows):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            for row in self.rows:
+                x = x + row(x)
+            return self.head(x)
+
+    for each in (NORMS["group norm"], DRAWING["dropout"], Attend):
+        stock = Sums(each)
+        ours = ym.checkpoint(copy.deepcopy(stock), keep="min", strict=False)
+        peaks = []
+        for module in (ours, stock):
+            torch.manual_seed(0)
+            module(image(size=24)).square().sum().backward()
+
+            def step(m: nn.Module = module) -> None:
+                m(image(size=24)).square().sum().backward()
+
+            peaks.append(peak_of(step))
+        assert peaks[0] < 0.8 * peaks[1]
+
+
+COUNTED: list[int] = []
+
+
+@torch.library.custom_op("yolov9mem_tests::counted", mutates_args=())
+def counted(x: Tensor) -> Tensor:
+    COUNTED.append(1)
+    return x.sin()
+
+
+counted.register_fake(lambda x: torch.empty_like(x))
+counted.register_autograd(
+    lambda ctx, grad: grad * ctx.saved_tensors[0].cos(),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+
+
+@pytest.mark.parametrize("keep", ["conv", "min"])
+def test_effects_happen_once(keep: str) -> None:
+    """What may do more than its result says is not made again: operators of others, and a
+    batch norm that is left to stock PyTorch and moves its statistics."""
+    ours, stock = pair(lambda: Call(lambda x: counted(x).cos()), keep=keep)
+    for module in (ours, stock):
+        module(image())
+        COUNTED.clear()
+        module(image()).square().sum().backward()
+        assert len(COUNTED) == 3
+
+    class Flat(nn.BatchNorm1d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.flatten(2).cos()).view(x.shape)
+
+    ours, stock = pair(partial(Flat, CHANNELS), keep=keep)
+    for _ in range(2):
+        assert_same_training(ours, stock, image())
+
+
+def test_a_forward_alone_frees_what_it_holds() -> None:
+    """Without a backward, and without a collection."""
+    ours, _ = pair(NORMS["group norm"], keep="min")
+    ours(image()).square().sum().backward()
+    (graph,) = registry.runner_of(ours).latest.graphs
+    size = graph.last.saved_bytes
+    gc.collect()
+    gc.disable()
+    try:
+        out = ours(image())
+        arenas = [x for x in gc.get_objects() if type(x) is Tensor and x.nbytes == size]
+        (saved,) = map(weakref.ref, arenas)
+        del out, arenas
+        assert saved() is None
+    finally:
+        gc.enable()
+
+
+def test_an_error_when_made_again() -> None:
+    """It is the caller's, names the call, and the next step is as ever."""
+    ours, stock = pair(lambda: Call(torch.cos), keep="min")
+    out = ours(image())
+    stock(image())
+    calls = registry.runner_of(ours).latest.recording.calls
+
+    def refuse(x: Tensor) -> Tensor:
+        raise MemoryError("not this time")
+
+    functions = [call.function for call in calls]
+    for call in calls:
+        call.function = refuse
+    with pytest.raises(MemoryError, match="not this time") as raised:
+        out.square().sum().backward()
+    assert any("replayed cos of rows.2.1" in note for note in raised.value.__notes__)
+    for call, function in zip(calls, functions):
+        call.function = function
+    assert_same_training(ours, stock, image())
+
+
+def test_report_counts_what_is_held() -> None:
+    ours, _ = pair(NORMS["group norm"], keep="conv")
+    x = image(size=32)
+    ours(x).square().sum().backward()
+    (row, *_) = ym.report(ours).rows
+    handed_out = (
+        3 * 2 * CHANNELS * 32 * 32 * 4
+    )  # to the norms, which hold them as stock's
+    results = 2 * 4 * 32 * 32 * 4
+    measured = held_by(lambda: ours(x))
+    assert abs(measured - handed_out - results + x.nbytes - row.held_bytes) < 16 * 1024
