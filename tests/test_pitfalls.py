@@ -36,7 +36,7 @@ TRAPS = {
     "9 version counter": "test_torch_autograd.test_a_changed_input_or_weight",
     "10 what views pin is not kept": "test_plan_memory.test_conv_keeps_convolution",
     "11 the same bits twice": "test_pitfalls.test_two_runs_have_the_same_bits",
-    "12 layouts": "test_torch_formats.test_layouts_are_converted",
+    "12 layouts": "test_torch_formats.test_layouts_are_read_or_converted",
     "12 odd sizes, batch tail": "test_torch_dropin.test_sizes_and_batches_change",
     "13 memory is the caller's": "test_torch_memory.test_held_bytes_equal_the_plan",
     "14 rebuilt values are freed": "test_plan_memory.test_rules_are_ordered",

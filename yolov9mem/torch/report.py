@@ -12,6 +12,7 @@ from yolov9mem.plan_table import readable_bytes
 from .checks import check_module
 from .recording.fakes import join
 from .running import registry
+from .running.again import made_again
 from .running.arenas import kept_bytes
 from .running.byte_counts import held_bytes
 from .running.entry import Entry
@@ -145,6 +146,12 @@ def _row(path: str, module: nn.Module, entry: Entry) -> Row:
     stages = sum(len(graph.program.part.stages) for graph, _ in planned)
     if stages > 1:
         detail += f", in {stages} stages"
+    plans = [plan for _, plan in planned]
+    assert entry.latest is not None  # as there are plans
+    recording = entry.latest.recording
+    again = made_again(recording, entry.keep, plans).gaps
+    if again:
+        detail += f", {again} times with stock calls between that are made again"
     replays = [plan.core.replays for _, plan in planned]
     repeated = sum(found[1] for found in replays if found)
     if any(replays):
@@ -153,9 +160,7 @@ def _row(path: str, module: nn.Module, entry: Entry) -> Row:
         detail += ", given up since one could not be recorded"
     if reasons:
         detail += "; sometimes stock: " + "; ".join(reasons)
-    assert entry.latest is not None  # as there are plans
-    plans = [plan for _, plan in planned]
-    held = held_bytes(entry.latest.recording, entry.keep, plans)
+    held = held_bytes(recording, entry.keep, plans)
     return Row(
         path,
         kind,

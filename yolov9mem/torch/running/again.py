@@ -35,6 +35,7 @@ def is_made_again(keep: Keep) -> Callable[[Gap], bool]:
 class Again(NamedTuple):
     """What of one forward is made again."""
 
+    gaps: int
     feeds: set[Ref]  # inputs of graphs that are not held
     most_bytes: int  # of one gap, while its backward runs
 
@@ -47,7 +48,8 @@ def made_again(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Agai
     is_chosen = is_made_again(keep)
     gaps = [g for g in recording.gaps.values() if is_chosen(g) and g.is_worth_it(own)]
     feeds = {ref for gap in gaps for ref in gap.feeds if ref in own}
-    return Again(feeds, max((g.inner_bytes + g.outer_bytes for g in gaps), default=0))
+    most_bytes = max((gap.inner_bytes + gap.outer_bytes for gap in gaps), default=0)
+    return Again(len(gaps), feeds, most_bytes)
 
 
 Made = Iterator[tuple[Ref, Tensor]]
