@@ -1,27 +1,31 @@
 # SPDX-License-Identifier: MIT
-"""The stock calls between two stages, as what can be made again in backward.
+"""Stock calls that can be made again in backward, in pieces.
 
 Stock PyTorch keeps what the backwards of these calls read, and a stage the results that it
-reads. That can be dropped where the calls are made again from what the stage before has
-handed out, as torch.utils.checkpoint does: they must not do anything beside their results,
-nor change what others have made.
+reads. That can be dropped where the calls are made again from what is held of before them,
+as torch.utils.checkpoint does: they must not do anything beside their results, nor change
+what others have made. Where there are many, as in a transformer, they are cut into pieces,
+of which one at a time is made again (Chen et al., arXiv:1604.06174).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any
 
 from .ir import Recording, Ref, StockCall
 from .refs import results
 
-WORTH = 1 / 4  # of the bytes that a gap hands out: less saved is not worth its time
+WORTH = 1 / 4  # of the bytes that a piece hands out: less saved is not worth its time
+MOST_PIECES = 16
 
 
 @dataclass
 class Gap:
-    """Stock calls that follow one stage and come before the next."""
+    """Stock calls, one after the other, between two stages or after the last."""
 
     calls: range  # their numbers
     reads: list[Ref] = field(default_factory=list)  # made elsewhere
@@ -40,35 +44,122 @@ class Gap:
 
 
 def gaps_of(done: Recording) -> dict[int, Gap]:
-    """By the stage that they follow, those that can be made again."""
+    """By the number of their first call. Without the end of what follows the last stage,
+    which is needed first in backward."""
+    runs = [_Run(done, calls) for calls in _runs(done) if calls]
+    has_tail = bool(done.calls) and done.calls[-1].after == len(done.stages)
+    end = len(done.calls) if has_tail else None
     found: dict[int, Gap] = {}
-    for number, call in enumerate(done.calls):
-        if 0 < call.after < len(done.stages):
-            gap = found.setdefault(call.after, Gap(range(number, number)))
-            gap.calls = range(gap.calls.start, number + 1)
-    can = {after: gap for after, gap in found.items() if _can_be_made(done, gap)}
-    for gap in can.values():
+    for calls in _pieces(runs):
+        gap = Gap(calls)
         _fill_in(done, gap)
-    return can
+        carries = any(done.calls[number].carries for number in calls)
+        if carries and calls.stop != end:
+            found[calls.start] = gap
+    return found
 
 
-def _can_be_made(done: Recording, gap: Gap) -> bool:
-    calls = [done.calls[number] for number in gap.calls]
-    carries = any(call.carries for call in calls)
-    lasting = any(call.effects.lasting for call in calls)
-    return carries and not lasting and _changes_its_own(done, gap, calls)
+def _runs(done: Recording) -> Iterator[range]:
+    """Calls after the same stage, of which each can be made again."""
+    first = 0
+    for number, call in enumerate(done.calls):
+        if call.after != done.calls[first].after:
+            yield range(first, number)
+            first = number
+        if call.effects.lasting or not _changes_its_own(done, first, call):
+            yield range(first, number)
+            first = number + 1
+    yield range(first, len(done.calls))
 
 
-def _changes_its_own(done: Recording, gap: Gap, calls: list[StockCall]) -> bool:
-    """Is what changes in place of memory that the gap has made?"""
-    before = done.calls[: gap.calls.start]
-    not_own = {place for call in before for place in call.memory} | {None}
-    for call in calls:
-        made = zip(call.made, call.memory)
-        changed = {memory for (kind, _), memory in made if kind == "argument"}
-        if call.changes or not changed.isdisjoint(not_own):
-            return False
-    return True
+def _changes_its_own(done: Recording, first: int, call: StockCall) -> bool:
+    """Is what it changes in place of memory that was made from that call on?"""
+    made = zip(call.made, call.memory)
+    changed = {memory for (kind, _), memory in made if kind == "argument"}
+    if not changed:
+        return not call.changes
+    not_own = {place for other in done.calls[:first] for place in other.memory}
+    return not call.changes and changed.isdisjoint(not_own | {None})
+
+
+class _Run:
+    """Calls one after the other, and where to cut them."""
+
+    def __init__(self, done: Recording, calls: range) -> None:
+        self.calls = calls
+        inside = [done.calls[number] for number in calls]
+        outside = {ref for call in done.calls[calls.stop :] for ref in call.refs}
+        outside.update(results(done))
+        first: dict[Any, int] = {}  # by memory: the place of the call that makes it
+        last: dict[Any, int] = {}  # and after which it is not read any more
+        size: dict[Any, int] = {}
+        memory: dict[Ref, Any] = {}
+        for place, call in enumerate(inside):
+            for ref in call.refs:
+                if ref in memory:
+                    last[memory[ref]] = place
+            for ref, where, count in _made_by(call, calls[place]):
+                memory[ref] = where
+                first.setdefault(where, place)
+                size[where] = count
+                last[where] = len(inside) if ref in outside else place
+        made = [call.effects.inner_bytes for call in inside]
+        born = [0] * (len(inside) + 1)
+        for where, place in first.items():
+            made[place] += size[where]
+            if last[where] > place:
+                born[place + 1] += size[where]
+                born[min(last[where] + 1, len(inside))] -= size[where]
+        self.live = list(
+            accumulate(born)
+        )  # bytes made before a place and read after it
+        self.made = [0, *accumulate(made)]  # before a place
+
+    @property
+    def bytes_made(self) -> int:
+        """By all of them."""
+        return self.made[-1]
+
+    def cut(self, most: float) -> list[int]:
+        """At which places, the ends too, so that pieces make about as many bytes."""
+        count = max(1, math.ceil(self.bytes_made / max(most, 1)))
+        each, places = self.bytes_made / count, range(1, len(self.calls))
+        ends = {0, len(self.calls)}
+        for k in range(1, count):
+            near = [i for i in places if abs(self.made[i] - k * each) <= each / 2]
+            if near:
+                ends.add(min(near, key=lambda i: self.live[i]))
+        return sorted(ends)
+
+    def cost(self, ends: list[int]) -> tuple[int, int]:
+        """Bytes held at these cuts, and most that a piece makes."""
+        held = sum(self.live[i] for i in ends[1:-1])
+        return held, max(self.made[b] - self.made[a] for a, b in pairwise(ends))
+
+
+def _pieces(runs: list[_Run]) -> Iterator[range]:
+    """Of all runs: pieces of a size at which what is held between them and what one of
+    them makes are least together."""
+    most = max((run.bytes_made for run in runs), default=0)
+
+    def cost(k: int) -> int:
+        costs = [run.cost(run.cut(most / k)) for run in runs]
+        return sum(held for held, _ in costs) + max(piece for _, piece in costs)
+
+    count = min(range(1, MOST_PIECES + 1), key=cost) if runs else 1
+    for run in runs:
+        for first, end in pairwise(run.cut(most / count)):
+            yield run.calls[first:end]
+
+
+def _made_by(call: StockCall, number: int) -> Iterator[tuple[Ref, Any, int]]:
+    """Its results, the memory of each and its bytes. What others have is there anyway, and
+    of what a node became the memory is its own."""
+    refs = [Ref("stock", (number, leaf)) for leaf in range(len(call.made))]
+    for ref, where, count in zip(
+        refs, call.memory or refs, call.bytes or [0] * len(refs)
+    ):
+        yield ref, where, 0 if where is None else count
 
 
 def _fill_in(done: Recording, gap: Gap) -> None:
@@ -76,11 +167,8 @@ def _fill_in(done: Recording, gap: Gap) -> None:
     memory: dict[Ref, Any] = {}  # of all that it makes
     size: dict[Any, int] = {}  # by memory
     for number, call in zip(gap.calls, calls):
-        made = [Ref("stock", (number, leaf)) for leaf in range(len(call.made))]
-        places = call.memory or made  # of what a node became it is the result's own
-        memory |= dict(zip(made, places))
-        size |= dict(zip(places, call.bytes))
-    size[None] = 0  # of others, which is there anyway
+        for ref, where, count in _made_by(call, number):
+            memory[ref], size[where] = where, count
     read = dict.fromkeys(ref for call in calls for ref in call.refs)
     gap.reads = [ref for ref in read if ref not in memory and ref.kind != "constant"]
     others = {ref for call in done.calls[gap.calls.stop :] for ref in call.refs}
@@ -90,11 +178,11 @@ def _fill_in(done: Recording, gap: Gap) -> None:
     gap.feeds = [ref for ref in memory if ref in sources]
 
     def sizes(refs: Iterable[Ref]) -> dict[Any, int]:
-        return {memory[ref]: size.get(memory[ref], 0) for ref in refs}
+        return {memory[ref]: size[memory[ref]] for ref in refs}
 
     made_for_calls = sizes(gap.makes)
     alone = [ref for ref in gap.feeds if memory[ref] not in made_for_calls]
-    gap.feed_bytes = {ref: size.get(memory[ref], 0) for ref in alone}
+    gap.feed_bytes = {ref: size[memory[ref]] for ref in alone}
     gap.outer_bytes = sum((made_for_calls | sizes(gap.feeds)).values())
     all_made = sum(size.values()) + sum(call.effects.inner_bytes for call in calls)
     gap.inner_bytes = all_made - gap.outer_bytes

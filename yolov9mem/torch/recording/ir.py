@@ -174,7 +174,9 @@ class Recording:
     norms: list[NormCall] = field(default_factory=list)
     calls: list[StockCall] = field(default_factory=list)  # only what results need
     parts: list[Part] = field(default_factory=list)
-    gaps: dict[int, Gap] = field(default_factory=dict)  # made again, by call.after
+    gaps: dict[int, Gap] = field(
+        default_factory=dict
+    )  # made again, by their first call
     out_leaves: list[Any] = field(default_factory=list)  # Ref or a plain object
     out_spec: Any = None
     writes: list[Write] = field(default_factory=list)

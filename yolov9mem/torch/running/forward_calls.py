@@ -72,18 +72,19 @@ class Replay:
 
     def go_on(self) -> None:
         """The stock calls that follow the latest stage."""
-        gap = self._recording.gaps.get(self._stages)
-        if gap is not None and self._is_made_again(gap):
-            self._make_gap(gap)
         calls = self._recording.calls
         while self._next < len(calls) and calls[self._next].after == self._stages:
-            call = calls[self._next]
-            made = self._caller.make(call, self._resolve)
-            for leaf, tensor in enumerate(made):
-                self._made[Ref("stock", (self._next, leaf))] = tensor
-            del made
-            self._let_go(call)
-            self._next += 1
+            gap = self._recording.gaps.get(self._next)
+            if gap is not None and self._is_made_again(gap):
+                self._make_gap(gap)
+            else:
+                self._make(calls[self._next])
+
+    def _make(self, call: StockCall) -> None:
+        for leaf, tensor in enumerate(self._caller.make(call, self._resolve)):
+            self._made[Ref("stock", (self._next, leaf))] = tensor
+        self._let_go(call)
+        self._next += 1
 
     def result(self) -> Any:
         """What forward returns, after the last part."""
