@@ -14,8 +14,6 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from yolov9mem.torch import DetectionLoss
-
 from . import batch, checkpoints, detector, memory, options, swap
 from .cfg import Network, find_network
 from .dataset import DetectionDataset, make_loader
@@ -74,7 +72,7 @@ class Trainer:
         self._build_model()
         self._build_optimizer()
         self.model = detector.wrap(self.model, opt, self.processes, self.devices)
-        self.loss = DetectionLoss(unwrapped(self.model).model[-1], self.hyp)
+        self.loss = swap.detection_loss(unwrapped(self.model).model[-1], self.hyp)
         self.train_batch = TrainingStep(
             self.model,
             self.loss,
