@@ -49,6 +49,23 @@ def test_resuming_from_within_the_folder(small_set: str, monkeypatch, capsys) ->
     assert not (folder / "weights/weights").exists()
 
 
+def test_resuming_with_another_number_of_classes(
+    small_set: str,  # noqa: F811
+    monkeypatch,
+    capsys,
+) -> None:
+    last = interrupted(small_set, monkeypatch) / "weights/last.pt"
+    before = last.read_bytes()
+    content = yaml.safe_load(Path(small_set).read_text())
+    content["names"][len(content["names"])] = "star"
+    Path(small_set).write_text(yaml.safe_dump(content))
+    assert main(["--resume", str(last), "--device", "cpu"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"ERROR --resume {last}: it was trained with 3 classes, ")
+    assert "has 4 now" in said
+    assert last.read_bytes() == before
+
+
 def test_resuming_on_drawn_shapes_from_elsewhere(
     tmp_path: Path, monkeypatch, capsys
 ) -> None:

@@ -208,6 +208,12 @@ class Trainer:
                 f"--resume {self.opt.weights}: this training is finished; "
                 "start another from it with --weights"
             )
+        if saved["nc"] != self.nc:
+            raise options.OptionError(
+                f"--resume {self.opt.weights}: it was trained with {saved['nc']} "
+                f"classes, {self.opt.data} has {self.nc} now; start another training "
+                "from it with --weights"
+            )
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.ema is not None:
             self.ema.ema.load_state_dict(saved["ema"])
