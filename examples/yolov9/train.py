@@ -245,12 +245,13 @@ class Trainer:
             stop = False
             if self.processes.is_main:
                 final = epoch + 1 == opt.epochs
-                stop = 0 < opt.patience <= epoch - self.best_epoch
-                if not opt.noval or final or stop:
+                overdue = 0 < opt.patience <= epoch - self.best_epoch
+                if not opt.noval or final or overdue:
                     metrics = self._validate()
                 if opt.ckpt and epoch == self.start_epoch:
                     print(swap.report(unwrapped(self.model)))
                 self._note_epoch(epoch, losses, metrics)
+                stop = overdue and epoch != self.best_epoch
                 if not opt.nosave or final or stop:
                     saved_all = self._save(epoch, metrics)
             if self._all_stop(stop):
