@@ -10,7 +10,7 @@ A first training on a CPU, mAP50 above 0.5 on 292 photographs (BCCD) in 300 step
     python examples/train_dual.py --cfg yolov9-t --data bccd/data.yaml --img 160 --batch 8 \
         --accumulate 1 --epochs 8 --close-mosaic 4 --cos-lr --hyp hyp.short.yaml --ckpt
 
-See --help for all flags; --stock trains without yolov9mem.
+See --help for all flags; --stock trains with stock PyTorch but for the loss.
 """
 
 import sys

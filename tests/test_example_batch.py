@@ -20,6 +20,7 @@ from yolov9 import batch, checkpoints, options
 from yolov9.environment import Processes, autocast_options
 from yolov9.labels import Record
 from yolov9.main import main
+from yolov9mem.torch import DetectionLoss
 from yolov9mem.torch.running.arenas import drop_workspace
 
 CPU = torch.device("cpu")
@@ -208,14 +209,14 @@ def test_what_cannot_be_is_a_message(
 def test_a_step_that_runs_out_of_memory_leads_to_less(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    loss = batch.DetectionLoss.__call__
+    loss = DetectionLoss.__call__
 
     def refused(self: object, output: list, targets: torch.Tensor) -> object:
         if len(output[0][0]) > 6:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return loss(self, output, targets)
 
-    monkeypatch.setattr(batch.DetectionLoss, "__call__", refused)
+    monkeypatch.setattr(DetectionLoss, "__call__", refused)
     Meter(monkeypatch, 10**12)
     assert batch.choose(a_run("--ckpt")) == 6
     assert "8: too much" in capsys.readouterr().out

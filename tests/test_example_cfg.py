@@ -62,8 +62,27 @@ def test_a_file_is_the_network_that_it_describes(name: str) -> None:
     ],
 )
 def test_another_network_is_refused(change: dict) -> None:
-    with pytest.raises(ValueError, match=r"another network .*-m yolov9mem train_dual"):
+    with pytest.raises(ValueError, match=r"another network .*-m yolov9mem train"):
         find_network(written(described("gelan-t") | change))
+
+
+@pytest.mark.parametrize(
+    ("head", "script"),
+    [
+        ("DDetect", "train"),
+        ("Detect", "train"),
+        ("DualDDetect", "train_dual"),
+        ("TripleDDetect", "train_triple"),
+    ],
+)
+def test_the_script_that_trains_another_network_is_named(
+    head: str, script: str
+) -> None:
+    """The losses of the others fail with an index that is out of range."""
+    content = described("gelan-t") | {"width_multiple": 3.0}
+    content["head"][-1][2] = head
+    with pytest.raises(ValueError, match=rf"yolov9mem {script}\.py --cfg net\.yaml$"):
+        find_network(written(content))
 
 
 @pytest.mark.parametrize("content", [5, {}, {"backbone": 3}, {"backbone": [[1]]}])

@@ -4,6 +4,7 @@
 import errno
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,16 @@ from test_example_train import arguments, small_set  # noqa: F401
 from yolov9 import checkpoints, files
 from yolov9.main import main
 from yolov9.results import ResultsFile
+from yolov9.synthetic import make_shapes
 from yolov9.val import Metrics
 
 
 def interrupted(data: str, monkeypatch) -> Path:
-    """The folder of a run of two epochs with three wanted."""
+    """The folder of a run of two epochs with three wanted; data "": drawn shapes."""
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "strip", lambda path: None)
-        line = arguments(
-            os.path.relpath(data), "--accumulate", "1", "--epochs", "2", "--name", "a"
-        )
+        place = data and os.path.relpath(data)
+        line = arguments(place, "--accumulate", "1", "--epochs", "2", "--name", "a")
         assert main([*line, "--noval"]) == 0
     folder = Path("runs/train/a").resolve()
     last = folder / "weights/last.pt"
@@ -46,6 +47,36 @@ def test_resuming_from_within_the_folder(small_set: str, monkeypatch, capsys) ->
     assert "WARNING" not in capsys.readouterr().out
     assert epochs(folder) == ["0", "1", "2"]
     assert not (folder / "weights/weights").exists()
+
+
+def test_resuming_with_another_number_of_classes(
+    small_set: str,  # noqa: F811
+    monkeypatch,
+    capsys,
+) -> None:
+    last = interrupted(small_set, monkeypatch) / "weights/last.pt"
+    before = last.read_bytes()
+    content = yaml.safe_load(Path(small_set).read_text())
+    content["names"][len(content["names"])] = "star"
+    Path(small_set).write_text(yaml.safe_dump(content))
+    assert main(["--resume", str(last), "--device", "cpu"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"ERROR --resume {last}: it was trained with 3 classes, ")
+    assert "has 4 now" in said
+    assert last.read_bytes() == before
+
+
+def test_resuming_on_drawn_shapes_from_elsewhere(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    few = partial(make_shapes, train=4, val=2, size=64)
+    monkeypatch.setattr("yolov9.main.make_shapes", few)
+    monkeypatch.chdir(tmp_path)
+    last = interrupted("", monkeypatch) / "weights/last.pt"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["--resume", str(last), "--device", "cpu"]) == 0, capsys.readouterr()
+    assert epochs(last.parents[1]) == ["0", "1", "2"]
 
 
 def full(_: int) -> None:

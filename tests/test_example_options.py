@@ -18,6 +18,8 @@ from test_example_train import arguments, small_set  # noqa: F401
 from yolov9 import checkpoints, options
 from yolov9.main import main
 from yolov9.optim import make_optimizer
+from yolov9.train import Trainer
+from yolov9.val import Metrics
 
 
 @pytest.mark.parametrize(("text", "words"), [("a: 1", "missing lr0"), ("a: [", "YAML")])
@@ -244,3 +246,26 @@ def test_a_worker_that_is_killed_is_one_line(
     assert main(line) == 1
     said = capsys.readouterr().err
     assert "ERROR DataLoader worker (pid" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("fitness", "epochs"),
+    [
+        ([0.1, 0.0, 0.2, 0.1, 0.1, 0.3], 5),  # the third is better, the fifth is not
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 6),  # equal counts as better
+        ([0.3, 0.2, 0.2, 0.3, 0.3, 0.3], 3),
+    ],
+)
+def test_patience_counts_epochs_without_improvement(
+    fitness: list[float],
+    epochs: int,
+    small_set: str,  # noqa: F811
+    monkeypatch,
+) -> None:
+    found = [Metrics(map50=f, map=f) for f in fitness]
+    monkeypatch.setattr(Trainer, "_validate", lambda self: found.pop(0))
+    monkeypatch.setattr(Trainer, "_train_epoch", lambda *_: torch.zeros(3))
+    line = arguments(small_set, "--epochs", "6", "--name", "p", "--patience", "2")
+    assert main([*line, "--nosave"]) == 0
+    assert len(fitness) - len(found) == epochs
+    assert Path("runs/train/p/weights/last.pt").is_file()

@@ -360,11 +360,18 @@ def test_a_loss_that_is_not_finite_stops_with_a_message(
     assert "the loss is inf in epoch 1" in capsys.readouterr().err
 
 
-def test_missing_package_is_a_message(small_set: str, monkeypatch, capsys) -> None:
-    monkeypatch.setitem(sys.modules, "yolov9mem.augment", None)
+@pytest.mark.parametrize("way", ["--stock", "--ckpt"])
+def test_missing_package_is_a_message(way: str, small_set: str) -> None:
     line = [a for a in arguments(small_set, "--epochs", "1") if a != "--stock"]
-    assert main(line) == 1
-    assert "pass --stock" in capsys.readouterr().err
+    without = "import runpy, sys; sys.modules['yolov9mem'] = None; "
+    without += "sys.path.insert(0, sys.argv.pop(1)); "
+    without += "runpy.run_module('train_dual', run_name='__main__')"
+    command = [sys.executable, "-c", without, str(SCRIPT.parent), *line, way]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ERROR yolov9mem.")
+    assert "can't be imported" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_two_processes_agree(small_set: str, tmp_path: Path) -> None:

@@ -54,6 +54,14 @@ def test_options_of_the_example_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "yolov9" in sys.modules
 
 
+def test_what_the_example_imports_is_installed() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    named = re.findall(r"^pip install '\.\[(\w+)\]'", TEXT, re.MULTILINE)
+    assert "examples" in named
+    for extra in named:
+        assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
+
+
 def test_the_launched_command_is_understood() -> None:
     from yolov9mem.launch.cli import parse
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import torch
 
-from yolov9mem.torch import DetectionLoss
-
 from . import detector, swap
 from .ema import ModelEMA
 from .environment import Processes
@@ -112,7 +110,7 @@ class _Trial:
         scaler = torch.amp.GradScaler(device.type, LOSS_SCALE, enabled=fp16)
         finish = make_step(model, optimizer, scaler, self.ema)
         wrapped = detector.wrap(model, opt, run.processes, run.devices).train()
-        self.loss = DetectionLoss(model.model[-1], run.hyp)
+        self.loss = swap.detection_loss(model.model[-1], run.hyp)
         self.step = TrainingStep(
             wrapped, self.loss, scaler, finish, device, run.autocast
         )

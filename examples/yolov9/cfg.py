@@ -17,6 +17,8 @@ SUFFIXES = (".yaml", ".yml")
 # Output widths of these blocks are rounded up to multiples of 8.
 ROUNDED = {"Conv", "ELAN1", "RepNCSPELAN4", "AConv", "ADown", "SPPELAN"}
 UPSAMPLING = [None, 2, "nearest"]
+# Official scripts by what the name of the head, the last layer, begins with.
+SCRIPTS = {"Dual": "train_dual.py", "Triple": "train_triple.py", "": "train.py"}
 PLAIN = {"depth_multiple": 1, "width_multiple": 1, "activation": "nn.SiLU()"}
 
 
@@ -43,7 +45,8 @@ def find_network(cfg: str) -> Network:
 
 def _in_file(path: Path) -> Network:
     try:
-        rows = _relative(_described(yaml.safe_load(path.read_text())))
+        content = yaml.safe_load(path.read_text())
+        rows = _relative(_described(content))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path} describes no network: {error}") from error
     for name in model_names():
@@ -52,8 +55,15 @@ def _in_file(path: Path) -> Network:
     raise ValueError(
         f"{path} describes another network than {', '.join(model_names())}, which are "
         "all that this script has; the official script trains it: python -m yolov9mem "
-        f"train_dual.py --cfg {path}"
+        f"{_official_script(content)} --cfg {path}"
     )
+
+
+def _official_script(content: dict) -> str:
+    """The one whose loss takes what the network's head gives."""
+    layers = content["backbone"] + content["head"]
+    head = str(layers[-1][2]) if layers else ""
+    return next(s for begin, s in SCRIPTS.items() if head.startswith(begin))
 
 
 def _described(content: object) -> list:

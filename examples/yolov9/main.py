@@ -77,11 +77,11 @@ def train(opt: argparse.Namespace) -> Path:
         options.check(opt)
         hyp = options.read_hyp(opt.hyp, opt)
         folder = options.run_folder(opt)
-        if Path(opt.data).is_file():  # found again where the run is resumed elsewhere
-            opt.data = os.path.abspath(opt.data)
     if not opt.data:
         opt.data = str(make_shapes(Path("runs/data/shapes")))
         print(f"no --data: training on drawn shapes, {opt.data}")
+    if Path(opt.data).is_file():  # found again where the run is resumed elsewhere
+        opt.data = os.path.abspath(opt.data)
     if Processes.from_environment().is_main:
         print(", ".join(f"{k}={v}" for k, v in hyp.items()))
     trainer = Trainer(opt, hyp, folder)

@@ -87,7 +87,9 @@ def parser() -> argparse.ArgumentParser:
     )
     own.add_argument("--mosaic", type=float, metavar="P", help="probability of mosaic")
     own.add_argument("--mixup", type=float, metavar="P", help="probability of mixup")
-    own.add_argument("--stock", action="store_true", help="without yolov9mem")
+    own.add_argument(
+        "--stock", action="store_true", help="stock PyTorch but for the loss"
+    )
     own.add_argument("--demo", action="store_true", help="both ways on drawn shapes")
     own.add_argument(
         "--amp",

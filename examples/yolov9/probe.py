@@ -14,8 +14,6 @@ from pathlib import Path
 
 import torch
 
-from yolov9mem.torch import DetectionLoss
-
 from . import swap
 from .memory import Timeline, held_by_autograd, resident_bytes
 from .model import DetectionModel
@@ -82,7 +80,7 @@ class _Step:
         torch.manual_seed(0)
         self.model = DetectionModel(name, CLASSES).train()
         gains = {"box": 7.5, "cls": 0.5, "dfl": 1.5}
-        self.loss = DetectionLoss(self.model.model[-1], gains)
+        self.loss = swap.detection_loss(self.model.model[-1], gains)
 
     def run(self, size: int, batch: int, timeline: Timeline | None = None) -> None:
         targets = torch.rand(batch * OBJECTS, 6)

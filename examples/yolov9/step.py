@@ -7,8 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from yolov9mem.torch import DetectionLoss
-
 STRIDE = 32
 
 
@@ -34,7 +32,7 @@ class TrainingStep:
     def __init__(
         self,
         model: nn.Module,
-        loss: DetectionLoss,
+        loss: Callable,
         scaler: torch.amp.GradScaler,
         finish: Callable[[int], bool],
         device: torch.device,

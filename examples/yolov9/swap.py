@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The only place of the example that knows yolov9mem, so that --stock needs none."""
+"""The only place of the example that imports yolov9mem, when something of it is used."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -18,13 +18,18 @@ def _load(module: str) -> object:
     except ImportError as error:
         raise NotInstalledError(
             f"{module} can't be imported ({error}): run `pip install .` in the "
-            "repository, or pass --stock to train without yolov9mem"
+            "repository"
         ) from error
 
 
 def training_sample() -> Callable:
     """(dataset, index) -> (image, labels) by yolov9mem's one-pass mosaic."""
     return _load("yolov9mem.augment").official_sample
+
+
+def detection_loss(head: nn.Module, hyp: dict) -> Callable:
+    """yolov9mem.torch.DetectionLoss, of --stock too: (output, targets) -> (sum, parts)."""
+    return _load("yolov9mem.torch").DetectionLoss(head, hyp)
 
 
 def sgd(groups: list[dict], **options: object) -> torch.optim.SGD:

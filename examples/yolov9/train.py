@@ -14,8 +14,6 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from yolov9mem.torch import DetectionLoss
-
 from . import batch, checkpoints, detector, memory, options, swap
 from .cfg import Network, find_network
 from .dataset import DetectionDataset, make_loader
@@ -74,7 +72,7 @@ class Trainer:
         self._build_model()
         self._build_optimizer()
         self.model = detector.wrap(self.model, opt, self.processes, self.devices)
-        self.loss = DetectionLoss(unwrapped(self.model).model[-1], self.hyp)
+        self.loss = swap.detection_loss(unwrapped(self.model).model[-1], self.hyp)
         self.train_batch = TrainingStep(
             self.model,
             self.loss,
@@ -210,6 +208,12 @@ class Trainer:
                 f"--resume {self.opt.weights}: this training is finished; "
                 "start another from it with --weights"
             )
+        if saved["nc"] != self.nc:
+            raise options.OptionError(
+                f"--resume {self.opt.weights}: it was trained with {saved['nc']} "
+                f"classes, {self.opt.data} has {self.nc} now; start another training "
+                "from it with --weights"
+            )
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.ema is not None:
             self.ema.ema.load_state_dict(saved["ema"])
@@ -241,12 +245,13 @@ class Trainer:
             stop = False
             if self.processes.is_main:
                 final = epoch + 1 == opt.epochs
-                stop = 0 < opt.patience <= epoch - self.best_epoch
-                if not opt.noval or final or stop:
+                overdue = 0 < opt.patience <= epoch - self.best_epoch
+                if not opt.noval or final or overdue:
                     metrics = self._validate()
                 if opt.ckpt and epoch == self.start_epoch:
                     print(swap.report(unwrapped(self.model)))
                 self._note_epoch(epoch, losses, metrics)
+                stop = overdue and epoch != self.best_epoch
                 if not opt.nosave or final or stop:
                     saved_all = self._save(epoch, metrics)
             if self._all_stop(stop):

@@ -3,14 +3,13 @@
 
 import contextlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
-
-from yolov9mem.torch import DetectionLoss
 
 from .nms import detections
 
@@ -146,7 +145,7 @@ def predict(
     model: nn.Module,
     images: torch.Tensor,
     targets: torch.Tensor,
-    loss: DetectionLoss | None,
+    loss: Callable | None,
     device: torch.device,
     autocast: dict,
 ) -> tuple[np.ndarray, torch.Tensor | None]:
@@ -162,7 +161,7 @@ def predict(
 def validate(
     model: nn.Module,
     loader: torch.utils.data.DataLoader,
-    loss: DetectionLoss | None,
+    loss: Callable | None,
     device: torch.device,
     autocast: dict,
     quiet: bool = False,
