@@ -108,8 +108,10 @@ PRODUCTS = {"attention": Attend}
 ALL = NORMS | DRAWING | PRODUCTS
 
 
-def pair(each: Callable[[], nn.Module], **how: object) -> tuple[nn.Module, nn.Module]:
-    stock = Rows(each)
+def pair(
+    each: Callable[[], nn.Module], depth: int = 3, **how: object
+) -> tuple[nn.Module, nn.Module]:
+    stock = Rows(each, depth)
     return ym.checkpoint(copy.deepcopy(stock), strict=False, **how), stock
 
 
@@ -385,3 +387,57 @@ def test_the_end_is_not_made_again() -> None:
         ours(x).square().sum().backward()
     norms = [e for e in seen.events() if e.name == "aten::native_layer_norm"]
     assert 3 * 2 < len(norms) < 2 * 3 * 2
+
+
+def deep(x: Tensor, function: Callable[[Tensor], Tensor], times: int) -> Tensor:
+    for _ in range(times):
+        x = function(x)
+    return x
+
+
+def changes_early(x: Tensor) -> Tensor:
+    """What the first call has made is changed by the last, far from it."""
+    y = x.cos()
+    z = deep(y.roll(1, 3), torch.sin, 12)
+    return y.add_(1) * z
+
+
+def changes_what_is_read(x: Tensor) -> Tensor:
+    """Calls far from it have read it before, and do not need it in their backward."""
+    mean = x.mean((2, 3), keepdim=True)
+    y = deep(mean.cos(), torch.sin, 3)
+    return x.clone().sub_(y)
+
+
+@pytest.mark.parametrize("function", [changes_early, changes_what_is_read])
+@pytest.mark.parametrize("keep", ["conv", "min"])
+def test_changes_in_place_are_made_once(
+    function: Callable[[Tensor], Tensor], keep: str
+) -> None:
+    ours, stock = pair(lambda: Call(function), 1, keep=keep)
+    for _ in range(2):
+        assert_same_training(ours, stock, image())
+
+
+def test_a_change_after_what_has_read_it() -> None:
+    """In one piece, in two, and by a call that stands between pieces."""
+
+    class Changed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.a, self.b = Brick(3, 8, 3), Brick(8, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            y = deep(x, torch.cos, 8).roll(1, 3)  # whose backwards need nothing of it
+            z = deep(deep(x, torch.sin, 12).roll(1, 3), torch.sin, 3)
+            z = torch.stack([z, y.roll(1, 2)]).sin().sum(0)  # far from where y was made
+            w = counted(z)  # is not made again, and parts what is
+            y.mul_(0.5)
+            return self.b(deep(w, torch.sin, 3) + y)
+
+    stock = Changed()
+    for keep in ("conv", "min"):
+        ours = ym.checkpoint(copy.deepcopy(stock), keep=keep, strict=False)
+        assert_same_training(ours, copy.deepcopy(stock), image())

@@ -54,9 +54,24 @@ def gaps_of(done: Recording) -> dict[int, Gap]:
         gap = Gap(calls)
         _fill_in(done, gap)
         carries = any(done.calls[number].carries for number in calls)
-        if carries and calls.stop != end:
+        if carries and calls.stop != end and not _is_changed_after(done, gap):
             found[calls.start] = gap
     return found
+
+
+def _is_changed_after(done: Recording, gap: Gap) -> bool:
+    """Is something that it reads changed in place later?"""
+    known: dict[Ref, Any] = {}
+    for number, call in enumerate(done.calls[: gap.calls.start]):
+        known |= {ref: where for ref, where, _ in _made_by(call, number)}
+    read = {known.get(ref) for ref in gap.reads} - {None}
+    for call in done.calls[gap.calls.stop :]:
+        changed = {call.refs[i] for kind, i in call.made if kind == "argument"}
+        if not changed.union(call.changes).isdisjoint(gap.reads):
+            return True
+        if not read.isdisjoint(_changed_by(call)):
+            return True
+    return False
 
 
 def _runs(done: Recording) -> Iterator[range]:
@@ -74,12 +89,17 @@ def _runs(done: Recording) -> Iterator[range]:
 
 def _changes_its_own(done: Recording, first: int, call: StockCall) -> bool:
     """Is what it changes in place of memory that was made from that call on?"""
-    made = zip(call.made, call.memory)
-    changed = {memory for (kind, _), memory in made if kind == "argument"}
+    changed = _changed_by(call)
     if not changed:
         return not call.changes
     not_own = {place for other in done.calls[:first] for place in other.memory}
     return not call.changes and changed.isdisjoint(not_own | {None})
+
+
+def _changed_by(call: StockCall) -> set[int | None]:
+    """The memory that it changes in place."""
+    made = zip(call.made, call.memory)
+    return {memory for (kind, _), memory in made if kind == "argument"}
 
 
 class _Run:
@@ -94,15 +114,18 @@ class _Run:
         last: dict[Any, int] = {}  # and after which it is not read any more
         size: dict[Any, int] = {}
         memory: dict[Ref, Any] = {}
+        self.whole: set[int] = set()  # where a cut would part a change from its memory
         for place, call in enumerate(inside):
             for ref in call.refs:
                 if ref in memory:
-                    last[memory[ref]] = place
+                    last[memory[ref]] = max(last[memory[ref]], place)
             for ref, where, count in _made_by(call, calls[place]):
-                memory[ref] = where
+                memory[ref], size[where] = where, count
                 first.setdefault(where, place)
-                size[where] = count
-                last[where] = len(inside) if ref in outside else place
+                end = len(inside) if ref in outside else place
+                last[where] = max(last.get(where, 0), end)
+            for where in _changed_by(call):
+                self.whole.update(range(first[where] + 1, place + 1))
         made = [call.effects.inner_bytes for call in inside]
         born = [0] * (len(inside) + 1)
         for where, place in first.items():
@@ -110,10 +133,9 @@ class _Run:
             if last[where] > place:
                 born[place + 1] += size[where]
                 born[min(last[where] + 1, len(inside))] -= size[where]
-        self.live = list(
-            accumulate(born)
-        )  # bytes made before a place and read after it
-        self.made = [0, *accumulate(made)]  # before a place
+        # Bytes made before a place: those that are read after it, and all.
+        self.live = list(accumulate(born))
+        self.made = [0, *accumulate(made)]
 
     @property
     def bytes_made(self) -> int:
@@ -123,7 +145,8 @@ class _Run:
     def cut(self, most: float) -> list[int]:
         """At which places, the ends too, so that pieces make about as many bytes."""
         count = max(1, math.ceil(self.bytes_made / max(most, 1)))
-        each, places = self.bytes_made / count, range(1, len(self.calls))
+        each = self.bytes_made / count
+        places = [i for i in range(1, len(self.calls)) if i not in self.whole]
         ends = {0, len(self.calls)}
         for k in range(1, count):
             near = [i for i in places if abs(self.made[i] - k * each) <= each / 2]
@@ -156,9 +179,8 @@ def _made_by(call: StockCall, number: int) -> Iterator[tuple[Ref, Any, int]]:
     """Its results, the memory of each and its bytes. What others have is there anyway, and
     of what a node became the memory is its own."""
     refs = [Ref("stock", (number, leaf)) for leaf in range(len(call.made))]
-    for ref, where, count in zip(
-        refs, call.memory or refs, call.bytes or [0] * len(refs)
-    ):
+    sizes = call.bytes or [0] * len(refs)
+    for ref, where, count in zip(refs, call.memory or refs, sizes):
         yield ref, where, 0 if where is None else count
 
 
