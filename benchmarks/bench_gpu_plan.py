@@ -119,7 +119,8 @@ def plan(model: nn.Module, batch: int, size: int, keep: str, backend: Any) -> An
     wanted = (True,) * len(program.params)
     learning, planar = (False,), (torch.float32,)
     keep_rule = parse_keep(keep)
-    return TorchPlan(program, keep_rule, learning, wanted, planar, None, backend, True)
+    given = program, keep_rule, learning, wanted, planar
+    return TorchPlan(*given, segments=None, backend=backend, cuda_graphs=True)
 
 
 def row(
