@@ -49,7 +49,7 @@ def gaps_of(done: Recording) -> dict[int, Gap]:
     can = {after: gap for after, gap in found.items() if _can_be_made(done, gap)}
     for gap in can.values():
         _fill_in(done, gap)
-    return can
+    return {after: gap for after, gap in can.items() if _is_unchanged(done, gap)}
 
 
 def _can_be_made(done: Recording, gap: Gap) -> bool:
@@ -69,6 +69,15 @@ def _changes_its_own(done: Recording, gap: Gap, calls: list[StockCall]) -> bool:
         if call.changes or not changed.isdisjoint(not_own):
             return False
     return True
+
+
+def _is_unchanged(done: Recording, gap: Gap) -> bool:
+    """Is what the gap reads the same in backward? Calls that follow it may change that."""
+    changed: set[Ref] = set()
+    for call in done.calls[gap.calls.stop :]:
+        changed.update(call.refs[i] for kind, i in call.made if kind == "argument")
+        changed.update(call.changes)
+    return changed.isdisjoint(gap.reads)
 
 
 def _fill_in(done: Recording, gap: Gap) -> None:

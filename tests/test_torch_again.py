@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: MIT
+"""Stock calls between two stages that are made again in backward: where that would go
+wrong, and where it would not save memory, they are not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from models_for_tests import assert_same_training, image
+from torch import Tensor, nn
+
+import yolov9mem.torch as ym
+
+Step = Callable[[nn.Module, Tensor], Tensor]
+
+
+class Chain(nn.Module):
+    """Some convolutions, each in a ``step``."""
+
+    def __init__(self, step: Step, depth: int = 4) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.rest = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(depth))
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for conv in self.rest:
+            x = self.step(conv, x)
+        return x
+
+
+def chains(step: Step, keep: str = "conv") -> tuple[nn.Module, nn.Module]:
+    stock = Chain(step)
+    return ym.checkpoint(copy.deepcopy(stock), keep=keep, strict=False), stock
+
+
+def overwritten(conv: nn.Module, x: Tensor) -> Tensor:
+    """A value is changed in place after the softmax of it was read."""
+    x = F.silu(conv(x))
+    y = conv(torch.softmax(x, 1))
+    x.lerp_(torch.zeros_like(x), torch.sin(y))
+    return F.silu(conv(F.silu(conv(x + y))))
+
+
+@pytest.mark.parametrize("keep", ["conv", "min"])
+def test_what_a_later_call_changes_is_not_read_again(keep: str) -> None:
+    ours, stock = chains(overwritten, keep)
+    assert_same_training(ours, stock, image())
+    assert ym.report(ours).rows[0].state == "swapped"
