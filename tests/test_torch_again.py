@@ -53,3 +53,15 @@ def test_what_a_later_call_changes_is_not_read_again(keep: str) -> None:
     ours, stock = chains(overwritten, keep)
     assert_same_training(ours, stock, image())
     assert ym.report(ours).rows[0].state == "swapped"
+
+
+def normed(conv: nn.Module, x: Tensor) -> Tensor:
+    return F.relu(F.group_norm(conv(x), 2))
+
+
+def test_it_does_without_hooks_where_they_are_forbidden() -> None:
+    ours, stock = chains(normed)
+    assert_same_training(ours, stock, image())
+    with torch.autograd.graph.disable_saved_tensors_hooks("no hooks here"):
+        assert_same_training(ours, stock, image())
+    assert ym.report(ours).rows[0].state == "swapped"
