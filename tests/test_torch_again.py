@@ -14,6 +14,7 @@ from models_for_tests import assert_same_training, image
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
+from yolov9mem.torch.running import registry
 
 Step = Callable[[nn.Module, Tensor], Tensor]
 
@@ -65,3 +66,46 @@ def test_it_does_without_hooks_where_they_are_forbidden() -> None:
     with torch.autograd.graph.disable_saved_tensors_hooks("no hooks here"):
         assert_same_training(ours, stock, image())
     assert ym.report(ours).rows[0].state == "swapped"
+
+
+def resized(conv: nn.Module, x: Tensor) -> Tensor:
+    """Of which autograd keeps nothing, and the next stage less than it reads."""
+    size = x.shape[2] - 8
+    return F.interpolate(F.silu(conv(F.silu(conv(x)))), (size, size), mode="bicubic")
+
+
+def shuffled(conv: nn.Module, x: Tensor) -> Tensor:
+    """Of which autograd keeps nothing, however much is made on the way."""
+    y = F.pixel_shuffle(F.silu(conv(x)), 2).transpose(2, 3)
+    return F.pixel_unshuffle(y, 2)
+
+
+def attended(conv: nn.Module, x: Tensor) -> Tensor:
+    """Of which autograd keeps a product and views of what it reads."""
+    y = conv(x).flatten(2)
+    weights = torch.softmax(y[:, :4].transpose(1, 2) @ y[:, 4:], -1)
+    return (y @ weights).view(x.shape)
+
+
+@pytest.mark.parametrize(
+    ("step", "keep", "again"),
+    [
+        (normed, "conv", 3),
+        (resized, "conv", 0),
+        (resized, "min", 0),
+        (shuffled, "min", 0),
+        (attended, "min", 3),
+    ],
+)
+def test_it_is_made_again_where_that_saves(step: Step, keep: str, again: int) -> None:
+    ours, stock = chains(step, keep)
+    assert_same_training(ours, stock, image(size=48))
+    (lowered,) = registry.runner_of(ours).lowered.values()
+    own = {
+        ref
+        for graph in lowered.graphs
+        for ref, is_own in zip(graph.program.part.sources, graph.last.own)
+        if is_own
+    }
+    gaps = lowered.recording.gaps.values()
+    assert sum(gap.is_worth_it(own) for gap in gaps) == again

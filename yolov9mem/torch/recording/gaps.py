@@ -28,7 +28,9 @@ class Gap:
     makes: list[Ref] = field(default_factory=list)  # read by other calls, or results
     feeds: list[Ref] = field(default_factory=list)  # read by stages
     feed_bytes: dict[Ref, int] = field(default_factory=dict)  # that stages alone read
+    read_bytes: dict[Ref, int] = field(default_factory=dict)  # that else nothing holds
     inner_bytes: int = 0  # made on the way
+    saved_bytes: int = 0  # of these: autograd keeps them for backward
     outer_bytes: int = 0  # handed out
     draws: bool = False
     multiplies: bool = False
@@ -36,7 +38,8 @@ class Gap:
     def is_worth_it(self, again: Collection[Ref]) -> bool:
         """Does it save enough, if of its feeds only these are made again?"""
         fed = sum(size for ref, size in self.feed_bytes.items() if ref in again)
-        return self.inner_bytes + fed >= max(1, WORTH * self.outer_bytes)
+        saved = self.saved_bytes + fed - sum(self.read_bytes.values())
+        return saved >= max(1, WORTH * self.outer_bytes)
 
 
 def gaps_of(done: Recording) -> dict[int, Gap]:
@@ -47,8 +50,9 @@ def gaps_of(done: Recording) -> dict[int, Gap]:
             gap = found.setdefault(call.after, Gap(range(number, number)))
             gap.calls = range(gap.calls.start, number + 1)
     can = {after: gap for after, gap in found.items() if _can_be_made(done, gap)}
+    held = _held(done)
     for gap in can.values():
-        _fill_in(done, gap)
+        _fill_in(done, gap, held)
     return {after: gap for after, gap in can.items() if _is_unchanged(done, gap)}
 
 
@@ -80,7 +84,7 @@ def _is_unchanged(done: Recording, gap: Gap) -> bool:
     return changed.isdisjoint(gap.reads)
 
 
-def _fill_in(done: Recording, gap: Gap) -> None:
+def _fill_in(done: Recording, gap: Gap, held: set[Ref]) -> None:
     calls = [done.calls[number] for number in gap.calls]
     memory: dict[Ref, Any] = {}  # of all that it makes
     size: dict[Any, int] = {}  # by memory
@@ -92,6 +96,8 @@ def _fill_in(done: Recording, gap: Gap) -> None:
     size[None] = 0  # of others, which is there anyway
     read = dict.fromkeys(ref for call in calls for ref in call.refs)
     gap.reads = [ref for ref in read if ref not in memory and ref.kind != "constant"]
+    values = (ref for ref in gap.reads if ref.kind == "value" and ref not in held)
+    gap.read_bytes = {ref: done.nodes[ref.key].nbytes for ref in values}
     others = {ref for call in done.calls[gap.calls.stop :] for ref in call.refs}
     others.update(results(done))
     sources = {ref for stage in done.stages for ref in stage.sources}
@@ -104,8 +110,26 @@ def _fill_in(done: Recording, gap: Gap) -> None:
     made_for_calls = sizes(gap.makes)
     alone = [ref for ref in gap.feeds if memory[ref] not in made_for_calls]
     gap.feed_bytes = {ref: size.get(memory[ref], 0) for ref in alone}
-    gap.outer_bytes = sum((made_for_calls | sizes(gap.feeds)).values())
+    outer = made_for_calls | sizes(gap.feeds)
+    gap.outer_bytes = sum(outer.values())
     all_made = sum(size.values()) + sum(call.effects.inner_bytes for call in calls)
     gap.inner_bytes = all_made - gap.outer_bytes
+    kept = sizes(ref for ref in memory if ref in held)
+    gap.saved_bytes = sum(call.effects.saved_bytes for call in calls)
+    gap.saved_bytes += sum(kept[place] for place in kept.keys() - outer.keys())
     gap.draws = any(call.effects.draws for call in calls)
     gap.multiplies = any(call.effects.multiplies for call in calls)
+
+
+def _held(done: Recording) -> set[Ref]:
+    """What autograd keeps for the backward of stock calls, and what the caller has."""
+    held = set(results(done))
+    for number, call in reversed(list(enumerate(done.calls))):
+        saves = call.effects.saves
+        held.update(ref for i, ref in enumerate(call.refs) if ("argument", i) in saves)
+        made = [Ref("stock", (number, leaf)) for leaf in range(len(call.made))]
+        held.update(ref for ref, place in zip(made, call.made) if place in saves)
+        views = (ref for ref, memory in zip(made, call.memory) if memory is None)
+        if not held.isdisjoint(views):
+            held.update(call.refs)
+    return held

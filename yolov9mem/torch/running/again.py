@@ -36,6 +36,7 @@ class Again(NamedTuple):
     """What of one forward is made again."""
 
     feeds: set[Ref]  # inputs of graphs that are not held
+    read_bytes: int  # held for that, and for nothing else
     most_bytes: int  # of one gap, while its backward runs
 
 
@@ -47,7 +48,9 @@ def made_again(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Agai
     is_chosen = is_made_again(keep)
     gaps = [g for g in recording.gaps.values() if is_chosen(g) and g.is_worth_it(own)]
     feeds = {ref for gap in gaps for ref in gap.feeds if ref in own}
-    return Again(feeds, max((g.inner_bytes + g.outer_bytes for g in gaps), default=0))
+    read = {ref: size for gap in gaps for ref, size in gap.read_bytes.items()}
+    most = max((gap.inner_bytes + gap.outer_bytes for gap in gaps), default=0)
+    return Again(feeds, sum(read.values()), most)
 
 
 Made = Iterator[tuple[Ref, Tensor]]
