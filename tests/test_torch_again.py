@@ -109,3 +109,18 @@ def test_it_is_made_again_where_that_saves(step: Step, keep: str, again: int) ->
     }
     gaps = lowered.recording.gaps.values()
     assert sum(gap.is_worth_it(own) for gap in gaps) == again
+
+
+def added(conv: nn.Module, x: Tensor) -> Tensor:
+    """Of which autograd keeps more than the value that is held for it."""
+    return x + F.dropout(torch.tanh(torch.sin(conv(x))), 0.5)
+
+
+def test_what_autograd_would_keep_for_it_is_counted_as_stock() -> None:
+    ours, stock = chains(added)
+    ours(image(size=48))
+    (row, *_) = ym.report(ours).rows
+    (lowered,) = registry.runner_of(ours).lowered.values()
+    gaps = list(lowered.recording.gaps.values())
+    assert row.state == "swapped" and len(gaps) == 3
+    assert row.stock_bytes >= sum(gap.saved_bytes for gap in gaps) > 0

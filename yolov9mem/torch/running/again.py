@@ -37,6 +37,7 @@ class Again(NamedTuple):
 
     feeds: set[Ref]  # inputs of graphs that are not held
     read_bytes: int  # held for that, and for nothing else
+    saved_bytes: int  # that autograd would keep for the calls
     most_bytes: int  # of one gap, while its backward runs
 
 
@@ -50,7 +51,8 @@ def made_again(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Agai
     feeds = {ref for gap in gaps for ref in gap.feeds if ref in own}
     read = {ref: size for gap in gaps for ref, size in gap.read_bytes.items()}
     most = max((gap.inner_bytes + gap.outer_bytes for gap in gaps), default=0)
-    return Again(feeds, sum(read.values()), most)
+    saved = sum(gap.saved_bytes for gap in gaps)
+    return Again(feeds, sum(read.values()), saved, most)
 
 
 Made = Iterator[tuple[Ref, Tensor]]
