@@ -5,13 +5,18 @@ memory would that save?"""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+from .isolation import nothing_saved
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
 
 _OURS = ("aten", "prim", "prims")  # whose operators say what they do
 
@@ -23,6 +28,9 @@ class Effects(NamedTuple):
     multiplies: bool = False  # matrices, or it is a convolution
     lasting: bool = False  # it moves statistics or a generator of its own, or may do so
     inner_bytes: int = 0  # made on the way to its result
+    saved_bytes: int = 0  # of these: autograd keeps them for backward
+    # What else it keeps: ("argument", tensor) and ("result", leaf), as in StockCall.made.
+    saves: frozenset[tuple[str, int]] = frozenset()
 
 
 NO_EFFECTS = Effects()
@@ -30,12 +38,36 @@ NO_EFFECTS = Effects()
 
 def watched(function: Callable[..., Any], *args: Any) -> tuple[Any, Effects]:
     """The result of a call on fakes, and what its operators do."""
-    with _Watch() as watch:
+    # Not the tensors, which hold autograd, which holds who is told of them.
+    saved: set[int] = set()
+    with _Watch() as watch, nothing_saved(lambda x: saved.add(memory_of(x))):
         result = function(*args)
-    known = set(map(_memory, tree_leaves((result, args))))
-    inner = {_memory(x): bytes_of(x) for x in watch.made if _memory(x) not in known}
-    bytes_made = sum(inner.values())
-    return result, Effects(watch.draws, watch.multiplies, watch.lasting, bytes_made)
+    given = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
+    places = [("argument", i) for i in range(len(given))]
+    places += [("result", i) for i in range(len(tree_leaves(result)))]
+    outer = list(map(_memory, [*given, *tree_leaves(result)]))
+    inner = {_memory(x): bytes_of(x) for x in watch.made}
+    for memory in outer:
+        inner.pop(memory, None)
+    return result, Effects(
+        watch.draws,
+        watch.multiplies,
+        watch.lasting,
+        sum(inner.values()),
+        sum(size for memory, size in inner.items() if memory in saved),
+        frozenset(place for place, memory in zip(places, outer) if memory in saved),
+    )
+
+
+def learn(rec: Recorder, tensors: list[Tensor]) -> None:
+    """Values want gradients, as far as autograd knows, which then says what it keeps. In a
+    strict recording nobody asks."""
+    for tensor in tensors:
+        value = None if rec.strict else rec.value(tensor)
+        made = value is not None and rec.recording.nodes[value].op != "input"
+        if made and not (tensor.requires_grad or tensor._is_view()):
+            with nothing_saved():
+                tensor.mul_(torch.ones((), device=tensor.device, requires_grad=True))
 
 
 class _Watch(TorchDispatchMode):

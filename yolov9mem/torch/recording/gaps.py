@@ -32,7 +32,9 @@ class Gap:
     makes: list[Ref] = field(default_factory=list)  # read by other calls, or results
     feeds: list[Ref] = field(default_factory=list)  # read by stages
     feed_bytes: dict[Ref, int] = field(default_factory=dict)  # that stages alone read
+    read_bytes: dict[Ref, int] = field(default_factory=dict)  # that else nothing holds
     inner_bytes: int = 0  # made on the way
+    saved_bytes: int = 0  # of these: autograd keeps them for backward
     outer_bytes: int = 0  # handed out
     draws: bool = False
     multiplies: bool = False
@@ -40,19 +42,21 @@ class Gap:
     def is_worth_it(self, again: Collection[Ref]) -> bool:
         """Does it save enough, if of its feeds only these are made again?"""
         fed = sum(size for ref, size in self.feed_bytes.items() if ref in again)
-        return self.inner_bytes + fed >= max(1, WORTH * self.outer_bytes)
+        saved = self.saved_bytes + fed - sum(self.read_bytes.values())
+        return saved >= max(1, WORTH * self.outer_bytes)
 
 
 def gaps_of(done: Recording) -> dict[int, Gap]:
     """By the number of their first call. Without the end of what follows the last stage,
     which is needed first in backward."""
-    runs = [_Run(done, calls) for calls in _runs(done) if calls]
+    held = _held(done)
+    runs = [_Run(done, calls, held) for calls in _runs(done) if calls]
     has_tail = bool(done.calls) and done.calls[-1].after == len(done.stages)
     end = len(done.calls) if has_tail else None
     found: dict[int, Gap] = {}
     for calls in _pieces(runs):
         gap = Gap(calls)
-        _fill_in(done, gap)
+        _fill_in(done, gap, held)
         carries = any(done.calls[number].carries for number in calls)
         if carries and calls.stop != end and not _is_changed_after(done, gap):
             found[calls.start] = gap
@@ -105,7 +109,7 @@ def _changed_by(call: StockCall) -> set[int | None]:
 class _Run:
     """Calls one after the other, and where to cut them."""
 
-    def __init__(self, done: Recording, calls: range) -> None:
+    def __init__(self, done: Recording, calls: range, held: set[Ref]) -> None:
         self.calls = calls
         inside = [done.calls[number] for number in calls]
         outside = {ref for call in done.calls[calls.stop :] for ref in call.refs}
@@ -126,44 +130,46 @@ class _Run:
                 last[where] = max(last.get(where, 0), end)
             for where in _changed_by(call):
                 self.whole.update(range(first[where] + 1, place + 1))
-        made = [call.effects.inner_bytes for call in inside]
+        kept = {where for ref, where in memory.items() if ref in held}
+        saved = [call.effects.saved_bytes for call in inside]
         born = [0] * (len(inside) + 1)
         for where, place in first.items():
-            made[place] += size[where]
+            saved[place] += size[where] if where in kept else 0
             if last[where] > place:
                 born[place + 1] += size[where]
                 born[min(last[where] + 1, len(inside))] -= size[where]
-        # Bytes made before a place: those that are read after it, and all.
+        # Bytes made before a place: those that are read after it, and those that autograd
+        # keeps.
         self.live = list(accumulate(born))
-        self.made = [0, *accumulate(made)]
+        self.saved = [0, *accumulate(saved)]
 
     @property
-    def bytes_made(self) -> int:
-        """By all of them."""
-        return self.made[-1]
+    def bytes_saved(self) -> int:
+        """Of all of them."""
+        return self.saved[-1]
 
     def cut(self, most: float) -> list[int]:
-        """At which places, the ends too, so that pieces make about as many bytes."""
-        count = max(1, math.ceil(self.bytes_made / max(most, 1)))
-        each = self.bytes_made / count
+        """At which places, the ends too, of which autograd keeps about as much."""
+        count = max(1, math.ceil(self.bytes_saved / max(most, 1)))
+        each = self.bytes_saved / count
         places = [i for i in range(1, len(self.calls)) if i not in self.whole]
         ends = {0, len(self.calls)}
         for k in range(1, count):
-            near = [i for i in places if abs(self.made[i] - k * each) <= each / 2]
+            near = [i for i in places if abs(self.saved[i] - k * each) <= each / 2]
             if near:
                 ends.add(min(near, key=lambda i: self.live[i]))
         return sorted(ends)
 
     def cost(self, ends: list[int]) -> tuple[int, int]:
-        """Bytes held at these cuts, and most that a piece makes."""
+        """Bytes held at these cuts, and most that autograd keeps of a piece."""
         held = sum(self.live[i] for i in ends[1:-1])
-        return held, max(self.made[b] - self.made[a] for a, b in pairwise(ends))
+        return held, max(self.saved[b] - self.saved[a] for a, b in pairwise(ends))
 
 
 def _pieces(runs: list[_Run]) -> Iterator[range]:
-    """Of all runs: pieces of a size at which what is held between them and what one of
-    them makes are least together."""
-    most = max((run.bytes_made for run in runs), default=0)
+    """Of all runs: pieces of a size at which what is held between them and what autograd
+    keeps of one are least together."""
+    most = max((run.bytes_saved for run in runs), default=0)
 
     def cost(k: int) -> int:
         costs = [run.cost(run.cut(most / k)) for run in runs]
@@ -184,7 +190,7 @@ def _made_by(call: StockCall, number: int) -> Iterator[tuple[Ref, Any, int]]:
         yield ref, where, 0 if where is None else count
 
 
-def _fill_in(done: Recording, gap: Gap) -> None:
+def _fill_in(done: Recording, gap: Gap, held: set[Ref]) -> None:
     calls = [done.calls[number] for number in gap.calls]
     memory: dict[Ref, Any] = {}  # of all that it makes
     size: dict[Any, int] = {}  # by memory
@@ -193,6 +199,8 @@ def _fill_in(done: Recording, gap: Gap) -> None:
             memory[ref], size[where] = where, count
     read = dict.fromkeys(ref for call in calls for ref in call.refs)
     gap.reads = [ref for ref in read if ref not in memory and ref.kind != "constant"]
+    values = (ref for ref in gap.reads if ref.kind == "value" and ref not in held)
+    gap.read_bytes = {ref: done.nodes[ref.key].nbytes for ref in values}
     others = {ref for call in done.calls[gap.calls.stop :] for ref in call.refs}
     others.update(results(done))
     sources = {ref for stage in done.stages for ref in stage.sources}
@@ -205,8 +213,26 @@ def _fill_in(done: Recording, gap: Gap) -> None:
     made_for_calls = sizes(gap.makes)
     alone = [ref for ref in gap.feeds if memory[ref] not in made_for_calls]
     gap.feed_bytes = {ref: size[memory[ref]] for ref in alone}
-    gap.outer_bytes = sum((made_for_calls | sizes(gap.feeds)).values())
+    outer = made_for_calls | sizes(gap.feeds)
+    gap.outer_bytes = sum(outer.values())
     all_made = sum(size.values()) + sum(call.effects.inner_bytes for call in calls)
     gap.inner_bytes = all_made - gap.outer_bytes
+    kept = sizes(ref for ref in memory if ref in held)
+    gap.saved_bytes = sum(call.effects.saved_bytes for call in calls)
+    gap.saved_bytes += sum(kept[where] for where in kept.keys() - outer.keys())
     gap.draws = any(call.effects.draws for call in calls)
     gap.multiplies = any(call.effects.multiplies for call in calls)
+
+
+def _held(done: Recording) -> set[Ref]:
+    """What autograd keeps for the backward of stock calls, and what the caller has."""
+    held = set(results(done))
+    for number, call in reversed(list(enumerate(done.calls))):
+        saves = call.effects.saves
+        held.update(ref for i, ref in enumerate(call.refs) if ("argument", i) in saves)
+        made = [Ref("stock", (number, leaf)) for leaf in range(len(call.made))]
+        held.update(ref for ref, place in zip(made, call.made) if place in saves)
+        views = (ref for ref, memory in zip(made, call.memory) if memory is None)
+        if not held.isdisjoint(views):
+            held.update(call.refs)
+    return held

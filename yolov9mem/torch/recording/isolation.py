@@ -7,7 +7,7 @@ import logging
 import random
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -33,11 +33,15 @@ def random_states() -> tuple[Any, ...]:
     return random.getstate(), keys.tobytes(), rest
 
 
-def nothing_saved() -> AbstractContextManager[Any]:
-    """Autograd saves no fakes, and hooks that somebody has around forward see none."""
+def nothing_saved(
+    instead: Callable[[torch.Tensor], None] = lambda x: None,
+) -> AbstractContextManager[Any]:
+    """Autograd saves no fakes, and hooks that somebody has around forward see none.
+
+    ``instead`` is called with each that it would save."""
     if not torch._C._autograd._saved_tensors_hooks_is_enabled():
         return nullcontext()
-    return torch.autograd.graph.saved_tensors_hooks(lambda x: None, lambda x: x)
+    return torch.autograd.graph.saved_tensors_hooks(instead, lambda x: x)
 
 
 def _is_of_others(record: logging.LogRecord) -> bool:

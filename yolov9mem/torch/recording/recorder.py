@@ -21,7 +21,7 @@ from ..versions import packing
 from . import calls, calls_layers, sharing  # noqa: F401 (layers: its handlers)
 from .copies import Copies
 from .derived import Derived
-from .effects import watched
+from .effects import learn, watched
 from .fakes import FakeCopy
 from .fingerprint import Fingerprint
 from .ir import (
@@ -191,9 +191,8 @@ class Recorder(TorchFunctionMode):
         self.alive.append(fake)
         self.ref[id(fake)] = Ref("input", number)
         if leaf.ndim == 4 and leaf.dtype in calls.FLOATS:
-            self.ref[id(fake)] = Ref(
-                "value", self._add_input(leaf, Ref("input", number))
-            )
+            value = self._add_input(leaf, Ref("input", number))
+            self.ref[id(fake)] = Ref("value", value)
         return fake
 
     def _add_input(self, tensor: Tensor, ref: Ref) -> int:
@@ -248,6 +247,7 @@ class Recorder(TorchFunctionMode):
             raise CannotLower(name, self.path, reason)
         if name == "__get__":
             self._check_question(func, leaves)
+        learn(self, leaves)
         before = [tensor._version for tensor in leaves]
         result, does = watched(sharing.called, self, func, name, args, kwargs)
         changed = [t for t, v in zip(leaves, before) if t._version != v]

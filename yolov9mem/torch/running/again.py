@@ -37,6 +37,8 @@ class Again(NamedTuple):
 
     gaps: int
     feeds: set[Ref]  # inputs of graphs that are not held
+    read_bytes: int  # held for that, and for nothing else
+    saved_bytes: int  # that autograd would keep for the calls
     most_bytes: int  # of one gap, while its backward runs
 
 
@@ -48,8 +50,10 @@ def made_again(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Agai
     is_chosen = is_made_again(keep)
     gaps = [g for g in recording.gaps.values() if is_chosen(g) and g.is_worth_it(own)]
     feeds = {ref for gap in gaps for ref in gap.feeds if ref in own}
-    most_bytes = max((gap.inner_bytes + gap.outer_bytes for gap in gaps), default=0)
-    return Again(len(gaps), feeds, most_bytes)
+    read = {ref: size for gap in gaps for ref, size in gap.read_bytes.items()}
+    most = max((gap.inner_bytes + gap.outer_bytes for gap in gaps), default=0)
+    saved = sum(gap.saved_bytes for gap in gaps)
+    return Again(len(gaps), feeds, sum(read.values()), saved, most)
 
 
 Made = Iterator[tuple[Ref, Tensor]]

@@ -45,7 +45,8 @@ class Held(NamedTuple):
 def held_bytes(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Held:
     """Of the plans of a module's graphs, in their order."""
     again = made_again(recording, keep, plans)
-    held = weights = peak = stock = shared = 0
+    held, stock = again.read_bytes, again.saved_bytes
+    weights = peak = shared = 0
     seen = set(again.feeds)
     for plan in plans:  # all before it are held while one runs
         held += _input_bytes(plan.program, seen)

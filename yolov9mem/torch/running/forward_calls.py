@@ -6,6 +6,7 @@ from __future__ import annotations
 from itertools import chain, compress
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_unflatten
 
@@ -119,6 +120,8 @@ class Replay:
     def _is_made_again(self, gap: Gap) -> bool:
         if gap.draws and devices.is_capturing(self._device):
             return False  # the generator's state, which would be put back, is not there
+        if not torch._C._autograd._saved_tensors_hooks_is_enabled():
+            return False  # forbidden is what torch.utils.checkpoint works with
         return self._can_be_again(gap) and gap.is_worth_it(self._feeds)
 
     def _make_gap(self, gap: Gap) -> None:
