@@ -151,7 +151,8 @@ def _row(path: str, module: nn.Module, entry: Entry) -> Row:
     recording = entry.latest.recording
     again = made_again(recording, entry.keep, plans).gaps
     if again:
-        detail += f", {again} times with stock calls between that are made again"
+        pieces = f"{again} pieces" if again > 1 else "a piece"
+        detail += f", {pieces} of stock calls made again"
     replays = [plan.core.replays for _, plan in planned]
     repeated = sum(found[1] for found in replays if found)
     if any(replays):
