@@ -309,7 +309,8 @@ def test_an_error_when_made_again() -> None:
         call.function = refuse
     with pytest.raises(MemoryError, match="not this time") as raised:
         out.square().sum().backward()
-    assert any("replayed cos of rows.2.1" in note for note in raised.value.__notes__)
+    notes = getattr(raised.value, "__notes__", [])  # before Python 3.11 in its text
+    assert "replayed cos of rows.2.1" in " ".join([str(raised.value), *notes])
     for call, function in zip(calls, functions):
         call.function = function
     assert_same_training(ours, stock, image())

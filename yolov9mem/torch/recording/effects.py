@@ -76,9 +76,8 @@ class _Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.draws = self.multiplies = self.lasting = False
-        self.made: list[
-            Tensor
-        ] = []  # alive, so that no memory has the place of another
+        # Alive, so that no memory has the place of another.
+        self.made: list[Tensor] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
