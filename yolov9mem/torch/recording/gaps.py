@@ -17,7 +17,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from .ir import Recording, Ref, StockCall
-from .refs import results
+from .refs import memory_of_result, results
 
 WORTH = 1 / 4  # of the bytes that a piece hands out: less saved is not worth its time
 MOST_PIECES = 16
@@ -65,17 +65,12 @@ def gaps_of(done: Recording) -> dict[int, Gap]:
 
 def _is_changed_after(done: Recording, gap: Gap) -> bool:
     """Is something that it reads changed in place later?"""
-    known: dict[Ref, Any] = {}
-    for number, call in enumerate(done.calls[: gap.calls.start]):
-        known |= {ref: where for ref, where, _ in _made_by(call, number)}
-    read = {known.get(ref) for ref in gap.reads} - {None}
-    for call in done.calls[gap.calls.stop :]:
-        changed = {call.refs[i] for kind, i in call.made if kind == "argument"}
-        if not changed.union(call.changes).isdisjoint(gap.reads):
-            return True
-        if not read.isdisjoint(_changed_by(call)):
-            return True
-    return False
+    memory = {memory_of_result(done, ref) for ref in gap.reads} - {None}
+    return any(
+        not memory.isdisjoint(_changed_by(call))
+        or not set(gap.reads).isdisjoint(call.changed)
+        for call in done.calls[gap.calls.stop :]
+    )
 
 
 def _runs(done: Recording) -> Iterator[range]:
@@ -100,6 +95,12 @@ def _changes_its_own(done: Recording, first: int, call: StockCall) -> bool:
     return not call.changes and changed.isdisjoint(not_own | {None})
 
 
+def _read_after(done: Recording, calls: range) -> set[Ref]:
+    """By other stock calls, or by the caller."""
+    read = {ref for call in done.calls[calls.stop :] for ref in call.refs}
+    return read.union(results(done))
+
+
 def _changed_by(call: StockCall) -> set[int | None]:
     """The memory that it changes in place."""
     made = zip(call.made, call.memory)
@@ -112,8 +113,7 @@ class _Run:
     def __init__(self, done: Recording, calls: range, held: set[Ref]) -> None:
         self.calls = calls
         inside = [done.calls[number] for number in calls]
-        outside = {ref for call in done.calls[calls.stop :] for ref in call.refs}
-        outside.update(results(done))
+        outside = _read_after(done, calls)
         first: dict[Any, int] = {}  # by memory: the place of the call that makes it
         last: dict[Any, int] = {}  # and after which it is not read any more
         size: dict[Any, int] = {}
@@ -201,8 +201,7 @@ def _fill_in(done: Recording, gap: Gap, held: set[Ref]) -> None:
     gap.reads = [ref for ref in read if ref not in memory and ref.kind != "constant"]
     values = (ref for ref in gap.reads if ref.kind == "value" and ref not in held)
     gap.read_bytes = {ref: done.nodes[ref.key].nbytes for ref in values}
-    others = {ref for call in done.calls[gap.calls.stop :] for ref in call.refs}
-    others.update(results(done))
+    others = _read_after(done, gap.calls)
     sources = {ref for stage in done.stages for ref in stage.sources}
     gap.makes = [ref for ref in memory if ref in others]
     gap.feeds = [ref for ref in memory if ref in sources]

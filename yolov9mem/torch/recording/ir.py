@@ -132,6 +132,12 @@ class StockCall:
     bytes: tuple[int, ...] = ()  # of that memory
     effects: Effects = NO_EFFECTS
 
+    @property
+    def changed(self) -> tuple[Ref, ...]:
+        """What it changes in place: arguments, and what shares their memory."""
+        arguments = (self.refs[i] for kind, i in self.made if kind == "argument")
+        return (*arguments, *self.changes)
+
 
 @dataclass
 class Stage:

@@ -22,7 +22,7 @@ import torch
 
 from .gaps import gaps_of
 from .ir import CannotLower, Node, NothingToRun, Part, Recording, Ref, Stage, StockCall
-from .refs import renumber_calls, replace_refs, results
+from .refs import memory_of_result, renumber_calls, replace_refs, results
 from .to_stock import can_be_left, leave_to_stock, tails
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -325,8 +325,7 @@ def _check_changes(done: Recording, stages: list[int]) -> None:
             elif stages[value] != stages[number]:
                 read.add(Ref("value", value))
     for call in done.calls:
-        made = (call.refs[place] for kind, place in call.made if kind == "argument")
-        for changed in (*made, *call.changes):
+        for changed in call.changed:
             if changed.kind != "input" and changed in read:
                 reason = "it changes in place what something else reads"
                 raise CannotLower(call.name, call.path, reason)
@@ -349,22 +348,16 @@ def _note_last_uses(done: Recording) -> None:
 def _note_lone_sources(done: Recording) -> None:
     """Says which sources of stages are results of stock calls that nothing else reads, but
     for calls that make views of them, which are of the same memory."""
-    readers = Counter(_memory(done, ref) for ref in results(done))
+    readers = Counter(memory_of_result(done, ref) for ref in results(done))
     for step, _ in _in_order(done):
         if isinstance(step, Stage):
-            readers.update(_memory(done, ref) for ref in step.sources)
+            readers.update(memory_of_result(done, ref) for ref in step.sources)
         else:
-            read = {_memory(done, ref) for ref in step.refs}
+            read = {memory_of_result(done, ref) for ref in step.refs}
             readers.update(read - set(step.memory))
     for stage in done.stages:
-        memory = [_memory(done, ref) for ref in stage.sources]
+        memory = [memory_of_result(done, ref) for ref in stage.sources]
         stage.alone = [known is not None and readers[known] == 1 for known in memory]
-
-
-def _memory(done: Recording, ref: Ref) -> int | None:
-    """A number for the memory of a stock call's result, if it is not shared beyond."""
-    memory = done.calls[ref.key[0]].memory if ref.kind == "stock" else ()
-    return memory[ref.key[1]] if memory else None
 
 
 def _in_order(done: Recording) -> Iterator[tuple[Stage | StockCall, list[Ref]]]:

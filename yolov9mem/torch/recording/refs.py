@@ -43,3 +43,9 @@ def results(done: Recording) -> list[Ref]:
     """What the module hands out."""
     leaves = [leaf for leaf in done.out_leaves if isinstance(leaf, Ref)]
     return leaves + [write.ref for write in done.writes]
+
+
+def memory_of_result(done: Recording, ref: Ref) -> int | None:
+    """A number for the memory of a stock call's result, if it is not shared beyond."""
+    memory = done.calls[ref.key[0]].memory if ref.kind == "stock" else ()
+    return memory[ref.key[1]] if memory else None
