@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 
 import pytest
@@ -195,6 +196,11 @@ def assert_same_training(
             assert_close(a, b, tolerance)
         else:
             assert torch.equal(a, b), name
+
+
+def without_pieces(detail: str) -> str:
+    """Of a report, but for how many pieces of stock calls are made again."""
+    return re.sub(r", (a piece|\d+ pieces) of stock calls made again", "", detail)
 
 
 def ran_in_core(module: nn.Module) -> int:
