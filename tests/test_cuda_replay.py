@@ -26,6 +26,7 @@ from yolov9mem.torch.running import autograd_nodes, binding, planned, registry
 
 GRAPHS = 4
 SEGMENTS = 2
+FEWEST_STEPS = 4  # of a graph; fewer are queued
 
 
 class FixedRun(Run):
@@ -62,7 +63,7 @@ class FixedRun(Run):
             )
         running = [array for pair in self.running for array in pair]
         made = (*self.outputs, *self.grad_inputs, *self.grad_params, *running)
-        return [array.copy() for array in made]
+        return [array.copy() for array in made if array is not None]
 
 
 def recorded() -> FixedRun:
@@ -190,6 +191,25 @@ def test_gradients_from_other_memory_concern_the_part_that_reads_them(runs) -> N
         assert_same_bits(runs, seed)
     others = PARTS - 1
     assert runs[0].plan.replays == (others, 3 * others, False)
+
+
+def test_an_image_from_other_memory_concerns_its_packing_alone() -> None:
+    """As a loader leaves it: the step that packs it is queued, the others are repeated."""
+    form = {"planar_inputs": ["float32"], "input_grads": [False]}
+    pair = [FixedRun(replays=True, **form), FixedRun(**form)]
+    for run in pair:
+        run.grad_inputs = [None]
+    held = []
+    for seed in range(4):
+        held.append(pair[0].inputs)
+        pair[0].inputs = [np.zeros_like(x) for x in held[-1]]
+        assert_same_bits(pair, seed)
+    assert pair[0].plan.replays == (PARTS, 3 * PARTS, False)
+    lib = ce.library()
+    before = lib.ym_emulation_count(LAUNCHES)
+    pair[0].step(4)
+    packed = 2  # in forward, and for the weights' gradient
+    assert lib.ym_emulation_count(LAUNCHES) - before <= PARTS + packed + FEWEST_STEPS
 
 
 def test_a_small_workspace_stays_from_forward_to_backward(monkeypatch) -> None:

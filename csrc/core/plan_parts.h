@@ -30,6 +30,11 @@ void ym_plan_touched_params(const ym_plan *plan, const ym_schedule *schedule,
 void ym_segment_steps(const ym_schedule *schedule, int32_t segment, int32_t *begin,
                       int32_t *end);
 
+/* Runs the steps [begin, end), which follow those before them. */
+ym_status ym_plan_run_steps(const ym_plan *plan, const ym_schedule *schedule,
+                            int32_t begin, int32_t end, ym_context *context,
+                            const ym_bindings *bindings);
+
 /* Must the block be there while the segment runs? From the first to the last step that
  * uses it. */
 bool ym_block_lives(const ym_schedule *schedule, const ym_block *block,

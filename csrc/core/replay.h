@@ -19,7 +19,7 @@ struct ym_context;
  * equally long. */
 typedef struct ym_replay_key {
     const void *part; /* which work of the plan: a schedule and */
-    int32_t segment;
+    int32_t first;    /* of its steps */
     const uint64_t *word;
     size_t words;
 } ym_replay_key;

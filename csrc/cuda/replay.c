@@ -29,7 +29,7 @@
 typedef struct memory {
     struct memory *next;
     const void *part;
-    int32_t segment;
+    int32_t first_step;
     cudnn_settings settings;
     uint64_t *word;
     size_t words;
@@ -58,7 +58,7 @@ static cudaStream_t own_streams[DEVICES];
 
 static bool is_of_part(const memory *m, const ym_replay_key *key)
 {
-    return m->part == key->part && m->segment == key->segment;
+    return m->part == key->part && m->first_step == key->first;
 }
 
 static memory *find(const replayer *r, const ym_replay_key *key,
@@ -150,7 +150,7 @@ static void remember(replayer *r, const ym_replay_key *key, cudnn_settings setti
     memcpy(word, key->word, key->words * sizeof *word);
     *m = (memory){.next = r->first,
                   .part = key->part,
-                  .segment = key->segment,
+                  .first_step = key->first,
                   .settings = settings,
                   .word = word,
                   .words = key->words,

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: MIT
  * A run as a replayer takes it: what its steps find in the bindings as a key.
+ *
+ * A caller's image comes at other addresses than the arenas do, and one step alone
+ * reads it, which packs it: that one is queued each time, between runs of steps that
+ * are repeated, or every new address would be another record of all of them.
  */
 #include "core/replay.h"
 
@@ -8,18 +12,22 @@
 
 #include "core/plan_parts.h"
 
+/* One launch costs as much as the start of a graph, which holds memory besides. */
+#define FEWEST_STEPS 4
+
+/* Steps [begin, end). */
 typedef struct run_call {
     const ym_plan *plan;
     const ym_schedule *schedule;
-    int32_t segment;
+    int32_t begin, end;
     const ym_bindings *bindings;
 } run_call;
 
 static ym_status queue_run(ym_context *context, const void *what)
 {
     const run_call *call = what;
-    return ym_plan_run(call->plan, call->schedule, call->segment, context,
-                       call->bindings);
+    return ym_plan_run_steps(call->plan, call->schedule, call->begin, call->end,
+                             context, call->bindings);
 }
 
 /* Counts the words; writes them where there is memory for them. */
@@ -139,19 +147,47 @@ static void put_step(key_writer *to, const run_call *call, const ym_step *step)
     }
 }
 
-/* Only what the segment's steps read and write: the loss leaves the network's gradients
- * in other memory each time, and one segment alone reads those. */
+/* Only what these steps read and write: the loss leaves the network's gradients in
+ * other memory each time, and one segment alone reads those. */
 static void put_run(key_writer *to, const run_call *call)
 {
-    int32_t begin, end;
-    ym_segment_steps(call->schedule, call->segment, &begin, &end);
     put_pointer(to, call->bindings->saved);
     put(to, call->bindings->saved_bytes);
     put_pointer(to, call->bindings->workspace);
     put(to, call->bindings->workspace_bytes);
-    for (int32_t i = begin; i < end; i++) {
+    for (int32_t i = call->begin; i < call->end; i++) {
         put_step(to, call, &call->schedule->step[i]);
     }
+}
+
+static ym_status repeat(ym_context *context, const run_call *call)
+{
+    if (call->end - call->begin < FEWEST_STEPS) {
+        return queue_run(context, call);
+    }
+    key_writer writer = {0};
+    put_run(&writer, call);
+    uint64_t *const word = malloc(writer.count * sizeof *word);
+    if (word == NULL) {
+        return queue_run(context, call);
+    }
+    writer = (key_writer){.word = word};
+    put_run(&writer, call);
+    const ym_replay_key key = {call->schedule, call->begin, word, writer.count};
+    ym_replayer *const replayer = call->plan->replayer;
+    const ym_status status = replayer->run(replayer, context, &key, queue_run, call);
+    free(word);
+    return status;
+}
+
+/* How many steps from `begin` on are done in one way. */
+static int32_t steps_alike(const ym_schedule *schedule, int32_t begin, int32_t end)
+{
+    int32_t i = begin;
+    while (i < end && schedule->step[i].kind != YM_STEP_PACK_INPUT) {
+        i++;
+    }
+    return i > begin ? i - begin : 1;
 }
 
 ym_status ym_plan_replay(const ym_plan *plan, const ym_schedule *schedule,
@@ -161,18 +197,12 @@ ym_status ym_plan_replay(const ym_plan *plan, const ym_schedule *schedule,
     if (plan->replayer == NULL) {
         return ym_plan_run(plan, schedule, segment, context, bindings);
     }
-    const run_call call = {plan, schedule, segment, bindings};
-    key_writer writer = {0};
-    put_run(&writer, &call);
-    uint64_t *const word = malloc(writer.count * sizeof *word);
-    if (word == NULL) {
-        return ym_plan_run(plan, schedule, segment, context, bindings);
+    run_call call = {.plan = plan, .schedule = schedule, .bindings = bindings};
+    int32_t end;
+    ym_segment_steps(schedule, segment, &call.begin, &end);
+    for (; call.begin < end; call.begin = call.end) {
+        call.end = call.begin + steps_alike(schedule, call.begin, end);
+        YM_TRY(repeat(context, &call));
     }
-    writer = (key_writer){.word = word};
-    put_run(&writer, &call);
-    const ym_replay_key key = {schedule, segment, word, writer.count};
-    const ym_status status =
-        plan->replayer->run(plan->replayer, context, &key, queue_run, &call);
-    free(word);
-    return status;
+    return YM_OK;
 }

@@ -367,12 +367,11 @@ static ym_status run_step(const runner *r, const ym_step *step)
     }
 }
 
-ym_status ym_plan_run(const ym_plan *plan, const ym_schedule *schedule, int32_t segment,
-                      ym_context *context, const ym_bindings *bindings)
+ym_status ym_plan_run_steps(const ym_plan *plan, const ym_schedule *schedule,
+                            int32_t begin, int32_t end, ym_context *context,
+                            const ym_bindings *bindings)
 {
     runner r = {plan, schedule, context, bindings};
-    int32_t begin, end;
-    ym_segment_steps(schedule, segment, &begin, &end);
     YM_CHECK(&context->error, bindings->saved_bytes >= plan->forward.saved_bytes,
              YM_ERR_ARGUMENT, "saved: %zu bytes given, the plan needs %zu",
              bindings->saved_bytes, plan->forward.saved_bytes);
@@ -383,4 +382,12 @@ ym_status ym_plan_run(const ym_plan *plan, const ym_schedule *schedule, int32_t 
         YM_TRY(run_step(&r, &schedule->step[i]));
     }
     return YM_OK;
+}
+
+ym_status ym_plan_run(const ym_plan *plan, const ym_schedule *schedule, int32_t segment,
+                      ym_context *context, const ym_bindings *bindings)
+{
+    int32_t begin, end;
+    ym_segment_steps(schedule, segment, &begin, &end);
+    return ym_plan_run_steps(plan, schedule, begin, end, context, bindings);
 }
