@@ -85,7 +85,43 @@ def after(copied: Callable[[Tensor], Tensor]) -> Callable[[Tensor], object]:
     return change
 
 
+def noisy(x: Tensor) -> Tensor:
+    """The same noise at each call."""
+    return x + torch.rand(x.shape, generator=torch.Generator().manual_seed(3))
+
+
+def noisy_by_seed(x: Tensor) -> Tensor:
+    torch.manual_seed(3)
+    return x + torch.rand(x.shape)
+
+
+def noisy_in_a_fork(x: Tensor) -> Tensor:
+    """The generator's state is put back."""
+    with torch.random.fork_rng(devices=[]):
+        return noisy_by_seed(x)
+
+
+def seeded(x: Tensor) -> Tensor:
+    torch.manual_seed(3)
+    return x
+
+
+class Noisy(End):
+    """From a generator that the module has."""
+
+    def __init__(self) -> None:
+        super().__init__(self.noisy)
+        self.generator = torch.Generator().manual_seed(3)
+
+    def noisy(self, x: Tensor) -> Tensor:
+        return x + torch.rand(x.shape, generator=self.generator)
+
+
 REFUSED = {
+    "generator": (noisy, "generator of its own"),
+    "seed": (noisy_by_seed, "seeds"),
+    "seed in a fork": (noisy_in_a_fork, "seeds"),
+    "seed alone": (seeded, "seeds"),
     "autograd.Function": (Reversed.apply, "gradients are disabled"),
     "no_grad": (without_gradient, "gradients are disabled"),
     "clone": (after(torch.clone), "copy"),
@@ -104,6 +140,25 @@ def test_what_a_replay_would_get_wrong_is_refused(name: str) -> None:
     function, words = REFUSED[name]
     with pytest.raises(ym.CannotLower, match=words):
         ym.checkpoint(End(function))(image())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Noisy, *(lambda f=f: End(f) for f in (noisy, noisy_by_seed, noisy_in_a_fork))],
+)
+def test_noise_is_stock_s_at_each_step(make: Callable[[], nn.Module]) -> None:
+    stock = make()
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    for _ in range(3):
+        states = []
+        for module in (ours, stock):
+            torch.manual_seed(5)
+            states.append((module(image()), torch.get_rng_state()))
+        for a, b in zip(*states, strict=True):
+            assert_close(a, b)
+    assert ran_in_core(ours) == 3  # its brick, at each step
+    if isinstance(stock, Noisy):
+        assert torch.equal(ours.generator.get_state(), stock.generator.get_state())
 
 
 REPLAYED = {

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from .isolation import nothing_saved
+from .isolation import is_seeded, nothing_saved
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -26,7 +26,8 @@ class Effects(NamedTuple):
 
     draws: bool = False  # from PyTorch's default generators
     multiplies: bool = False  # matrices, or it is a convolution
-    lasting: bool = False  # it moves statistics or a generator of its own, or may do so
+    from_its_own: bool = False  # draws from a generator that it is given
+    lasting: bool = False  # it moves statistics, or may do so
     inner_bytes: int = 0  # made on the way to its result
     saved_bytes: int = 0  # of these: autograd keeps them for backward
     # What else it keeps: ("argument", tensor) and ("result", leaf), as in StockCall.made.
@@ -52,6 +53,7 @@ def watched(function: Callable[..., Any], *args: Any) -> tuple[Any, Effects]:
     return result, Effects(
         watch.draws,
         watch.multiplies,
+        watch.from_its_own,
         watch.lasting,
         sum(inner.values()),
         sum(size for memory, size in inner.items() if memory in saved),
@@ -70,12 +72,20 @@ def learn(rec: Recorder, tensors: list[Tensor]) -> None:
                 tensor.mul_(torch.ones((), device=tensor.device, requires_grad=True))
 
 
+def why_other_numbers(does: Effects) -> str:
+    """Why a replay would not draw what the call draws, if so: a replay draws from where
+    PyTorch's generators are, and a recording's objects are copies."""
+    if does.from_its_own:
+        return "it draws from a generator of its own"
+    return "forward seeds PyTorch's generator" if does.draws and is_seeded() else ""
+
+
 class _Watch(TorchDispatchMode):
     """Sees the operators that calls are made of."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.draws = self.multiplies = self.lasting = False
+        self.draws = self.multiplies = self.from_its_own = self.lasting = False
         # Alive, so that no memory has the place of another.
         self.made: list[Tensor] = []
 
@@ -84,18 +94,15 @@ class _Watch(TorchDispatchMode):
     ) -> Any:
         self.draws |= torch.Tag.nondeterministic_seeded in func.tags
         self.multiplies |= func.overloadpacket in flop_registry
-        self.lasting |= func.namespace not in _OURS or _lasts(func, args, kwargs or {})
+        given = dict(zip((a.name for a in func._schema.arguments), args))
+        given |= kwargs or {}
+        self.from_its_own |= any(isinstance(x, torch.Generator) for x in given.values())
+        # Not all schemas say that running statistics are changed.
+        moves = given.get("running_mean") is not None
+        self.lasting |= moves or func.namespace not in _OURS
         result = func(*args, **(kwargs or {}))
         self.made += (x for x in tree_leaves(result) if isinstance(x, Tensor))
         return result
-
-
-def _lasts(func: Any, args: Any, kwargs: Any) -> bool:
-    """Does it move running statistics, which not all schemas say, or a generator that
-    it is given?"""
-    given = dict(zip((a.name for a in func._schema.arguments), args)) | kwargs
-    generators = (x for x in tree_leaves(given) if isinstance(x, torch.Generator))
-    return given.get("running_mean") is not None or any(generators)
 
 
 def _memory(leaf: Any) -> int:

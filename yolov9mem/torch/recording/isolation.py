@@ -33,6 +33,13 @@ def random_states() -> tuple[Any, ...]:
     return random.getstate(), keys.tobytes(), rest
 
 
+def is_seeded() -> bool:
+    """Has PyTorch's generator another state than before the recording? Fakes draw nothing
+    from it: whoever moves it sets it."""
+    with torch._C._DisableTorchDispatch():  # the mode of fakes would make it one
+        return not torch.equal(torch.get_rng_state(), _recording.default)
+
+
 def nothing_saved(
     instead: Callable[[torch.Tensor], None] = lambda x: None,
 ) -> AbstractContextManager[Any]:
@@ -56,7 +63,7 @@ def undisturbed() -> Iterator[None]:
     numpy = sys.modules.get("numpy")
     legacy = numpy.random.get_state() if numpy is not None else None
     with _lock:
-        _recording.active = True
+        _recording.active, _recording.default = True, default
         _fake_log.addFilter(_is_of_others)
         try:
             yield

@@ -8,7 +8,7 @@ from typing import Any
 from .closures import changed
 from .fakes import VALUE_ERRORS, FakeCopy
 from .ir import CannotLower, Recording
-from .isolation import random_states, undisturbed
+from .isolation import is_seeded, random_states, undisturbed
 from .leaked_fakes import Watch
 from .recorder import Recorder
 
@@ -51,4 +51,6 @@ def _record(
     if random_states() != before:
         reason = "forward draws from the generator of Python or NumPy"
         return CannotLower("random", "", reason)
+    if is_seeded():
+        return CannotLower("manual_seed", "", "forward seeds PyTorch's generator")
     return made

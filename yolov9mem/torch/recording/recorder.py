@@ -21,7 +21,7 @@ from ..versions import packing
 from . import calls, calls_layers, sharing  # noqa: F401 (layers: its handlers)
 from .copies import Copies
 from .derived import Derived
-from .effects import learn, watched
+from .effects import learn, watched, why_other_numbers
 from .fakes import FakeCopy
 from .fingerprint import Fingerprint
 from .ir import (
@@ -162,7 +162,7 @@ class Recorder(TorchFunctionMode):
         fakes = [made[id(leaf)] for leaf in leaves]
         self.inputs = {id(fake) for fake in fakes}
         self.memory.note_others(fakes, self.fakes.module)
-        self._handed_out = [fake for fake in fakes if isinstance(fake, Tensor)]
+        self._handed_out = [x for x in fakes if isinstance(x, Tensor)]
         hooks = self._track_modules()
         before = Fingerprint(self.fakes.module, self.fakes.objects)
         try:
@@ -243,15 +243,15 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         leaves = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
         if name in OF_MEMORY:
-            reason = "it reads memory, which is laid out anew"
-            raise CannotLower(name, self.path, reason)
+            raise CannotLower(name, self.path, "it reads memory, laid out anew")
         if name == "__get__":
             self._check_question(func, leaves)
         learn(self, leaves)
-        before = [tensor._version for tensor in leaves]
+        before = [x._version for x in leaves]
         result, does = watched(sharing.called, self, func, name, args, kwargs)
-        changed = [t for t, v in zip(leaves, before) if t._version != v]
-        known = {id(tensor) for tensor in leaves}
+        if reason := why_other_numbers(does):
+            raise CannotLower(name, self.path, reason)
+        known = set(map(id, leaves))
         made = {
             ("result", leaf): tensor
             for leaf, tensor in enumerate(tree_flatten(result)[0])
@@ -259,8 +259,8 @@ class Recorder(TorchFunctionMode):
         }
         sharing.note_views(self, list(made.values()), leaves)
         others: list[Ref] = []
-        for place, tensor in enumerate(leaves):
-            if any(tensor is other for other in changed):
+        for place, (tensor, version) in enumerate(zip(leaves, before)):
+            if tensor._version != version:
                 others += sharing.check_change(self, tensor, name)
                 made["argument", place] = tensor
         if name in SIDE_EFFECTS:
@@ -368,16 +368,16 @@ class Recorder(TorchFunctionMode):
         for path, container in containers.items():
             now, before = items_of(container), held[path]
             if now.keys() != before.keys():
-                reason = "forward changes the size of an argument"
-                raise CannotLower("resize", "", reason)
+                raise CannotLower("resize", "", "forward changes an argument's size")
             for key, item in now.items():
-                if item is not before[key]:
-                    if not isinstance(item, Tensor):
-                        reason = "forward puts what is no tensor into an argument"
-                        raise CannotLower("setitem", "", reason)
-                    ref = self._ref_of(item, "setitem")
-                    self._handed_out.append(item)
-                    self.recording.writes.append(Write(path, key, ref))
+                if item is before[key]:
+                    continue
+                if not isinstance(item, Tensor):
+                    reason = "forward puts what is no tensor into an argument"
+                    raise CannotLower("setitem", "", reason)
+                self._handed_out.append(item)
+                ref = self._ref_of(item, "setitem")
+                self.recording.writes.append(Write(path, key, ref))
             if out is container:
                 self.recording.out_path = path
 
