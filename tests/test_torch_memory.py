@@ -316,3 +316,14 @@ def test_min_holds_no_more_than_conv_where_stock_holds_little() -> None:
         held[keep] = row.held_bytes
         assert row.held_bytes < row.stock_bytes
     assert held["min"] <= held["conv"]
+
+
+def test_min_is_conv_where_its_plan_would_hold_what_stock_does() -> None:
+    """Two layers: the lowest peak is that of keeping their input and their result."""
+    layers = nn.Sequential(nn.SiLU(), nn.Conv2d(4, 8, 1))
+    ours, stock = pair(lambda: layers, keep="min", strict=False)
+    x = image(2, 4).requires_grad_()
+    assert_same_training(ours, stock, x)
+    row = ym.report(ours).rows[0]
+    assert (row.state, row.detail) == ("swapped", "keep=conv")
+    assert row.held_bytes < row.stock_bytes
