@@ -187,33 +187,6 @@ def test_frameworks_accumulate_in_their_trainers() -> None:
     assert codebases.added_arguments("pack", Settings(mosaic=0.0)) == ()
 
 
-def test_processes_that_ultralytics_starts_are_launched_too() -> None:
-    patches = Patches()
-    dist: Any = types.ModuleType("ultralytics.utils.dist")
-    code = (
-        "def generate_ddp_command(trainer):\n"
-        "    words = ['python', '-m', 'torch.distributed.run', '--nproc_per_node', '2']\n"
-        "    return [*words, 'made.py'], 'made.py'\n"
-    )
-    exec(code, dist.__dict__)
-    settings = Settings("min", accumulate=2, mosaic=0.5)
-    for change in codebases.CHANGES:
-        change(dist, settings, patches)
-    words, file = dist.generate_ddp_command(None)
-    assert file == "made.py"
-    ours = ["-m", "yolov9mem", "--ckpt", "min", "--accumulate", "2", "made.py"]
-    assert words[:5] == [
-        "python",
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-    ]
-    assert words[5:] == ours
-    patches.undo()
-    assert dist.generate_ddp_command(None)[0][5:] == ["made.py"]
-
-
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     noted: list[Path] = []
 

@@ -177,7 +177,7 @@ def test_a_rank_that_is_no_number_is_the_script_s_matter(
 
     for rank, quiet in (("", False), ("x", False), ("0", False), ("10", True)):
         monkeypatch.setenv("RANK", rank)
-        assert Launch(Settings())._is_quiet is quiet
+        assert Launch(Settings()).is_quiet is quiet
 
 
 def test_an_import_from_above_the_root_is_skipped(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ flags that the target itself defines; launch.py puts everything in place by patc
 session.py swaps one training's model and optimizer (sgd.py is the latter, averages.py
 finds what averages the model), dataset.py its mosaic (trials.py compares samples,
 recording.py runs a data set's own code on the images of pictures.py), validation.py
-slices eval batches; codebases.py knows what is particular to one code base, files.py
-guards checkpoints, banner.py and measure.py tell about it.
+slices eval batches; codebases.py knows what is particular to one code base,
+processes.py launches what is started anew, files.py guards checkpoints, banner.py and
+measure.py tell about it.
 """
 
 from __future__ import annotations

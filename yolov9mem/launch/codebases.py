@@ -16,6 +16,9 @@ from typing import Any
 from .cli import Settings, number
 from .patches import Patches
 
+LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
+PASSING = (".strategies.strategy", ".wrappers")  # its modules that exchange a forward
+
 Change = Callable[[types.ModuleType, Settings, Patches], "str | None"]
 
 
@@ -128,12 +131,48 @@ def lightning_trainer(
     return "accumulate"
 
 
+def lightning_processes(
+    module: types.ModuleType, settings: Settings, patches: Patches
+) -> str | None:
+    """strategy="ddp": the processes that it starts run the script launched, too."""
+    for name in ("_basic_subprocess_cmd", "_hydra_subprocess_cmd"):
+        stock = _own_function(module, name)
+        if stock is not None:
+            patches.set(module, name, _launching(stock, settings))
+    return None
+
+
+def _launching(stock: Callable[..., Any], settings: Settings) -> Callable[..., Any]:
+    """The same command, [python, SCRIPT, ...] or [python, -m, MODULE, ...]; or it and a
+    folder."""
+
+    @functools.wraps(stock)
+    def command(*args: Any, **kwargs: Any) -> Any:
+        made = stock(*args, **kwargs)
+        words = list(made[0] if isinstance(made, tuple) else made)
+        told = settings
+        if words[1] == "-m" and added_arguments(words[2], settings):
+            told = replace(settings, mosaic=None, mixup=None)  # they are in its words
+        words[1:1] = ["-m", "yolov9mem", *told.flags()]
+        return (words, *made[1:]) if isinstance(made, tuple) else words
+
+    return command
+
+
+def is_passed_through(module: Any) -> bool:
+    """Lightning has put another method in the place of the module's forward, so that DDP
+    around it calls that one, which then calls what is trained."""
+    place = getattr(vars(module).get("forward"), "__module__", None) or ""
+    return place.partition(".")[0] in LIGHTNING and place.endswith(PASSING)
+
+
 CHANGES: tuple[Change, ...] = (
     official_amp,
     autobatch,
     ultralytics_trainer,
     ultralytics_processes,
     lightning_trainer,
+    lightning_processes,
 )
 
 

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from yolov9mem.torch.optimizer.averages import unwrap
 from yolov9mem.torch.recording.isolation import is_recording
 
-from . import banner, codebases, dataset, files, loss
+from . import banner, codebases, dataset, files, loss, processes
 from .cli import Settings, UsageError
 from .patches import ImportWatch, Patches
 from .session import Session, is_trained_by
@@ -68,7 +68,9 @@ class Launch:
         self._optimizers: list[weakref.ref[Any]] = []
         self._armed: Patches | None = None
         self._announced = False
-        self._is_quiet = os.environ.get("RANK", "").lstrip("0").isdigit()
+        self._has_started_others = False  # that may train
+        rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", ""))
+        self.is_quiet = rank.lstrip("0").isdigit()
 
     # On and off
 
@@ -80,6 +82,7 @@ class Launch:
         self._patch_optimizers()
         self._patch(DataLoader, "__init__", self._loader_init)
         self._patch_files()
+        processes.watch(self._patches, self._launched)
         if not self.settings.amp:
             self._patch(torch.amp.autocast_mode.autocast, "__init__", _disabled)
             self._patch(torch.amp.grad_scaler.GradScaler, "__init__", _disabled)
@@ -105,8 +108,12 @@ class Launch:
 
     def say(self, text: str) -> None:
         """To stderr, once for all processes of a run."""
-        if not self._is_quiet:
+        if not self.is_quiet:
             banner.say(text)
+
+    def _launched(self, function: Callable[..., Any]) -> processes.Launched:
+        self._has_started_others = True
+        return processes.Launched(function, self.settings, self.target, self.arguments)
 
     # Optimizers and the model
 
@@ -157,7 +164,10 @@ class Launch:
         """Is this the first training forward? Then everything is swapped now."""
         if self._armed is None:
             return False
-        if not unwrap(module).__dict__.get("training", False):
+        plain = unwrap(module)
+        if not plain.__dict__.get("training", False):
+            return False
+        if codebases.is_passed_through(plain):
             return False
         if not torch.is_grad_enabled() or is_recording():
             return False
@@ -249,7 +259,7 @@ class Launch:
 
     def _patch_files(self) -> None:
         def noted(path: Path) -> None:
-            if not self._is_quiet:
+            if not self.is_quiet:
                 files.write_note(path, self.settings)
 
         def noticing(stock: Callable[..., Any]) -> Callable[..., Any]:
@@ -281,6 +291,8 @@ class Launch:
 
     def finish(self) -> int:
         """The end table and the report; the exit code that --strict asks for, or 0."""
+        if self.session is None and self._has_started_others:
+            return 0  # they have told
         if self.session is None:
             for line in self.lines:
                 self.say(f"yolov9mem: {line[0]}: {line[1]}")
@@ -301,7 +313,7 @@ class Launch:
         return int(self.settings.strict and self.session is None)
 
     def _write_report(self) -> None:
-        if self.settings.report is None or self._is_quiet:
+        if self.settings.report is None or self.is_quiet:
             return
         figures = self.session.figures() if self.session is not None else {}
         content = {
