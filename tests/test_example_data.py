@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import zlib
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -293,3 +294,37 @@ def test_drawn_shapes_are_a_data_set(tmp_path: Path) -> None:
     assert len(records.items) == 3
     assert not records.problems
     assert make_shapes(tmp_path / "s") == description
+
+
+def test_two_processes_may_draw_the_same_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second finds all files whole while the first, which was slower, goes on."""
+    folder, imwrite = tmp_path / "s", cv2.imwrite
+    draw = partial(make_shapes, folder, train=2, val=1, size=64)
+    written: list[Path] = []
+
+    def write(path: str, picture: np.ndarray) -> bool:
+        assert not Path(path).exists()  # somebody may be reading it
+        written.append(Path(path))
+        if len(written) == 2:
+            draw()
+        return imwrite(path, picture)
+
+    monkeypatch.setattr(cv2, "imwrite", write)
+    draw()
+    assert len(written) == 6
+    files = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert files == {"data.yaml", "0000.png", "0001.png", "0000.txt", "0001.txt"}
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("data.yaml", "images", "labels")
+    ]
+
+
+def test_a_full_disk_is_an_error_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "imwrite", lambda path, picture: False)
+    with pytest.raises(DataError, match="can't be drawn"):
+        make_shapes(tmp_path / "s", train=1, val=1, size=64)
+    assert not (tmp_path / "s" / "data.yaml").exists()

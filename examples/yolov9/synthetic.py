@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A small detection set of drawn shapes, for trying the trainer without data."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -21,10 +23,22 @@ def make_shapes(folder: Path, train: int = 96, val: int = 32, size: int = 192) -
     if description.is_file():
         return description
     try:
-        _write_set(folder, train, val, size)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as drawn:
+            _write_set(Path(drawn), train, val, size)
+            _move(Path(drawn), folder, last=description.name)
     except OSError as error:
         raise DataError(f"{folder}: shapes can't be drawn there: {error}") from error
     return description
+
+
+def _move(drawn: Path, folder: Path, last: str) -> None:
+    """File by file, each whole at once, as another process may draw the same ones: all
+    are there when the last one is."""
+    files = [path.relative_to(drawn) for path in drawn.rglob("*") if path.is_file()]
+    for name in sorted(files, key=lambda name: str(name) == last):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(drawn / name, folder / name)
 
 
 def _write_set(folder: Path, train: int, val: int, size: int) -> None:
@@ -35,7 +49,8 @@ def _write_set(folder: Path, train: int, val: int, size: int) -> None:
         labels.mkdir(parents=True, exist_ok=True)
         for i in range(count):
             picture, rows = _draw(rng, size)
-            cv2.imwrite(str(images / f"{i:04}.png"), picture)
+            if not cv2.imwrite(str(images / f"{i:04}.png"), picture):
+                raise OSError(f"{images}: an image could not be written")
             text = "".join(
                 f"{c} {x:.6f} {y:.6f} {w:.6f} {h:.6f}\n" for c, x, y, w, h in rows
             )
