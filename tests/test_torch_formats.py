@@ -173,20 +173,45 @@ def keeps_order(x: Tensor) -> Tensor:
     return x + torch.randn_like(x) * torch.rand(x.shape)
 
 
+def seen_through_a_view(x: Tensor) -> Tensor:
+    y = x * 1.5
+    some = y[:, 1:]
+    F.dropout(y, inplace=True)
+    return F.pad(some, (0, 0, 0, 0, 0, 1))
+
+
+def of_tokens(x: Tensor) -> Tensor:
+    tokens = F.dropout(x.flatten(2).transpose(1, 2))
+    return tokens.transpose(1, 2).reshape(x.shape)
+
+
+DRAWN: dict[str, Callable[[Tensor], Tensor]] = {
+    "dropout": F.dropout,
+    "randn_like": keeps_order,
+    "empty_like": lambda x: x + torch.empty_like(x).uniform_(),
+    "dropout in place": lambda x: F.dropout(x, inplace=True),
+    "rrelu in place": lambda x: F.rrelu(x, training=True, inplace=True),
+    "in place": lambda x: x * (x * 0).bernoulli_(0.5),
+    "through a view": seen_through_a_view,
+    "tokens": of_tokens,
+    "every second": lambda x: F.dropout(x[..., ::2]),
+    "expanded": lambda x: F.dropout(x[:, :1].expand(-1, 8, -1, -1)),
+}
+
+
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("name", ["dropout", "randn_like", "empty_like"])
+@pytest.mark.parametrize("name", DRAWN)
 def test_random_numbers_are_drawn_in_the_order_of_stock(name: str, order) -> None:
-    draw = {
-        "dropout": F.dropout,
-        "randn_like": keeps_order,
-        "empty_like": lambda x: x + torch.empty_like(x).uniform_(),
-    }[name]
-    stock = Apply(draw).to(memory_format=order)
+    stock = Apply(DRAWN[name]).to(memory_format=order)
     ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
     x = image().contiguous(memory_format=order)
     made = []
     for module in (ours, stock):
         torch.manual_seed(5)
         made.append(module(x))
-    assert_close(made[0], made[1])
+        made[-1].square().mean().backward()
+        made.append(torch.get_rng_state())
+    assert_close(made[0], made[2])
+    assert torch.equal(made[1], made[3])
+    assert_close(list(grads(ours).values()), list(grads(stock).values()), 1e-4)
     assert ran_in_core(ours) == 1

@@ -32,6 +32,7 @@ class Effects(NamedTuple):
     saved_bytes: int = 0  # of these: autograd keeps them for backward
     # What else it keeps: ("argument", tensor) and ("result", leaf), as in StockCall.made.
     saves: frozenset[tuple[str, int]] = frozenset()
+    strides: tuple[tuple[int, ...], ...] = ()  # of the tensors that it is given
 
 
 NO_EFFECTS = Effects()
@@ -58,6 +59,7 @@ def watched(function: Callable[..., Any], *args: Any) -> tuple[Any, Effects]:
         sum(inner.values()),
         sum(size for memory, size in inner.items() if memory in saved),
         frozenset(place for place, memory in zip(places, outer) if memory in saved),
+        tuple(map(_strides, given)),
     )
 
 
@@ -107,6 +109,10 @@ class _Watch(TorchDispatchMode):
 
 def _memory(leaf: Any) -> int:
     return memory_of(leaf) if isinstance(leaf, Tensor) else 0
+
+
+def _strides(tensor: Tensor) -> tuple[int, ...]:
+    return tensor.stride() if tensor.layout is torch.strided else ()
 
 
 def memory_of(tensor: Tensor) -> int:

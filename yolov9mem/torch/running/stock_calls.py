@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map
 
 from .. import devices
 from ..recording.ir import Ref, StockCall
@@ -76,6 +76,9 @@ _AROUND = {"instance_norm": _instance_norm, "group_norm": _group_norm}
 DRAWS = {
     "alpha_dropout", "bernoulli", "dropout", "empty_like", "multinomial", "poisson",
     "rand_like", "randint_like", "randn_like", "rrelu",
+    # In place:
+    "alpha_dropout_", "bernoulli_", "cauchy_", "dropout_", "exponential_", "geometric_",
+    "log_normal_", "normal_", "random_", "rrelu_", "uniform_",
 }  # fmt: skip
 
 
@@ -96,13 +99,25 @@ def _say_where(error: Exception, call: StockCall) -> None:
         error.args = (f"{error}\n{where}",)
 
 
+def _laid_out(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """Dense, and in the order of memory that these strides have."""
+    if tensor.stride() == strides:
+        return tensor
+    places = range(tensor.ndim)
+    if len(strides) != tensor.ndim or 0 in strides:
+        return tensor.contiguous()
+    order = sorted(places, key=lambda i: -strides[i])
+    back = sorted(places, key=lambda i: order[i])
+    return tensor.permute(order).contiguous().permute(back)
+
+
 class Caller:
     """Makes stock calls on one device. A GPU among their arguments is that one: the
     recording may be that of a replica on another."""
 
     def __init__(self, device: torch.device, draws_by_place: bool) -> None:
-        """``draws_by_place``: what draws is given contiguous tensors, as a stock forward
-        has, whose values are not channels_last."""
+        """``draws_by_place``: what draws is given tensors in the memory order of the
+        recording, as a stock forward has, whose values are not channels_last."""
         self._device, self._draws_by_place = device, draws_by_place
 
     def make(self, call: StockCall, resolve: Callable[[Ref], Any]) -> list[Tensor]:
@@ -115,10 +130,13 @@ class Caller:
 
     def _make(self, call: StockCall, resolve: Callable[[Ref], Any]) -> list[Tensor]:
         given = [resolve(ref) for ref in call.refs]
+        by_place = self._draws_by_place and call.name in DRAWS
+        read = list(map(_laid_out, given, call.effects.strides)) if by_place else given
+        following = iter(read)
 
         def leaf(found: Any) -> Any:
             if isinstance(found, Ref):
-                return resolve(found)
+                return next(following)
             elsewhere = isinstance(found, torch.device) and found.index is not None
             same = elsewhere and found.type == self._device.type
             return self._device if same else found
@@ -126,8 +144,9 @@ class Caller:
         with _autocast(self._device.type, call.autocast):
             tree = call.args, call.kwargs
             arguments = tree_map(leaf, tree, is_leaf=lambda x: isinstance(x, Ref))
-            if self._draws_by_place and call.name in DRAWS:
-                arguments = tree_map_only(Tensor, Tensor.contiguous, arguments)
             made = _function(call)(*arguments[0], **arguments[1])
+        for kind, i in call.made:
+            if kind == "argument" and read[i] is not given[i]:
+                given[i].copy_(read[i])
         flat = tree_flatten(made)[0]
         return [flat[i] if kind == "result" else given[i] for kind, i in call.made]
