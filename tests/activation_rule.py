@@ -34,22 +34,26 @@ def value_and_derivative(activation: Callable[[Tensor], Tensor], z: Tensor) -> l
 
 
 def check_activation(
-    kind: str, dtype: torch.dtype, run: Callable[[Tensor], Sequence[Tensor]]
+    kind: str,
+    dtype: torch.dtype,
+    run: Callable[[Tensor], Sequence[Tensor]],
+    device: torch.device | str = "cpu",
 ) -> None:
     """Mean and largest error over each range are at most twice those of stock, or those
     of the exact number rounded to dtype.
 
     Args:
         run: value and derivative of z, which has SHAPE and dtype.
+        device: of stock.
     """
     part = torch.rand(SHAPE, generator=torch.Generator().manual_seed(5)).double()
     for low, high in RANGES:
         z = (low + (high - low) * part).to(dtype)
         exact = value_and_derivative(lambda z: precise(kind, z), z.double())
-        usual = value_and_derivative(ACTIVATIONS[kind], z)
+        usual = value_and_derivative(ACTIVATIONS[kind], z.to(device))
         for made, b, truth in zip(run(z), usual, exact, strict=True):
             error, *allowed = (
-                (t.double() - truth).abs() for t in (made, b, truth.to(dtype))
+                (t.cpu().double() - truth).abs() for t in (made, b, truth.to(dtype))
             )
             for size in (torch.mean, torch.max):
                 limit = 2 * max(size(e) for e in allowed)

@@ -9,10 +9,11 @@ import statistics
 from types import SimpleNamespace
 
 import torch
-from kernel_cases import CASES, Case
+from activation_rule import SHAPE, check_activation
+from kernel_cases import CASES, Case, brick_case
 from kernel_nets import products
 from tensor_run import TensorRun
-from test_kernels import draw, error, stock
+from test_kernels import Arrays, draw, error, stock
 
 # Graphs of products and means, in gates of maxima too, without batch norms.
 KINDS = ("mean", "product", "gates")
@@ -28,17 +29,34 @@ BILINEAR = [case for case in CASES if case.name.startswith("bilinear ")]
 ROUNDING = {torch.float32: 2.0**-23, torch.float16: 2.0**-12, torch.bfloat16: 2.0**-9}
 
 
+def run_of(
+    graph: object, arrays: Arrays, backend: str, dtype: torch.dtype
+) -> TensorRun:
+    norms = [{"mean": mean} for mean, _ in arrays.running]
+    made = SimpleNamespace(
+        graph=graph, inputs=arrays.inputs, params=arrays.params, norms=norms
+    )
+    return TensorRun(made, backend, dtype, "all")
+
+
+def check_an_activation(kind: str, dtype: torch.dtype, backend: str) -> None:
+    graph, arrays = draw(brick_case(SHAPE, kind, norms=0), dtype)
+    made = run_of(graph, arrays, backend, dtype)
+
+    def run(z: torch.Tensor) -> list[torch.Tensor]:
+        made.inputs = [made.put(z.permute(0, 2, 3, 1), dtype)]
+        return [t.permute(0, 3, 1, 2) for t in made.run([torch.ones(SHAPE)])]
+
+    check_activation(kind, dtype, run, made.device)
+
+
 def check_a_case(case: Case, dtype: torch.dtype, backend: str) -> None:
     """Outputs and gradients, of as many draws as the case says; and their bits when it
     runs again."""
     errors: dict[int, list[tuple[float, float]]] = {}
     for seed in range(3, 3 + case.seeds):
         graph, arrays = draw(case, dtype, seed)
-        norms = [{"mean": mean} for mean, _ in arrays.running]
-        made = SimpleNamespace(
-            graph=graph, inputs=arrays.inputs, params=arrays.params, norms=norms
-        )
-        run = TensorRun(made, backend, dtype, "all")
+        run = run_of(graph, arrays, backend, dtype)
         mine = run.run([arrays.grad])
         for a, b in zip(mine, run.run([arrays.grad]), strict=True):
             assert torch.equal(a, b), "two runs differ"

@@ -8,6 +8,7 @@
 #ifndef YM_CUDA_BRICK_CUH
 #define YM_CUDA_BRICK_CUH
 
+#include "cuda/approximate.cuh"
 #include "cuda/tiles.cuh"
 #include "math/act.h"
 
@@ -126,30 +127,16 @@ cuda_before_activation(const cuda_term_channels<T, V> (&term)[TERMS],
     }
 }
 
-/* Stored in 16 bits, the last bits of exponential and quotient do not show, nor do
- * denormals, which cost the GPU's fast functions seven instructions more. */
+/* Stored in 16 bits, the last bits of exponential and quotient do not show. Denormals,
+ * which cost seven instructions more, do in bfloat16: callers keep out of them. */
 template <typename T> __device__ __forceinline__ float cuda_quotient(float a, float b)
 {
-#ifdef __CUDA_ARCH__
-    if (sizeof(T) == 2) {
-        float inverse;
-        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b));
-        return a * inverse;
-    }
-#endif
-    return a / b;
+    return sizeof(T) == 2 ? a * cuda_inverse(b) : a / b;
 }
 
 template <typename T> __device__ __forceinline__ float cuda_exponential(float x)
 {
-#ifdef __CUDA_ARCH__
-    if (sizeof(T) == 2) {
-        float power; /* 2^(x log2 e) */
-        asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * 1.44269504f));
-        return power;
-    }
-#endif
-    return expf(x);
+    return sizeof(T) == 2 ? cuda_power_of_two(x * 1.44269504f) : expf(x);
 }
 
 /* Of x up to 40: denormals too, as the square of its root, which is none. */
@@ -162,9 +149,16 @@ template <typename T> __device__ __forceinline__ float cuda_exp_down(float x)
     return expf(x);
 }
 
+/* In 16 bits the square of a root's inverse, which is no denormal where the result is:
+ * of large negative z, where SiLU is a number that bfloat16 has. */
 template <typename T> __device__ __forceinline__ float cuda_sigmoid(float z)
 {
-    return cuda_quotient<T>(1.0f, 1.0f + cuda_exponential<T>(-z));
+    const float more = 1.0f + cuda_exponential<T>(-z);
+    if (sizeof(T) == 2) {
+        const float root = cuda_inverse_root(more);
+        return root * root;
+    }
+    return 1.0f / more;
 }
 
 /* x / count of a constant count, to the last bit but for one in many; a GPU divides

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * Which engine of cuDNN does a convolution: the first of its heuristics' list (mode A,
- * then fallback) that is deterministic, needs no compiler at run time and no more than
- * the cap of workspace. In float32, where that one would have no tensor cores but a
- * better one has, the better one may take eight times the cap. Where none is within the
- * cap, it is the one that needs least.
+ * Which engine of cuDNN does a convolution: the first of its heuristics' list that is
+ * deterministic, needs no compiler at run time and no more than the cap of workspace.
+ * In float32, where that one would have no tensor cores but a better one has, the
+ * better one may take eight times the cap. Where none is within the cap, it is the one
+ * that needs least. The list is mode A's; that of the fallback, whose engines need
+ * hardly any workspace but are slow, is asked only where mode A's has none at all.
  */
 #ifndef YM_CUDA_CUDNN_PLAN_H
 #define YM_CUDA_CUDNN_PLAN_H
