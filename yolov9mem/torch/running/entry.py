@@ -64,9 +64,7 @@ class Entry:
         self.reasons: Counter[str] = Counter()  # why the stock forward ran
         self.failure: CannotLower | None = None  # the latest
         self.latest: Lowered | None = None
-        self._latest_on: dict[
-            Any, Lowered
-        ] = {}  # by device, as DataParallel has several
+        self._latest_on: dict[Any, Lowered] = {}  # by device: DataParallel has some
         self.path = ""  # below the module that was given to checkpoint()
         self.below_stock = False  # the forward that calls it is the parent's stock one
         self._lock = threading.RLock()
