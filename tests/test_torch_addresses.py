@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
+from emulated_gpu import emulated_gpu
 from models_for_tests import (
     Brick,
     Net,
@@ -19,7 +21,7 @@ from models_for_tests import (
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
-from yolov9mem.torch.running import binding
+from yolov9mem.torch.running import binding, planned
 
 
 def trained_pair() -> tuple[nn.Module, nn.Module]:
@@ -147,6 +149,26 @@ def test_backward_reads_what_hooks_kept() -> None:
         for param in module.parameters():
             param.data.fill_(float("nan"))
         backward(made)
+    assert_close(grads(ours), grads(stock), 1e-3)
+
+
+@pytest.mark.parametrize(
+    "layout", [torch.contiguous_format, torch.channels_last], ids=["planar", "packed"]
+)
+def test_hooks_keep_the_image_of_a_gpu_with_graphs(monkeypatch, layout) -> None:
+    """The caller fills its own with the next one meanwhile. There is room there for what
+    backward finds again, but that image is not among it."""
+    monkeypatch.setattr(planned, "KEPT_WORKSPACE", 1)
+    ours, stock = trained_pair()
+    for module, context in ((ours, emulated_gpu()), (stock, nullcontext())):
+        module.zero_grad()
+        x = image(c=8).contiguous(memory_format=layout)
+        with context:
+            with torch.autograd.graph.saved_tensors_hooks(Tensor.clone, lambda x: x):
+                made = module(x)
+            x.fill_(float("nan"))
+            backward(made)
+    assert ym.report(ours).rows[0].reasons == ()
     assert_close(grads(ours), grads(stock), 1e-3)
 
 

@@ -10,11 +10,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from models_for_tests import assert_same_training, image
+from models_for_tests import assert_close, assert_same_training, image
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import yolov9mem.torch as ym
-from yolov9mem.torch.running import registry
+from yolov9mem.torch.running import again, registry
+from yolov9mem.torch.running.stock_calls import Caller
 
 Step = Callable[[nn.Module, Tensor], Tensor]
 
@@ -66,6 +68,60 @@ def test_it_does_without_hooks_where_they_are_forbidden() -> None:
     with torch.autograd.graph.disable_saved_tensors_hooks("no hooks here"):
         assert_same_training(ours, stock, image())
     assert ym.report(ours).rows[0].state == "swapped"
+
+
+def fused(conv: nn.Module, x: Tensor) -> Tensor:
+    """Of which autograd keeps what the kernel wants that PyTorch chooses."""
+    rows = conv(x).flatten(2).transpose(1, 2)[:, None]
+    return F.scaled_dot_product_attention(rows, rows, rows).reshape(x.shape)
+
+
+def test_the_kernels_of_attention_are_chosen_around_forward() -> None:
+    ours, stock = chains(fused, "min")
+    gradients = []
+    for module in (ours, stock):
+        with sdpa_kernel(SDPBackend.MATH):
+            made = module(image())
+        made.square().mean().backward()
+        gradients.append([p.grad for p in module.parameters()])
+    assert_close(*gradients, 1e-3)
+    assert ym.report(ours).rows[0].state == "swapped"
+
+
+def test_it_finds_what_forward_had_around_it(monkeypatch) -> None:
+    """And puts back what backward has."""
+    kept: list[Callable[[], object]] = []
+    seen: list[tuple[object, ...]] = []
+
+    def checkpoint(
+        function: Callable[..., object], *given: object, **_: object
+    ) -> object:
+        kept.append(lambda: function(*given))
+        return function(*given)
+
+    def around() -> tuple[object, ...]:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        return torch.empty(0).device, torch.backends.cudnn.enabled, deterministic
+
+    def noting(caller: Caller, *given: object) -> list[Tensor]:
+        seen.append(around())
+        return make(caller, *given)
+
+    make = Caller.make
+    monkeypatch.setattr(again, "checkpoint", checkpoint)
+    monkeypatch.setattr(Caller, "make", noting)
+    chains(normed)[0](image())
+    forward = len(seen)
+    try:
+        torch.use_deterministic_algorithms(True)
+        with torch.device("meta"), torch.backends.cudnn.flags(enabled=False):
+            others = around()
+            for function in kept:
+                function()
+            assert around() == others
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert len(seen) > forward and set(seen) == {around()} != {others}
 
 
 def resized(conv: nn.Module, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from yolov9mem.torch.recording.fakes import FakeCopy
 from yolov9mem.torch.recording.ir import StockCall
 from yolov9mem.torch.running import arenas
 from yolov9mem.torch.running.binding import as_read
+from yolov9mem.torch.running.registry import runner_of
 from yolov9mem.torch.running.stock_calls import Caller
 
 
@@ -184,6 +185,25 @@ def test_room_is_made_when_the_size_changes(monkeypatch) -> None:
         module(torch.randn(2, 3, size, size)).sum().backward()
     small, large, again = asked
     assert small == again < large
+
+
+def test_room_is_made_on_the_device_whose_size_changes(monkeypatch) -> None:
+    """DataParallel's replicas take turns; the allocator lists all blocks when asked."""
+    asked = []
+    monkeypatch.setattr(
+        "yolov9mem.torch.running.entry.make_room", lambda *a: asked.append(a[0])
+    )
+    module = ym.checkpoint(Elan(3, 16, 8).train())
+    places = [torch.device("cpu"), torch.device("cpu", 0)]
+    inputs = [torch.randn(2, 3, size, size) for size in (16, 24)]
+    for x in inputs:
+        module(x).sum().backward()
+    for lowered, place in zip(runner_of(module).lowered.values(), places, strict=True):
+        lowered.graphs[0].program.device = place
+    asked.clear()
+    for x in inputs * 3:
+        module(x).sum().backward()
+    assert asked == places
 
 
 def test_objects_go_to_a_gpu_by_pinned_memory() -> None:

@@ -278,6 +278,21 @@ def test_a_second_gradient_in_the_same_backward(
         assert_close(*buffers)
 
 
+def test_a_gradient_that_moves_is_kept_until_it_is_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its memory is of the stream of forward, which does not wait for the copy."""
+    kept: list[int] = []
+    monkeypatch.setattr(devices, "keep_for_stream", lambda x: kept.append(x.data_ptr()))
+    ours, _ = pair()
+    called_twice(ours)
+    kept.clear()
+    called_twice(ours)
+    here = places(ours)
+    assert len(kept) == len(set(kept)) == len(here)
+    assert set(kept).isdisjoint(here)
+
+
 def test_memory_of_gradients_is_let_go_after_backward() -> None:
     """What remembers their places holds nothing when backward is over."""
     ours, _ = pair()

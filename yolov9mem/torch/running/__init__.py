@@ -15,6 +15,7 @@ backward_state    what these share during a backward
 gradients         sums that are in .grad already, and that the kernels add to
 arenas            memory for the core, from torch's allocator
 stock_calls       the calls between and behind the graphs, made again
+surroundings      what these find in backward as it was around forward
 byte_counts       what is held between forward and backward, by us and by stock
 ================  ================================================================
 """

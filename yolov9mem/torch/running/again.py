@@ -22,6 +22,7 @@ from ..recording.gaps import Gap
 from ..recording.ir import Recording, Ref, StockCall
 from .planned import TorchPlan
 from .stock_calls import Caller
+from .surroundings import Surroundings
 
 
 def is_made_again(keep: Keep) -> Callable[[Gap], bool]:
@@ -70,8 +71,13 @@ def made_again_later(
     tell how to get it in backward: ``feeds``, of which nothing is held."""
     fed = [ref for ref in gap.feeds if ref in feeds]
     makes = dict.fromkeys(gap.makes + [ref for ref in gap.feeds if ref not in feeds])
+    surroundings = Surroundings()
 
     def make(*given: Any) -> list[Tensor]:
+        with surroundings.again():
+            return make_in_them(*given)
+
+    def make_in_them(*given: Any) -> list[Tensor]:
         made = dict(zip(gap.reads, given))
 
         def resolve(ref: Ref) -> Any:

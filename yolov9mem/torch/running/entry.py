@@ -64,6 +64,7 @@ class Entry:
         self.reasons: Counter[str] = Counter()  # why the stock forward ran
         self.failure: CannotLower | None = None  # the latest
         self.latest: Lowered | None = None
+        self._latest_on: dict[Any, Lowered] = {}  # by device: DataParallel has some
         self.path = ""  # below the module that was given to checkpoint()
         self.below_stock = False  # the forward that calls it is the parent's stock one
         self._lock = threading.RLock()
@@ -135,7 +136,9 @@ class Entry:
             return self.run_as(call)
         if not any(t.requires_grad for t in chain(call.tensors(), *params)):
             return call.stock()
-        resized, self.latest = self.latest is not lowered, lowered
+        place = lowered.graphs[0].program.device
+        resized = self._latest_on.get(place) is not lowered
+        self.latest = self._latest_on[place] = lowered
         arguments = call.args, call.kwargs
         replay = Replay(recording, outside, arguments, call.leaves, params, self.keep)
         for graph, binding, own in zip(lowered.graphs, bindings, params):
@@ -248,6 +251,7 @@ class Entry:
         with self._lock:
             self._fingerprint = self._fakes = None
             self.lowered.clear()
+            self._latest_on.clear()
 
     def _key(self, call: Invocation) -> Any:
         device = devices.of(call.leaves)

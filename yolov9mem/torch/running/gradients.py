@@ -155,6 +155,8 @@ class _Places:
             place = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
             place.set_(memory, offset, parameter.shape, parameter.stride())
             parameter.grad = place.copy_(grad)
+        # It is of the stream of forward, and this is the one that backward was called on.
+        devices.keep_for_stream(grad)
 
 
 def _bring_back(places: list[_Places]) -> None:

@@ -85,11 +85,12 @@ class Inputs:
         return read
 
     def _let_go(self, place: int, packed: Tensor) -> None:
+        """All but copies that there is room for: where autograd holds the same memory,
+        what it gives back in backward counts, for hooks may have kept that elsewhere."""
         given = self._given[place]
         is_copy = given is None or given.data_ptr() != packed.data_ptr()
-        room = self._room - (packed.nbytes if is_copy else 0)
-        if room >= 0:
-            self._room = room
+        if is_copy and packed.nbytes <= self._room:
+            self._room -= packed.nbytes
         else:
             self._packed[place] = self.addresses[place] = None
 
