@@ -8,7 +8,8 @@
     build.py     stage build-test: the package for this GPU, tests, compute-sanitizer
     table.py     stage step: the list of its configurations
     rest.py      stage rest: the list of its tasks
-    compiling.py torch.compile's first time, beside the build
+    compiling.py torch.compile's first time, beside the build and the tests; its process is
+                 first_time.py
     archives.py  what travels beside the record
     names.py     the ways of a training step, by name; ways.py what they do to a model
     clock.py     times and memory of a device
@@ -28,11 +29,16 @@ as .gpu/r what the last one left in $OUT/r. Of the kind nvidia-h200 or nvidia-h1
     export PYTHONUNBUFFERED=1 YOLOV9MEM_COMMIT=<hash>
     export YOLOV9MEM_BENCH_DATA=$PWD/.gpu/bccd/data.yaml
     mkdir -p $OUT/r; cp .gpu/r/* $OUT/r/    # the copy not the first time
-    python3 -m benchmarks gpu --out $OUT/r --stage build-test --stage step --minutes 5
+    python3 -m benchmarks gpu --out $OUT/r --minutes 6.5
 
-which tests and has torch.compile's code made, and after that, without `--stage` and with
-`--minutes` for what time is left, all. A machine that went back costs half a minute to
-have again.
+and the same again with `--minutes` for what time is left. Such a machine is lent for 15
+minutes in all; its start takes 40 s or more of them, and a call half a minute more than
+its `--minutes`, which the tool's limit must leave it (`timeout_s` 430). So six minutes are
+left for a second call within half a minute of the first, which finds the machine and all
+that was made on it, and five for a later one, which should name the same kind: on another
+GPU it begins a record of its own. The first has torch.compile's code made, for which five
+minutes with `--stage build-test --stage step` may not do, while everything runs that is
+not timed; the second is for what is.
 
 Every module but the tasks and what they share (clock.py, jobs.py, ways.py) keeps away from
 PyTorch, so that the process that orders them about holds no memory of the GPU.

@@ -20,12 +20,27 @@ from typing import Any
 
 from benchmarks.gpu.worker import MARK, WORDS
 
+LAST_WORDS_S = 15.0  # for a killed process to go away
 
-def end(process: subprocess.Popen[str]) -> None:
-    """Kills a process and those that it started."""
+
+def end(process: subprocess.Popen[str]) -> str:
+    """Kills a process and those that it started; what they had printed.
+
+    A process that hangs in the driver can't be killed, and one in another session holds
+    the pipe open: neither is waited for.
+    """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        output, _ = process.communicate(timeout=LAST_WORDS_S)
+    except subprocess.TimeoutExpired as late:
+        told = late.output or b""
+        output = told.decode(errors="replace") if isinstance(told, bytes) else told
+        output += f"\nprocess {process.pid} was killed, and is left as it is\n"
+        process.poll()
+        if process.stdout is not None:
+            process.stdout.close()
+    return output or ""
 
 
 def command(
@@ -46,9 +61,7 @@ def command(
     try:
         output, _ = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
-        end(process)
-        output, _ = process.communicate()
-        return None, output or ""
+        return None, end(process)
     return process.returncode, output or ""
 
 
@@ -64,6 +77,7 @@ class Crew:
     def __init__(self, folder: Path, environment: dict[str, str], log: Path) -> None:
         self.folder, self.environment, self.log = folder, environment, log
         self._waiting: subprocess.Popen[str] | None = None
+        self._busy: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
 
     def _hire(self) -> subprocess.Popen[str]:
@@ -84,6 +98,7 @@ class Crew:
         begin = time.perf_counter()
         with self._lock:
             process, self._waiting = self._waiting or self._hire(), None
+            self._busy.add(process)
         timed_out = False
         try:
             assert process.stdin is not None
@@ -94,12 +109,11 @@ class Crew:
             output, _ = process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
             timed_out = True
-            end(process)
-            output, _ = process.communicate()
+            output = end(process)
         except OSError as error:
-            end(process)
-            output = f"{error}"
+            output = f"{error}: {end(process)}"
         with self._lock, self.log.open("a") as log:
+            self._busy.discard(process)
             log.write(f"=== {json.dumps(request)}\n{output}\n")
         answer = self._answer(output or "", process.returncode, timed_out, limit_s)
         return {"seconds": round(time.perf_counter() - begin, 1)} | answer
@@ -123,6 +137,10 @@ class Crew:
             waiting, self._waiting = self._waiting, None
         if waiting is not None:
             end(waiting)
-            for pipe in (waiting.stdin, waiting.stdout):
-                if pipe is not None:
-                    pipe.close()
+
+    def give_up(self) -> None:
+        """Ends what works; those who asked for it are told that it failed."""
+        with self._lock:
+            for process in self._busy:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)

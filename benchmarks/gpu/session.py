@@ -2,8 +2,9 @@
 """A run on a GPU machine: its record, which is continued from one call to the next, and
 the time that a call has.
 
-The record is written after every task. A task that gave a result ("done", "out of
-memory") is not run again; what failed or had no time is, at the next call.
+The record is written after every task, and names from the beginning what a call that is
+killed would lack. A task that gave a result ("done", "out of memory") is not run again;
+what failed or had no time is, at the next call.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -113,6 +115,7 @@ class Session:
         paths = [str(self.site)] if self.device == "cuda" else []
         paths += [str(record.ROOT), os.environ.get("PYTHONPATH", "")]
         made = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        made["PYTHONUNBUFFERED"] = "1"  # what one printed is read when it is ended
         return {**os.environ, **made, "TORCHINDUCTOR_CACHE_DIR": str(self.compiled)}
 
     def _begun(self) -> dict[str, Any]:
@@ -153,9 +156,12 @@ class Session:
         self.record["gpu"] = gpu
 
     def save(self) -> Path:
-        """Writes the record with its tables so far."""
+        """Writes the record with its tables so far; with what a task found in any case."""
         with self._lock:
-            self.record["suites"] = suites.from_tasks(self.record["tasks"])
+            try:
+                self.record["suites"] = suites.from_tasks(self.record["tasks"])
+            except Exception:
+                print(f"no tables: {traceback.format_exc()}", flush=True)
             record.write(self.record, self.scratch / "keep")
             return record.write(self.record, self.out)
 
@@ -176,10 +182,13 @@ class Session:
     def perform(self, stage: str, task: Task) -> None:
         """Runs a task unless it has its result already, and notes what became of it."""
         tasks = self.record["tasks"]
-        if tasks.get(task.key, {}).get("outcome") in FINAL:
+        before = tasks.get(task.key, {}).get("outcome")
+        if before in FINAL:
             return
         left = self.left()
         if left < task.need_s:
+            if before == "failed":
+                return  # how it failed says more
             reason = (
                 f"{max(left, 0):.0f} s of the call's {self.seconds:.0f} s were left, "
                 f"it needs {task.need_s:.0f} s"
@@ -192,6 +201,10 @@ class Session:
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
                 answer = {"outcome": "failed", "reason": reason[:600]}
+        if answer["outcome"] == "out of memory" and not task.timed:
+            # Others had a part of it: at another time there may be enough.
+            words = f"out of memory beside other work: {answer.get('reason', '')}"
+            answer |= {"outcome": "failed", "reason": words}
         with self._lock:
             tasks[task.key] = self._described(stage, task) | answer
         told = answer.get("reason", "").splitlines()
@@ -206,13 +219,14 @@ class Session:
             with ThreadPoolExecutor(1 if timed else AT_ONCE) as pool:
                 list(pool.map(lambda pair: self.perform(*pair), some))
 
-    def skip(self, stage: str, task: Task, reason: str) -> None:
-        """Notes a task that cannot be run, unless it has its result already."""
+    def skip(self, pairs: Sequence[tuple[str, Task]], reason: str) -> None:
+        """Notes of (stage, task) why they were not run, unless more is known of them."""
         tasks = self.record["tasks"]
-        if tasks.get(task.key, {}).get("outcome") not in FINAL:
-            answer = {"outcome": "not measured", "reason": reason}
-            tasks[task.key] = self._described(stage, task) | answer
-            self.save()
+        for stage, task in pairs:
+            if tasks.get(task.key, {}).get("outcome") in (None, "not measured"):
+                answer = {"outcome": "not measured", "reason": reason}
+                tasks[task.key] = self._described(stage, task) | answer
+        self.save()
 
     def _described(self, stage: str, task: Task) -> dict[str, Any]:
         asked = {} if task.request is None else {"request": task.request}

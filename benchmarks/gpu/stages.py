@@ -18,18 +18,20 @@ def in_order(session: Session, stages: list[str]) -> tuple[Pairs, Pairs]:
     """(stage, task) of the stages: those that run beside each other, then the timed ones.
 
     Tests come before anything is timed, so that no figure is of something that is wrong.
-    Of the first the longest begin first; of the timed ones those that are wanted most, for
-    a call may end before all is done. What torch.compile has not made yet would take all
-    the time there is, and is last.
+    Of the first the longest begin first; of the timed ones those that have a target, for a
+    call may end before all is done, then what is compared with them. What torch.compile
+    has not made yet would take all the time there is, and is last.
     """
     made = [(stage, task) for stage in stages for task in STAGES[stage](session)]
-    late = table.late(session.quick)
+    wanted, late = table.wanted(session.quick), table.late(session.quick)
 
     def rank(pair: tuple[str, Task]) -> int:
         stage, task = pair
         if not compiling.is_made(session) and compiling.compiles(task):
-            return 3
-        return 1 if stage == "rest" else 2 if task.request in late else 0
+            return 5
+        if stage == "rest":  # bandwidths, optimizer and mosaic; kernels of a step
+            return 1 if task.request is None else 3
+        return 0 if task.request in wanted else 4 if task.request in late else 2
 
     beside = [pair for pair in made if not pair[1].timed]
     timed = [pair for pair in made if pair[1].timed]
@@ -38,22 +40,29 @@ def in_order(session: Session, stages: list[str]) -> tuple[Pairs, Pairs]:
 
 
 def perform(session: Session, stages: list[str]) -> None:
-    """All that there is time for. torch.compile's first time begins as soon as there is a
-    package, whose loss it trains with."""
+    """All that there is time for. torch.compile's first time, which is the longest and
+    needs nothing of the package, begins before that is built."""
     beside, timed = in_order(session, stages)
-    if build.make_ready(session):
-        early = compiling.tasks(session) if "step" in stages else []
-        with ThreadPoolExecutor(1) as pool:
-            begun = [pool.submit(session.perform, "step", task) for task in early]
+    early = compiling.tasks(session) if "step" in stages else []
+    first = [("step", task) for task in early]
+    known = session.record["tasks"]
+    new = [pair for pair in (*first, *beside, *timed) if pair[1].key not in known]
+    session.skip(new, "the call ended before it")
+    with ThreadPoolExecutor(1) as pool:
+        begun = [pool.submit(session.perform, *pair) for pair in first]
+        ready = build.make_ready(session)
+        if ready:
             session.perform_all(beside)
-            for task in begun:
-                task.result()
+        else:  # time on such a machine is dear
+            session.crew.give_up()
+        for task in begun:
+            task.result()
+    if ready:
         # In the order of now: torch.compile's code may have been made meanwhile.
         session.perform_all(in_order(session, stages)[1])
         return
     why = "the package could not be built for this GPU, see task build"
-    for stage, task in (*beside, *timed):
-        session.skip(stage, task, why)
+    session.skip([*beside, *timed], why)
 
 
 def run(session: Session, stages: list[str]) -> Path:

@@ -13,8 +13,6 @@ seconds (of timing, for each half) and steps (timed at least).
 fixed_segments: torch's allocator as it is by itself; else our ways have the segments
 that grow which the example and the launcher ask for, as has one stock way beside them.
 
-choices_are_kept: False: what torch.compile finds fastest beside other work is not kept.
-
 multi_scale: the sides of SCALES one after the other, twice: a first time with all that a
 new size costs, for the peaks of memory, and a second time for the times as well.
 """
@@ -28,7 +26,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch._inductor.config
 from torch import Tensor, nn
 
 from benchmarks.gpu import names, ways
@@ -67,9 +64,17 @@ def sides(request: dict[str, Any]) -> list[int]:
 
 
 class Training:
-    """A model in one of the ways, with its data."""
+    """A model in one of the ways, with its data.
 
-    def __init__(self, request: dict[str, Any]) -> None:
+    Args:
+        request: see above. make_loss: of the model, called as benchmarks.models has it.
+    """
+
+    def __init__(
+        self,
+        request: dict[str, Any],
+        make_loss: Callable[[nn.Module], Any] = detection_loss,
+    ) -> None:
         _examples()
         from yolov9.environment import seed_everything
 
@@ -81,7 +86,7 @@ class Training:
         self.autocast = {"device_type": self.device.type, "dtype": half}
         batch, size = request["batch"], request["size"]
         self.model = detection_model(request["model"], CLASSES).to(self.device)
-        self.loss = detection_loss(self.model)
+        self.loss = make_loss(self.model)
         self.runner = ways.prepare(request["way"], self.model, request.get("backend"))
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (batch, 3, size, size), generator=generator)
@@ -177,8 +182,6 @@ def prepare_allocator(request: dict[str, Any]) -> None:
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
     prepare_allocator(request)
-    if not request.get("choices_are_kept", True):
-        torch._inductor.config.autotune_local_cache = False
     clock, training = Clock(request["device"]), Training(request)
     warmup = len(sides(request)) if request["multi_scale"] else WARM_UP
     alone = measure(clock, training.alone, warmup, request)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch._inductor.config
 from torch import nn
 
 from benchmarks.gpu.names import (
@@ -31,6 +32,9 @@ from benchmarks.step import (
 
 
 def compiled(model: nn.Module, **options: Any) -> nn.Module:
+    """Each process chooses anew among Triton's settings: what the first time found, beside
+    other work, is not kept."""
+    torch._inductor.config.autotune_local_cache = False
     return torch.compile(in_channels_last(model), **options)
 
 

@@ -19,7 +19,7 @@ import traceback
 from typing import Any
 
 MARK = "RESULT "
-TASKS = ("facts", "step", "bandwidth", "sgd", "mosaic")
+TASKS = ("facts", "step", "first_time", "bandwidth", "sgd", "mosaic")
 TASKS += ("losses", "determinism", "rule", "step_kernels")
 WORDS = 600  # of an error's text that a record keeps
 
