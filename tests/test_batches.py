@@ -18,7 +18,7 @@ import yolov9mem.torch as ym
 from benchmarks import bench_gpu_plan
 from benchmarks.models import detection_model
 from yolov9mem.torch import batches
-from yolov9mem.torch.running import arenas, autograd_nodes
+from yolov9mem.torch.running import arenas, shared_call
 
 ROOM = 10**9
 
@@ -209,7 +209,7 @@ def test_memory_that_runs_out_within_a_step(monkeypatch: pytest.MonkeyPatch) -> 
         return take(size, device)
 
     made: list[weakref.ref] = []
-    monkeypatch.setattr(autograd_nodes, "take_workspace", taken)
+    monkeypatch.setattr(shared_call, "take_workspace", taken)
     found = ym.largest_batch(
         lambda: net_step("conv", made), meter=lambda work: (work() or 1, ROOM), most=64
     )

@@ -21,7 +21,7 @@ from models_for_tests import Elan
 import yolov9mem.torch as ym
 from yolov9mem import BackendError
 from yolov9mem.torch import devices
-from yolov9mem.torch.running import autograd_nodes
+from yolov9mem.torch.running import shared_call
 
 TESTS = Path(__file__).resolve().parent
 PREPARED = """
@@ -281,7 +281,7 @@ def test_an_allocator_that_fails_in_the_middle(failing, gpu, monkeypatch) -> Non
     # With CUDA graphs backward has forward's.
     ours = ym.checkpoint(copy.deepcopy(stock), cuda_graphs=failing == "forward")
     calls = []
-    take = autograd_nodes.take_workspace
+    take = shared_call.take_workspace
 
     def once(size: int, device: torch.device) -> torch.Tensor:
         calls.append(size)
@@ -289,7 +289,7 @@ def test_an_allocator_that_fails_in_the_middle(failing, gpu, monkeypatch) -> Non
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
         return take(size, device)
 
-    monkeypatch.setattr(autograd_nodes, "take_workspace", once)
+    monkeypatch.setattr(shared_call, "take_workspace", once)
     buffers = copy.deepcopy(stock.state_dict())
     with pytest.raises(torch.OutOfMemoryError):
         train(ours)

@@ -22,7 +22,7 @@ from graph_oracle import arena
 from models_for_tests import Net, backward, image
 
 import yolov9mem.torch as ym
-from yolov9mem.torch.running import autograd_nodes, binding, planned, registry
+from yolov9mem.torch.running import binding, planned, registry, shared_call
 
 GRAPHS = 4
 FEWEST_STEPS = 4  # of a graph; fewer are queued
@@ -176,8 +176,8 @@ def test_an_image_from_other_memory_concerns_its_packing_alone() -> None:
 
 def test_a_small_workspace_stays_from_forward_to_backward(monkeypatch) -> None:
     """What the loss allocates in between would move it. A large one would be missed."""
-    taken = Mock(side_effect=autograd_nodes.take_workspace)
-    monkeypatch.setattr(autograd_nodes, "take_workspace", taken)
+    taken = Mock(side_effect=shared_call.take_workspace)
+    monkeypatch.setattr(shared_call, "take_workspace", taken)
     with emulated_gpu():
         for graphs, part, times in ((False, 1, 2), (True, 1, 1), (True, 0, 2)):
             monkeypatch.setattr(planned, "KEPT_WORKSPACE", part)

@@ -18,7 +18,7 @@ from emulated_gpu import WAITS, Gpu, autocast, gpu  # noqa: F401
 from models_for_tests import Elan
 
 import yolov9mem.torch as ym
-from yolov9mem.torch.running import autograd_nodes
+from yolov9mem.torch.running import shared_call
 
 RECOMMENDED, FASTEST, ENGINES = 0, 5, 7
 CAP = 32 << 20
@@ -99,7 +99,7 @@ def test_no_engine_is_tried_while_a_stream_is_captured(
     """Where it was planned before, and not yet run."""
     module = ym.checkpoint(Elan(8, 8, 8).train())
     with monkeypatch.context() as patch:
-        patch.setattr(autograd_nodes, "take_workspace", Mock(side_effect=MemoryError))
+        patch.setattr(shared_call, "take_workspace", Mock(side_effect=MemoryError))
         with pytest.raises(MemoryError):
             step(module, 24)
     engines()

@@ -29,9 +29,9 @@ import yolov9mem.torch as ym
 def test_a_second_backward_is_refused_by_name() -> None:
     module = ym.checkpoint(Brick(3, 4))
     loss = module(image()).sum()
-    loss.backward(retain_graph=True)
+    loss.backward()
     with pytest.raises(
-        RuntimeError, match="yolov9mem: Brick: backward ran a second time"
+        RuntimeError, match="yolov9mem: Brick: backward ran a second time.*retain_graph"
     ):
         loss.backward()
     module(image()).sum().backward()
@@ -53,7 +53,7 @@ def test_a_subset_of_gradients() -> None:
         )
     assert_close(ours.wanted, stock.wanted, 1e-3)
     loss = sum(leaf.sum() for leaf in leaves(ours(image())))
-    torch.autograd.grad(loss, [ours.main[0][1].bias], retain_graph=True)
+    torch.autograd.grad(loss, [ours.main[0][1].bias])
     with pytest.raises(RuntimeError, match="a second time"):
         torch.autograd.grad(loss, [ours.stem.conv.weight])
 

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import yolov9mem.torch as ym
-from yolov9mem.torch.running import autograd_nodes
+from yolov9mem.torch.running import shared_call
 
 WORLD = 2
 
@@ -103,20 +103,20 @@ def first_all_reduce_comes_early(rank: int) -> None:
         return future.then(lambda done: done.value()[0])
 
     ddp.register_comm_hook(None, hook)
-    stock_backward = autograd_nodes.Call.backward
+    stock_backward = shared_call.Call.backward
 
-    def logged(call: autograd_nodes.Call, segment: int, nodes: Any) -> Any:
+    def logged(call: shared_call.Call, segment: int, nodes: Any) -> Any:
         events.append(segment)
         return stock_backward(call, segment, nodes)
 
-    autograd_nodes.Call.backward = logged  # type: ignore[method-assign]
+    shared_call.Call.backward = logged  # type: ignore[method-assign]
     try:
         for _ in range(2):  # DDP orders its buckets by the first iteration
             ddp.zero_grad()
             events.clear()
             backward(ddp(batch(rank)))
     finally:
-        autograd_nodes.Call.backward = stock_backward  # type: ignore[method-assign]
+        shared_call.Call.backward = stock_backward  # type: ignore[method-assign]
     segments = [event for event in events if event != "all-reduce"]
     assert segments == sorted(segments, reverse=True), events
     assert len(segments) == 4, events

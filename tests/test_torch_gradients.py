@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import yolov9mem.torch as ym
 from yolov9mem.torch import devices
-from yolov9mem.torch.running import autograd_nodes, gradients
+from yolov9mem.torch.running import gradients, shared_call
 
 
 def pair(**options: Any) -> tuple[nn.Module, nn.Module]:
@@ -64,13 +64,13 @@ def in_one_buffer(module: nn.Module) -> list[Tensor]:
 def given(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many sums each segment has added to."""
     seen: list[int] = []
-    stock = autograd_nodes.Call._take_sums
+    stock = shared_call.Call._take_sums
 
-    def counted(call: autograd_nodes.Call, *arguments: Any) -> None:
+    def counted(call: shared_call.Call, *arguments: Any) -> None:
         stock(call, *arguments)
         seen.append(len(call._taken.grads))
 
-    monkeypatch.setattr(autograd_nodes.Call, "_take_sums", counted)
+    monkeypatch.setattr(shared_call.Call, "_take_sums", counted)
     return seen
 
 
@@ -353,7 +353,7 @@ def test_a_backward_that_fails_leaves_what_was_there(
         def fails(*arguments: Any) -> None:
             raise MemoryError("no memory left")
 
-        patch.setattr(autograd_nodes.BackwardState, "make_places", fails)
+        patch.setattr(shared_call.BackwardState, "make_places", fails)
         with pytest.raises(MemoryError, match="no memory left"):
             backward(out)
     assert places(ours) == before

@@ -228,7 +228,7 @@ def test_deterministic_fill_is_off_inside_and_restored() -> None:
 
 
 def test_out_of_memory_leaves_batch_norm_as_it_was(monkeypatch) -> None:
-    from yolov9mem.torch.running import autograd_nodes
+    from yolov9mem.torch.running import shared_call
 
     module = ym.checkpoint(Net())
     backward(module(image()))
@@ -239,13 +239,13 @@ def test_out_of_memory_leaves_batch_norm_as_it_was(monkeypatch) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(autograd_nodes, "take_workspace", fail)
+        patch.setattr(shared_call, "take_workspace", fail)
         with pytest.raises(RuntimeError, match="can't allocate"):
             module(image())
     assert all(torch.equal(before[n], t) for n, t in module.state_dict().items())
     out = module(image())
     with monkeypatch.context() as patch:
-        patch.setattr(autograd_nodes, "take_workspace", fail)
+        patch.setattr(shared_call, "take_workspace", fail)
         with pytest.raises(RuntimeError, match="can't allocate"):
             backward(out)
     assert not grads(module)

@@ -17,7 +17,7 @@ from models_for_tests import grads as grads_of
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
-from yolov9mem.torch.running import autograd_nodes, registry
+from yolov9mem.torch.running import registry, shared_call
 
 Between = Callable[[Tensor], Tensor]
 
@@ -178,7 +178,7 @@ def test_autograd_grad_of_early_and_late_outputs() -> None:
 def test_a_second_backward_is_refused(first: int) -> None:
     ours, _ = two()
     out = ours(image())
-    out[first].sum().backward(retain_graph=True)
+    out[first].sum().backward()
     with pytest.raises(RuntimeError, match="backward ran a second time"):
         out[2].sum().backward()
 
@@ -209,16 +209,16 @@ def test_a_forward_that_fails_between_holds_nothing(
     ours, _ = two()
     ours(image())
     alive: list[weakref.ref] = []
-    make = autograd_nodes.Call.__init__
+    make = shared_call.Call.__init__
 
-    def made(call: autograd_nodes.Call, *arguments: object) -> None:
+    def made(call: shared_call.Call, *arguments: object) -> None:
         alive.append(weakref.ref(call))
         make(call, *arguments)
 
     def broken(x: Tensor) -> Tensor:
         raise ValueError("between")
 
-    monkeypatch.setattr(autograd_nodes.Call, "__init__", made)
+    monkeypatch.setattr(shared_call.Call, "__init__", made)
     calls = [call for e in _entries(ours) for call in e.latest.recording.calls]
     next(call for call in calls if call.name == "tan").function = broken
     gc.disable()
@@ -261,7 +261,7 @@ def test_gradients_of_late_weights_and_then_of_an_early_output() -> None:
     ours, _ = two()
     out = ours(image())
     weight = ours.second.cv3.conv.weight
-    torch.autograd.grad(out[2].sum(), [weight], retain_graph=True)
+    torch.autograd.grad(out[2].sum(), [weight])
     with pytest.raises(RuntimeError, match="backward ran a second time"):
         out[0].sum().backward()
 

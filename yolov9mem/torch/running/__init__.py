@@ -11,6 +11,7 @@ planned           the plans of such a graph
 lowered           a recording with its graphs, and their tensors in a module
 binding           those tensors: parameters and batch norm state, found by path
 autograd_nodes    one call: forward in C, and backward as autograd's nodes
+shared_call       what these nodes share
 backward_state    what these share during a backward
 gradients         sums that are in .grad already, and that the kernels add to
 arenas            memory for the core, from torch's allocator

@@ -23,7 +23,7 @@ from ..recording.fakes import FakeCopy, places_of
 from ..recording.fingerprint import Fingerprint
 from ..recording.ir import CannotLower, NothingToRun, Recording
 from ..recording.record import record
-from . import autograd_nodes, conditions, registry
+from . import autograd_nodes, conditions, registry, shared_call
 from .arenas import drop_workspace, make_room
 from .binding import Stale, laid_out_as_stock
 from .byte_counts import Held, held_bytes
@@ -154,7 +154,7 @@ class Entry:
                 make_room(device, plan.saved_bytes, plan.core.peak_bytes)
             graph.last = plan
             replay.plan(part.sources, plan.own)
-            shared = autograd_nodes.Call(plan, binding, own, self.name, self.counts)
+            shared = shared_call.Call(plan, binding, own, self.name, self.counts)
             forward = autograd_nodes.Forward(shared)
             for stage in part.stages:
                 inputs = replay.inputs(stage)

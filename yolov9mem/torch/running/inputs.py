@@ -101,13 +101,16 @@ class Inputs:
         self._given = []
 
     def begin_backward(
-        self, saved: tuple[Tensor, ...], again: dict[int, Any]
+        self, saved: tuple[Tensor, ...], again: dict[int, Any], is_retained: bool
     ) -> list[Tensor | None]:
-        """Of the stages so far, whose `saved` and `add` gave these: those still packed."""
+        """Of the stages so far, whose `saved` and `add` gave these: those still packed,
+        which another backward finds again where the graph ``is_retained``."""
         held = iter(saved)
         places = range(len(saved) + len(again))
         self._given = [None if place in again else next(held) for place in places]
-        packed, self._packed = self._packed[: len(places)], []
+        packed = self._packed[: len(places)]
+        if not is_retained:
+            self._packed = []
         return packed
 
     def provide(
