@@ -27,6 +27,12 @@ import yolov9mem.torch as ym
 from yolov9mem.torch.running import planned, shared_call
 
 
+TOLD = hasattr(torch._C._autograd, "_get_current_graph_task_keep_graph")
+told = pytest.mark.skipif(
+    not TOLD, reason="this PyTorch does not tell whether a graph is retained"
+)
+
+
 def each_loss(module: nn.Module, x: Tensor) -> list[Tensor]:
     """A backward for each output, the graph kept but for the last; then the gradients."""
     losses = [y.square().mean() for y in leaves(module(x))]
@@ -35,6 +41,7 @@ def each_loss(module: nn.Module, x: Tensor) -> list[Tensor]:
     return list(grads(module).values())
 
 
+@told
 @pytest.mark.parametrize("keep", ["all", "conv", "min"])
 @pytest.mark.parametrize("segments", [1, 3])
 def test_a_backward_for_each_loss(keep: str, segments: int) -> None:
@@ -52,6 +59,7 @@ def normed() -> nn.Module:
     return nn.Sequential(Brick(3, 8, 3), *middle, nn.GroupNorm(2, 8), Brick(8, 4, 3))
 
 
+@told
 @pytest.mark.parametrize("make", [Two, normed])
 @pytest.mark.parametrize("keep", ["conv", "min"])
 def test_with_stock_calls_between(make: Callable[[], nn.Module], keep: str) -> None:
@@ -68,6 +76,7 @@ def test_with_stock_calls_between(make: Callable[[], nn.Module], keep: str) -> N
     assert ran_in_core(ours) == 1
 
 
+@told
 def test_the_same_bits_each_time() -> None:
     ours, _ = pair(keep="min", segments=2)
     loss = sum(y.square().mean() for y in leaves(ours(image())))
@@ -80,6 +89,7 @@ def test_the_same_bits_each_time() -> None:
         assert torch.equal(a, b) and torch.equal(a, c)
 
 
+@told
 @pytest.mark.parametrize("output", [0, 2])
 def test_gradients_of_some_and_then_of_all(output: int) -> None:
     """The first passes stop on the way, as where losses are weighed by their gradients
@@ -98,6 +108,7 @@ def test_gradients_of_some_and_then_of_all(output: int) -> None:
     assert_close(made[0], made[1], 1e-3)
 
 
+@told
 @pytest.mark.parametrize(
     "layout",
     [
@@ -121,6 +132,7 @@ def test_inputs_that_stay_packed(
     assert_close(made, each_loss(stock, x), 1e-3)
 
 
+@told
 def test_what_forward_kept_is_freed_by_the_last_one() -> None:
     module = ym.checkpoint(Brick(3, 16, 3), keep="conv")
     x = image(size=64)
@@ -145,6 +157,7 @@ def test_what_forward_kept_is_freed_by_the_last_one() -> None:
     assert node.call.saved is not None
 
 
+@told
 def test_after_a_backward_that_failed() -> None:
     ours, stock = pair(
         lambda: nn.Sequential(Brick(3, 8, 3), Brick(8, 4, 3)), segments=2
@@ -166,6 +179,7 @@ def test_after_a_backward_that_failed() -> None:
     assert_close(list(grads(ours).values()), list(grads(stock).values()), 1e-3)
 
 
+@told
 def test_one_that_is_not_retained_is_the_last() -> None:
     loss = ym.checkpoint(Brick(3, 4))(image()).sum()
     loss.backward(retain_graph=True)
@@ -184,6 +198,7 @@ def test_a_pytorch_that_does_not_tell_is_refused_by_name(
         loss.backward()
 
 
+@told
 def test_copies_of_a_module_with_a_retained_graph() -> None:
     """The graph is no part of the module."""
     module = ym.checkpoint(Brick(3, 4))
