@@ -26,7 +26,6 @@ from torch import Tensor, nn
 import yolov9mem.torch as ym
 from yolov9mem.torch.running import planned, shared_call
 
-
 TOLD = hasattr(torch._C._autograd, "_get_current_graph_task_keep_graph")
 told = pytest.mark.skipif(
     not TOLD, reason="this PyTorch does not tell whether a graph is retained"
