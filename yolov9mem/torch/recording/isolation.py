@@ -69,7 +69,7 @@ def undisturbed() -> Iterator[None]:
             yield
         finally:
             _fake_log.removeFilter(_is_of_others)
-            _recording.active = False
+            _recording.active, _recording.default = False, None
             random.setstate(python)
             torch.set_rng_state(default)
             if numpy is not None:
