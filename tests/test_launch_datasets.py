@@ -125,3 +125,18 @@ def test_mosaic_reaches_fields_of_other_names() -> None:
     assert (data.hyp["mosaic"], data.hyp["mixup"]) == (0.25, 0.0)
     assert launch.applied >= {"mosaic", "mixup"}
     assert held_out.hyp == HYP
+
+
+def test_a_mosaic_that_the_script_closes_stays_closed() -> None:
+    """As where it makes its data set anew for the last epochs."""
+    first, closed, again = Foreign(), Foreign(mosaic=0.0, mixup=0.0), Foreign()
+    launched(Settings(mosaic=0.25, mixup=0.75), first, closed, again)
+    chances = [(data.hyp["mosaic"], data.hyp["mixup"]) for data in (first, again)]
+    assert chances == [(0.25, 0.75)] * 2
+    assert (closed.hyp["mosaic"], closed.hyp["mixup"]) == (0.0, 0.0)
+
+
+def test_mosaic_switches_on_what_the_script_never_had() -> None:
+    made = [Foreign(mosaic=0.0), Foreign(mosaic=0.0)]
+    launched(Settings(mosaic=0.25), *made)
+    assert [data.hyp["mosaic"] for data in made] == [0.25, 0.25]
