@@ -3,8 +3,9 @@
 
 There are two ways. A data set with the official fields gets its samples from
 `yolov9mem.augment`. Any other that augments with OpenCV runs its own code on pictures
-(recording.py). Before either, samples of both are drawn from the same random states
-and compared bit for bit; a data set that does anything else stays as it is.
+(recording.py), whatever the names of its fields. Before either, samples of both are
+drawn from the same random states and compared bit for bit; a data set that does anything
+else stays as it is.
 """
 
 from __future__ import annotations
@@ -44,10 +45,18 @@ def why_unknown(dataset: Any) -> str | None:
     cls = type(dataset)
     if all(hasattr(dataset, name) for name in AUGMENTING):
         return None
-    own = sys.modules.get(cls.__module__)
-    if own is not None and _is_pil(vars(own).get("Image")):
+    if hasattr(dataset, "augment") and makes_mosaics(getattr(dataset, "hyp", None)):
+        return None
+    own = vars(sys.modules.get(cls.__module__, sys))
+    # Beside OpenCV it is there for what a file says of itself.
+    if _is_pil(own.get("Image")) and "cv2" not in own:
         return "its pixels are PIL's, whose resizing has other bits than OpenCV's"
     return "not one of the official kind"
+
+
+def makes_mosaics(hyp: Any) -> bool:
+    """Are they hyper-parameters of an augmentation with mosaics?"""
+    return isinstance(hyp, dict) and "mosaic" in hyp
 
 
 def _is_pil(value: Any) -> bool:

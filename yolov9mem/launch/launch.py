@@ -69,6 +69,7 @@ class Launch:
         self._armed: Patches | None = None
         self._announced = False
         self._has_started_others = False  # that may train
+        self._chances: dict[str, float] = {}  # of mosaic and mixup, the script's own
         rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", ""))
         self.is_quiet = rank.lstrip("0").isdigit()
 
@@ -230,11 +231,15 @@ class Launch:
         return line[0] == "data set"
 
     def _override(self, hyp: Any) -> None:
+        """But where the script makes a data set anew to close the mosaic."""
         for name in ("mosaic", "mixup"):
             value = getattr(self.settings, name)
-            if value is not None and isinstance(hyp, dict) and name in hyp:
+            if value is None or not isinstance(hyp, dict) or name not in hyp:
+                continue
+            was_on = self._chances.setdefault(name, hyp[name])
+            if hyp[name] or not was_on:
                 hyp[name] = value
-                self.applied.add(name)
+            self.applied.add(name)
 
     # Modules and files
 

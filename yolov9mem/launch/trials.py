@@ -72,13 +72,17 @@ def _changed(dataset: Any, mosaic: bool, hyp: dict[str, float]) -> Iterator[None
 @contextmanager
 def _forced(dataset: Any, mosaic: bool, hyp: dict[str, float]) -> Iterator[None]:
     if isinstance(getattr(dataset, "hyp", None), dict):
-        before = dataset.mosaic, dataset.hyp
-        dataset.mosaic = mosaic and before[0]
-        dataset.hyp = {**before[1], **hyp}
+        names = [name for name in ("mosaic", "hyp") if hasattr(dataset, name)]
+        before = {name: getattr(dataset, name) for name in names}
+        switch = {"mosaic": 0.0, "mixup": 0.0}  # of one that has no attribute for it
+        if "mosaic" in before:
+            dataset.mosaic, switch = mosaic and before["mosaic"], {}
+        dataset.hyp = {**dataset.hyp, **hyp, **({} if mosaic else switch)}
         try:
             yield
         finally:
-            dataset.mosaic, dataset.hyp = before
+            for name, value in before.items():
+                setattr(dataset, name, value)
         return
     drawing = [t for t in _transforms(dataset) if type(t).__name__ in DRAWING]
     kept = [t.p for t in drawing]

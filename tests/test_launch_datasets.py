@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""Data sets of other code bases, whose fields have other names, in a launch."""
+
+from __future__ import annotations
+
+import random
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import official_chain
+import pytest
+import torch
+from official_chain import Chain
+from torch.utils.data import DataLoader, Dataset
+
+from yolov9mem.launch import dataset
+from yolov9mem.launch.cli import Settings
+from yolov9mem.launch.launch import Launch
+
+NO_EQUAL_BITS = official_chain.why_not_equal()
+SIZE = 64
+HYP = {
+    "hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4, "degrees": 10.0, "translate": 0.1,
+    "scale": 0.5, "shear": 3.0, "perspective": 0.0, "flipud": 0.4, "fliplr": 0.5,
+    "mosaic": 0.8, "mixup": 0.5, "copy_paste": 0.0,
+}  # fmt: skip
+
+
+class Foreign(Dataset[Any]):
+    """No attribute `mosaic`: the chance alone says whether there is one."""
+
+    def __init__(self, augment: bool = True, **hyp: float) -> None:
+        draw = np.random.default_rng(5)
+        self.augment, self.hyp = augment, {**HYP, **hyp}
+        shape = (SIZE, SIZE, 3)
+        self.pixels = [draw.integers(0, 256, shape, dtype=np.uint8) for _ in range(6)]
+        boxes = draw.uniform((0.3, 0.3, 0.1, 0.1), (0.7, 0.7, 0.5, 0.5), (6, 3, 4))
+        self.boxes = [np.hstack((np.ones((3, 1)), b)).astype(np.float32) for b in boxes]
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Any:
+        if not self.augment:
+            return self.pixels[index]
+        segments: list[Any] = [[] for _ in self.pixels]
+        chain = Chain(self.pixels, self.boxes, segments, SIZE, self.hyp)
+        image, labels = chain.sample(index)
+        return torch.from_numpy(image), torch.from_numpy(labels)
+
+
+class Gathered(Foreign):
+    """Its hyper-parameters are the class's."""
+
+    hyp: ClassVar[dict[str, float]] = dict(HYP)
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.hyp
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    yield
+    dataset.restore_all()
+
+
+def samples(data: Foreign) -> list[Any]:
+    random.seed(3)
+    np.random.seed(4)
+    made = [data[i % 6] for i in range(24)]
+    return [*made, random.random(), np.random.random()]
+
+
+@pytest.mark.parametrize("kind", [Foreign, Gathered])
+def test_fields_of_other_names_are_no_reason_to_stay_stock(kind: type[Foreign]) -> None:
+    if NO_EQUAL_BITS:
+        pytest.skip(NO_EQUAL_BITS)
+    data = kind()
+    stock = samples(data)
+    assert dataset.why_unknown(data) is None
+    assert dataset.swap(data) is None
+    assert dataset.way_of(kind) is dataset.recorded
+    assert data.hyp == HYP and not hasattr(data, "mosaic")  # the trials left no trace
+    assert dataset.trials._equal(samples(data), stock)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("PIL.Image",), "its pixels are PIL's, whose resizing has other bits than"),
+        (("PIL.Image", "cv2"), "not one of the official kind"),
+        ((), "not one of the official kind"),
+    ],
+)
+def test_pil_beside_opencv_is_not_where_the_pixels_come_from(
+    monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], reason: str
+) -> None:
+    module = types.ModuleType("foreign_data")
+    for name in names:
+        setattr(module, name.rpartition(".")[2], types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    plain = type("Plain", (), {"__module__": module.__name__})
+    assert str(dataset.why_unknown(plain())).startswith(reason)
+
+
+def launched(settings: Settings, *made: Foreign) -> Launch:
+    """A launch in which a script makes a loader of each."""
+    launch = Launch(settings)
+    launch.start()
+    try:
+        for data in made:
+            DataLoader(data)
+    finally:
+        launch.stop()
+    return launch
+
+
+def test_mosaic_reaches_fields_of_other_names() -> None:
+    data, held_out = Foreign(), Foreign(augment=False)
+    launch = launched(Settings(mosaic=0.25, mixup=0.0), data, held_out)
+    assert (data.hyp["mosaic"], data.hyp["mixup"]) == (0.25, 0.0)
+    assert launch.applied >= {"mosaic", "mixup"}
+    assert held_out.hyp == HYP
+
+
+def test_a_mosaic_that_the_script_closes_stays_closed() -> None:
+    """As where it makes its data set anew for the last epochs."""
+    first, closed, again = Foreign(), Foreign(mosaic=0.0, mixup=0.0), Foreign()
+    launched(Settings(mosaic=0.25, mixup=0.75), first, closed, again)
+    chances = [(data.hyp["mosaic"], data.hyp["mixup"]) for data in (first, again)]
+    assert chances == [(0.25, 0.75)] * 2
+    assert (closed.hyp["mosaic"], closed.hyp["mixup"]) == (0.0, 0.0)
+
+
+def test_mosaic_switches_on_what_the_script_never_had() -> None:
+    made = [Foreign(mosaic=0.0), Foreign(mosaic=0.0)]
+    launched(Settings(mosaic=0.25), *made)
+    assert [data.hyp["mosaic"] for data in made] == [0.25, 0.25]
