@@ -75,12 +75,9 @@ const ym_schedule *ym_plan_forward_schedule(const ym_plan *plan);
 /* Runs one segment of a schedule, the first to run is segment_count - 1: a stage of
  * forward, or a part of backward. Of inputs and outputs those must be bound that the
  * stage has or that are inputs of earlier stages; of gradients of outputs, those of the
- * segment's stage and of later ones. */
+ * segment's stage and of later ones. Where the plan has a record of such bindings, that
+ * is repeated. */
 ym_status ym_plan_run(const ym_plan *plan, const ym_schedule *schedule, int32_t segment,
                       ym_context *context, const ym_bindings *bindings);
-/* The same, repeated from a record where the plan has one of such bindings. */
-ym_status ym_plan_replay(const ym_plan *plan, const ym_schedule *schedule,
-                         int32_t segment, ym_context *context,
-                         const ym_bindings *bindings);
 
 #endif

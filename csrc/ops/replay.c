@@ -190,16 +190,15 @@ static int32_t steps_alike(const ym_schedule *schedule, int32_t begin, int32_t e
     return i > begin ? i - begin : 1;
 }
 
-ym_status ym_plan_replay(const ym_plan *plan, const ym_schedule *schedule,
-                         int32_t segment, ym_context *context,
-                         const ym_bindings *bindings)
+ym_status ym_plan_run(const ym_plan *plan, const ym_schedule *schedule, int32_t segment,
+                      ym_context *context, const ym_bindings *bindings)
 {
-    if (plan->replayer == NULL) {
-        return ym_plan_run(plan, schedule, segment, context, bindings);
-    }
     run_call call = {.plan = plan, .schedule = schedule, .bindings = bindings};
     int32_t end;
     ym_segment_steps(schedule, segment, &call.begin, &end);
+    if (plan->replayer == NULL) {
+        return ym_plan_run_steps(plan, schedule, call.begin, end, context, bindings);
+    }
     for (; call.begin < end; call.begin = call.end) {
         call.end = call.begin + steps_alike(schedule, call.begin, end);
         YM_TRY(repeat(context, &call));

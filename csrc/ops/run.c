@@ -383,11 +383,3 @@ ym_status ym_plan_run_steps(const ym_plan *plan, const ym_schedule *schedule,
     }
     return YM_OK;
 }
-
-ym_status ym_plan_run(const ym_plan *plan, const ym_schedule *schedule, int32_t segment,
-                      ym_context *context, const ym_bindings *bindings)
-{
-    int32_t begin, end;
-    ym_segment_steps(schedule, segment, &begin, &end);
-    return ym_plan_run_steps(plan, schedule, begin, end, context, bindings);
-}

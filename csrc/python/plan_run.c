@@ -33,7 +33,7 @@ static PyObject *run(ym_run_arguments *a, const ym_schedule *schedule, int32_t s
         context.sum_argument = sum;
     }
     Py_BEGIN_ALLOW_THREADS
-        status = ym_plan_replay(a->plan, schedule, segment, &context, &a->bindings);
+        status = ym_plan_run(a->plan, schedule, segment, &context, &a->bindings);
     Py_END_ALLOW_THREADS
     if (PyErr_Occurred()) {
         return NULL;

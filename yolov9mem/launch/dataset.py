@@ -45,16 +45,16 @@ def why_unknown(dataset: Any) -> str | None:
     cls = type(dataset)
     if all(hasattr(dataset, name) for name in AUGMENTING):
         return None
-    if hasattr(dataset, "augment") and makes_mosaics(getattr(dataset, "hyp", None)):
+    if hasattr(dataset, "augment") and _makes_mosaics(getattr(dataset, "hyp", None)):
         return None
-    own = vars(sys.modules.get(cls.__module__, sys))
+    own = getattr(sys.modules.get(cls.__module__), "__dict__", {})
     # Beside OpenCV it is there for what a file says of itself.
     if _is_pil(own.get("Image")) and "cv2" not in own:
         return "its pixels are PIL's, whose resizing has other bits than OpenCV's"
     return "not one of the official kind"
 
 
-def makes_mosaics(hyp: Any) -> bool:
+def _makes_mosaics(hyp: Any) -> bool:
     """Are they hyper-parameters of an augmentation with mosaics?"""
     return isinstance(hyp, dict) and "mosaic" in hyp
 
