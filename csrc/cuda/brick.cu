@@ -8,10 +8,10 @@ namespace
 
 const int EACH = 4; /* pixels of a thread, all fetched before the first is stored */
 
-template <typename T, int V, int TERMS>
+template <typename T, int V, int TERMS, cuda_formulas F>
 __global__ void __launch_bounds__(YM_BLOCK, TERMS == 1 ? 3 : 2)
-    brick_forward_kernel(cuda_brick brick, cuda_values<T> residual, cuda_values<T> out,
-                         int64_t pixels, int32_t channels)
+    brick_forward_kernel(cuda_brick<F> brick, cuda_values<T> residual,
+                         cuda_values<T> out, int64_t pixels, int32_t channels)
 {
     const int32_t c = cuda_first_channel<V>();
     if (c >= channels) {
@@ -61,13 +61,25 @@ __global__ void __launch_bounds__(YM_BLOCK, TERMS == 1 ? 3 : 2)
     }
 }
 
+template <typename T, int V, int TERMS>
+void launch_forward(ym_context *context, const ym_brick *brick,
+                    const ym_tensor &residual, const ym_tensor &out)
+{
+    const int64_t pixels = ym_pixels(&out);
+    const cuda_tiles tiles = cuda_divide(out.c, V);
+    YM_WITH_FORMULAS(brick->activation.kind,
+                     YM_LAUNCH((brick_forward_kernel<T, V, TERMS, F>),
+                               cuda_pixel_grid(tiles, pixels, EACH), cuda_block(tiles),
+                               context, cuda_brick_of<F>(brick),
+                               cuda_values<T>(residual), cuda_values<T>(out), pixels,
+                               out.c));
+}
+
 } // namespace
 
 ym_status cuda_brick_forward(ym_context *context, const ym_brick *brick, ym_tensor *out)
 {
     const cuda_device_guard guard(context);
-    const int64_t pixels = ym_pixels(out);
-    const cuda_brick made = cuda_brick_of(brick);
     ym_tensor residual = brick->residual;
     residual.data = brick->has_residual ? residual.data : nullptr;
     bool wide = cuda_is_wide(*out) && cuda_is_wide(residual);
@@ -75,15 +87,9 @@ ym_status cuda_brick_forward(ym_context *context, const ym_brick *brick, ym_tens
         wide = wide && cuda_is_wide(brick->term[t].value);
     }
     YM_WITH_TYPE_AND_WIDTH(
-        out->dtype, wide, const cuda_tiles tiles = cuda_divide(out->c, V);
-        const dim3 grid = cuda_pixel_grid(tiles, pixels, EACH);
-        const dim3 block = cuda_block(tiles); const cuda_values<T> more(residual);
-        const cuda_values<T> to(*out); if (brick->term_count == 2) {
-            YM_LAUNCH((brick_forward_kernel<T, V, 2>), grid, block, context, made, more,
-                      to, pixels, out->c);
-        } else {
-            YM_LAUNCH((brick_forward_kernel<T, V, 1>), grid, block, context, made, more,
-                      to, pixels, out->c);
-        });
+        out->dtype, wide,
+        brick->term_count == 2
+            ? launch_forward<T, V, 2>(context, brick, residual, *out)
+            : launch_forward<T, V, 1>(context, brick, residual, *out));
     return cuda_launched(context, "brick_forward_kernel");
 }

@@ -16,9 +16,9 @@ namespace
 {
 
 /* partial: (1 + TERMS, chunks, channels). */
-template <typename T, int V, int TERMS>
+template <typename T, int V, int TERMS, cuda_formulas F>
 __global__ void __launch_bounds__(YM_BLOCK, 2)
-    brick_sums_kernel(cuda_brick brick, cuda_values<T> dout, int64_t pixels,
+    brick_sums_kernel(cuda_brick<F> brick, cuda_values<T> dout, int64_t pixels,
                       int64_t chunk, int32_t channels, float *partial)
 {
     __shared__ float all[V][YM_BLOCK];
@@ -137,9 +137,9 @@ struct term_outputs {
     const float *mean[3]; /* as sums_output's; NULL: 0 */
 };
 
-template <typename T, int V, int TERMS>
+template <typename T, int V, int TERMS, cuda_formulas F>
 __global__ void __launch_bounds__(YM_BLOCK, 2)
-    brick_backward_kernel(cuda_brick brick, cuda_values<T> dout, term_outputs out,
+    brick_backward_kernel(cuda_brick<F> brick, cuda_values<T> dout, term_outputs out,
                           int64_t pixels, int32_t channels)
 {
     const int EACH = cuda_brick_ahead<T, TERMS>::WHEN_WRITING;
@@ -203,6 +203,21 @@ struct backward_call {
     bool wide;
 };
 
+template <typename T, int V, int TERMS>
+void launch_partial_sums(ym_context *context, const backward_call &call,
+                         const cuda_chunks &chunks, float *partial)
+{
+    constexpr int W = cuda_brick_width<V, TERMS>::OF_THREAD;
+    const ym_tensor *dout = call.dout;
+    const cuda_tiles tiles = cuda_divide(dout->c, W);
+    YM_WITH_FORMULAS(call.brick->activation.kind,
+                     YM_LAUNCH((brick_sums_kernel<T, W, TERMS, F>),
+                               cuda_chunk_grid(tiles, chunks), cuda_block(tiles),
+                               context, cuda_brick_of<F>(call.brick),
+                               cuda_values<T>(*dout), ym_pixels(dout), chunks.pixels,
+                               dout->c, partial));
+}
+
 ym_status launch_sums(ym_context *context, const backward_call &call,
                       const sums_output &out)
 {
@@ -210,21 +225,11 @@ ym_status launch_sums(ym_context *context, const backward_call &call,
     const int64_t pixels = ym_pixels(dout);
     const cuda_chunks chunks = cuda_cut(pixels, cuda_multiprocessors(context));
     const int32_t terms = call.brick->term_count;
-    const cuda_brick made = cuda_brick_of(call.brick);
     float *partial = static_cast<float *>(context->scratch);
     YM_WITH_TYPE_AND_WIDTH(
-        dout->dtype, call.wide, const cuda_values<T> from(*dout); if (terms == 2) {
-            constexpr int W = cuda_brick_width<V, 2>::OF_THREAD;
-            const cuda_tiles tiles = cuda_divide(dout->c, W);
-            YM_LAUNCH((brick_sums_kernel<T, W, 2>), cuda_chunk_grid(tiles, chunks),
-                      cuda_block(tiles), context, made, from, pixels, chunks.pixels,
-                      dout->c, partial);
-        } else {
-            const cuda_tiles tiles = cuda_divide(dout->c, V);
-            YM_LAUNCH((brick_sums_kernel<T, V, 1>), cuda_chunk_grid(tiles, chunks),
-                      cuda_block(tiles), context, made, from, pixels, chunks.pixels,
-                      dout->c, partial);
-        });
+        dout->dtype, call.wide,
+        terms == 2 ? launch_partial_sums<T, V, 2>(context, call, chunks, partial)
+                   : launch_partial_sums<T, V, 1>(context, call, chunks, partial));
     YM_TRY(cuda_launched(context, "brick_sums_kernel"));
     dim3 grid = cuda_finish_grid(dout->c);
     grid.y = 1 + (unsigned)terms;
@@ -246,28 +251,29 @@ ym_status share_sums(ym_context *context, const backward_call &call,
     return cuda_launched(context, "shared_means_kernel");
 }
 
+template <typename T, int V, int TERMS>
+void launch_values_of(ym_context *context, const backward_call &call,
+                      const term_outputs &out)
+{
+    constexpr int W = cuda_brick_width<V, TERMS>::OF_THREAD;
+    constexpr int EACH = cuda_brick_ahead<T, TERMS>::WHEN_WRITING;
+    const ym_tensor *dout = call.dout;
+    const int64_t pixels = ym_pixels(dout);
+    const cuda_tiles tiles = cuda_divide(dout->c, W);
+    YM_WITH_FORMULAS(call.brick->activation.kind,
+                     YM_LAUNCH((brick_backward_kernel<T, W, TERMS, F>),
+                               cuda_pixel_grid(tiles, pixels, EACH), cuda_block(tiles),
+                               context, cuda_brick_of<F>(call.brick),
+                               cuda_values<T>(*dout), out, pixels, dout->c));
+}
+
 ym_status launch_values(ym_context *context, const backward_call &call,
                         const term_outputs &out)
 {
-    const ym_tensor *dout = call.dout;
-    const int64_t pixels = ym_pixels(dout);
-    const cuda_brick made = cuda_brick_of(call.brick);
-    YM_WITH_TYPE_AND_WIDTH(
-        dout->dtype, call.wide, const cuda_values<T> from(*dout);
-        if (call.brick->term_count == 2) {
-            constexpr int W = cuda_brick_width<V, 2>::OF_THREAD;
-            const cuda_tiles tiles = cuda_divide(dout->c, W);
-            YM_LAUNCH(
-                (brick_backward_kernel<T, W, 2>),
-                cuda_pixel_grid(tiles, pixels, cuda_brick_ahead<T, 2>::WHEN_WRITING),
-                cuda_block(tiles), context, made, from, out, pixels, dout->c);
-        } else {
-            const cuda_tiles tiles = cuda_divide(dout->c, V);
-            YM_LAUNCH(
-                (brick_backward_kernel<T, V, 1>),
-                cuda_pixel_grid(tiles, pixels, cuda_brick_ahead<T, 1>::WHEN_WRITING),
-                cuda_block(tiles), context, made, from, out, pixels, dout->c);
-        });
+    YM_WITH_TYPE_AND_WIDTH(call.dout->dtype, call.wide,
+                           call.brick->term_count == 2
+                               ? launch_values_of<T, V, 2>(context, call, out)
+                               : launch_values_of<T, V, 1>(context, call, out));
     return cuda_launched(context, "brick_backward_kernel");
 }
 

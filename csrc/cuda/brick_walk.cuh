@@ -28,8 +28,9 @@ template <typename T, int V, int TERMS> struct cuda_stored {
     cuda_pack<T, V> value[TERMS], dout;
 
     /* dz; v - mean of each term on the way. */
+    template <cuda_formulas F>
     __device__ __forceinline__ void
-    derive(const cuda_brick &brick, const cuda_term_channels<T, V> (&term)[TERMS],
+    derive(const cuda_brick<F> &brick, const cuda_term_channels<T, V> (&term)[TERMS],
            float (&distance)[TERMS][V], float (&dz)[V]) const
     {
         float z[V];
@@ -80,8 +81,8 @@ template <typename T, int V, int TERMS> struct cuda_walk {
 template <typename T, int V, int TERMS> struct cuda_sums {
     float of[1 + TERMS][V];
 
-    template <int COUNT>
-    __device__ __forceinline__ void add(const cuda_brick &brick,
+    template <cuda_formulas F, int COUNT>
+    __device__ __forceinline__ void add(const cuda_brick<F> &brick,
                                         const cuda_term_channels<T, V> (&term)[TERMS],
                                         const cuda_stored<T, V, TERMS> (&some)[COUNT])
     {
@@ -101,10 +102,10 @@ template <typename T, int V, int TERMS> struct cuda_sums {
     }
     /* All of a thread's pixels; what the terms need beside them is loaded while the
      * first are on their way. */
-    __device__ __forceinline__ void walk(const cuda_brick &brick,
-                                         cuda_term_channels<T, V> (&term)[TERMS],
-                                         cuda_walk<T, V, TERMS> &pixel, int32_t c,
-                                         int32_t left)
+    template <cuda_formulas F>
+    __device__ __forceinline__ void
+    walk(const cuda_brick<F> &brick, cuda_term_channels<T, V> (&term)[TERMS],
+         cuda_walk<T, V, TERMS> &pixel, int32_t c, int32_t left)
     {
         const int EACH = cuda_brick_ahead<T, TERMS>::WHEN_SUMMING;
         const bool OVERLAPS = cuda_brick_ahead<T, TERMS>::OVERLAPS;
