@@ -53,7 +53,8 @@ def measure_gpu(options: argparse.Namespace) -> int:
     seconds = STAGE_SECONDS if one else CALL_SECONDS
     if options.minutes is not None:
         seconds = 60 * options.minutes
-    session = Session(options.out, options.device, options.quick, seconds)
+    chosen = {"first": options.first, "without": options.without}
+    session = Session(options.out, options.device, options.quick, seconds, **chosen)
     try:
         path = stages.run(session, options.stage or list(stages.STAGES))
     except NoGpuError as error:
@@ -80,6 +81,12 @@ def add_gpu(commands: Any) -> None:
         help="of the whole call: what has no time is measured by the next one (9; 7.5 for "
         "one stage)",
     )
+    for name, words in (
+        ("--first", "begin what is timed with the tasks whose name has this part"),
+        ("--without", "leave out the tasks whose name has this part"),
+    ):
+        told = f"{words}; may be given again"
+        gpu.add_argument(name, action="append", default=[], metavar="PART", help=told)
     # A rehearsal: everything but the build, on the CPU; its figures mean nothing.
     gpu.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help=HIDDEN)
     gpu.add_argument("--quick", action="store_true", help=HIDDEN)

@@ -160,7 +160,7 @@ def run_tests(session: Session, seconds: float) -> dict[str, Any]:
     words += ["-c", str(pytest_settings(session)), "--rootdir", str(ROOT)]
     cores = len(os.sched_getaffinity(0))
     if importlib.util.find_spec("xdist") and cores >= 4:
-        words += ["-n", str(min(max(cores // 2, 4), 6))]
+        words += ["-n", str(min(max(cores * 3 // 4, 4), 12))]
     required = "1" if session.device == "cuda" else "0"
     environment = session.environment() | {"YOLOV9MEM_REQUIRE_CUDA": required}
     environment |= {"OMP_NUM_THREADS": "2"}  # of each of pytest's processes

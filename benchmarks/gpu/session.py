@@ -86,6 +86,8 @@ class Session:
         quick: small cases.
         seconds: of the whole call.
         scratch: where the package is built and processes run.
+        first, without: parts of tasks' names; the timed ones to begin with, in this order,
+            and those to leave out.
     """
 
     def __init__(
@@ -95,9 +97,12 @@ class Session:
         quick: bool = False,
         seconds: float = CALL_SECONDS,
         scratch: Path = record.ROOT / "build" / "gpu",
+        first: Sequence[str] = (),
+        without: Sequence[str] = (),
     ) -> None:
         self.out, self.device, self.quick = out.resolve(), device, quick
         self.seconds, self.scratch = seconds, scratch
+        self.first, self.without = first, without
         self.deadline = time.monotonic() + seconds
         self._lock = threading.Lock()
         self.site, self.work = scratch / "site", scratch / "work"
@@ -164,6 +169,10 @@ class Session:
                 print(f"no tables: {traceback.format_exc()}", flush=True)
             record.write(self.record, self.scratch / "keep")
             return record.write(self.record, self.out)
+
+    def takes(self, task: Task) -> bool:
+        """Whether a task is not to be left out."""
+        return not any(part in task.key for part in self.without)
 
     def left(self) -> float:
         """Seconds of the call that are left."""

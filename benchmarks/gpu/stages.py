@@ -19,14 +19,23 @@ def in_order(session: Session, stages: list[str]) -> tuple[Pairs, Pairs]:
 
     Tests come before anything is timed, so that no figure is of something that is wrong.
     Of the first the longest begin first; of the timed ones those that have a target, for a
-    call may end before all is done, then what is compared with them. What torch.compile
-    has not made yet would take all the time there is, and is last.
+    call may end before all is done, then what is compared with them; before these what the
+    call names first. What torch.compile has not made yet would take all the time there is,
+    and is last.
     """
-    made = [(stage, task) for stage in stages for task in STAGES[stage](session)]
+    made = [
+        (stage, task)
+        for stage in stages
+        for task in STAGES[stage](session)
+        if session.takes(task)
+    ]
     wanted, late = table.wanted(session.quick), table.late(session.quick)
 
     def rank(pair: tuple[str, Task]) -> int:
         stage, task = pair
+        for place, part in enumerate(session.first):
+            if part in task.key:
+                return place - len(session.first)
         if not compiling.is_made(session) and compiling.compiles(task):
             return 5
         if stage == "rest":  # bandwidths, optimizer and mosaic; kernels of a step
@@ -44,7 +53,7 @@ def perform(session: Session, stages: list[str]) -> None:
     needs nothing of the package, begins before that is built."""
     beside, timed = in_order(session, stages)
     early = compiling.tasks(session) if "step" in stages else []
-    first = [("step", task) for task in early]
+    first = [("step", task) for task in early if session.takes(task)]
     known = session.record["tasks"]
     new = [pair for pair in (*first, *beside, *timed) if pair[1].key not in known]
     session.skip(new, "the call ended before it")
