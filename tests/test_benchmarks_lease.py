@@ -30,7 +30,14 @@ from benchmarks.gpu import (
     table,
 )
 from benchmarks.gpu import session as session_module
-from benchmarks.gpu.names import COMPILED_WAYS, PER_LAYER
+from benchmarks.gpu.names import (
+    COMPILED_WAYS,
+    EAGER,
+    GRAPHS,
+    LAST,
+    MIN_GRAPHS,
+    PER_LAYER,
+)
 from benchmarks.gpu.session import AT_ONCE, Session, Task
 
 # Seconds that no record has yet, on the safe side: the compiled rows with their code in the
@@ -171,6 +178,22 @@ def test_two_calls_bring_what_no_record_has(
     assert untimed | {"bandwidth", "sgd", "mosaic"} <= done
     lacks = [task for key, task in s.record["tasks"].items() if key not in done]
     assert all(task["reason"] for task in lacks)
+
+
+def test_a_call_may_say_what_it_begins_with_and_leaves_out(tmp_path: Path) -> None:
+    made = whole(tmp_path)
+    made.first, made.without = ("bandwidth", "batch 64"), ("torch.compile", "racecheck")
+    beside, timed = stages.in_order(made, list(stages.STAGES))
+    keys = [task.key for _, task in timed]
+    ways = (EAGER, GRAPHS, MIN_GRAPHS, LAST, PER_LAYER)
+    at_64 = [table.key(table.configuration(way, 64)) for way in ways]
+    assert keys[:6] == ["bandwidth", *at_64]
+    assert keys[6] == table.key(table.free(GRAPHS))
+    names = [*keys, *(task.key for _, task in beside)]
+    assert "compute-sanitizer memcheck" in names
+    assert not [
+        name for name in names if "torch.compile" in name or "racecheck" in name
+    ]
 
 
 def test_a_call_that_is_killed_names_what_it_lacks(tmp_path, monkeypatch) -> None:

@@ -249,22 +249,6 @@ def test_the_most_wanted_comes_first(tmp_path: Path) -> None:
     assert keys[-len(after) :] == after and "reduce-overhead" in after[-1]
 
 
-def test_a_call_may_say_what_it_begins_with_and_leaves_out(tmp_path: Path) -> None:
-    made = whole(tmp_path)
-    made.first, made.without = ("bandwidth", "batch 64"), ("torch.compile", "racecheck")
-    beside, timed = stages.in_order(made, list(stages.STAGES))
-    keys = [task.key for _, task in timed]
-    ways = (EAGER, GRAPHS, MIN_GRAPHS, LAST, PER_LAYER)
-    at_64 = [table.key(table.configuration(way, 64)) for way in ways]
-    assert keys[:6] == ["bandwidth", *at_64]
-    assert keys[6] == table.key(table.free(GRAPHS))
-    names = [*keys, *(task.key for _, task in beside)]
-    assert "compute-sanitizer memcheck" in names
-    assert not [
-        name for name in names if "torch.compile" in name or "racecheck" in name
-    ]
-
-
 def test_what_is_not_compiled_yet_comes_last(tmp_path: Path) -> None:
     _, timed = stages.in_order(whole(tmp_path), list(stages.STAGES))
     ways = [(task.request or {}).get("way") for _, task in timed]
