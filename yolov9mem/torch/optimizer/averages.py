@@ -89,13 +89,14 @@ class AveragePairs:
             for name, (d, key) in averages.items()
             if d[key] is not None and d[key].is_floating_point()
         ]
-        self._entries = [tree[name] for tree in (averages, lives) for name in floats]
+        entries = [tree[name] for tree in (averages, lives) for name in floats]
+        self._dicts = [d for d, _ in entries]
+        self._keys = [key for _, key in entries]
 
-    def tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Tensor | None]:
         """Every floating-point entry of both: what a cache has to look at."""
         self._read_if_changed()
-        entries = [d[key] for d, key in self._entries]
-        return [x for x in entries if x is not None]
+        return list(map(dict.get, self._dicts, self._keys))
 
     def _read_if_changed(self) -> None:
         if any(tree.is_changed() for tree in self._tree):

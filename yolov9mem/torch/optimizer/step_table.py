@@ -118,7 +118,7 @@ class StepTable:
         made._groups = param_groups
         made._grads = grads
         made._table = self._table.copy()
-        made._table[: len(grads), _GRAD] = [g.data_ptr() for g in grads]
+        made._table[: len(grads), _GRAD] = list(map(Tensor.data_ptr, grads))
         return made
 
     def _sort_pairs(self, pairs: list[tuple[Tensor, Tensor]]) -> None:

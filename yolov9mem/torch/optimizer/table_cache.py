@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from itertools import compress
-from operator import attrgetter
+from collections.abc import Collection
+from itertools import compress, repeat
+from operator import attrgetter, is_, is_not
 from typing import Any
 
 from torch import Tensor
 
 from ..layout import are_as_parameters
+from ..versions import layout_guard
 from .averages import AveragePairs
 from .gpu_step import DeviceTable
 from .gradients import grad_of
@@ -28,7 +30,7 @@ class TableCache:
     """
 
     def __init__(self) -> None:
-        self._signature: list[Any] | None = None
+        self._seen: _Seen | None = None
         self._table: StepTable | None = None
         self._memory = DeviceTable()
 
@@ -40,46 +42,109 @@ class TableCache:
     ) -> StepTable:
         """The table of the present tensors; raises as StepTable."""
         params = [p for group in param_groups for p in group["params"]]
-        all_grads = list(map(grad_of, params))
-        has_grad = [g is not None for g in all_grads]
-        stepped = list(compress(params, has_grad))
-        grads = [g for g in all_grads if g is not None]
-        signature = _signature(param_groups, params, has_grad, stepped, state, pairs)
+        all_grads: list[Any] = list(map(grad_of, params))
+        has_grad = list(map(is_not, all_grads, repeat(None)))
+        grads: list[Tensor] = list(compress(all_grads, has_grad))
+        now = (param_groups, params, has_grad, state, pairs)
         if (
             self._table is not None
-            and signature == self._signature
-            and are_as_parameters(grads, stepped)
+            and self._seen is not None
+            and self._seen.is_still(*now)
+            and self._seen.fits(grads)
         ):
             return self._table.with_gradients(param_groups, grads)
         table = StepTable(param_groups, state, pairs or (), self._memory)
-        self._signature = self._table = None
+        self._seen = self._table = None
         if table.is_reusable:
-            self._signature = signature
+            self._seen = _Seen(*now, grads)
             self._table = table.with_gradients(param_groups, [])
         return table
 
 
-def _signature(
-    param_groups: list[dict[str, Any]],
-    params: list[Tensor],
-    has_grad: list[bool],
-    stepped: list[Tensor],
-    state: dict[Tensor, Any],
-    pairs: AveragePairs | None,
-) -> list[Any]:
-    entries = map(state.get, stepped)
-    buffers = [entry.get("momentum_buffer") if entry else None for entry in entries]
-    tensors = stepped + [b for b in buffers if b is not None]
-    if pairs is not None:
-        tensors += pairs.tensors()
+class _Seen:
+    """What decided over a table that C takes as a whole.
+
+    Tensors are compared as objects, which no other one can be while they are held here;
+    each is looked at once, though a parameter is of the optimizer and of the average.
+    """
+
+    def __init__(
+        self,
+        param_groups: list[dict[str, Any]],
+        params: list[Tensor],
+        has_grad: list[bool],
+        state: dict[Tensor, Any],
+        pairs: AveragePairs | None,
+        grads: list[Tensor],
+    ) -> None:
+        self._groups = _kinds(param_groups)
+        self._params = params
+        self._has_grad = has_grad
+        self._stepped = list(compress(params, has_grad))
+        self._owners = list(state.keys())
+        self._entries = list(state.values())
+        entries = map(state.get, self._stepped)
+        self._own: list[Any] = [{} if entry is None else entry for entry in entries]
+        self._buffers = self._momentum()
+        self._paired = _paired(pairs)
+        every = (*self._stepped, *self._buffers, *self._paired)
+        self._tensors = list({id(x): x for x in every if x is not None}.values())
+        self._addresses = list(map(Tensor.data_ptr, self._tensors))
+        self._layouts = _layouts(self._tensors)
+        self._have_layouts = layout_guard(self._tensors)
+        self._fit = layout_guard(grads)
+
+    def is_still(
+        self,
+        param_groups: list[dict[str, Any]],
+        params: list[Tensor],
+        has_grad: list[bool],
+        state: dict[Tensor, Any],
+        pairs: AveragePairs | None,
+    ) -> bool:
+        """Would all but the gradients make the same table again?"""
+        return (
+            _kinds(param_groups) == self._groups
+            and _are(params, self._params)
+            and has_grad == self._has_grad
+            # Looking a tensor up costs more: its hash is a function in Python.
+            and _are(state.keys(), self._owners)
+            and _are(state.values(), self._entries)
+            and _are(self._momentum(), self._buffers)
+            and _are(_paired(pairs), self._paired)
+            and list(map(Tensor.data_ptr, self._tensors)) == self._addresses
+            and (
+                (self._have_layouts is not None and self._have_layouts(*self._tensors))
+                or _layouts(self._tensors) == self._layouts
+            )
+        )
+
+    def fits(self, grads: list[Tensor]) -> bool:
+        """Are as many other gradients laid out as the parameters that had some?"""
+        if self._fit is not None and self._fit(*grads):
+            return True
+        return are_as_parameters(grads, self._stepped)
+
+    def _momentum(self) -> list[Tensor | None]:
+        return list(map(dict.get, self._own, repeat("momentum_buffer")))
+
+
+def _kinds(param_groups: list[dict[str, Any]]) -> list[tuple[int, bool]]:
+    return [(len(group["params"]), group["momentum"] != 0) for group in param_groups]
+
+
+def _paired(pairs: AveragePairs | None) -> list[Tensor | None]:
+    return [] if pairs is None else pairs.tensors()
+
+
+def _layouts(tensors: list[Tensor]) -> list[Any]:
     return [
-        [(len(group["params"]), group["momentum"] != 0) for group in param_groups],
-        list(map(id, params)),
-        has_grad,
-        [b is None for b in buffers],
-        list(map(id, tensors)),
-        list(map(Tensor.data_ptr, tensors)),
         list(map(_shape, tensors)),
         list(map(_dtype, tensors)),
         list(map(Tensor.is_contiguous, tensors)),
     ]
+
+
+def _are(some: Collection[Any], others: list[Any]) -> bool:
+    """Are they the same objects? `==` would compare the values of tensors."""
+    return len(some) == len(others) and all(map(is_, some, others))
