@@ -140,6 +140,19 @@ def test_a_gradient_of_another_layout_is_seen(run: Run) -> None:
     assert "not laid out" in str(run.optimizer.fallback)
 
 
+def test_a_sparse_gradient_is_refused(run: Run) -> None:
+    """And ends no process."""
+    weight = run.net.frozen.weight.requires_grad_()
+    weight.grad = torch.ones_like(weight)
+    run.optimizer.step()
+    run.optimizer.step()
+    made = run.made
+    weight.grad = torch.ones_like(weight).to_sparse()
+    with pytest.raises(TypeError, match="must be dense"):
+        run.optimizer.step()
+    assert run.made == made + 1
+
+
 def test_what_guards_cannot_tell_is_asked_otherwise(run: Run) -> None:
     """Autocast changes what they see, and one gradient of two parameters is none."""
     with torch.autocast("cpu", torch.bfloat16):

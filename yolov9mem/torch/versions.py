@@ -33,7 +33,6 @@ def _guards() -> Any:
             like.view(3, 2),
             torch.zeros(3, 2).t(),
             like.double(),
-            like.to_sparse(),
             torch._neg_view(like),
             torch.nn.Parameter(like),
         )
@@ -76,6 +75,7 @@ def layout_guard(tensors: Sequence[Tensor]) -> Callable[..., bool] | None:
     Python. None: this PyTorch cannot tell.
 
     False is no answer: it is said too where a tensor is given twice, or where autocast or
-    the like is on and was not on here. Holds no tensor.
+    the like is on and was not on here. Sparse and nested tensors are for neither call: C++
+    throws where nothing catches, which ends the process. Holds no tensor.
     """
     return None if _GUARDS is None else _guard(_GUARDS, tensors)

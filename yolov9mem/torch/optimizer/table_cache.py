@@ -8,6 +8,7 @@ from itertools import compress, repeat
 from operator import attrgetter, is_, is_not
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..layout import are_as_parameters
@@ -19,6 +20,7 @@ from .step_table import StepTable
 
 _shape = attrgetter("shape")
 _dtype = attrgetter("dtype")
+_layout = attrgetter("layout")
 
 
 class TableCache:
@@ -112,6 +114,7 @@ class _Seen:
             and _are(state.values(), self._entries)
             and _are(self._momentum(), self._buffers)
             and _are(_paired(pairs), self._paired)
+            # Before the guard: what has become sparse or nested has another, or none.
             and list(map(Tensor.data_ptr, self._tensors)) == self._addresses
             and (
                 (self._have_layouts is not None and self._have_layouts(*self._tensors))
@@ -121,7 +124,8 @@ class _Seen:
 
     def fits(self, grads: list[Tensor]) -> bool:
         """Are as many other gradients laid out as the parameters that had some?"""
-        if self._fit is not None and self._fit(*grads):
+        is_strided = set(map(_layout, grads)) <= {torch.strided}  # see layout_guard
+        if is_strided and self._fit is not None and self._fit(*grads):
             return True
         return are_as_parameters(grads, self._stepped)
 
