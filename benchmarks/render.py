@@ -110,6 +110,18 @@ def picture(records: list[dict[str, Any]], what: str, below: str) -> str:
     return f"![{title}]({below}{FOLDER}/{what.replace('/', '-')}.svg)\n"
 
 
+def all_cases(records: list[dict[str, Any]], device: str, name: str) -> dict[str, Any]:
+    """The newest record's suite with the cases that it lacks, by their numbers: what a
+    row is compared with is of the row's own record."""
+    suite = latest(records, device)[name]["suites"][name]
+    others = [lacking["rows"] for _, lacking in missing_cases(records, device, name)]
+    if not others:
+        return suite
+    rows = [row for some in (suite["rows"], *others) for row in some]
+    rows.sort(key=lambda row: [int(n) for n in re.findall(r"\d+", row["case"])])
+    return suite | {"rows": rows}
+
+
 def drawings(records: list[dict[str, Any]]) -> dict[str, str]:
     """File name -> SVG of every suite that has a picture."""
     made = {}
@@ -117,7 +129,7 @@ def drawings(records: list[dict[str, Any]]) -> dict[str, str]:
         device, _, only = what.partition("/")
         newest = latest(records, device)
         if only in newest:
-            suite = newest[only]["suites"][only]
+            suite = all_cases(records, device, only)
             made[f"{what.replace('/', '-')}.svg"] = draw(suite, how)
     return made
 

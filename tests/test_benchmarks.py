@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,3 +113,19 @@ def test_the_extra_for_pytest_benchmark_has_what_pytest_s_settings_need():
     assert {"pytest-benchmark", "pytest-timeout"} <= set(
         re.findall(r'"([\w-]+)', extra[1])
     )
+
+
+def test_a_picture_has_the_cases_of_earlier_records_too() -> None:
+    def one(*cases: str) -> dict[str, Any]:
+        rows = [{"case": case, "images_per_s": 1.0, "of": cases} for case in cases]
+        return {"device": "gpu", "suites": {"step": {"title": "T", "rows": rows}}}
+
+    records = [one("batch 8", "batch 128"), one("batch 16", "batch 8"), one("batch 64")]
+    found = render.all_cases(records, "gpu", "step")["rows"]
+    assert [(row["case"], len(row["of"])) for row in found] == [
+        ("batch 8", 2),
+        ("batch 16", 2),
+        ("batch 64", 1),
+        ("batch 128", 2),
+    ]
+    assert [row["of"][0] for row in found][:2] == ["batch 16", "batch 16"]
