@@ -8,6 +8,7 @@ calls             which calls the C core can do: shapes
 calls_arithmetic  the same for sums, and for arithmetic with numbers
 calls_layers      the same for layers: convolution, batch norm, pooling, ...
 calls_gates       the same for gates: means, products, linear layers of one pixel
+frozen_norms      batch norms that a module works out by itself
 derived           what is made of a value without a node: other shapes, places
 ir                what is written down: nodes, refs, stock calls, stages, parts
 parts             the end of a recording, cut into stages between the stock calls

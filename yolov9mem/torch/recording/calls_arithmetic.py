@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .calls import FLOATS, handles, identity, name_of
+from .frozen_norms import shifted
 from .sharing import check_in_place
 
 if TYPE_CHECKING:
@@ -63,6 +64,9 @@ def _add(rec: Recorder, func: Any, input: Any, other: Any, *, alpha: Any = 1) ->
         return input if in_place else identity(rec, input)
     if is_number(other) and alpha == 1:
         return affine(rec, func, input, shift=other)
+    norm = shifted(rec, input, other, in_place) if alpha == 1 else None
+    if norm is not None:
+        return norm
     a, b = _terms(rec, input, other)
     if a is None or b is None or alpha != 1 or rec.shape(a) != rec.shape(b):
         return None

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import devices
 from .calls import FLOATS, handles, identity
 from .calls_arithmetic import affine, is_in_place, is_number
+from .frozen_norms import scaled
 from .sharing import check_in_place, note_views
 
 if TYPE_CHECKING:
@@ -155,7 +156,12 @@ def _mul(rec: Recorder, func: Any, input: Any, other: Any, **more: Any) -> Any:
     pair = (input, other)
     if is_number(other) and not more:
         return affine(rec, func, input, scale=other)
-    if more or not all(isinstance(t, Tensor) and t.ndim == 4 for t in pair):
+    if more or not all(isinstance(t, Tensor) for t in pair):
+        return None
+    product = None if is_in_place(func) else scaled(rec, input, other)
+    if product is not None:
+        return product
+    if not all(t.ndim == 4 for t in pair):
         return None
     known = [_factor(rec, tensor) for tensor in pair]
     if known == [None, None] or not all(t.dtype in FLOATS for t in pair):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Tensors that are made of a value by a call that a graph does not need: the value in
-another shape (without sides of 1, or expanded), and the places of its maxima.
+another shape (without sides of 1, or expanded), the places of its maxima, and products that
+a batch norm is made of.
 
 The call is written down only where a stock call reads the tensor.
 """
@@ -17,6 +18,7 @@ from .ir import Ref, StockCall
 from .sharing import note_read, note_views
 
 if TYPE_CHECKING:
+    from .frozen_norms import Scale
     from .recorder import Recorder
 
 
@@ -32,6 +34,7 @@ class Derived:
         self._value: dict[int, int] = {}  # by id of a fake that is a value reshaped
         # By id of any: of what value, by which function and further arguments.
         self._made: dict[int, tuple[int, Callable[..., Any], tuple[Any, ...]]] = {}
+        self.scales: dict[int, Scale] = {}  # by id of a product with one
 
     def __contains__(self, tensor: Tensor) -> bool:
         return id(tensor) in self._made and id(tensor) not in self._rec.ref
@@ -45,6 +48,10 @@ class Derived:
         self._value.pop(id(tensor), None)
         self._rec.ref.pop(id(tensor), None)
         return tensor
+
+    def origin(self, tensor: Tensor) -> int:
+        """The value of which it is made."""
+        return self._made[id(tensor)][0]
 
     def bind(self, tensor: Tensor, value: int) -> Tensor:
         """``tensor`` is ``value`` from now on, in its own shape or in another."""
@@ -91,6 +98,7 @@ class Derived:
         call = StockCall(
             function, (source, *args), {}, name, rec.path, (name, rec.path), None
         )
-        call.refs, call.made = (source,), (("result", 0),)
+        read = (arg for arg in args if isinstance(arg, Ref))
+        call.refs, call.made = (source, *read), (("result", 0),)
         note_read(rec, tensor, source)
         rec.append_call(call, [tensor], carries=tensor.is_floating_point())

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: MIT
+"""Batch norms that a module works out by itself from four vectors, as FrozenBatchNorm2d of
+torchvision, DETR and RT-DETR does:
+
+    scale = weight * (running_var + eps).rsqrt()
+    x * scale + (bias - running_mean * scale)
+
+The product is written down only if it is read by something else than that sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .calls import FLOATS, FULL
+from .ir import NormCall, Ref, StockCall
+from .sharing import check_in_place
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
+PRODUCTS = ("mul", "multiply", "__mul__", "__rmul__")
+SUMS = ("add", "__add__", "__radd__")
+DIFFERENCES = ("sub", "subtract", "__sub__")
+VIEWS = ("view", "reshape", "unsqueeze", "__getitem__")
+
+
+class Scale(NamedTuple):
+    """gamma / sqrt(variance + eps), and the paths of what it is made of."""
+
+    vector: Ref
+    gamma: str
+    variance: str
+    eps: float
+
+
+class _Expressions:
+    """How small tensors of one recording were made of the module's own."""
+
+    def __init__(self, rec: Recorder) -> None:
+        self._rec = rec
+
+    def _call(self, leaf: Any) -> StockCall | None:
+        is_result = isinstance(leaf, Ref) and leaf.kind == "stock"
+        return self._rec.recording.calls[leaf.key[0]] if is_result else None
+
+    def vector(self, leaf: Any) -> Any:
+        """What ``leaf`` is a view of that only adds or drops sides of 1."""
+        call = self._call(leaf)
+        while call is not None and call.name in VIEWS:
+            index = call.args[1] if call.name == "__getitem__" else ()
+            kept = index if isinstance(index, tuple) else (index,)
+            if not all(i is None or (isinstance(i, slice) and i == FULL) for i in kept):
+                break
+            leaf = call.args[0]
+            call = self._call(leaf)
+        return leaf
+
+    def path(self, leaf: Any) -> str | None:
+        """Of the module's tensor that it is."""
+        found = self.vector(leaf)
+        is_path = isinstance(found, Ref) and found.kind == "path"
+        return str(found.key) if is_path else None
+
+    def operands(self, leaf: Any, names: Collection[str], count: int = 2) -> Any:
+        """Of the call of such a name that made it, or None."""
+        call = self._call(self.vector(leaf))
+        if call is None or call.name not in names or call.kwargs:
+            return None
+        return call.args if len(call.args) == count else None
+
+    def pair(self, leaf: Any, names: Collection[str]) -> list[tuple[Any, Any]]:
+        """Both orders of a call's operands; none if it is no such call."""
+        found = self.operands(leaf, names)
+        return [] if found is None else [tuple(found), tuple(reversed(found))]
+
+
+def _scale(rec: Recorder, vector: Any) -> Scale | None:
+    made = _Expressions(rec)
+    for weight, factor in made.pair(vector, PRODUCTS):
+        gamma = made.path(weight)
+        for (inner,) in filter(None, [made.operands(factor, ("rsqrt",), 1)]):
+            for running, eps in made.pair(inner, SUMS):
+                variance = made.path(running)
+                is_number = isinstance(eps, (int, float)) and 0 < eps < 1
+                if gamma and variance and is_number:
+                    return Scale(made.vector(vector), gamma, variance, float(eps))
+    return None
+
+
+def _shift(rec: Recorder, vector: Any, scale: Scale) -> tuple[str, str] | None:
+    """The paths of mean and beta in beta - mean * scale."""
+    made = _Expressions(rec)
+    beta, moved = made.operands(vector, DIFFERENCES) or (None, None)
+    for running, factor in made.pair(moved, PRODUCTS):
+        mean, bias = made.path(running), made.path(beta)
+        if mean and bias and made.vector(factor) == scale.vector:
+            return mean, bias
+    return None
+
+
+def _are_vectors(rec: Recorder, call: NormCall, channels: int) -> bool:
+    """Of that length, and are those constant that a norm has no gradients of?"""
+
+    def tensor(path: str | None) -> Tensor:
+        found: Tensor = attrgetter(str(path))(rec.fakes.module)
+        return found
+
+    constant = [tensor(call.mean), tensor(call.variance)]
+    every = [*constant, tensor(call.gamma), tensor(call.beta)]
+    return not any(isinstance(x, nn.Parameter) for x in constant) and all(
+        x.shape == (channels,) and x.dtype in FLOATS for x in every
+    )
+
+
+def _per_channel(rec: Recorder, x: Tensor, vector: Tensor) -> Ref | None:
+    """What ``vector`` is, if it has a number for each channel of ``x``."""
+    channels = x.shape[1] if x.ndim == 4 else 0
+    if tuple(vector.shape) not in ((1, channels, 1, 1), (channels, 1, 1)):
+        return None
+    return rec.ref.get(id(vector))
+
+
+def scaled(rec: Recorder, input: Tensor, other: Tensor) -> Tensor | None:
+    """The product of a value and a scale, or None: it is none of a batch norm."""
+    for x, vector in ((input, other), (other, input)):
+        value = rec.value(x)
+        ref = None if value is None else _per_channel(rec, x, vector)
+        scale = None if ref is None else _scale(rec, ref)
+        if value is None or scale is None:
+            continue
+        dtype = torch.promote_types(x.dtype, vector.dtype)
+        made = rec.fakes.empty(rec.shape(value), dtype, x.device)
+        rec.derived.add(made, value, torch.mul, ref)
+        rec.derived.scales[id(made)] = scale
+        return made
+    return None
+
+
+def shifted(
+    rec: Recorder, input: Any, other: Any, in_place: bool = False
+) -> Tensor | None:
+    """The batch norm whose last sum this is, or None: it is none."""
+    for product, vector in ((input, other), (other, input)):
+        scale = rec.derived.scales.get(id(product))
+        if (
+            scale is None
+            or product not in rec.derived
+            or not isinstance(vector, Tensor)
+        ):
+            continue
+        ref = _per_channel(rec, product, vector)
+        paths = None if ref is None else _shift(rec, ref, scale)
+        if paths is None or (in_place and product is not input):
+            continue
+        call = NormCall(
+            path=rec.path,
+            mean=paths[0],
+            variance=scale.variance,
+            gamma=scale.gamma,
+            beta=paths[1],
+            batch_statistics=False,
+            eps=scale.eps,
+            momentum=0.0,
+            call=0,
+            sharing=None,
+        )
+        if not _are_vectors(rec, call, product.shape[1]):
+            continue
+        if in_place:
+            check_in_place(rec, product, "add_")
+        return _norm(rec, call, product, vector, in_place)
+    return None
+
+
+def _norm(
+    rec: Recorder, call: NormCall, product: Tensor, vector: Tensor, in_place: bool
+) -> Tensor:
+    x = rec.derived.origin(product)
+    dtype = torch.promote_types(product.dtype, vector.dtype)
+    attributes = (rec.norm_index(call),)
+    value = rec.add_node("norm", (x,), attributes, rec.shape(x), dtype)
+    if in_place:
+        return rec.bind(product, value)
+    return rec.bind(rec.fakes.empty(rec.shape(x), dtype, product.device), value)
