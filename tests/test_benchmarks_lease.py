@@ -156,6 +156,7 @@ ALL = ["build-test", "step", "rest"]
 @pytest.mark.parametrize(
     "calls, least",
     [
+        (((9.3, ALL), (4, ALL)), 14),
         (((6.5, ALL), (6, ALL)), 12),
         (((5, ALL), (8, ALL)), 9),
         (((5, ALL[:2]), (8, ALL)), 7),

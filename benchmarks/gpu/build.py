@@ -235,7 +235,7 @@ def tasks(session: Session) -> list[Task]:
     """Those of stage build-test; the build itself comes before every stage."""
     if session.device == "cpu":
         return []
-    made = [Task("tests on the GPU", 300, 60, run_tests, timed=False)]
+    made = [Task("tests on the GPU", 420, 60, run_tests, timed=False)]
     for tool in SANITIZERS:
         # racecheck looks at every access to shared memory.
         limit, need = (300, 60) if tool == "racecheck" else (100, 20)

@@ -16,7 +16,7 @@ def rule(quick: bool) -> list[Task]:
     last longest."""
     made = []
     for name in DETECTORS[-1:] if quick else DETECTORS:
-        limit, need = (300, 60) if name.endswith("-c") else (150, 40)
+        limit, need = (420, 60) if name.endswith("-c") else (150, 40)
         made.append(asking(f"rule {name}", limit, need, "rule", False, model=name))
     return made
 
@@ -42,7 +42,7 @@ def tasks(session: Session) -> list[Task]:
         asking("sgd", 60, 14, "sgd"),
         asking("mosaic", 60, 12, "mosaic"),
         *step_kernels(session.quick),
-        asking("losses", 160, 50, "losses", False),
+        asking("losses", 180, 50, "losses", False),
         asking("determinism", 90, 40, "determinism", False),
         *rule(session.quick),
     ]
