@@ -64,6 +64,8 @@ def test_kernels_of_a_step_are_rehearsed_on_the_cpu(monkeypatch) -> None:
     assert whole["implementation"] == GRAPHS and whole["ms"] > 0
     assert "PyTorch's kernels" in [row["kind"] for row in kinds]
     assert 0 < len(found["longest"]) <= step_kernels.LONGEST
+    times = [took for _, _, took in found["costly"]]
+    assert times == sorted(times, reverse=True) and times[0] > 0
     tasks = {task.key: {"outcome": "done", "stage": "rest", "result": found}}
     tasks[task.key]["request"] = task.request
     shown = render.table(suites.from_tasks(tasks)["step_kernels"])

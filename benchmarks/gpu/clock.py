@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import cProfile
+import pstats
 import statistics
 import time
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+COSTLY = 20  # functions that a record names
 COVER_CYCLES = 40_000_000  # of the GPU's clock, 20 ms or more
 
 
@@ -85,6 +88,19 @@ def host_times(
         returned.append((middle - begin) * 1e3)
         done.append((time.perf_counter() - begin) * 1e3)
     return returned, done
+
+
+def costly(work: Callable[[], object]) -> list[list[Any]]:
+    """[function, calls, milliseconds of its own] on the host, the longest first. The
+    profiler's time is in them, and other threads, as that of a backward, are not."""
+    with cProfile.Profile() as profile:
+        work()
+    stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    found = [
+        [f"{place.rpartition('/')[2]}:{line} {name}", calls, round(own * 1e3, 3)]
+        for (place, line, name), (_, calls, own, _, _) in stats.items()
+    ]
+    return sorted(found, key=lambda each: -each[2])[:COSTLY]
 
 
 class Kernel(NamedTuple):

@@ -8,9 +8,7 @@ The floor: every byte that must move once, at the speed of a copy measured besid
 
 from __future__ import annotations
 
-import cProfile
 import gc
-import pstats
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +18,7 @@ from torch import nn
 
 from benchmarks.bench_sgd import RATES
 from benchmarks.gpu.bandwidth import copy_bandwidth
-from benchmarks.gpu.clock import Clock, device_times, host_times
+from benchmarks.gpu.clock import Clock, costly, device_times, host_times
 from benchmarks.models import detection_model, moving_average
 
 OURS = "yolov9mem AccumulatingSGD"
@@ -32,7 +30,6 @@ STOCK = {
 BYTES = 36  # a parameter: read g; read p, g, m, e; write p, g, m, e
 BUFFER_BYTES = 12  # a float of a buffer: read it and its average, write that
 MAX_NORM = 10.0
-COSTLY = 12  # functions that a record names
 
 
 def float_tensors(model: nn.Module) -> dict[str, int]:
@@ -100,20 +97,6 @@ def ours(
     return step, ready.fill
 
 
-def costly(step: Callable[[], None], prepare: Callable[[], None]) -> list[list[Any]]:
-    """[function, calls, milliseconds of its own] of one step, the host's most costly ones;
-    the profiler's own time is in them."""
-    prepare()
-    with cProfile.Profile() as profile:
-        step()
-    stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]
-    found = [
-        [f"{place.rpartition('/')[2]}:{line} {name}", calls, round(own * 1e3, 3)]
-        for (place, line, name), (_, calls, own, _, _) in stats.items()
-    ]
-    return sorted(found, key=lambda each: -each[2])[:COSTLY]
-
-
 def row(name: str, model_name: str, device: str) -> dict[str, Any]:
     clock = Clock(device)
     torch.manual_seed(0)
@@ -133,7 +116,8 @@ def row(name: str, model_name: str, device: str) -> dict[str, Any]:
     if kind is None:  # stock's scaler.step waits inside, which device_times can't have
         events = device_times(clock, step, prepare, 9)
         found["gpu_ms"] = statistics.median(events)
-        found["costly"] = costly(step, prepare)
+        prepare()
+        found["costly"] = costly(step)
     return found | float_tensors(model)
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Where the GPU's time goes in a training step: its kernels by kind, and how long it waits
-for the host.
+for the host; and which functions of the host take longest.
 
 A request is one of step.py, of full steps.
 """
@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.gpu.clock import Clock, Kernel, kernels
+from benchmarks.gpu.clock import Clock, Kernel, costly, kernels
 from benchmarks.gpu.step import WARM_UP, Training, prepare_allocator
 
 STEPS = 5
@@ -85,4 +85,5 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     if not found:
         raise RuntimeError("the profiler sees no kernel on this machine")
     rows = [{"implementation": request["way"]} | row for row in by_kind(found, STEPS)]
-    return {"rows": rows, "longest": longest(found, STEPS)}
+    host = costly(training.full)
+    return {"rows": rows, "longest": longest(found, STEPS), "costly": host}
