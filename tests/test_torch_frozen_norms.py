@@ -9,7 +9,13 @@ from collections.abc import Callable
 import pytest
 import rule
 import torch
-from models_for_tests import Brick, assert_same_training, image, ran_in_core
+from models_for_tests import (
+    Brick,
+    assert_close,
+    assert_same_training,
+    image,
+    ran_in_core,
+)
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
@@ -213,3 +219,20 @@ def test_statistics_that_learn_get_their_gradients() -> None:
     ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
     assert_same_training(ours, stock, image(size=32))
     assert stock[1].running_var.grad is not None
+
+
+def test_so_do_buffers_that_want_one() -> None:
+    stock = net(of_images)
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    for module in (stock, ours):
+        module[1].running_mean.requires_grad_()
+    assert_same_training(ours, stock, image(size=32))
+    assert_close(ours[1].running_mean.grad, stock[1].running_mean.grad)
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_weight_that_is_the_bias_as_well(learns: bool) -> None:
+    stock = net(of_images, learns)
+    stock[1].bias = stock[1].weight
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    assert_same_training(ours, stock, image(size=32))

@@ -27,16 +27,16 @@ def _guards() -> Any:
     try:
         from torch._C._dynamo.guards import TensorGuards
 
-        like = torch.zeros(2, 3)
+        like = torch.zeros(2, 3, device="cpu")  # whatever the default device is
         is_like = _guard(TensorGuards, [like])
         others = (
             like.view(3, 2),
-            torch.zeros(3, 2).t(),
+            like.t().contiguous().t(),
             like.double(),
             torch._neg_view(like),
             torch.nn.Parameter(like),
         )
-        serves = is_like(torch.ones(2, 3)) and not any(map(is_like, others))
+        serves = is_like(torch.ones_like(like)) and not any(map(is_like, others))
     except Exception:  # private: any version may have changed it in any way
         return None
     return TensorGuards if serves else None

@@ -84,12 +84,12 @@ def _scale(rec: Recorder, vector: Any) -> Scale | None:
     made = _Expressions(rec)
     for weight, factor in made.pair(vector, PRODUCTS):
         gamma = made.path(weight)
-        for (inner,) in filter(None, [made.operands(factor, ("rsqrt",), 1)]):
-            for running, eps in made.pair(inner, SUMS):
-                variance = made.path(running)
-                is_number = isinstance(eps, (int, float)) and 0 < eps < 1
-                if gamma and variance and is_number:
-                    return Scale(made.vector(vector), gamma, variance, float(eps))
+        root = made.operands(factor, ("rsqrt",), 1) or (None,)
+        for running, eps in made.pair(root[0], SUMS):
+            variance = made.path(running)
+            is_number = isinstance(eps, (int, float)) and eps > 0
+            if gamma and variance and is_number:
+                return Scale(made.vector(vector), gamma, variance, float(eps))
     return None
 
 
@@ -105,17 +105,18 @@ def _shift(rec: Recorder, vector: Any, scale: Scale) -> tuple[str, str] | None:
 
 
 def _are_vectors(rec: Recorder, call: NormCall, channels: int) -> bool:
-    """Of that length, and are those constant that a norm has no gradients of?"""
+    """Is each of that length, with statistics that never want a gradient, which a norm has
+    not, and an offset of its own?"""
 
     def tensor(path: str | None) -> Tensor:
         found: Tensor = attrgetter(str(path))(rec.fakes.module)
         return found
 
-    constant = [tensor(call.mean), tensor(call.variance)]
-    every = [*constant, tensor(call.gamma), tensor(call.beta)]
-    return not any(isinstance(x, nn.Parameter) for x in constant) and all(
-        x.shape == (channels,) and x.dtype in FLOATS for x in every
-    )
+    statistics = [tensor(call.mean), tensor(call.variance)]
+    learns = any(isinstance(x, nn.Parameter) or x.requires_grad for x in statistics)
+    every = [*statistics, tensor(call.gamma), tensor(call.beta)]
+    fit = all(x.shape == (channels,) and x.dtype in FLOATS for x in every)
+    return fit and not learns and call.gamma != call.beta
 
 
 def _per_channel(rec: Recorder, x: Tensor, vector: Tensor) -> Ref | None:
