@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What differs between versions of PyTorch: counting writes up, asking for hooks, and
-comparing many tensors at once."""
+comparing many tensors at once. It is found out at import, on the CPU whatever the default
+device is: a GPU is not to be opened before a fork."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from torch.autograd.graph import increment_version
 def _takes_several() -> bool:
     """From PyTorch 2.5 on."""
     try:
-        increment_version([torch.zeros(1)])
+        increment_version([torch.zeros(1, device="cpu")])
     except (RuntimeError, TypeError):
         return False
     return True
@@ -27,7 +28,7 @@ def _guards() -> Any:
     try:
         from torch._C._dynamo.guards import TensorGuards
 
-        like = torch.zeros(2, 3, device="cpu")  # whatever the default device is
+        like = torch.zeros(2, 3, device="cpu")
         is_like = _guard(TensorGuards, [like])
         others = (
             like.view(3, 2),
