@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -36,6 +38,18 @@ def on_gpu(index: int) -> tuple[nn.Module, Tensor]:
     module = nn.Module()
     module.weight = nn.Parameter(weight)
     return module, x
+
+
+def test_an_import_opens_no_gpu() -> None:
+    """Where one is the default device; here there may be none to open."""
+    script = (
+        "import torch; torch.set_default_device('cuda'); import yolov9mem.torch; "
+        "assert not torch.cuda.is_initialized()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_tensors_that_the_graph_does_not_read_may_lie_elsewhere() -> None:

@@ -47,8 +47,8 @@ def _holders(grads: list[Tensor]) -> set[int]:
 
 def _of_a_parameter_alone() -> set[int]:
     """What _holders answers where only ``.grad`` does; it depends on PyTorch."""
-    parameter = nn.Parameter(torch.zeros(1))
-    parameter.grad = torch.zeros(1)
+    parameter = nn.Parameter(torch.zeros(1, device="cpu"))
+    parameter.grad = torch.zeros_like(parameter, requires_grad=False)
     return _holders([parameter.grad])
 
 
