@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from emulated_gpu import gpu  # noqa: F401
-from models_for_tests import Elan, assert_same_training, image
+from models_for_tests import Elan, assert_close, assert_same_training, image
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
@@ -50,6 +50,28 @@ def test_an_import_opens_no_gpu() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_another_default_device_is_none_of_a_step_on_the_cpu() -> None:
+    """Its memory, and the scalars of its clip."""
+    stock = Elan(3, 16, 8)
+    ours = ym.checkpoint(copy.deepcopy(stock))
+    made = []
+    for module in (stock, ours):
+        x = image(size=72)  # larger than what is kept of other tests
+        kind = torch.optim.SGD if module is stock else ym.AccumulatingSGD
+        optimizer = kind(module.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+        if module is ours:
+            with torch.device("meta"), ym.deferred(optimizer):
+                module(x).square().mean().backward()
+                norm = nn.utils.clip_grad_norm_(module.parameters(), 0.5)
+                optimizer.step()
+        else:
+            module(x).square().mean().backward()
+            norm = nn.utils.clip_grad_norm_(module.parameters(), 0.5)
+            optimizer.step()
+        made.append([norm, *module.parameters()])
+    assert_close(made[1], made[0], 1e-4)
 
 
 def test_tensors_that_the_graph_does_not_read_may_lie_elsewhere() -> None:

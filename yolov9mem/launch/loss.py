@@ -136,13 +136,14 @@ def _drawn(
         levels = []
         for s in ours.stride:
             side = size // int(s)
-            level = torch.randn(2, channels, side, side, generator=random)
+            shape = (2, channels, side, side)
+            level = torch.randn(shape, generator=random, device="cpu")
             bins = level[:, : 4 * ours.reg_max].unflatten(1, (4, ours.reg_max))
             bins[:, :, 1:3] += 3
             levels.append(level.to(device))
         made.append(levels)
-    targets = torch.rand(objects, 6, generator=random)
-    targets[:, 0] = torch.arange(objects) % 2
+    targets = torch.rand(objects, 6, generator=random, device="cpu")
+    targets[:, 0] = torch.arange(objects, device="cpu") % 2
     targets[:, 1] = (targets[:, 1] * ours.nc).floor()
     targets[:, 2:] = targets[:, 2:] * 0.4 + 0.3
     return made, targets.to(device)

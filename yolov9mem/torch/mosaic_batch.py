@@ -88,7 +88,7 @@ class _Packer:
         return place, array.shape
 
     def buffer(self) -> Tensor:
-        made = torch.empty(self.size, dtype=torch.uint8)
+        made = torch.empty(self.size, dtype=torch.uint8, device="cpu")
         memory = made.numpy()
         for place, array in self.arrays:
             memory[place : place + array.nbytes].reshape(array.shape)[...] = array

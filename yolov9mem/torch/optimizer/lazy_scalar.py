@@ -23,9 +23,9 @@ class LazyScalar(Tensor):
 
     @staticmethod
     def __new__(cls, compute: Callable[[], float]) -> LazyScalar:
-        made = Tensor._make_subclass(cls, torch.zeros(()))
+        made = Tensor._make_subclass(cls, torch.zeros((), device="cpu"))
         made._compute = compute
-        made._value = torch.zeros(())
+        made._value = torch.zeros((), device="cpu")
         return made
 
     def resolve(self) -> Tensor:

@@ -93,7 +93,7 @@ class Pending:
             return 1.0, 1.0
         types = table.types_of_gradients()
         if types in ({torch.bfloat16}, {torch.float16}):
-            norm = torch.tensor(self.norm, dtype=types.pop())
+            norm = torch.tensor(self.norm, dtype=types.pop(), device="cpu")
             coefficient = (self.max_norm / (norm + 1e-6)).clamp(max=1.0).item()
             return coefficient, coefficient
         return (

@@ -60,7 +60,7 @@ def take_workspace(size: int, device: torch.device) -> Tensor:
         return found
     del found
     with unfilled():
-        return torch.empty(size, dtype=torch.uint8)
+        return torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
 def give_workspace(workspace: Tensor) -> None:
