@@ -236,3 +236,21 @@ def test_a_weight_that_is_the_bias_as_well(learns: bool) -> None:
     stock[1].bias = stock[1].weight
     ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
     assert_same_training(ours, stock, image(size=32))
+
+
+def test_a_scale_that_is_changed_after_its_product() -> None:
+    """Where nothing before wants a gradient: else it is an error of autograd's."""
+
+    def formula(m: Frozen, x: Tensor) -> Tensor:
+        w, b, mean, var = m.shaped()
+        scale = w * (var + EPS).rsqrt()
+        y, bias = x * scale, b - mean * scale
+        scale.mul_(0.25)
+        return y.cos() + bias + scale
+
+    torch.manual_seed(3)
+    first = Brick(3, 12, 3).requires_grad_(False)
+    stock = nn.Sequential(first, Frozen(12, formula), Brick(12, 8, 3))
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    for _ in range(2):
+        assert_same_training(ours, stock, image(size=32))

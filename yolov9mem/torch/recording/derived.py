@@ -84,10 +84,13 @@ class Derived:
         note_views(self._rec, [out], [input])
         return self.bind(out, x)
 
-    def write_calls(self, values: set[int | None]) -> None:
-        """Those of what is made of these values, whose memory is about to change."""
+    def write_calls(self, values: set[int | None], memory: Any) -> None:
+        """Those of what is made of these values, or of a vector in this memory, which is
+        about to change."""
         for tensor in list(self._rec.alive):
-            if tensor in self and self._made[id(tensor)][0] in values:
+            scale = self.scales.get(id(tensor))
+            is_product = scale is not None and scale.memory == memory
+            if tensor in self and (is_product or self.origin(tensor) in values):
                 self.write_call(tensor)
 
     def write_call(self, tensor: Tensor) -> None:

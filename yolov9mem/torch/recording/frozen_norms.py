@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .calls import FLOATS, FULL
+from .effects import memory_of
 from .ir import NormCall, Ref, StockCall
 from .sharing import check_in_place
 
@@ -37,6 +38,7 @@ class Scale(NamedTuple):
     gamma: str
     variance: str
     eps: float
+    memory: Any  # of the vector
 
 
 class _Expressions:
@@ -80,7 +82,7 @@ class _Expressions:
         return [] if found is None else [tuple(found), tuple(reversed(found))]
 
 
-def _scale(rec: Recorder, vector: Any) -> Scale | None:
+def _scale(rec: Recorder, vector: Ref, memory: Any) -> Scale | None:
     made = _Expressions(rec)
     for weight, factor in made.pair(vector, PRODUCTS):
         gamma = made.path(weight)
@@ -89,7 +91,8 @@ def _scale(rec: Recorder, vector: Any) -> Scale | None:
             variance = made.path(running)
             is_number = isinstance(eps, (int, float)) and eps > 0
             if gamma and variance and is_number:
-                return Scale(made.vector(vector), gamma, variance, float(eps))
+                of = made.vector(vector)
+                return Scale(of, gamma, variance, float(eps), memory)
     return None
 
 
@@ -132,7 +135,7 @@ def scaled(rec: Recorder, input: Tensor, other: Tensor) -> Tensor | None:
     for x, vector in ((input, other), (other, input)):
         value = rec.value(x)
         ref = None if value is None else _per_channel(rec, x, vector)
-        scale = None if ref is None else _scale(rec, ref)
+        scale = None if ref is None else _scale(rec, ref, memory_of(vector))
         if value is None or scale is None:
             continue
         dtype = torch.promote_types(x.dtype, vector.dtype)

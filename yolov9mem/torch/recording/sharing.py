@@ -135,7 +135,7 @@ def check_change(rec: Recorder, tensor: Tensor, name: str) -> list[Ref]:
         raise CannotLower(name, rec.path, "it changes a copy or what was copied")
     rec.stacks.pop(id(tensor), None)
     changed = {ref.key for ref in others if ref.kind == "value"}
-    rec.derived.write_calls(changed | {rec.value(tensor)})
+    rec.derived.write_calls(changed | {rec.value(tensor)}, memory_of(tensor))
     return others
 
 
