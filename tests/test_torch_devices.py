@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -61,12 +62,10 @@ def test_another_default_device_is_none_of_a_step_on_the_cpu() -> None:
         x = image(size=72)  # larger than what is kept of other tests
         kind = torch.optim.SGD if module is stock else ym.AccumulatingSGD
         optimizer = kind(module.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-        if module is ours:
-            with torch.device("meta"), ym.deferred(optimizer):
-                module(x).square().mean().backward()
-                norm = nn.utils.clip_grad_norm_(module.parameters(), 0.5)
-                optimizer.step()
-        else:
+        with ExitStack() as around:
+            if module is ours:
+                around.enter_context(torch.device("meta"))
+                around.enter_context(ym.deferred(optimizer))
             module(x).square().mean().backward()
             norm = nn.utils.clip_grad_norm_(module.parameters(), 0.5)
             optimizer.step()

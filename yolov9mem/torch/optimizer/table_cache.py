@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from itertools import compress, repeat
 from operator import attrgetter, is_, is_not
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,20 +47,30 @@ class TableCache:
         all_grads: list[Any] = list(map(grad_of, params))
         has_grad = list(map(is_not, all_grads, repeat(None)))
         grads: list[Tensor] = list(compress(all_grads, has_grad))
-        now = (param_groups, params, has_grad, state, pairs)
+        now = _Now(param_groups, params, has_grad, state, pairs)
         if (
             self._table is not None
             and self._seen is not None
-            and self._seen.is_still(*now)
+            and self._seen.is_still(now)
             and self._seen.fits(grads)
         ):
             return self._table.with_gradients(param_groups, grads)
         table = StepTable(param_groups, state, pairs or (), self._memory)
         self._seen = self._table = None
         if table.is_reusable:
-            self._seen = _Seen(*now, grads)
+            self._seen = _Seen(now, grads)
             self._table = table.with_gradients(param_groups, [])
         return table
+
+
+class _Now(NamedTuple):
+    """What a step is given, but for the gradients themselves."""
+
+    param_groups: list[dict[str, Any]]
+    params: list[Tensor]  # of all groups
+    has_grad: list[bool]  # by parameter
+    state: dict[Tensor, Any]
+    pairs: AveragePairs | None
 
 
 class _Seen:
@@ -70,25 +80,17 @@ class _Seen:
     each is looked at once, though a parameter is of the optimizer and of the average.
     """
 
-    def __init__(
-        self,
-        param_groups: list[dict[str, Any]],
-        params: list[Tensor],
-        has_grad: list[bool],
-        state: dict[Tensor, Any],
-        pairs: AveragePairs | None,
-        grads: list[Tensor],
-    ) -> None:
-        self._groups = _kinds(param_groups)
-        self._params = params
-        self._has_grad = has_grad
-        self._stepped = list(compress(params, has_grad))
-        self._owners = list(state.keys())
-        self._entries = list(state.values())
-        entries = map(state.get, self._stepped)
+    def __init__(self, now: _Now, grads: list[Tensor]) -> None:
+        self._groups = _kinds(now.param_groups)
+        self._params = now.params
+        self._has_grad = now.has_grad
+        self._stepped = list(compress(now.params, now.has_grad))
+        self._owners = list(now.state.keys())
+        self._entries = list(now.state.values())
+        entries = map(now.state.get, self._stepped)
         self._own: list[Any] = [{} if entry is None else entry for entry in entries]
         self._buffers = self._momentum()
-        self._paired = _paired(pairs)
+        self._paired = _paired(now.pairs)
         every = (*self._stepped, *self._buffers, *self._paired)
         self._tensors = list({id(x): x for x in every if x is not None}.values())
         self._addresses = list(map(Tensor.data_ptr, self._tensors))
@@ -96,24 +98,17 @@ class _Seen:
         self._have_layouts = layout_guard(self._tensors)
         self._fit = layout_guard(grads)
 
-    def is_still(
-        self,
-        param_groups: list[dict[str, Any]],
-        params: list[Tensor],
-        has_grad: list[bool],
-        state: dict[Tensor, Any],
-        pairs: AveragePairs | None,
-    ) -> bool:
+    def is_still(self, now: _Now) -> bool:
         """Would all but the gradients make the same table again?"""
         return (
-            _kinds(param_groups) == self._groups
-            and _are(params, self._params)
-            and has_grad == self._has_grad
+            _kinds(now.param_groups) == self._groups
+            and _are(now.params, self._params)
+            and now.has_grad == self._has_grad
             # Looking a tensor up costs more: its hash is a function in Python.
-            and _are(state.keys(), self._owners)
-            and _are(state.values(), self._entries)
+            and _are(now.state.keys(), self._owners)
+            and _are(now.state.values(), self._entries)
             and _are(self._momentum(), self._buffers)
-            and _are(_paired(pairs), self._paired)
+            and _are(_paired(now.pairs), self._paired)
             # Before the guard: what has become sparse or nested has another, or none.
             and list(map(Tensor.data_ptr, self._tensors)) == self._addresses
             and (

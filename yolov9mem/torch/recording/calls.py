@@ -216,10 +216,16 @@ def _is_full(index: Any) -> bool:
     return isinstance(index, slice) and index == FULL
 
 
+def only_adds_sides(index: Any) -> bool:
+    """Does an index leave all that there is, with sides of 1 between?"""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(part is None or _is_full(part) for part in parts)
+
+
 @handles("__getitem__")
 def _getitem(rec: Recorder, func: Any, input: Tensor, index: Any) -> Any:
     x = rec.value(input)
-    if isinstance(index, tuple) and all(i is None or _is_full(i) for i in index):
+    if isinstance(index, tuple) and only_adds_sides(index):
         return rec.derived.view(func, input, index)
     if x is None or not isinstance(index, tuple) or not 2 <= len(index) <= 4:
         return None

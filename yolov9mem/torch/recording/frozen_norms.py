@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .calls import FLOATS, FULL
+from .calls import FLOATS, only_adds_sides
 from .effects import memory_of
 from .ir import NormCall, Ref, StockCall
 from .sharing import check_in_place
@@ -55,9 +55,7 @@ class _Expressions:
         """What ``leaf`` is a view of that only adds or drops sides of 1."""
         call = self._call(leaf)
         while call is not None and call.name in VIEWS:
-            index = call.args[1] if call.name == "__getitem__" else ()
-            kept = index if isinstance(index, tuple) else (index,)
-            if not all(i is None or (isinstance(i, slice) and i == FULL) for i in kept):
+            if call.name == "__getitem__" and not only_adds_sides(call.args[1]):
                 break
             leaf = call.args[0]
             call = self._call(leaf)
