@@ -22,7 +22,12 @@ MARKER = re.compile(
     r"(<!-- (table|picture):([\w/|-]+) -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL
 )
 FOLDER = "pictures"  # beside RESULTS.md
-STEP_SUITES = ("step", "step_alone")
+LACKING = "that it lacks, of an earlier record"
+SHORT_OF_TIME = {  # suites that a call on a GPU may end before: what rows of theirs are
+    "step": "Cases",
+    "step_alone": "Cases",
+    "checks": "Checks",
+}
 
 
 def table(suite: dict[str, Any]) -> str:
@@ -70,23 +75,33 @@ def latest(records: list[dict[str, Any]], device: str) -> dict[str, dict[str, An
     return found
 
 
+def is_found(row: dict[str, Any]) -> bool:
+    """Of a row of such a suite: was there time for it, and did it not fail?"""
+    return "images_per_s" in row or row.get("outcome") == "done"
+
+
+def fails(row: dict[str, Any]) -> bool:
+    """Of a row of checks: an earlier record's is not shown in its place."""
+    return bool(row.get("outcome") == "failed")
+
+
 def missing_cases(
     records: list[dict[str, Any]], device: str, name: str
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """(record, suite) of earlier records on a GPU: a call there may end before all cases
-    of the training step are measured."""
-    if device != "gpu" or name not in STEP_SUITES:
+    of the training step are measured, and all checks are made."""
+    if device != "gpu" or name not in SHORT_OF_TIME:
         return
     seen: set[str] = set()
     of_device = [r for r in records if r["device"] == device and name in r["suites"]]
     for record in reversed(of_device):
         suite = record["suites"][name]
-        rows = [row for row in suite["rows"] if "images_per_s" in row]
+        rows = [row for row in suite["rows"] if is_found(row)]
         rows = [row for row in rows if row["case"] not in seen]
         if seen and rows:
-            title = "Cases that it lacks, of an earlier record"
+            title = f"{SHORT_OF_TIME[name]} {LACKING}"
             yield record, suite | {"title": title, "rows": rows}
-        seen |= {row["case"] for row in rows}
+        seen |= {row["case"] for row in suite["rows"] if is_found(row) or fails(row)}
 
 
 def first_of(records: list[dict[str, Any]], choice: str) -> str:

@@ -185,6 +185,26 @@ def test_cases_that_the_newest_record_lacks_stay_in_sight(tmp_path: Path) -> Non
     assert "2026-01-02" in newest and "2026-01-01" in lacking
 
 
+def test_checks_that_the_newest_record_lacks_stay_in_sight(tmp_path: Path) -> None:
+    def written(day: int, **outcomes: str) -> None:
+        tasks = {
+            f"compute-sanitizer {tool}": {"stage": "build-test", "outcome": outcome}
+            for tool, outcome in outcomes.items()
+        }
+        made = session(tmp_path).record | {"date": f"2026-01-0{day}T00:00:00+00:00"}
+        made |= {"tasks": tasks, "suites": suites.from_tasks(tasks)}
+        record.write(made, tmp_path / "results")
+
+    written(1, memcheck="done", racecheck="done", synccheck="failed", initcheck="done")
+    written(2, memcheck="done", racecheck="not measured", initcheck="failed")
+    render.render(tmp_path / "none.md", tmp_path / "results")
+    text = (tmp_path / "RESULTS.md").read_text()
+    newest, lacking = text.split("Checks that it lacks")
+    assert "racecheck | not measured" in newest and "initcheck | failed" in newest
+    assert "racecheck | done" in lacking
+    assert not any(tool in lacking for tool in ("memcheck", "initcheck", "synccheck"))
+
+
 @pytest.mark.parametrize("way", [EAGER, GRAPHS, MIN])
 def test_a_step_is_rehearsed_on_the_cpu(way: str) -> None:
     from benchmarks.gpu import step
