@@ -99,10 +99,13 @@ def _sources(done: Recording) -> dict[int, Ref]:
 
 
 def _drop_unneeded(done: Recording) -> None:
-    """Drops stock calls that no result needs and renumbers the others."""
+    """Drops stock calls that no result needs and renumbers the others. What draws numbers
+    or moves statistics is needed: later draws are others without it."""
     needed: set[int] = set()
     wanted = [*results(done), *_sources(done).values()]
     pending = [ref.key[0] for ref in wanted if ref.kind == "stock"]
+    effects = [call.effects for call in done.calls]
+    pending += [i for i, does in enumerate(effects) if does.draws or does.lasting]
     while pending:
         number = pending.pop()
         if number not in needed:
