@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from kernel_cases import ACTIVATIONS
+from kernel_calls import ACTIVATIONS
 from torch import Tensor
 
 # The last ones: where results, or the exponentials that they are made of, fade away.

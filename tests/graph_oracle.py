@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from kernel_cases import ACTIVATIONS, HIGH, LOW, SLOPE, maximum
+from kernel_calls import ACTIVATIONS, HIGH, LOW, SLOPE, maximum
 
 from yolov9mem import _core
 
@@ -86,13 +86,17 @@ class Tracer:
         )
         return self.keep(made, value)
 
-    def affine(self, x, scale=1.0, shift=0.0, bias: bool = False) -> int:
-        b = self.param(self.values[x].shape[1]) if bias else -1
+    def affine(self, x, scale=1.0, shift=0.0, bias=None, gamma=None) -> int:
+        """bias, gamma: None, "each" channel its own, or "one" for all."""
+        count = {"each": self.values[x].shape[1], "one": 1}
+        b = -1 if bias is None else self.param(count[bias])
+        g = -1 if gamma is None else self.param(count[gamma], shift=0.5)
         nothing = torch.zeros(0, dtype=self.dtype)
         self.norms.append({"mean": nothing, "var": nothing, "training": False})
         value = (self.values[x] + shift) * scale
-        value = value + self.params[b].view(-1, 1, 1) if bias else value
-        return self.keep(self.graph.affine(x, scale, shift, b), value)
+        value = value if gamma is None else value * self.params[g].view(-1, 1, 1)
+        value = value if bias is None else value + self.params[b].view(-1, 1, 1)
+        return self.keep(self.graph.affine(x, scale, shift, b, gamma=g), value)
 
     def new_norm(
         self, channels: int, gamma: int | None = None, beta: int | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kernel_cases import Net
+    from kernel_calls import Net
 
 
 def _of_slices(net: Net, x: int) -> tuple[int, list[int]]:
@@ -57,6 +57,7 @@ def adjoints(net: Net, xs: list[int]) -> int:
     a, b = net.affine(a, bias=net.param(7)), net.affine(b, -0.3)
     c = net.add(net.affine(left, shift=0.7), net.norm(net.conv(middle, 5, 6, 1), 5))
     d = net.conv_transpose(net.add(c, left), 5, 2, 3, 2, 1, 1, 1, 1)
+    b = net.affine(b, gamma=net.param(1), bias=net.param(1))
     return net.concat(net.affine(d, 0.5), b, net.act(a, "silu"))
 
 

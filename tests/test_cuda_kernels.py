@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from cuda_emulation import BF16, F16, F32, Brick, Norm, Pool, TermGradient, Value
-from kernel_cases import ACTIVATIONS, HIGH, LOW, SLOPE
+from kernel_calls import ACTIVATIONS, HIGH, LOW, SLOPE
 from test_kernels import check_activation_of
 
 # One rounding to the stored type, relative to the largest value.

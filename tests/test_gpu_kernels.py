@@ -7,7 +7,8 @@ from __future__ import annotations
 import pytest
 import torch
 from gpu_machine import PLANS, each_dtype, exact_float32, needs_gpu, rehearsal  # noqa: F401
-from kernel_cases import ACTIVATIONS, Case
+from kernel_calls import ACTIVATIONS
+from kernel_cases import Case
 from kernel_run import (
     ADJOINTS,
     BILINEAR,

@@ -20,15 +20,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from activation_rule import SHAPE, check_activation
+from kernel_calls import ACTIVATIONS, EPS, HIGH, LOW, MOMENTUM, Net
 from kernel_cases import (
-    ACTIVATIONS,
     CASES,
-    EPS,
-    HIGH,
-    LOW,
-    MOMENTUM,
     Case,
-    Net,
     bilinear_case,
     brick_case,
     conv_case,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from graph_oracle import Run, Tracer, nhwc, relative_error
-from kernel_cases import ACTIVATIONS
+from kernel_calls import ACTIVATIONS
 
 KEEPS = ("all", "conv", "min")
 
@@ -24,7 +24,7 @@ def grow(t: Tracer, rng: random.Random, pool: list[int]) -> int:
     """Adds one random call that reads values of the pool."""
     x = rng.choice(pool[-6:])
     n, c, h, w = t.values[x].shape
-    kind = rng.randrange(17)
+    kind = rng.randrange(18)
     if kind <= 2:
         return t.brick(x, rng.choice((2, 4, 6)), rng.choice((1, 3)))
     if kind == 3:
@@ -53,9 +53,15 @@ def grow(t: Tracer, rng: random.Random, pool: list[int]) -> int:
     if kind == 13:
         return gated(t, x, rng.choice(("h", "w", "c", "hw")), t.maximum)
     if kind == 14:
-        return t.affine(upscaled(t, rng, x), bias=True)
+        return t.affine(upscaled(t, rng, x), bias="each")
     if kind == 15:
         return t.affine(x, *rng.choice(((0.5, 0.0), (-1.0, -1.0), (1.0, 0.3))))
+    if kind == 16:
+        learnt = {name: rng.choice((None, "each", "one")) for name in ("bias", "gamma")}
+        made = t.affine(x, rng.choice((1.0, 0.5)), rng.choice((0.0, 0.3)), **learnt)
+        return (
+            t.act(made, rng.choice(list(ACTIVATIONS))) if rng.random() < 0.5 else made
+        )
     return rep_conv(t, x)
 
 

@@ -365,8 +365,8 @@ REASONS: dict[str, tuple[Callable[..., Tensor], str]] = {
     ),
     "rolled": (lambda m, x: x.roll(1, 3), "roll in 1: it is not recorded and stays"),
     "scaled": (
-        lambda m, x: x * m.scale,
-        "mul in 1: it reads the weight 1.scale and ca",
+        lambda m, x: x - m.scale,
+        "sub in 1: it reads the weight 1.scale and ca",
     ),
 }
 

@@ -61,6 +61,7 @@ class Graph:
         scale: float = 1.0,
         shift: float = 0.0,
         bias: int = -1,
+        gamma: int = -1,
         name: str = "",
     ) -> int: ...
     def activation(

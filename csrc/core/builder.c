@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "core/arena.h"
-#include "core/sharing.h"
 
 void ym_schedule_free(ym_schedule *schedule)
 {
@@ -116,78 +115,6 @@ bool ym_is_packed(const ym_builder *b, ym_view view)
     return view.block >= 0 && b->schedule->block[view.block].c == view.count;
 }
 
-static ym_tensor shape_of(const ym_builder *b, ym_view view)
-{
-    const ym_block *block = &b->schedule->block[view.block];
-    return (ym_tensor){NULL,     b->program->dtype, block->n, block->h,
-                       block->w, view.count,        block->c};
-}
-
-static size_t conv_scratch(const ym_builder *b, const ym_step *step)
-{
-    const ym_item *item = &b->program->item[step->item];
-    const ym_conv *conv = &item->u.conv.shape;
-    /* The weight step reads no x when only the bias has a gradient. */
-    const ym_item *x = &b->program->item[item->operand[0]];
-    ym_tensor in = {NULL, b->program->dtype, x->n, x->h, x->w, x->c, x->c};
-    if (step->in[0].block >= 0) {
-        in = shape_of(b, step->in[0]);
-    }
-    if (step->kind == YM_STEP_CONV) {
-        ym_tensor y = shape_of(b, step->out[0]);
-        return b->backend->conv_scratch_bytes(YM_CONV_FORWARD, conv, &in, &y);
-    }
-    ym_tensor dy = shape_of(b, step->in[3]);
-    if (step->kind == YM_STEP_CONV_WEIGHT) {
-        return b->backend->conv_scratch_bytes(YM_CONV_BACKWARD_WEIGHT, conv, &in, &dy);
-    }
-    ym_tensor dx = shape_of(b, step->out[0]);
-    return b->backend->conv_scratch_bytes(YM_CONV_BACKWARD_DATA, conv, &dx, &dy);
-}
-
-/* What the kernels need, and before it the parts of all processes that share. */
-static size_t statistics_scratch(const ym_builder *b, const ym_step *step)
-{
-    const ym_program *p = b->program;
-    const ym_tensor x = shape_of(b, step->in[0]);
-    const int32_t call = p->item[step->item].u.brick.norm_call[step->term];
-    const ym_sharing *sharing = &p->graph->norm[p->norm_call[call].module].sharing;
-    return ym_parts_bytes(sharing, x.c) + b->backend->norm_scratch_bytes(&x);
-}
-
-static size_t scratch_bytes(const ym_builder *b, const ym_step *step)
-{
-    switch (step->kind) {
-    case YM_STEP_CONV:
-    case YM_STEP_CONV_WEIGHT:
-    case YM_STEP_CONV_DATA:
-        return conv_scratch(b, step);
-    case YM_STEP_STATISTICS:
-        return statistics_scratch(b, step);
-    case YM_STEP_MAXIMUM: {
-        const ym_tensor x = shape_of(b, step->in[0]), y = shape_of(b, step->out[0]);
-        return b->backend->maximum_scratch_bytes(&x, &y);
-    }
-    case YM_STEP_MAXIMUM_BACKWARD: {
-        const ym_tensor x = shape_of(b, step->in[0]), dy = shape_of(b, step->in[3]);
-        return b->backend->maximum_scratch_bytes(&x, &dy);
-    }
-    case YM_STEP_MULTIPLY: {
-        const ym_tensor a = shape_of(b, step->in[0]), y = shape_of(b, step->out[0]);
-        const ym_tensor ones = {0};
-        const ym_tensor other = step->in[1].block >= 0 ? shape_of(b, step->in[1])
-                                                       : ones;
-        return b->backend->multiply_scratch_bytes(&a, &other, &y);
-    }
-    case YM_STEP_BRICK_BACKWARD: {
-        ym_tensor dout = shape_of(b, step->in[3]);
-        return b->backend->brick_scratch_bytes(&dout);
-    }
-    default:
-        return 0;
-    }
-}
-
 static void extend_life(ym_builder *b, int32_t number)
 {
     if (number < 0) {
@@ -212,7 +139,7 @@ void ym_finish_step(ym_builder *b)
         step->weight = b->weight_block[b->program->item[step->item].u.conv.weight];
         extend_life(b, step->weight);
     }
-    size_t bytes = scratch_bytes(b, step);
+    size_t bytes = ym_step_scratch_bytes(b, step);
     if (bytes > 0) {
         int32_t scratch = ym_add_scratch(b, bytes);
         step->scratch = scratch;

@@ -30,6 +30,9 @@ ym_view ym_new_view(ym_builder *b, ym_place place, int32_t index, int32_t item);
 ym_view ym_subview(ym_view whole, int32_t first, int32_t count);
 bool ym_is_packed(const ym_builder *b, ym_view view);
 
+/* step_scratch.c */
+size_t ym_step_scratch_bytes(const ym_builder *b, const ym_step *step);
+
 /* The newest step is complete: books its scratch and extends the lives of its views. */
 void ym_finish_step(ym_builder *b);
 

@@ -258,9 +258,10 @@ static void add_statistics_block(ym_program *p, ym_builder *b)
 {
     size_t bytes = 0;
     for (int32_t i = 0; i < p->norm_call_count; i++) {
+        const size_t vectors = 2 + (size_t)ym_spread_count(p, i);
         p->norm_call[i].saved_offset = bytes;
         /* Aligned: kernels read the next one's floats four at a time. */
-        bytes += ym_align(2 * (size_t)p->norm_call[i].channels * sizeof(float));
+        bytes += ym_align(vectors * (size_t)p->norm_call[i].channels * sizeof(float));
     }
     int32_t block = ym_add_scratch(b, bytes);
     b->schedule->block[block].place = YM_PLACE_SAVED;

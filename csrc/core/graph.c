@@ -157,13 +157,21 @@ ym_status ym_graph_check_vector(const ym_graph *g, int32_t param, int32_t length
     return YM_OK;
 }
 
+ym_status ym_graph_check_each(const ym_graph *g, int32_t param, int32_t channels,
+                              const char *what, ym_error *error)
+{
+    const bool is_number = param >= 0 && param < g->param_count &&
+                           g->param[param].k == 1;
+    return ym_graph_check_vector(g, param, is_number ? 1 : channels, what, error);
+}
+
 ym_status ym_graph_norm(ym_graph *g, int32_t channels, int32_t gamma, int32_t beta,
                         const char *name, int32_t *made, ym_error *error)
 {
     YM_CHECK(error, channels > 0, YM_ERR_ARGUMENT,
              "norm %s: channels is %d, must be positive", name, channels);
-    YM_TRY(ym_graph_check_vector(g, gamma, channels, "norm gamma", error));
-    YM_TRY(ym_graph_check_vector(g, beta, channels, "norm beta", error));
+    YM_TRY(ym_graph_check_each(g, gamma, channels, "norm gamma", error));
+    YM_TRY(ym_graph_check_each(g, beta, channels, "norm beta", error));
     YM_TRY(grow((void **)&g->norm, g->norm_count, sizeof *g->norm, error));
     char *copy = copy_text(name);
     YM_CHECK(error, copy != NULL, YM_ERR_MEMORY, "graph: out of memory");

@@ -84,12 +84,17 @@ typedef struct ym_param {
 /* A batch norm module: may be called by several nodes. */
 typedef struct ym_norm_module {
     int32_t channels;
-    int32_t gamma, beta; /* params or -1 */
+    int32_t gamma, beta; /* params or -1: (C), or one number for all channels */
     char *name;
     ym_sharing sharing; /* of the batch's statistics, where those are used */
     bool is_constant;   /* no module's: an affine call, with the statistics below */
     float mean, rstd;
 } ym_norm_module;
+
+typedef struct ym_affine {
+    float scale, shift;
+    int32_t gamma, bias; /* params or -1 */
+} ym_affine;
 
 typedef struct ym_graph {
     ym_node *node;
@@ -132,10 +137,9 @@ ym_status ym_graph_conv_transpose(ym_graph *g, int32_t x, const ym_conv *conv,
                                   const char *name, int32_t *made, ym_error *error);
 ym_status ym_graph_batch_norm(ym_graph *g, int32_t x, int32_t norm, const char *name,
                               int32_t *made, ym_error *error);
-/* scale * (x + shift) + bias of each channel, a param or -1. */
-ym_status ym_graph_affine(ym_graph *g, int32_t x, float scale, float shift,
-                          int32_t bias, const char *name, int32_t *made,
-                          ym_error *error);
+/* gamma * scale * (x + shift) + bias; gamma and bias as a norm's. */
+ym_status ym_graph_affine(ym_graph *g, int32_t x, const ym_affine *affine,
+                          const char *name, int32_t *made, ym_error *error);
 ym_status ym_graph_activation(ym_graph *g, int32_t x, ym_activation activation,
                               const char *name, int32_t *made, ym_error *error);
 ym_status ym_graph_add(ym_graph *g, const int32_t *x, int32_t count, const char *name,

@@ -114,21 +114,21 @@ ym_status ym_graph_batch_norm(ym_graph *g, int32_t x, int32_t norm, const char *
     return YM_OK;
 }
 
-ym_status ym_graph_affine(ym_graph *g, int32_t x, float scale, float shift,
-                          int32_t bias, const char *name, int32_t *made,
-                          ym_error *error)
+ym_status ym_graph_affine(ym_graph *g, int32_t x, const ym_affine *affine,
+                          const char *name, int32_t *made, ym_error *error)
 {
     YM_TRY(ym_graph_check_value(g, x, "affine", error));
-    YM_CHECK(error, isfinite(scale) && isfinite(shift), YM_ERR_ARGUMENT,
-             "affine %s: scale is %g and shift %g, must be finite", name, (double)scale,
-             (double)shift);
+    YM_CHECK(error, isfinite(affine->scale) && isfinite(affine->shift), YM_ERR_ARGUMENT,
+             "affine %s: scale is %g and shift %g, must be finite", name,
+             (double)affine->scale, (double)affine->shift);
     const int32_t channels = g->node[x].channels;
-    YM_TRY(ym_graph_check_vector(g, bias, channels, "affine bias", error));
+    YM_TRY(ym_graph_check_each(g, affine->gamma, channels, "affine gamma", error));
+    YM_TRY(ym_graph_check_each(g, affine->bias, channels, "affine bias", error));
     int32_t norm = -1;
-    YM_TRY(ym_graph_norm(g, channels, -1, bias, name, &norm, error));
+    YM_TRY(ym_graph_norm(g, channels, affine->gamma, affine->bias, name, &norm, error));
     g->norm[norm].is_constant = true;
-    g->norm[norm].mean = -shift;
-    g->norm[norm].rstd = scale;
+    g->norm[norm].mean = -affine->shift;
+    g->norm[norm].rstd = affine->scale;
     const ym_status status = ym_graph_batch_norm(g, x, norm, name, made, error);
     if (status != YM_OK) {
         free(g->norm[--g->norm_count].name);

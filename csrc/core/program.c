@@ -222,12 +222,16 @@ double ym_conv_terms(const ym_conv_call *conv)
 }
 
 /* Does a brick's backward read its term t? A sum's gradients are what flows into it,
- * whatever the addends are, and so are those of constant statistics. */
+ * whatever the addends are, and so are those of constant statistics, but for gamma's.
+ */
 static bool reads_term(const ym_program *p, const ym_item *brick, int32_t t)
 {
     const int32_t call = brick->u.brick.norm_call[t];
-    return brick->u.brick.activation.kind != YM_IDENTITY ||
-           (call >= 0 && !p->graph->norm[p->norm_call[call].module].is_constant);
+    if (brick->u.brick.activation.kind != YM_IDENTITY || call < 0) {
+        return brick->u.brick.activation.kind != YM_IDENTITY;
+    }
+    const ym_norm_module *norm = &p->graph->norm[p->norm_call[call].module];
+    return !norm->is_constant || (norm->gamma >= 0 && p->param_grad[norm->gamma]);
 }
 
 bool ym_backward_reads(const ym_program *p, int32_t i, int32_t operand)
@@ -274,7 +278,8 @@ bool ym_result_tells(const ym_program *p, int32_t i)
     const int32_t call = item->u.brick.norm_call[0];
     if (call >= 0) { /* of all norms only an added bias leaves the result's sign */
         const ym_norm_module *norm = &p->graph->norm[p->norm_call[call].module];
-        if (!norm->is_constant || norm->rstd != 1 || norm->mean != 0) {
+        if (!norm->is_constant || norm->gamma >= 0 || norm->rstd != 1 ||
+            norm->mean != 0) {
             return false;
         }
     }

@@ -12,6 +12,7 @@
 #ifndef YM_CORE_PROGRAM_H
 #define YM_CORE_PROGRAM_H
 
+#include "core/arena.h"
 #include "core/plan.h"
 
 /* Of a value at most: with windows and paddings (YM_MAX_WINDOW) places still fit into
@@ -58,12 +59,13 @@ typedef struct ym_item {
     const char *name; /* the graph's */
 } ym_item;
 
-/* One call of a batch norm module. Its mean and rstd, (C) floats each, lie in `saved`.
+/* One call of a batch norm module. Its mean and rstd, (C) floats each, lie in `saved`,
+ * then gamma and beta where they are one number for all channels: spread out, (C) each.
  */
 typedef struct ym_norm_call {
     int32_t module;
     int32_t channels;
-    size_t saved_offset; /* mean, then rstd */
+    size_t saved_offset;
 } ym_norm_call;
 
 typedef struct ym_program {
@@ -87,6 +89,28 @@ static inline bool ym_is_planar(const ym_program *program, int32_t item)
 {
     const ym_item *i = &program->item[item];
     return i->kind == YM_ITEM_INPUT && i->u.input.form.is_planar;
+}
+
+/* Is a norm call's gamma or beta, a param or -1, one number for all channels? */
+static inline bool ym_is_one_number(const ym_program *program, int32_t call,
+                                    int32_t param)
+{
+    return param >= 0 && program->graph->param[param].k == 1 &&
+           program->norm_call[call].channels > 1;
+}
+
+/* Such vectors of a norm call. */
+static inline int32_t ym_spread_count(const ym_program *program, int32_t call)
+{
+    const ym_norm_module *norm = &program->graph->norm[program->norm_call[call].module];
+    return (int32_t)ym_is_one_number(program, call, norm->gamma) +
+           (int32_t)ym_is_one_number(program, call, norm->beta);
+}
+
+/* Of one while a backward makes its gradient. */
+static inline size_t ym_spread_bytes(int32_t channels)
+{
+    return ym_align((size_t)channels * sizeof(float));
 }
 
 /* Of a value in memory, packed. */

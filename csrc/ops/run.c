@@ -3,26 +3,16 @@
  * The executor: walks the steps of a schedule and calls the backend. It decides
  * nothing: what runs, in which order and where is the plan's.
  */
-#include <string.h>
+#include "ops/run.h"
 
-#include "core/plan_parts.h"
-#include "core/sharing.h"
-
-typedef struct runner {
-    const ym_plan *plan;
-    const ym_schedule *schedule;
-    ym_context *context;
-    const ym_bindings *bindings;
-} runner;
-
-static char *arena(const runner *r, size_t offset)
+char *ym_run_arena(const ym_runner *r, size_t offset)
 {
     size_t saved = r->plan->forward.saved_bytes;
     return offset < saved ? (char *)r->bindings->saved + offset
                           : (char *)r->bindings->workspace + (offset - saved);
 }
 
-static ym_tensor resolve(const runner *r, ym_view view)
+ym_tensor ym_run_tensor(const ym_runner *r, ym_view view)
 {
     ym_tensor x = {0};
     if (view.block < 0) {
@@ -43,7 +33,7 @@ static ym_tensor resolve(const runner *r, ym_view view)
         x = r->bindings->grad_inputs[block->index];
         break;
     default:
-        x = (ym_tensor){arena(r, block->offset),
+        x = (ym_tensor){ym_run_arena(r, block->offset),
                         r->plan->program->dtype,
                         block->n,
                         block->h,
@@ -55,91 +45,35 @@ static ym_tensor resolve(const runner *r, ym_view view)
 }
 
 /* A step's weight, with its packed form if the plan has one. */
-static ym_weight resolve_weight(const runner *r, const ym_step *step)
+static ym_weight resolve_weight(const ym_runner *r, const ym_step *step)
 {
     const ym_item *item = &r->plan->program->item[step->item];
     ym_weight w = r->bindings->params[item->u.conv.weight];
     if (step->weight >= 0) {
-        w.packed = arena(r, r->schedule->block[step->weight].offset);
+        w.packed = ym_run_arena(r, r->schedule->block[step->weight].offset);
     }
     return w;
 }
 
-static const float *param_data(const runner *r, int32_t param)
+const float *ym_run_param(const ym_runner *r, int32_t param)
 {
     return param >= 0 ? r->bindings->params[param].data : NULL;
 }
 
-static float *param_gradient(const runner *r, int32_t param)
+float *ym_run_gradient(const ym_runner *r, int32_t param)
 {
     return param >= 0 && r->bindings->grad_params != NULL
                ? r->bindings->grad_params[param].data
                : NULL;
 }
 
-/* Whether a gradient is added to what its memory holds: a caller's sum, or what the run
- * has put there before. */
-static bool accumulates(const runner *r, int32_t param, bool again)
+bool ym_run_accumulates(const ym_runner *r, int32_t param, bool again)
 {
     return again || (param >= 0 && r->bindings->accumulate_params != NULL &&
                      r->bindings->accumulate_params[param]);
 }
 
-static const float *offset_or_null(const float *vector, int32_t first)
-{
-    return vector != NULL ? vector + first : NULL;
-}
-
-static const ym_norm_module *norm_module(const runner *r, int32_t call)
-{
-    const ym_program *p = r->plan->program;
-    return &p->graph->norm[p->norm_call[call].module];
-}
-
-/* A batch norm call as the backend wants it, from channel `first` on. */
-static ym_norm resolve_norm(const runner *r, int32_t call, int32_t first)
-{
-    const ym_norm_module *module = norm_module(r, call);
-    ym_norm norm = r->bindings->norms[r->plan->program->norm_call[call].module];
-    norm.gamma = offset_or_null(param_data(r, module->gamma), first);
-    norm.beta = offset_or_null(param_data(r, module->beta), first);
-    norm.dgamma = param_gradient(r, module->gamma);
-    norm.dbeta = param_gradient(r, module->beta);
-    norm.sharing = module->sharing;
-    norm.constant_mean = module->mean;
-    norm.constant_rstd = module->rstd;
-    return norm;
-}
-
-static float *saved_mean(const runner *r, int32_t call)
-{
-    const ym_norm_call *norm_call = &r->plan->program->norm_call[call];
-    return (float *)((char *)r->bindings->saved + norm_call->saved_offset);
-}
-
-static ym_brick resolve_brick(const runner *r, const ym_step *step)
-{
-    const ym_item *item = &r->plan->program->item[step->item];
-    int32_t first = step->first_channel;
-    ym_brick brick = {.term_count = item->u.brick.term_count,
-                      .activation = item->u.brick.activation,
-                      .has_residual = item->u.brick.has_residual,
-                      .residual = resolve(r, step->in[2])};
-    for (int32_t t = 0; t < brick.term_count; t++) {
-        int32_t call = item->u.brick.norm_call[t];
-        brick.term[t].value = resolve(r, step->in[t]);
-        if (call >= 0) {
-            int32_t channels = r->plan->program->norm_call[call].channels;
-            brick.term[t].has_norm = true;
-            brick.term[t].norm = resolve_norm(r, call, first);
-            brick.term[t].mean = saved_mean(r, call) + first;
-            brick.term[t].rstd = saved_mean(r, call) + channels + first;
-        }
-    }
-    return brick;
-}
-
-static ym_status run_pack_weights(const runner *r)
+static ym_status run_pack_weights(const ym_runner *r)
 {
     const ym_backend *backend = r->context->backend;
     const ym_dtype dtype = r->plan->program->dtype;
@@ -151,7 +85,7 @@ static ym_status run_pack_weights(const runner *r)
             continue;
         }
         list[count] = r->bindings->params[i];
-        list[count].packed = arena(r, r->schedule->block[block[i]].offset);
+        list[count].packed = ym_run_arena(r, r->schedule->block[block[i]].offset);
         if (++count == YM_WEIGHTS_AT_ONCE) {
             YM_TRY(backend->pack_weights(r->context, list, count, dtype));
             count = 0;
@@ -160,83 +94,11 @@ static ym_status run_pack_weights(const runner *r)
     return count > 0 ? backend->pack_weights(r->context, list, count, dtype) : YM_OK;
 }
 
-/* The others' places are 0: a sum over the processes fills in all parts. */
-static ym_status run_shared_statistics(const runner *r, const ym_tensor *x,
-                                       const ym_norm *norm, float *mean)
-{
-    ym_context *context = r->context;
-    const int64_t count = ym_moment_count(x->c);
-    const size_t bytes = ym_parts_bytes(&norm->sharing, x->c);
-    double *parts = context->scratch;
-    const int64_t all = norm->sharing.processes * count;
-    ym_tensor zeros = {.data = parts,
-                       .dtype = YM_F32,
-                       .n = norm->sharing.processes,
-                       .h = 1,
-                       .w = 1,
-                       .c = (int32_t)count * 2,
-                       .pitch = count * 2};
-    context->scratch = (char *)context->scratch + bytes;
-    context->scratch_bytes -= bytes;
-    YM_TRY(context->backend->fill_zero(context, &zeros));
-    YM_TRY(
-        context->backend->norm_moments(context, x, parts + norm->sharing.rank * count));
-    YM_TRY(ym_sum_shared(context, &norm->sharing, parts, all));
-    return context->backend->norm_merge(context, parts, x->c, norm, mean, mean + x->c);
-}
-
-static ym_status run_statistics(const runner *r, const ym_step *step)
-{
-    const ym_item *item = &r->plan->program->item[step->item];
-    int32_t call = item->u.brick.norm_call[step->term];
-    ym_tensor x = resolve(r, step->in[0]);
-    ym_norm norm = resolve_norm(r, call, 0);
-    float *mean = saved_mean(r, call);
-    YM_CHECK(&r->context->error,
-             !norm.batch_statistics || ym_pixels(&x) > 1 || norm.sharing.processes > 1,
-             YM_ERR_ARGUMENT,
-             "batch norm %s: a channel has one value, training needs more than one",
-             item->name);
-    if (ym_is_shared(&norm)) {
-        return run_shared_statistics(r, &x, &norm, mean);
-    }
-    return r->context->backend->norm_statistics(r->context, &x, &norm, mean,
-                                                mean + x.c);
-}
-
-static ym_status run_brick_backward(const runner *r, const ym_step *step)
-{
-    const int32_t *norm_call = r->plan->program->item[step->item].u.brick.norm_call;
-    ym_brick brick = resolve_brick(r, step);
-    ym_tensor dout = resolve(r, step->in[3]);
-    ym_term_gradient gradient[2];
-    for (int32_t t = 0; t < brick.term_count; t++) {
-        if (brick.term[t].has_norm && step->in[t].block < 0) {
-            brick.term[t].value = dout; /* any memory of its size: nothing depends */
-        }
-        if (step->reads_result) {
-            brick.term[t].norm.beta = NULL; /* the result has it already */
-        }
-    }
-    for (int32_t t = 0; t < 2; t++) {
-        gradient[t] = (ym_term_gradient){.dvalue = resolve(r, step->out[t]),
-                                         .accumulate = step->accumulate[t]};
-        if (t < brick.term_count && brick.term[t].has_norm) {
-            const ym_norm_module *module = norm_module(r, norm_call[t]);
-            const bool *again = &step->accumulate_param[2 * t];
-            gradient[t].accumulate_gamma = accumulates(r, module->gamma, again[0]);
-            gradient[t].accumulate_beta = accumulates(r, module->beta, again[1]);
-        }
-    }
-    brick.has_residual = false;
-    return r->context->backend->brick_backward(r->context, &brick, &dout, gradient);
-}
-
-static ym_status run_conv_weight(const runner *r, const ym_step *step)
+static ym_status run_conv_weight(const ym_runner *r, const ym_step *step)
 {
     const ym_item *item = &r->plan->program->item[step->item];
     int32_t weight = item->u.conv.weight, bias = item->u.conv.bias;
-    ym_tensor x = resolve(r, step->in[0]), dy = resolve(r, step->in[3]);
+    ym_tensor x = ym_run_tensor(r, step->in[0]), dy = ym_run_tensor(r, step->in[3]);
     ym_weight dw = {0};
     if (r->bindings->grad_params != NULL) {
         dw = r->bindings->grad_params[weight];
@@ -250,11 +112,12 @@ static ym_status run_conv_weight(const runner *r, const ym_step *step)
     }
     return r->context->backend->conv_backward_weight(
         r->context, &item->u.conv.shape, &x, &dy, &dw,
-        accumulates(r, weight, step->accumulate_param[0]), param_gradient(r, bias),
-        accumulates(r, bias, step->accumulate_param[1]));
+        ym_run_accumulates(r, weight, step->accumulate_param[0]),
+        ym_run_gradient(r, bias),
+        ym_run_accumulates(r, bias, step->accumulate_param[1]));
 }
 
-static ym_status run_upsample(const runner *r, const ym_resize *resize,
+static ym_status run_upsample(const ym_runner *r, const ym_resize *resize,
                               const ym_tensor *x, ym_tensor *y)
 {
     const ym_backend *b = r->context->backend;
@@ -264,7 +127,7 @@ static ym_status run_upsample(const runner *r, const ym_resize *resize,
     return b->nearest_forward(r->context, resize, x, y);
 }
 
-static ym_status run_upsample_backward(const runner *r, const ym_resize *resize,
+static ym_status run_upsample_backward(const ym_runner *r, const ym_resize *resize,
                                        const ym_tensor *dy, ym_tensor *dx,
                                        bool accumulate)
 {
@@ -275,21 +138,19 @@ static ym_status run_upsample_backward(const runner *r, const ym_resize *resize,
     return b->nearest_backward(r->context, resize, dy, dx, accumulate);
 }
 
-static ym_status run_forward_step(const runner *r, const ym_step *step)
+static ym_status run_forward_step(const ym_runner *r, const ym_step *step)
 {
     const ym_backend *backend = r->context->backend;
     const ym_item *item = &r->plan->program->item[step->item];
-    ym_tensor x = resolve(r, step->in[0]), y = resolve(r, step->out[0]);
+    ym_tensor x = ym_run_tensor(r, step->in[0]), y = ym_run_tensor(r, step->out[0]);
     switch (step->kind) {
     case YM_STEP_CONV: {
         const ym_weight w = resolve_weight(r, step);
         return backend->conv_forward(r->context, &item->u.conv.shape, &x, &w,
-                                     param_data(r, item->u.conv.bias), &y);
+                                     ym_run_param(r, item->u.conv.bias), &y);
     }
-    case YM_STEP_BRICK: {
-        ym_brick brick = resolve_brick(r, step);
-        return backend->brick_forward(r->context, &brick, &y);
-    }
+    case YM_STEP_BRICK:
+        return ym_run_brick(r, step);
     case YM_STEP_MAX_POOL:
         return backend->max_pool_forward(r->context, &item->u.pool, &x, &y);
     case YM_STEP_AVG_POOL:
@@ -299,7 +160,7 @@ static ym_status run_forward_step(const runner *r, const ym_step *step)
     case YM_STEP_UPSAMPLE:
         return run_upsample(r, &item->u.resize, &x, &y);
     case YM_STEP_MULTIPLY: {
-        const ym_tensor other = resolve(r, step->in[1]);
+        const ym_tensor other = ym_run_tensor(r, step->in[1]);
         return backend->multiply(r->context, &x, &other, step->scale, &y,
                                  step->accumulate[0]);
     }
@@ -312,12 +173,12 @@ static ym_status run_forward_step(const runner *r, const ym_step *step)
     }
 }
 
-static ym_status run_backward_step(const runner *r, const ym_step *step)
+static ym_status run_backward_step(const ym_runner *r, const ym_step *step)
 {
     const ym_backend *backend = r->context->backend;
     const ym_item *item = &r->plan->program->item[step->item];
-    ym_tensor x = resolve(r, step->in[0]), dy = resolve(r, step->in[3]);
-    ym_tensor dx = resolve(r, step->out[0]);
+    ym_tensor x = ym_run_tensor(r, step->in[0]), dy = ym_run_tensor(r, step->in[3]);
+    ym_tensor dx = ym_run_tensor(r, step->out[0]);
     bool accumulate = step->accumulate[0];
     switch (step->kind) {
     case YM_STEP_CONV_DATA: {
@@ -338,24 +199,24 @@ static ym_status run_backward_step(const runner *r, const ym_step *step)
     }
 }
 
-static ym_status run_step(const runner *r, const ym_step *step)
+static ym_status run_step(const ym_runner *r, const ym_step *step)
 {
     r->context->scratch = NULL;
     r->context->scratch_bytes = 0;
     if (step->scratch >= 0) {
         const ym_block *block = &r->schedule->block[step->scratch];
-        r->context->scratch = arena(r, block->offset);
+        r->context->scratch = ym_run_arena(r, block->offset);
         r->context->scratch_bytes = block->bytes;
     }
     switch (step->kind) {
     case YM_STEP_PACK_WEIGHTS:
         return run_pack_weights(r);
     case YM_STEP_STATISTICS:
-        return run_statistics(r, step);
+        return ym_run_statistics(r, step);
     case YM_STEP_CONV_WEIGHT:
         return run_conv_weight(r, step);
     case YM_STEP_BRICK_BACKWARD:
-        return run_brick_backward(r, step);
+        return ym_run_brick_backward(r, step);
     case YM_STEP_CONV_DATA:
     case YM_STEP_MAX_POOL_BACKWARD:
     case YM_STEP_AVG_POOL_BACKWARD:
@@ -371,7 +232,7 @@ ym_status ym_plan_run_steps(const ym_plan *plan, const ym_schedule *schedule,
                             int32_t begin, int32_t end, ym_context *context,
                             const ym_bindings *bindings)
 {
-    runner r = {plan, schedule, context, bindings};
+    ym_runner r = {plan, schedule, context, bindings};
     YM_CHECK(&context->error, bindings->saved_bytes >= plan->forward.saved_bytes,
              YM_ERR_ARGUMENT, "saved: %zu bytes given, the plan needs %zu",
              bindings->saved_bytes, plan->forward.saved_bytes);

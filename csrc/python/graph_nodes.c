@@ -158,18 +158,20 @@ PyObject *ym_node_batch_norm(PyObject *self, PyObject *args, PyObject *kwargs)
 }
 
 const char ym_node_affine_doc[] = PyDoc_STR(
-    "affine(x, scale=1.0, shift=0.0, bias=-1, name='') -> value\n\n"
-    "scale * (x + shift) + bias of each channel, a param or -1. It takes the\n"
-    "next norm number; None stands there in the norms of a run.");
+    "affine(x, scale=1.0, shift=0.0, bias=-1, gamma=-1, name='') -> value\n\n"
+    "gamma * scale * (x + shift) + bias. gamma and bias: params, (C) or one number\n"
+    "for all channels, or -1. It takes the next norm number; None stands there in\n"
+    "the norms of a run.");
 
 PyObject *ym_node_affine(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"x", "scale", "shift", "bias", "name", NULL};
-    int x, bias = -1;
-    float scale = 1.0f, shift = 0.0f;
+    static char *names[] = {"x", "scale", "shift", "bias", "gamma", "name", NULL};
+    int x;
+    ym_affine affine = {.scale = 1.0f, .gamma = -1, .bias = -1};
     const char *name = "";
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|ffis:affine", names, &x, &scale,
-                                     &shift, &bias, &name)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|ffiis:affine", names, &x,
+                                     &affine.scale, &affine.shift, &affine.bias,
+                                     &affine.gamma, &name)) {
         return NULL;
     }
     ym_graph *graph = ym_graph_open(self);
@@ -178,8 +180,7 @@ PyObject *ym_node_affine(PyObject *self, PyObject *args, PyObject *kwargs)
     }
     int32_t made = -1;
     ym_error error;
-    ym_status status =
-        ym_graph_affine(graph, x, scale, shift, bias, name, &made, &error);
+    ym_status status = ym_graph_affine(graph, x, &affine, name, &made, &error);
     return ym_graph_made(status, made, &error);
 }
 

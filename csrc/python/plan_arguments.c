@@ -33,6 +33,28 @@ static bool is_vector(const ym_graph *g, const ym_param *param)
     return found;
 }
 
+/* A vector (K) of another shape, with sides of 1 beside that of K, becomes one: the
+ * (1, K, 1, 1) of a parameter that is multiplied with an activation. */
+static void drop_sides_of_one(ym_array *array, int64_t length)
+{
+    int side = -1;
+    for (int i = 0; i < array->ndim; i++) {
+        if (array->shape[i] == 1) {
+            continue;
+        }
+        if (side >= 0 || array->shape[i] != length) {
+            return;
+        }
+        side = i;
+    }
+    if (side < 0 && length != 1) {
+        return;
+    }
+    array->stride[0] = side < 0 ? 1 : array->stride[side];
+    array->shape[0] = length;
+    array->ndim = 1;
+}
+
 static int read_weight(const ym_plan *plan, PyObject *object, const char *name,
                        const ym_param *param, bool writes, ym_weight *weight)
 {
@@ -43,14 +65,16 @@ static int read_weight(const ym_plan *plan, PyObject *object, const char *name,
         (writes && ym_require_writable(&array, name) < 0)) {
         return -1;
     }
-    bool column = param->c == 1 && param->r == 1 && param->s == 1;
+    const bool column = param->c == 1 && param->r == 1 && param->s == 1;
+    if (column && array.ndim != 1 && is_vector(plan->graph, param)) {
+        drop_sides_of_one(&array, param->k);
+    }
     bool vector = column && array.ndim == 1;
     bool matrix = param->r == 1 && param->s == 1 && array.ndim == 2;
     if (ym_require_shape(&array, name, vector ? 1 : matrix ? 2 : 4, shape) < 0) {
         return -1;
     }
-    if (column && param->k > 1 && array.stride[0] != 1 &&
-        (vector || is_vector(plan->graph, param))) {
+    if (vector && param->k > 1 && array.stride[0] != 1) {
         return ym_require_packed(&array, name);
     }
     if (ym_require_device_of(&array, name, plan) < 0) {

@@ -9,6 +9,8 @@ calls_arithmetic  the same for sums, and for arithmetic with numbers
 calls_layers      the same for layers: convolution, batch norm, pooling, ...
 calls_gates       the same for gates: means, products, linear layers of one pixel
 frozen_norms      batch norms that a module works out by itself
+own_numbers       sums and products with parameters of one number for each channel
+expressions       how small tensors were made of the module's own
 derived           what is made of a value without a node: other shapes, places
 ir                what is written down: nodes, refs, stock calls, stages, parts
 parts             the end of a recording, cut into stages between the stock calls

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .calls import FLOATS, handles, identity, name_of
 from .frozen_norms import shifted
+from .own_numbers import shifted_by
 from .sharing import check_in_place
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def affine(
     in_place = is_in_place(func)
     if in_place:
         check_in_place(rec, input, name_of(func))
-    shape, attributes = rec.shape(value), (float(scale), float(shift), None)
+    shape, attributes = rec.shape(value), (float(scale), float(shift), None, None)
     made = rec.add_node("affine", (value,), attributes, shape, input.dtype)
     sides = tuple(input.shape)
     out = input if in_place else rec.fakes.empty(sides, input.dtype, input.device)
@@ -67,6 +68,10 @@ def _add(rec: Recorder, func: Any, input: Any, other: Any, *, alpha: Any = 1) ->
     norm = shifted(rec, input, other, in_place) if alpha == 1 else None
     if norm is not None:
         return norm
+    if alpha == 1:
+        moved = shifted_by(rec, input, other, name_of(func), in_place)
+        if moved is not None:
+            return moved
     a, b = _terms(rec, input, other)
     if a is None or b is None or alpha != 1 or rec.shape(a) != rec.shape(b):
         return None

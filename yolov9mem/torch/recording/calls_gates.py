@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from .. import devices
-from .calls import FLOATS, handles, identity
+from .calls import FLOATS, handles, identity, name_of
 from .calls_arithmetic import affine, is_in_place, is_number
 from .frozen_norms import scaled
+from .own_numbers import scaled_by
 from .sharing import check_in_place, note_views
 
 if TYPE_CHECKING:
@@ -159,6 +160,8 @@ def _mul(rec: Recorder, func: Any, input: Any, other: Any, **more: Any) -> Any:
     if more or not all(isinstance(t, Tensor) for t in pair):
         return None
     product = None if is_in_place(func) else scaled(rec, input, other)
+    if product is None:
+        product = scaled_by(rec, input, other, name_of(func), is_in_place(func))
     if product is not None:
         return product
     if not all(t.ndim == 4 for t in pair):

@@ -123,7 +123,9 @@ def _conv_transpose2d(
     attributes = (weight_path, step, _pair(padding), more, _pair(dilation), groups)
     value = rec.add_node("conv_transpose", (x,), attributes, shape, dtype)
     if bias_path is not None:
-        value = rec.add_node("affine", (value,), (1.0, 0.0, bias_path), shape, dtype)
+        value = rec.add_node(
+            "affine", (value,), (1.0, 0.0, None, bias_path), shape, dtype
+        )
     return rec.bind(out, value)
 
 

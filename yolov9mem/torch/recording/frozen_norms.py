@@ -10,16 +10,16 @@ The product is written down only if it is read by something else than that sum.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .calls import FLOATS, only_adds_sides
+from .calls import FLOATS
 from .effects import memory_of
-from .ir import NormCall, Ref, StockCall
+from .expressions import Expressions
+from .ir import NormCall, Ref
 from .sharing import check_in_place
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 PRODUCTS = ("mul", "multiply", "__mul__", "__rmul__")
 SUMS = ("add", "__add__", "__radd__")
 DIFFERENCES = ("sub", "subtract", "__sub__")
-VIEWS = ("view", "reshape", "unsqueeze", "__getitem__")
 
 
 class Scale(NamedTuple):
@@ -41,47 +40,8 @@ class Scale(NamedTuple):
     memory: Any  # of the vector
 
 
-class _Expressions:
-    """How small tensors of one recording were made of the module's own."""
-
-    def __init__(self, rec: Recorder) -> None:
-        self._rec = rec
-
-    def _call(self, leaf: Any) -> StockCall | None:
-        is_result = isinstance(leaf, Ref) and leaf.kind == "stock"
-        return self._rec.recording.calls[leaf.key[0]] if is_result else None
-
-    def vector(self, leaf: Any) -> Any:
-        """What ``leaf`` is a view of that only adds or drops sides of 1."""
-        call = self._call(leaf)
-        while call is not None and call.name in VIEWS:
-            if call.name == "__getitem__" and not only_adds_sides(call.args[1]):
-                break
-            leaf = call.args[0]
-            call = self._call(leaf)
-        return leaf
-
-    def path(self, leaf: Any) -> str | None:
-        """Of the module's tensor that it is."""
-        found = self.vector(leaf)
-        is_path = isinstance(found, Ref) and found.kind == "path"
-        return str(found.key) if is_path else None
-
-    def operands(self, leaf: Any, names: Collection[str], count: int = 2) -> Any:
-        """Of the call of such a name that made it, or None."""
-        call = self._call(self.vector(leaf))
-        if call is None or call.name not in names or call.kwargs:
-            return None
-        return call.args if len(call.args) == count else None
-
-    def pair(self, leaf: Any, names: Collection[str]) -> list[tuple[Any, Any]]:
-        """Both orders of a call's operands; none if it is no such call."""
-        found = self.operands(leaf, names)
-        return [] if found is None else [tuple(found), tuple(reversed(found))]
-
-
 def _scale(rec: Recorder, vector: Ref, memory: Any) -> Scale | None:
-    made = _Expressions(rec)
+    made = Expressions(rec)
     for weight, factor in made.pair(vector, PRODUCTS):
         gamma = made.path(weight)
         root = made.operands(factor, ("rsqrt",), 1) or (None,)
@@ -96,7 +56,7 @@ def _scale(rec: Recorder, vector: Ref, memory: Any) -> Scale | None:
 
 def _shift(rec: Recorder, vector: Any, scale: Scale) -> tuple[str, str] | None:
     """The paths of mean and beta in beta - mean * scale."""
-    made = _Expressions(rec)
+    made = Expressions(rec)
     beta, moved = made.operands(vector, DIFFERENCES) or (None, None)
     for running, factor in made.pair(moved, PRODUCTS):
         mean, bias = made.path(running), made.path(beta)

@@ -53,7 +53,7 @@ def _upsample(x: Tensor, scale: Any, size: Any, mode: str, corners: bool) -> Ten
     return F.interpolate(x, mode=mode, align_corners=align, **given)
 
 
-def _affine(x: Tensor, scale: float, shift: float, _: None) -> Tensor:
+def _affine(x: Tensor, scale: float, shift: float, *_: None) -> Tensor:
     x = x + shift if shift else x
     return x * scale if scale != 1 else x
 
@@ -95,12 +95,22 @@ NAMES = {  # as a user knows them, where a node has another
 PASSING_ON = ("add", "affine", "concat", "slice")  # their backward needs no operand
 
 
+def _passes_on(node: Node) -> bool:
+    is_product = node.op == "affine" and node.attributes[2] is not None
+    return node.op in PASSING_ON and not is_product
+
+
+def has_params(node: Node) -> bool:
+    """Of an affine one: is a parameter in it?"""
+    return node.attributes[2:] != (None, None)
+
+
 def can_be_left(node: Node) -> bool:
     """Is there a stock call that does the same?"""
     if node.op == "activation":
         return node.attributes[0] in ACTIVATIONS
     if node.op == "affine":
-        return node.attributes[-1] is None  # else the bias of a transposed convolution
+        return not has_params(node)
     return node.op in CALLS
 
 
@@ -131,7 +141,7 @@ def _last_relus(nodes: list[Node]) -> list[int]:
     read = {value for node in nodes for value in node.operands}
     bare: list[bool] = []  # by node: is it a sum or the like of such a result?
     for node in nodes:
-        passes_on = node.op in PASSING_ON and any(bare[v] for v in node.operands)
+        passes_on = _passes_on(node) and any(bare[v] for v in node.operands)
         bare.append(node.is_convolution or passes_on)
     return [
         number

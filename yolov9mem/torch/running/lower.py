@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -38,6 +39,7 @@ class Program:
         self.norms: list[NormCall | None] = []  # by norm number; None: an affine call
         self.groups: list[Any] = []  # of processes that share norms
         self._param_number: dict[str, int] = {}
+        self._param_shape: dict[str, tuple[int, ...]] = {}
         self._norm_number: dict[int, int] = {}
         self._values: list[int] = []  # of the graph, by value of the part
         for number, stage in enumerate(part.stages):
@@ -70,16 +72,26 @@ class Program:
         running = [path for n in norms for path in (n.mean, n.variance) if path]
         return [*self.params, *running]
 
-    def _param(self, path: str | None) -> int:
+    def _param(self, path: str | None, shape: tuple[int, ...] | None = None) -> int:
         if path is None:
             return -1
-        if path not in self._param_number:
+        if shape is None:
             shape = self.shapes[path]
             if len(shape) == 2:  # of a linear layer
                 shape = (*shape, 1, 1)
+        if path not in self._param_number:
             self._param_number[path] = self.graph.param(shape, path)
+            self._param_shape[path] = shape
             self.params.append(path)
+        if shape != self._param_shape[path]:
+            reason = "it is a weight in one call and numbers of channels in another"
+            raise CannotLower("forward", path, reason)
         return self._param_number[path]
+
+    def _numbers(self, path: str | None) -> int:
+        """A parameter of any shape with one number for each channel, or for all."""
+        count = 0 if path is None else math.prod(self.shapes[path])
+        return self._param(path, (count,))
 
     def _input(self, node: Node) -> int:
         return self.graph.input(node.shape[1])
@@ -111,10 +123,11 @@ class Program:
         )
 
     def _affine(self, node: Node) -> int:
-        scale, shift, bias = node.attributes
+        scale, shift, *paths = node.attributes
+        gamma, bias = map(self._numbers, paths)
         x = self._values[node.operands[0]]
         self.norms.append(None)
-        return self.graph.affine(x, scale, shift, self._param(bias), node.path)
+        return self.graph.affine(x, scale, shift, bias, gamma, node.path)
 
     def _norm(self, node: Node) -> int:
         number = node.attributes[0]
@@ -234,7 +247,7 @@ def flows(
         elif node.op == "conv_transpose":
             own = node.attributes[:1]
         elif node.op == "affine":
-            own = node.attributes[-1:]
+            own = node.attributes[2:]
         elif node.op == "norm":
             call = program.part.norms[node.attributes[0]]
             own = (call.gamma, call.beta)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""Sums and products with a parameter that has one number for each channel, or one for all:
+LayerScale (arXiv:2103.17239), the implicit knowledge of YOLOR and YOLOv7
+(arXiv:2105.04206), the learnable affine blocks of PP-HGNetV2, gates of shortcuts.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .calls import FLOATS
+from .expressions import Expressions
+from .sharing import check_in_place
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
+
+def scaled_by(
+    rec: Recorder, input: Any, other: Any, name: str, in_place: bool
+) -> Tensor | None:
+    """The product of a value and such a parameter, or None: it is none."""
+    return _affine(rec, input, other, name, in_place, is_product=True)
+
+
+def shifted_by(
+    rec: Recorder, input: Any, other: Any, name: str, in_place: bool
+) -> Tensor | None:
+    """The sum of a value and such a parameter, or None: it is none."""
+    return _affine(rec, input, other, name, in_place, is_product=False)
+
+
+def _affine(
+    rec: Recorder, input: Any, other: Any, name: str, in_place: bool, is_product: bool
+) -> Tensor | None:
+    for x, numbers in ((input, other), (other, input)):
+        value = rec.value(x)
+        path = None if value is None else _path(rec, x, numbers)
+        if value is None or path is None or (in_place and x is not input):
+            continue
+        if in_place:
+            check_in_place(rec, x, name)
+        shape, dtype = rec.shape(value), torch.result_type(x, numbers)
+        dtype = x.dtype if in_place else dtype
+        params = (path, None) if is_product else (None, path)
+        made = rec.add_node("affine", (value,), (1.0, 0.0, *params), shape, dtype)
+        out = x if in_place else rec.fakes.empty(shape, dtype, x.device)
+        return rec.bind(out, made)
+    return None
+
+
+def _path(rec: Recorder, x: Tensor, numbers: Any) -> str | None:
+    """Of the parameter that ``numbers`` is, if those are for the channels of ``x``."""
+    if not isinstance(numbers, Tensor) or x.dtype not in FLOATS or x.ndim != 4:
+        return None
+    sides = (1,) * (4 - numbers.ndim) + tuple(numbers.shape)
+    if sides not in ((1, 1, 1, 1), (1, x.shape[1], 1, 1)):
+        return None
+    ref = rec.ref.get(id(numbers))
+    path = rec.parameter_path(numbers) if ref is None else Expressions(rec).path(ref)
+    if path is None:
+        return None
+    own: Tensor = attrgetter(path)(rec.fakes.module)
+    is_one = isinstance(own, nn.Parameter) and own.dtype in FLOATS
+    is_vector = sum(side > 1 for side in own.shape) <= 1 and own.is_contiguous()
+    return path if is_one and is_vector and own.numel() == numbers.numel() else None
