@@ -5,11 +5,15 @@ their other instances, copies and replicas run what they run in stock PyTorch.""
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
+import torch
 from models_for_tests import (
+    Brick,
     Elan,
     assert_close,
     assert_same_training,
@@ -19,6 +23,7 @@ from models_for_tests import (
     trains_in_core,
 )
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as again
 from wrappers import (
     Around,
     Forward,
@@ -272,3 +277,63 @@ def test_nothing_is_left_of_a_module_that_runs() -> None:
     with pytest.raises(RuntimeError):
         ours(image()[0, 0, 0])
     assert not registry._acting.patches
+
+
+class Layer(nn.Module):
+    """A wrapper that asks whether it is the outermost, as transformers' layers are."""
+
+    calls: ClassVar[list[nn.Module]] = []
+
+    def __init_subclass__(cls, **more: object) -> None:
+        super().__init_subclass__(**more)
+        forward = cls.forward
+
+        @functools.wraps(forward)
+        def wrapper(self: Layer, *args: Tensor) -> Tensor:
+            if type(self).forward is wrapper and self.training:
+                Layer.calls.append(self)
+                return again(lambda *x: forward(self, *x), *args, use_reentrant=False)
+            return forward(self, *args)
+
+        cls.forward = wrapper
+
+
+class Inner(Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.brick = Brick(8, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.brick(x)
+
+
+class Outer(Inner):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).cos()
+
+
+def checkpointed(module: nn.Sequential) -> list[int]:
+    """Which of its modules checkpoint themselves in a step; a recording calls copies."""
+    Layer.calls.clear()
+    module.zero_grad()
+    module(image()).square().sum().backward()
+    return [i for i, part in enumerate(module) for x in Layer.calls if x is part]
+
+
+@pytest.mark.parametrize("cls", [Inner, Outer])
+def test_a_wrapper_knows_that_it_is_the_outermost(cls: type[Layer]) -> None:
+    forward = cls.forward
+    torch.manual_seed(0)
+    stock = nn.Sequential(Brick(3, 8, 3), cls(), cls())
+    beside, ours = copy.deepcopy(stock), copy.deepcopy(stock)
+    assert checkpointed(stock) == [1, 2]
+    ym.checkpoint(ours, strict=False)
+    for _ in range(2):
+        assert checkpointed(ours) == checkpointed(beside) == [1, 2]
+        ym.checkpoint(ours, "min", strict=False)  # another of ours in the class
+    stock.load_state_dict(ours.state_dict())
+    assert_same_training(ours, stock, image())
+    ym.release(ours)
+    assert cls.forward is forward and checkpointed(ours) == [1, 2]
+    stock.load_state_dict(ours.state_dict())
+    assert_same_training(ours, stock, image())

@@ -35,9 +35,13 @@ class Patch:
     def put(self, ours: Callable[..., Any]) -> None:
         self.ours = ours
         setattr(ours, _MARK, self)
+        for cell in _cells_of_itself(self.beneath):
+            cell.cell_contents = ours
         setattr(self.cls, self.name, ours)
 
     def take_away(self) -> None:
+        for cell in _cells_of_itself(self.beneath, self.ours):
+            cell.cell_contents = self.beneath
         if self.beneath is MISSING:
             delattr(self.cls, self.name)
         else:
@@ -52,6 +56,26 @@ class Patch:
         kind = kind if issubclass(kind, self.cls) else self.cls
         found: Callable[..., Any] = getattr(super(self.cls, kind), self.name)
         return found
+
+
+def _cells_of_itself(function: Any, known_as: Any = None) -> list[Any]:
+    """Of the closure of what ours lie around: those by which it knows what the class has.
+
+    Wrappers ask that whether they are the outermost: ``type(self).forward is wrapper``, as
+    transformers' layers do before they checkpoint themselves.
+    """
+    known_as = known_as or function
+    while (patch := patch_of(function)) is not None:
+        function = patch.beneath
+    cells = getattr(function, "__closure__", None) or ()
+    return [cell for cell in cells if _content(cell) is known_as]
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # empty
+        return None
 
 
 def patch_of(function: Any) -> Patch | None:
