@@ -22,6 +22,7 @@ import yolov9mem.torch as ym
 
 SPELLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "max(axis=)": lambda x: x.max(axis=1).values,
+    "mean(axis=)": lambda x: torch.mean(x, axis=(2, 3), keepdims=True),
     "max(other=)": lambda x: torch.max(x, other=x.cos()),
     "add(out=)": lambda x: torch.add(x.detach(), 1, out=torch.empty_like(x.detach())),
     "dropout(train=)": lambda x: torch.dropout(x, 0.5, train=False),
@@ -54,6 +55,23 @@ def test_other_spellings_of_known_calls(name: str, strict: bool) -> None:
         outputs.append([*made, *(p.grad for p in module.parameters())])
     for mine, theirs in zip(*outputs, strict=True):
         assert_close(mine.detach(), theirs.detach())
+    assert ran_in_core(ours) == 1
+
+
+def test_names_of_numpy_are_those_of_torch() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = Brick(3, 6, 3), Brick(12, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            x = x * x.max(axis=1, keepdims=True).values * x.mean(axis=1, keepdims=True)
+            return self.b(torch.cat((x, x * 2), axis=1))
+
+    stock = Named()
+    ours = ym.checkpoint(copy.deepcopy(stock))
+    assert_same_training(ours, stock, image())
     assert ran_in_core(ours) == 1
 
 

@@ -39,11 +39,32 @@ def test_eval_and_no_grad_are_stock() -> None:
 
 def test_arguments_that_are_not_default_are_stock() -> None:
     module = ym.checkpoint(Net())
-    backward(module(image(), augment=True))
-    backward(module(image(), True))
-    assert ran_in_core(module) == 0
+    with pytest.warns(
+        ym.StockForwardWarning, match="augment=True is not its def"
+    ) as told:
+        backward(module(image(), augment=True))
+        backward(module(image(), True))
+    assert len(told) == 1 and ran_in_core(module) == 0
     assert "augment=True is not its default" in ym.report(module).rows[0].detail
     assert trains_in_core(module, image(), False)
+
+
+def test_the_parts_are_not_where_the_module_is_for_its_arguments() -> None:
+    """As in DAMO-YOLO, whose forward takes boxes in objects of its own."""
+
+    class Trained(Net):
+        def forward(self, x: Tensor, targets: object = None) -> Tensor:
+            return sum(leaf.square().mean() for leaf in leaves(super().forward(x)))
+
+    stock = Trained()
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    with pytest.warns(
+        ym.StockForwardWarning, match="targets, list, is not its default"
+    ):
+        losses = [module(image(), [object()]) for module in (ours, stock)]
+    assert_close(*losses)
+    states = {row.path: row.state for row in ym.report(ours).rows}
+    assert states.pop("") == "stock" and "swapped" in states.values()
 
 
 @JIT
@@ -160,8 +181,9 @@ def test_an_inner_hook_is_stock_and_said_once() -> None:
 def test_not_strict_swaps_what_an_inner_hook_leaves() -> None:
     module = ym.checkpoint(nn.Sequential(Elan(3, 8, 4), Elan(8, 8, 4)), strict=False)
     module[0].cv1.register_forward_hook(lambda *args: None)
-    with pytest.warns(ym.StockForwardWarning):
+    with pytest.warns(ym.StockForwardWarning, match="0.cv1 has a hook") as told:
         backward(module(image()))
+    assert len(told) == 1  # the report tells of the other modules
     found = {row.path: row.state for row in ym.report(module).rows}
     assert found["1"] == "swapped"
     assert found[""] == "stock"

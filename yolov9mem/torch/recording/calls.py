@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 FULL = slice(None)
 NAMES: dict[Any, str] = {F.max_pool2d: "max_pool2d", F.relu: "relu"}
+OF_NUMPY = {"axis": "dim", "keepdims": "keepdim"}  # torch takes both names
 HANDLERS: dict[str, Callable[..., Any]] = {}
 
 
@@ -50,9 +51,10 @@ def answer(
     handler: Callable[..., Any], rec: Recorder, func: Any, args: Any, kwargs: Any
 ) -> Any:
     """The handler's; None where the call has other arguments than it knows, as
-    ``x.max(axis=1)`` has or torch.batch_norm beside F.batch_norm."""
+    torch.batch_norm has beside F.batch_norm."""
+    named = {OF_NUMPY.get(name, name): value for name, value in kwargs.items()}
     try:
-        return handler(rec, func, *args, **kwargs)
+        return handler(rec, func, *args, **named)
     except TypeError as error:
         own = error.__traceback__
         if own is None or own.tb_next is not None:  # raised within the handler

@@ -102,6 +102,18 @@ def unusual_tensor(leaf: Tensor) -> str | None:
     return None
 
 
+def unexpected(reason: str) -> str:
+    """The kind of a reason that a user is warned of, or nothing."""
+    kinds = ("hook", "built", "is not its default")
+    return next((kind for kind in kinds if kind in reason), "")
+
+
+def spares_parts(reason: str) -> bool:
+    """Is it one of the module as a whole, whose parts may run in the core?"""
+    kinds = ("hook", "is not its default", "an argument is a ")
+    return any(kind in reason for kind in kinds)
+
+
 class Defaults:
     """Are the arguments that have a default left at it?"""
 

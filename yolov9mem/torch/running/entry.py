@@ -73,6 +73,7 @@ class Entry:
         self._looked_at: set[int] = set()  # ids of objects in attributes
         self._defaults: conditions.Defaults | None = None
         self._descended = False
+        self._told: set[str] = set()  # kinds of reasons, also of what lies below
         self._changes = 0
         self._in_a_row = 0  # forwards that were recorded
 
@@ -199,13 +200,15 @@ class Entry:
 
     def _say(self, origin: nn.Module, reason: str) -> None:
         self.reasons[reason] += 1
-        if self.reasons[reason] == 1 and ("hook" in reason or "built" in reason):
+        kind = conditions.unexpected(reason)
+        if kind and kind not in self._told:
+            self._told.add(kind)
             warnings.warn(
                 f"yolov9mem: {self.name} runs in stock PyTorch: {reason}",
                 StockForwardWarning,
                 stacklevel=8,  # the caller of the module
             )
-        if "hook" in reason and not self.strict:
+        if not self.strict and conditions.spares_parts(reason):
             self._descend(origin)
 
     def _refuse(self, origin: nn.Module, failure: CannotLower) -> None:
@@ -231,17 +234,14 @@ class Entry:
                 f"{self.name} cannot be lowered as a whole; use 'all', 'conv' or 'min'"
             )
         for path, child in origin.named_modules():
-            if (
-                child is origin
-                or not child._modules
-                or registry.runner_of(child) is not None
-            ):
+            known = child is origin or registry.runner_of(child) is not None
+            if known or not child._modules:
                 continue
             entry = Entry(
                 child, self.keep, False, self.segments, self.backend, self.cuda_graphs
             )
             entry.path = f"{self.path}.{path}" if self.path else path
-            entry.below_stock = True
+            entry.below_stock, entry._told = True, self._told
             registry.register(child, entry)
 
     # Recordings and plans
