@@ -338,30 +338,6 @@ def test_recording_leaves_no_trace() -> None:
     backward(out)
 
 
-def test_random_draws_in_forward_move_the_generators_as_in_stock() -> None:
-    class Draws(Brick):
-        def forward(self, x):
-            torch.rand(3)
-            if self.decides:
-                random.random()
-            return super().forward(x)
-
-    stock = Draws(3, 4)
-    stock.decides = False
-    module = ym.checkpoint(copy.deepcopy(stock))
-    python, states = random.getstate(), []
-    for each in (stock, module):
-        torch.manual_seed(3)
-        each(image(size=32))
-        states.append(torch.get_rng_state())
-    assert torch.equal(*states)
-    module.decides = True
-    with pytest.raises(ym.CannotLower, match="forward draws from"):
-        module(image(size=32))
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert random.getstate() == python
-
-
 def test_hooks_and_heavy_attributes_are_not_copied() -> None:
     class NoCopy:
         def __deepcopy__(self, memo):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 
 import pytest
@@ -77,3 +78,27 @@ def test_it_does_in_a_strict_recording(aside: Callable[[Unread, Tensor], None]) 
     stock = Unread(aside)
     stock.second = nn.Identity()
     check(stock, "conv", strict=True)
+
+
+def test_random_draws_in_forward_move_the_generators_as_in_stock() -> None:
+    class Draws(Brick):
+        def forward(self, x):
+            torch.rand(3)
+            if self.decides:
+                random.random()
+            return super().forward(x)
+
+    stock = Draws(3, 4)
+    stock.decides = False
+    module = ym.checkpoint(copy.deepcopy(stock))
+    python, states = random.getstate(), []
+    for each in (stock, module):
+        torch.manual_seed(3)
+        each(image(size=32))
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+    module.decides = True
+    with pytest.raises(ym.CannotLower, match="forward draws from"):
+        module(image(size=32))
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == python
