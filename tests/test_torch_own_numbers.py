@@ -125,6 +125,34 @@ def test_nothing_is_held_for_it_but_a_convolutions_result(name: str) -> None:
     assert 0 <= held(case(name)) - held(plain) <= vectors
 
 
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("shape", [(), (1,), (1, C, 1, 1), (C, 1, 1)])
+def test_the_last_of_a_convolution_is_left(
+    shape: tuple[int, ...], strict: bool
+) -> None:
+    """As YOLOv7's ImplicitM: the convolution's result, which both hold, is handed out."""
+
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.conv = Brick(3, 8, 3), nn.Conv2d(8, C, 1)
+            self.own = Own(lambda m, x: (x + m.shift) * m.scale, *shape)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.own(self.conv(self.first(x)))
+
+    torch.manual_seed(3)
+    stock = Head()
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=strict)
+    for size in (32, 24):
+        assert_same_training(ours, stock, image(size=size))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ours(image()).dtype == stock(image()).dtype
+        assert_same_training(ours, stock, image(), tolerance=0.06)
+    rows = {row.path: row.detail for row in ym.report(ours).rows}
+    assert ran_in_core(ours) == 4 and "own" not in rows
+
+
 @pytest.mark.parametrize("name", ["one", "each"])
 def test_gradients_are_added_where_they_are(name: str) -> None:
     stock = case(name)

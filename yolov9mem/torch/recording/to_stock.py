@@ -53,9 +53,12 @@ def _upsample(x: Tensor, scale: Any, size: Any, mode: str, corners: bool) -> Ten
     return F.interpolate(x, mode=mode, align_corners=align, **given)
 
 
-def _affine(x: Tensor, scale: float, shift: float, *_: None) -> Tensor:
+def _affine(x: Tensor, scale: float, shift: float, *learnt: Tensor | None) -> Tensor:
+    gamma, bias = (p if p is None else p.reshape(-1, 1, 1) for p in learnt)
     x = x + shift if shift else x
-    return x * scale if scale != 1 else x
+    x = x * scale if scale != 1 else x
+    x = x if gamma is None else x * gamma
+    return x if bias is None else x + bias
 
 
 def _mean(x: Tensor, axes: str) -> Tensor:
@@ -95,31 +98,30 @@ NAMES = {  # as a user knows them, where a node has another
 PASSING_ON = ("add", "affine", "concat", "slice")  # their backward needs no operand
 
 
+def _scales_by_a_parameter(node: Node) -> bool:
+    return node.op == "affine" and node.attributes[2] is not None
+
+
 def _passes_on(node: Node) -> bool:
-    is_product = node.op == "affine" and node.attributes[2] is not None
-    return node.op in PASSING_ON and not is_product
-
-
-def has_params(node: Node) -> bool:
-    """Of an affine one: is a parameter in it?"""
-    return node.attributes[2:] != (None, None)
+    return node.op in PASSING_ON and not _scales_by_a_parameter(node)
 
 
 def can_be_left(node: Node) -> bool:
     """Is there a stock call that does the same?"""
     if node.op == "activation":
         return node.attributes[0] in ACTIVATIONS
-    if node.op == "affine":
-        return not has_params(node)
     return node.op in CALLS
 
 
 def tails(nodes: list[Node]) -> list[int]:
     """Sigmoids that no convolution, batch norm or product follows, and what does follow;
-    and last ReLUs that are made of convolutions without a batch norm between.
+    and last ReLUs, and last products with a parameter, that are made of convolutions
+    without a batch norm between.
 
-    Eager PyTorch keeps the result of both, which the caller has anyway, and a graph would
-    keep what it is made of. In what follows there is nothing to save either.
+    Eager PyTorch keeps the result of both activations, which the caller has anyway, and a
+    graph would keep what it is made of; the product's operand is kept by both, where the
+    graph has no other copy of it if it hands it out. In what follows there is nothing to
+    save either.
     """
     leads_on = [False] * len(nodes)
     for number in reversed(range(len(nodes))):
@@ -132,12 +134,12 @@ def tails(nodes: list[Node]) -> list[int]:
         sigmoid = node.op == "activation" and node.attributes[0] == "sigmoid"
         if (sigmoid and not leads_on[number]) or not found.isdisjoint(node.operands):
             found.add(number)
-    return sorted(found.union(_last_relus(nodes)))
+    return sorted(found.union(_last_of_convolutions(nodes)))
 
 
-def _last_relus(nodes: list[Node]) -> list[int]:
-    """Those that no node reads, and for which alone results of convolutions are kept: a
-    batch norm keeps them as well."""
+def _last_of_convolutions(nodes: list[Node]) -> list[int]:
+    """ReLUs and products that no node reads, and for which alone results of convolutions
+    are kept: a batch norm keeps them as well."""
     read = {value for node in nodes for value in node.operands}
     bare: list[bool] = []  # by node: is it a sum or the like of such a result?
     for node in nodes:
@@ -146,8 +148,7 @@ def _last_relus(nodes: list[Node]) -> list[int]:
     return [
         number
         for number, node in enumerate(nodes)
-        if node.op == "activation"
-        and node.attributes[0] == "relu"
+        if (node.attributes[:1] == ("relu",) or _scales_by_a_parameter(node))
         and number not in read
         and bare[node.operands[0]]
     ]
@@ -155,14 +156,27 @@ def _last_relus(nodes: list[Node]) -> list[int]:
 
 def _stock_call(number: int, node: Node) -> StockCall:
     name = node.attributes[0] if node.op == "activation" else node.op
+    if node.op == "affine":
+        name = "mul" if node.attributes[0] != 1 or node.attributes[2] else "add"
     name = NAMES.get(name, name)
 
     def call(*given: Any) -> Tensor:
         return CALLS[node.op](*given).to(node.dtype)  # as an addition in place does
 
-    refs = tuple(Ref("value", value) for value in node.operands)
+    operands = tuple(Ref("value", value) for value in node.operands)
+    settings, refs = node.attributes, operands
+    if node.op == "affine":
+        paths = tuple(path and Ref("path", path) for path in settings[2:])
+        settings = (*settings[:2], *paths)
+        refs += tuple(path for path in paths if path)
     made = StockCall(
-        call, (*refs, *node.attributes), {}, name, node.path, (name, node.path), None
+        call,
+        (*operands, *settings),
+        {},
+        name,
+        node.path,
+        (name, node.path),
+        None,
     )
     made.refs, made.made, made.nodes_before = refs, (("result", 0),), number
     made.bytes = (0 if node.op == "slice" else node.nbytes,)
