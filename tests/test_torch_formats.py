@@ -215,3 +215,61 @@ def test_random_numbers_are_drawn_in_the_order_of_stock(name: str, order) -> Non
     assert torch.equal(made[1], made[3])
     assert_close(list(grads(ours).values()), list(grads(stock).values()), 1e-4)
     assert ran_in_core(ours) == 1
+
+
+ORDERS: dict[str, Callable[[Own, Tensor], Tensor]] = {
+    "convolution": lambda m, x: m.conv(x),
+    "batch norm": lambda m, x: m.norm(x),
+    "activation": lambda m, x: F.silu(x),
+    "pool": lambda m, x: F.max_pool2d(x, 3, 1, 1),
+    "upsampling": lambda m, x: F.interpolate(x, scale_factor=2),
+    "sum": lambda m, x: x + x.relu(),
+    "sum with a number": lambda m, x: 0.5 + x,
+    "product": lambda m, x: x * m.conv(x).sigmoid(),
+    "gate": lambda m, x: x.mean((2, 3), keepdim=True) * x,
+    "parameter": lambda m, x: m.scale * x,
+    "concatenation": lambda m, x: torch.cat((x, m.norm(x)), 1)[:, 4:12],
+    "concatenation of both": lambda m, x: torch.cat((x, x.contiguous()), 1)[:, 4:12],
+    "slice": lambda m, x: F.relu(x[:, 2:6]).repeat(1, 2, 1, 1),
+    "copy": lambda m, x: x.clone(),
+    "contiguous copy": lambda m, x: x.contiguous(),
+    "the same again": lambda m, x: x.contiguous(memory_format=torch.channels_last),
+    "and back": lambda m, x: x.contiguous().to(memory_format=torch.channels_last),
+}
+
+
+class Own(nn.Module):
+    """Makes values channels_last by itself, as models with layer norms between do."""
+
+    def __init__(self, order: str, drawn: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first = nn.Sequential(Brick(3, 8, 3), Brick(8, 8))
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.layer_norm, self.norm = nn.LayerNorm(8), nn.BatchNorm2d(8)
+        self.scale = nn.Parameter(torch.rand(1, 8, 1, 1))
+        self.order, self.drawn = order, drawn
+        self.last = nn.Sequential(Brick(8, 4), Brick(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).permute(0, 2, 3, 1)
+        x = self.norm(self.layer_norm(x).permute(0, 3, 1, 2))
+        return self.last(self.drawn(ORDERS[self.order](self, x)))
+
+
+@pytest.mark.parametrize("keep", ["conv", "min"])
+@pytest.mark.parametrize("drawn", ["dropout", "randn_like", "tokens"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_models_own_order_is_that_of_stock(order: str, drawn: str, keep: str) -> None:
+    torch.manual_seed(0)
+    stock = Own(order, DRAWN[drawn])
+    ours = ym.checkpoint(copy.deepcopy(stock), keep, strict=False)
+    made = []
+    for module in (ours, stock):
+        torch.manual_seed(5)
+        made.append(module(image()))
+        made[-1].square().mean().backward()
+        made.append(torch.get_rng_state())
+    assert_close(made[0], made[2])
+    assert torch.equal(made[1], made[3])
+    assert_close(list(grads(ours).values()), list(grads(stock).values()), 1e-3)
+    assert ran_in_core(ours) == 1

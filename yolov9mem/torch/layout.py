@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which tensors the C step can walk through element by element."""
+"""How tensors lie in memory: which the C step can walk through element by element."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def _is_dense(x: Tensor) -> bool:
             return False
         expected *= size
     return True
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Is it (N, C, H, W) in that layout and in no other?"""
+    return x.ndim == 4 and x.stride(1) == 1 and not x.is_contiguous()
 
 
 def is_flat(x: Tensor) -> bool:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..layout import is_channels_last
 from .ir import CannotLower
 from .sharing import note_views
 
@@ -94,7 +95,11 @@ def identity(
     value = rec.value(input)
     if value is None:
         return None
-    made = rec.fakes.empty(rec.shape(value), input.dtype, input.device)
+    made = input
+    if is_channels_last(input) or options:  # it may come out in another order
+        made = call(input, **options)
+    if made is input:
+        made = rec.fakes.empty(rec.shape(value), input.dtype, input)
     return _bind_copy(rec, value, input, made, call, (input,), options)
 
 
@@ -140,7 +145,7 @@ def _contiguous(rec: Recorder, func: Any, input: Tensor, **format: Any) -> Any:
     if value is None:
         return None
     made = input
-    if rec.recording.nodes[value].op == "input":
+    if rec.recording.nodes[value].op == "input" or is_channels_last(input):
         made = identity(rec, input, func, **format)
     elif (
         format.get("memory_format", torch.contiguous_format) != torch.contiguous_format
@@ -170,7 +175,9 @@ def _cat(rec: Recorder, func: Any, tensors: Any, dim: int = 0, **more: Any) -> A
         dtype = torch.promote_types(dtype, tensor.dtype)
     shape = (n, sum(s[1] for s in shapes), h, w)
     value = rec.add_node("concat", values, (), shape, dtype)
-    return rec.bind(rec.fakes.empty(shape, dtype, tensors[0].device), value)
+    others = [tensor for tensor in tensors if not is_channels_last(tensor)]
+    like = others[0] if others else tensors[0]
+    return rec.bind(rec.fakes.empty(shape, dtype, like), value)
 
 
 def _slices(rec: Recorder, x: int, results: Any) -> Any:

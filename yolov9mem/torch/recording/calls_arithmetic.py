@@ -48,7 +48,7 @@ def affine(
     shape, attributes = rec.shape(value), (float(scale), float(shift), None, None)
     made = rec.add_node("affine", (value,), attributes, shape, input.dtype)
     sides = tuple(input.shape)
-    out = input if in_place else rec.fakes.empty(sides, input.dtype, input.device)
+    out = input if in_place else rec.fakes.empty(sides, input.dtype, input)
     return rec.derived.bind(out, made)
 
 
@@ -80,7 +80,7 @@ def _add(rec: Recorder, func: Any, input: Any, other: Any, *, alpha: Any = 1) ->
     dtype = input.dtype if in_place else torch.promote_types(input.dtype, other.dtype)
     made = rec.add_node("add", (a, b), (), rec.shape(a), dtype)
     sides = tuple(input.shape)
-    out = input if in_place else rec.fakes.empty(sides, dtype, input.device)
+    out = input if in_place else rec.fakes.empty(sides, dtype, input)
     return rec.derived.bind(out, made)
 
 

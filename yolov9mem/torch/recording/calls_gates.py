@@ -183,5 +183,6 @@ def _mul(rec: Recorder, func: Any, input: Any, other: Any, **more: Any) -> Any:
         check_in_place(rec, input, "mul_")
         dtype = input.dtype
     made = rec.add_node("multiply", (a, b), (), shape, dtype)
-    out = input if in_place else rec.fakes.empty(shape, dtype, input.device)
+    like = input if input.shape == shape else other  # what is repeated has no say
+    out = input if in_place else rec.fakes.empty(shape, dtype, like)
     return rec.bind(out, made)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from .. import devices
+from ..layout import is_channels_last
 from ..processes import sharing_of
 from .calls import FLOATS, handles, identity, name_of, operand
 from .calls_gates import reduced
@@ -93,7 +94,8 @@ def _conv2d(
     attributes = (weight_path, bias_path, step, pad, dilated, groups)
     shape = (n, weight.shape[0], *out)
     value = rec.add_node("conv", (x,), attributes, shape, dtype)
-    return rec.bind(rec.fakes.empty(shape, dtype, input.device), value)
+    like = weight if is_channels_last(weight) else input
+    return rec.bind(rec.fakes.empty(shape, dtype, like), value)
 
 
 @handles("conv_transpose2d")
@@ -175,7 +177,7 @@ def _batch_norm(
     )
     shape = (n, c, h, w)
     value = rec.add_node("norm", (x,), (rec.norm_index(made),), shape, input.dtype)
-    return rec.bind(rec.fakes.empty(shape, input.dtype, input.device), value)
+    return rec.bind(rec.fakes.empty(shape, input.dtype, input), value)
 
 
 def _activation(
@@ -195,7 +197,7 @@ def _activation(
     shape = rec.shape(value)
     attributes = (kind, slope, *bounds)
     made = rec.add_node("activation", (value,), attributes, shape, x.dtype, in_place)
-    out = x if in_place else rec.fakes.empty(tuple(x.shape), x.dtype, x.device)
+    out = x if in_place else rec.fakes.empty(tuple(x.shape), x.dtype, x)
     return rec.derived.bind(out, made)
 
 

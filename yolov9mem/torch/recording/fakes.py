@@ -19,6 +19,7 @@ from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..layout import is_channels_last
 from .closures import Rebinding
 from .contents import objects_in
 from .forwards import forward_of
@@ -198,11 +199,16 @@ class FakeCopy:
         return made
 
     def empty(
-        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+        self, shape: tuple[int, ...], dtype: torch.dtype, like: Tensor
     ) -> FakeTensor:
-        """A contiguous fake, made without a dispatch (14 times faster)."""
+        """A fake on the device of ``like`` and in its order of memory, channels_last or
+        contiguous, made without a dispatch (14 times faster)."""
+        device = like.device
         with torch._C._DisableTorchDispatch():
-            meta = torch.empty(shape, dtype=dtype, device="meta")
+            order = torch.contiguous_format
+            if len(shape) == 4 and is_channels_last(like):
+                order = torch.channels_last
+            meta = torch.empty(shape, dtype=dtype, device="meta", memory_format=order)
             return FakeTensor(self.mode, meta, device)
 
     def _fake_tensors(self, path: str, module: nn.Module, memo: dict[int, Any]) -> None:

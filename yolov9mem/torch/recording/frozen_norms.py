@@ -97,7 +97,7 @@ def scaled(rec: Recorder, input: Tensor, other: Tensor) -> Tensor | None:
         if value is None or scale is None:
             continue
         dtype = torch.promote_types(x.dtype, vector.dtype)
-        made = rec.fakes.empty(rec.shape(value), dtype, x.device)
+        made = rec.fakes.empty(rec.shape(value), dtype, x)
         rec.derived.add(made, value, torch.mul, ref)
         rec.derived.scales[id(made)] = scale
         return made
@@ -149,4 +149,4 @@ def _norm(
     value = rec.add_node("norm", (x,), attributes, rec.shape(x), dtype)
     if in_place:
         return rec.bind(product, value)
-    return rec.bind(rec.fakes.empty(rec.shape(x), dtype, product.device), value)
+    return rec.bind(rec.fakes.empty(rec.shape(x), dtype, product), value)

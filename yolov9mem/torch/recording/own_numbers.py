@@ -48,7 +48,7 @@ def _affine(
         dtype = x.dtype if in_place else dtype
         params = (path, None) if is_product else (None, path)
         made = rec.add_node("affine", (value,), (1.0, 0.0, *params), shape, dtype)
-        out = x if in_place else rec.fakes.empty(shape, dtype, x.device)
+        out = x if in_place else rec.fakes.empty(shape, dtype, x)
         return rec.bind(out, made)
     return None
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import devices
+from ..layout import is_channels_last
 from ..recording.ir import NormCall, Recording, Ref
 from ..versions import count_up
 from .lower import Program
@@ -150,12 +151,6 @@ def held_as_read(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if tensor.untyped_storage().nbytes() < tensor.nbytes:
         return tensor
     return tensor.to(dtype, memory_format=torch.channels_last)
-
-
-def is_channels_last(tensor: Tensor) -> bool:
-    """Is it (N, C, H, W) in that layout and in no other?"""
-    four = tensor.ndim == 4
-    return four and tensor.stride(1) == 1 and not tensor.is_contiguous()
 
 
 def empty_output(

@@ -13,10 +13,11 @@ from torch.utils._pytree import tree_unflatten
 from yolov9mem._keep import Keep
 
 from .. import devices
+from ..layout import is_channels_last
 from ..recording.gaps import Gap
 from ..recording.ir import Recording, Ref, Stage, StockCall
 from .again import is_made_again, made_again_later
-from .binding import Outside, is_channels_last
+from .binding import Outside
 from .stock_calls import DRAWS, Caller
 
 

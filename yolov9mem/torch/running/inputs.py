@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..layout import is_channels_last
 from .again import rebuilder, rebuilt
 from .arenas import unfilled
 from .backward_state import BackwardState
-from .binding import address, as_read, held_as_read, is_channels_last
+from .binding import address, as_read, held_as_read
 from .planned import TorchPlan
 
 
