@@ -13,6 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 JIT = pytest.mark.filterwarnings("ignore:.*torch.jit")
+TELLS_OF_HOOKS = pytest.mark.skipif(
+    not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"),
+    reason="this PyTorch does not tell which saved_tensors_hooks there are",
+)
 
 
 class Brick(nn.Module):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from models_for_tests import (
+    TELLS_OF_HOOKS,
     Apply,
     Brick,
     Elan,
@@ -27,11 +28,6 @@ from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 import yolov9mem.torch as ym
 from yolov9mem.torch.versions import packing
-
-tells_of_hooks = pytest.mark.skipif(
-    not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"),
-    reason="this PyTorch does not tell which saved_tensors_hooks there are",
-)
 
 
 def halve_gradient(x: Tensor) -> Tensor:
@@ -136,7 +132,7 @@ class ChecksItself(nn.Module):
         return torch_checkpoint(self.body, self.stem(x), use_reentrant=False)
 
 
-@tells_of_hooks
+@TELLS_OF_HOOKS
 def test_a_model_that_checkpoints_itself_goes_on_doing_so() -> None:
     stock = ChecksItself()
     with pytest.raises(ym.CannotLower, match="saved_tensors_hooks of its own"):
@@ -151,7 +147,7 @@ def test_a_model_that_checkpoints_itself_goes_on_doing_so() -> None:
     )
 
 
-@tells_of_hooks
+@TELLS_OF_HOOKS
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_within_checkpointing_batches_are_counted_as_in_stock(momentum: object) -> None:
     stock = nn.Sequential(Brick(3, 8, 3), Brick(8, 8))

@@ -13,6 +13,7 @@ from typing import ClassVar
 import pytest
 import torch
 from models_for_tests import (
+    TELLS_OF_HOOKS,
     Brick,
     Elan,
     assert_close,
@@ -320,6 +321,7 @@ def checkpointed(module: nn.Sequential) -> list[int]:
     return [i for i, part in enumerate(module) for x in Layer.calls if x is part]
 
 
+@TELLS_OF_HOOKS
 @pytest.mark.parametrize("cls", [Inner, Outer])
 def test_a_wrapper_knows_that_it_is_the_outermost(cls: type[Layer]) -> None:
     forward = cls.forward
