@@ -15,7 +15,7 @@ from models_for_tests import (
     image,
     trains_in_core,
 )
-from torch import nn
+from torch import Tensor, nn
 
 import yolov9mem.torch as ym
 
@@ -96,3 +96,29 @@ def test_checkpoint_again_changes_keep() -> None:
     conv = ym.report(module).rows[0].held_bytes
     backward(ym.checkpoint(module, "min")(image()))
     assert ym.report(module).rows[0].held_bytes < conv
+
+
+def test_a_report_counts_parts_once() -> None:
+    """As of Darknet's YOLO layer, which sizes its grid in the first forward: the parts ran
+    then, and the whole runs since."""
+
+    class Grid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.side, self.body = 0, nn.Sequential(Brick(3, 8, 3), Brick(8, 8, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.body(x)
+            if self.side != x.shape[-1]:
+                self.side = x.shape[-1]
+            return x
+
+    ours = ym.checkpoint(Grid(), strict=False)
+    rows = []
+    for _ in range(2):
+        ours(image()).sum().backward()
+        found = ym.report(ours).rows
+        rows.append([row.path for row in found if row.state == "swapped"])
+    assert rows == [["body"], [""]]
+    ours.body(image()).sum().backward()  # somebody calls it by itself
+    assert [row.path for row in ym.report(ours).rows] == ["", "body"]

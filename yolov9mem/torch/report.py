@@ -95,17 +95,29 @@ def report(module: nn.Module) -> Report:
     check_module("module", module)
     rows: list[Row] = []
     tables: dict[str, list[dict[str, object]]] = {}
+    ran: dict[str, int] = {}  # by path
     for path, part in module.named_modules():
         runner = registry.runner_of(part)
         if isinstance(runner, Entry):
             row = _row(path, part, runner)
             if row.state == "waiting" and path and rows:
                 continue  # inside a swapped module, or never called
+            ran[path] = 0 if runner.latest is None else runner.latest.ran
+            if runner.below_stock and _ran_within(path, ran):
+                continue  # it ran by itself before that did
             rows.append(row)
             rows += _left_rows(path, part, runner)
             for _, plan in _planned(runner):
                 tables.setdefault(path, []).extend(plan.core.table())
     return Report(tuple(rows), kept_bytes(), tables)
+
+
+def _ran_within(path: str, ran: dict[str, int]) -> bool:
+    """Has a module around this one run in the core since this one did?"""
+    around = (
+        name for name in ran if name != path and f"{path}.".startswith(join(name, ""))
+    )
+    return any(ran[name] > ran[path] for name in around)
 
 
 def _planned(entry: Entry) -> list[tuple[Graph, TorchPlan]]:

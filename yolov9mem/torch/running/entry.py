@@ -139,7 +139,7 @@ class Entry:
             return call.stock()
         place = lowered.graphs[0].program.device
         resized = self._latest_on.get(place) is not lowered
-        self.latest = self._latest_on[place] = lowered
+        self.latest = self._latest_on[place] = lowered.running()
         arguments = call.args, call.kwargs
         replay = Replay(recording, outside, arguments, call.leaves, params, self.keep)
         for graph, binding, own in zip(lowered.graphs, bindings, params):

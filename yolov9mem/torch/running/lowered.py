@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ from ..recording.ir import Recording, Ref
 from .binding import Binding, Outside, planar_dtype
 from .lower import Program
 from .planned import TorchPlan
+
+_runs = itertools.count(1)
 
 
 class Graph:
@@ -43,6 +46,12 @@ class Lowered:
         self.recording = recording
         self.graphs = [Graph(program, module) for program in programs]
         self.outside = Outside(recording, module)
+        self.ran = 0
+
+    def running(self) -> Lowered:
+        """Itself; notes which run this is of all that there are."""
+        self.ran = next(_runs)
+        return self
 
     def bound(self, module: nn.Module) -> tuple[list[Binding], Outside]:
         """To the tensors of a replica, by graph and outside of the graphs."""
