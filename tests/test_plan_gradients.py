@@ -101,6 +101,28 @@ def test_norms_may_share_a_parameter(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("keep", ["conv", "min"])
+@pytest.mark.parametrize("single", ["gamma", "beta", "both"])
+def test_a_norm_may_have_one_number_for_all_channels(
+    single: str, keep: str, backend: str
+) -> None:
+    t = Tracer(5)
+    x = t.input(2, 3, 6, 5)
+    counts = [1 if single in (name, "both") else 7 for name in ("gamma", "beta")]
+    norm = t.new_norm(7, *map(t.param, counts))
+    left = t.batch_norm(t.conv(x, 7, 3, padding=1), norm)
+    t.output(t.act(t.add(left, t.batch_norm(t.conv(x, 7)))))
+    grads = draw_gradients(t, 0)
+    exact = exact_gradients(t, grads)
+    sums = [np.random.default_rng(0).normal(0, 1, tuple(p.shape)) for p in t.params]
+    sums = [start.astype(np.float32) for start in sums]
+    run = Run(t, t.fresh_norms(), keep=keep, backend=backend_of(backend))
+    run.forward()
+    run.backward([nhwc(g) for g in grads], sums)
+    check_params(run, exact, sums)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("keep", ["all", "conv", "min"])
 @pytest.mark.parametrize("kind", ["relu", "leaky_relu"])
 def test_rectifiers_without_a_norm(kind: str, keep: str, backend: str) -> None:

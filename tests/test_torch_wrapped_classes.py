@@ -332,7 +332,7 @@ def test_a_wrapper_knows_that_it_is_the_outermost(cls: type[Layer]) -> None:
     ym.checkpoint(ours, strict=False)
     for _ in range(2):
         assert checkpointed(ours) == checkpointed(beside) == [1, 2]
-        ym.checkpoint(ours, "min", strict=False)  # another of ours in the class
+        ym.checkpoint(ours, "min", strict=False)  # once more
     stock.load_state_dict(ours.state_dict())
     assert_same_training(ours, stock, image())
     ym.release(ours)

@@ -138,9 +138,11 @@ static PyObject *graph_param(PyObject *self, PyObject *args, PyObject *kwargs)
     return ym_graph_made(status, made, &error);
 }
 
-PyDoc_STRVAR(norm_doc,
-             "norm(channels, gamma=-1, beta=-1, name='') -> norm\n\n"
-             "A batch norm module; gamma and beta are params or -1 (1 and 0).");
+PyDoc_STRVAR(
+    norm_doc,
+    "norm(channels, gamma=-1, beta=-1, name='') -> norm\n\n"
+    "A batch norm module; gamma and beta are params, (C) or one number for all\n"
+    "channels, or -1 (1 and 0).");
 
 static PyObject *graph_norm(PyObject *self, PyObject *args, PyObject *kwargs)
 {
