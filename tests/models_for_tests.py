@@ -214,6 +214,27 @@ def ran_in_core(module: nn.Module) -> int:
     return sum(row.calls for row in ym.report(module).rows)
 
 
+def held_in_core(module: nn.Module, size: int) -> int:
+    """Bytes between a forward and its backward, of images of that size."""
+    import yolov9mem.torch as ym
+
+    ours = ym.checkpoint(module)
+    ours(image(size=size)).sum().backward()
+    return ym.report(ours).rows[0].held_bytes
+
+
+def assert_swapped_whole(stock: nn.Module, keep: str) -> None:
+    """A checkpointed copy trains as it does, with no stock call in it."""
+    import yolov9mem.torch as ym
+
+    ours = ym.checkpoint(copy.deepcopy(stock), keep=keep)
+    for size in (32, 24):
+        assert_same_training(ours, stock, image(size=size))
+    assert ran_in_core(ours) == 2
+    (row,) = ym.report(ours).rows
+    assert row.state == "swapped" and "stock" not in row.detail
+
+
 def trains_in_core(module: nn.Module, *inputs: Tensor) -> bool:
     """One step of the module; whether its forward went through the C core."""
     before = ran_in_core(module)

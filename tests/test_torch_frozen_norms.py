@@ -13,6 +13,8 @@ from models_for_tests import (
     Brick,
     assert_close,
     assert_same_training,
+    assert_swapped_whole,
+    held_in_core,
     image,
     ran_in_core,
 )
@@ -153,25 +155,14 @@ def net(formula: Formula, learns: bool = False) -> nn.Sequential:
 def test_it_is_a_batch_norm_of_its_graph(
     formula: Formula, learns: bool, keep: str
 ) -> None:
-    stock = net(formula, learns)
-    ours = ym.checkpoint(copy.deepcopy(stock), keep=keep)
-    for size in (32, 24):
-        assert_same_training(ours, stock, image(size=size))
-    assert ran_in_core(ours) == 2
-    (row,) = ym.report(ours).rows
-    assert row.state == "swapped" and "stock" not in row.detail
+    assert_swapped_whole(net(formula, learns), keep)
 
 
 @pytest.mark.parametrize("formula", SAME)
 def test_it_is_held_as_one_of_pytorchs_own(formula: Formula) -> None:
-    def held(module: nn.Module) -> int:
-        ours = ym.checkpoint(module)
-        ours(image(size=32)).sum().backward()
-        return ym.report(ours).rows[0].held_bytes
-
     plain = net(formula)
     plain[1] = nn.BatchNorm2d(12).eval().requires_grad_(False)
-    assert held(net(formula)) == held(plain)
+    assert held_in_core(net(formula), 32) == held_in_core(plain, 32)
 
 
 def test_it_keeps_the_error_rule() -> None:

@@ -13,7 +13,14 @@ import pytest
 import rule
 import torch
 import torch.nn.functional as F
-from models_for_tests import Brick, assert_same_training, image, ran_in_core
+from models_for_tests import (
+    Brick,
+    assert_same_training,
+    assert_swapped_whole,
+    held_in_core,
+    image,
+    ran_in_core,
+)
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
@@ -134,12 +141,7 @@ def gated(gate: type[nn.Module], c: int = 12) -> nn.Sequential:
 @pytest.mark.parametrize("keep", ["all", "conv", "min"])
 @pytest.mark.parametrize("gate", GATES)
 def test_a_gate_is_part_of_its_graph(gate: type[nn.Module], keep: str) -> None:
-    stock = gated(gate)
-    ours = ym.checkpoint(copy.deepcopy(stock), keep=keep)
-    for size in (32, 24):
-        assert_same_training(ours, stock, image(size=size))
-    assert ran_in_core(ours) == 2
-    assert [row.state for row in ym.report(ours).rows] == ["swapped"]
+    assert_swapped_whole(gated(gate), keep)
 
 
 @pytest.mark.parametrize("gate", GATES)
@@ -151,19 +153,14 @@ def test_gates_keep_the_error_rule(gate: type[nn.Module]) -> None:
 def test_a_gate_costs_no_image(gate: type[nn.Module]) -> None:
     """Beside what the same module without it holds: gates, no value of full size."""
 
-    def held(module: nn.Module) -> int:
-        ours = ym.checkpoint(module)
-        ours(image(size=64)).sum().backward()
-        return ym.report(ours).rows[0].held_bytes
-
     torch.manual_seed(3)
-    plain = held(nn.Sequential(Brick(3, 12, 3), Brick(12, 8, 3)))
+    plain = held_in_core(nn.Sequential(Brick(3, 12, 3), Brick(12, 8, 3)), 64)
     pixels, value = 2 * 64 * 64, 2 * 64 * 64 * 12 * 4
     rows = 4 * 2 * 64 * 12 * 4
     allowed = {Spatial: 2 * pixels * 4, Rows: rows, Cbam: 2 * pixels * 4}.get(
         gate, 8192
     )
-    assert held(gated(gate)) - plain <= allowed < value
+    assert held_in_core(gated(gate), 64) - plain <= allowed < value
 
 
 def test_gates_as_old_code_has_them() -> None:

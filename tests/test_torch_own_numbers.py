@@ -15,7 +15,9 @@ from models_for_tests import (
     Brick,
     assert_close,
     assert_same_training,
+    assert_swapped_whole,
     backward,
+    held_in_core,
     image,
     ran_in_core,
 )
@@ -98,13 +100,7 @@ def case(name: str) -> nn.Sequential:
 @pytest.mark.parametrize("keep", ["all", "conv", "min"])
 @pytest.mark.parametrize("name", ALL)
 def test_it_is_in_the_graph(name: str, keep: str) -> None:
-    stock = case(name)
-    ours = ym.checkpoint(copy.deepcopy(stock), keep=keep)
-    for size in (32, 24):
-        assert_same_training(ours, stock, image(size=size))
-    assert ran_in_core(ours) == 2
-    (row,) = ym.report(ours).rows
-    assert row.state == "swapped" and "stock" not in row.detail
+    assert_swapped_whole(case(name), keep)
 
 
 @pytest.mark.parametrize("name", ["one", "each", "each, viewed", "twice, one"])
@@ -114,15 +110,10 @@ def test_it_keeps_the_error_rule(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["one", "each"])
 def test_nothing_is_held_for_it_but_a_convolutions_result(name: str) -> None:
-    def held(module: nn.Module) -> int:
-        ours = ym.checkpoint(module)
-        ours(image(size=32)).sum().backward()
-        return ym.report(ours).rows[0].held_bytes
-
     plain = case(name)
     plain[1] = nn.Identity()
     vectors = 4 * 4 * 64  # of two calls: mean, rstd, and what is one number
-    assert 0 <= held(case(name)) - held(plain) <= vectors
+    assert 0 <= held_in_core(case(name), 32) - held_in_core(plain, 32) <= vectors
 
 
 @pytest.mark.parametrize("strict", [True, False])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from types import MethodType
 from typing import Any
 
@@ -186,6 +187,11 @@ class FakeCopy:
         self._looked_at = self.looked_at()
         self.module, self._spies = nn.Module(), Spies(())
         del self.forward
+
+    def tensor(self, path: str) -> Tensor:
+        """The module's own at that path."""
+        found: Tensor = attrgetter(path)(self.module)
+        return found
 
     def fake(self, tensor: Tensor) -> FakeTensor:
         """A fake like ``tensor``: same sizes, strides, dtype, device, requires_grad."""

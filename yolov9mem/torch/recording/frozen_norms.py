@@ -10,7 +10,6 @@ The product is written down only if it is read by something else than that sum.
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -68,14 +67,10 @@ def _shift(rec: Recorder, vector: Any, scale: Scale) -> tuple[str, str] | None:
 def _are_vectors(rec: Recorder, call: NormCall, channels: int) -> bool:
     """Is each of that length, with statistics that never want a gradient, which a norm has
     not, and an offset of its own?"""
-
-    def tensor(path: str | None) -> Tensor:
-        found: Tensor = attrgetter(str(path))(rec.fakes.module)
-        return found
-
-    statistics = [tensor(call.mean), tensor(call.variance)]
+    paths = map(str, (call.mean, call.variance, call.gamma, call.beta))
+    every = list(map(rec.fakes.tensor, paths))
+    statistics = every[:2]
     learns = any(isinstance(x, nn.Parameter) or x.requires_grad for x in statistics)
-    every = [*statistics, tensor(call.gamma), tensor(call.beta)]
     fit = all(x.shape == (channels,) and x.dtype in FLOATS for x in every)
     return fit and not learns and call.gamma != call.beta
 

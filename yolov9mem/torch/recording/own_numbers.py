@@ -6,7 +6,6 @@ LayerScale (arXiv:2103.17239), the implicit knowledge of YOLOR and YOLOv7
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,7 +63,7 @@ def _path(rec: Recorder, x: Tensor, numbers: Any) -> str | None:
     path = rec.parameter_path(numbers) if ref is None else Expressions(rec).path(ref)
     if path is None:
         return None
-    own: Tensor = attrgetter(path)(rec.fakes.module)
+    own = rec.fakes.tensor(path)
     is_one = isinstance(own, nn.Parameter) and own.dtype in FLOATS
     is_vector = sum(side > 1 for side in own.shape) <= 1 and own.is_contiguous()
     return path if is_one and is_vector and own.numel() == numbers.numel() else None

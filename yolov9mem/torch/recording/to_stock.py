@@ -119,9 +119,8 @@ def tails(nodes: list[Node]) -> list[int]:
     without a batch norm between.
 
     Eager PyTorch keeps the result of both activations, which the caller has anyway, and a
-    graph would keep what it is made of; the product's operand is kept by both, where the
-    graph has no other copy of it if it hands it out. In what follows there is nothing to
-    save either.
+    graph would keep what it is made of. Both keep the product's operand, but a graph that
+    hands it out needs no copy of its own. In what follows there is nothing to save either.
     """
     leads_on = [False] * len(nodes)
     for number in reversed(range(len(nodes))):
