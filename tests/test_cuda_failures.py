@@ -317,7 +317,7 @@ def test_arguments_of_two_devices_run_stock() -> None:
     from yolov9mem.torch.running.conditions import unusual_device
 
     tensors = [torch.empty(1), torch.empty(1, device="meta")]
-    assert unusual_device(tensors, "auto") == "arguments are on cpu and meta"
-    assert unusual_device(tensors[1:], "auto") == "an argument is on meta"
-    assert unusual_device(tensors[:1], "cuda") == "an argument is on cpu"
+    assert unusual_device(tensors, "auto").text == "arguments are on cpu and meta"
+    assert unusual_device(tensors[1:], "auto").text == "an argument is on meta"
+    assert unusual_device(tensors[:1], "cuda").text == "an argument is on cpu"
     assert unusual_device(tensors[:1], "auto") is None

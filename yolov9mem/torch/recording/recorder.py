@@ -40,6 +40,9 @@ from .parts import divide
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 RESULTS = "return tensors, numbers or texts, in lists, tuples and dicts"
+CHANGES = (
+    "forward changes the module itself; if its first alone does, make that one before"
+)
 SIDE_EFFECTS = {
     "register_hook", "retain_grad", "requires_grad_", "backward", "set_", "__set__",
     "detach_",
@@ -177,9 +180,8 @@ class Recorder(TorchFunctionMode):
         finally:
             for hook in hooks:
                 hook.remove()
-        changed = before.difference(self.fakes.module)
-        if changed is not None:
-            raise CannotLower("setattr", changed, "forward changes the module itself")
+        if (changed := before.difference(self.fakes.module)) is not None:
+            raise CannotLower("setattr", changed, CHANGES)
         self._note_writes(containers, held, out)
         self._finish(out)
         return self.recording

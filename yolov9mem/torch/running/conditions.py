@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""When does the stock forward run? Each function returns a reason, or None."""
+"""When does the stock forward run? Each function returns a Reason, or None."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -36,82 +36,80 @@ _fx_is_tracing: Callable[[], bool] = getattr(
 
 class StockForwardWarning(UserWarning):
     """A checkpointed module ran in stock PyTorch, or is recorded at every forward; said
-    once for each reason."""
+    once for each kind of reason."""
 
 
-def not_training(module: nn.Module) -> str | None:
-    """Quiet reasons: nothing would be kept for a backward."""
-    if is_recording():
-        return "it is being recorded"
-    if not module.training:
-        return "eval mode"
-    if not torch.is_grad_enabled():
-        return "gradients are disabled"
-    return None
+class Reason(NamedTuple):
+    """Why the stock forward of a module runs."""
+
+    text: str
+    kind: str = ""  # of what a user would not expect, and is warned of once
+    spares_parts: bool = False  # of the whole alone: its parts may run in the core
 
 
-def observed(leaves: list[Any]) -> str | None:
+def is_training(module: nn.Module) -> bool:
+    """Would its forward keep something for a backward?"""
+    return module.training and torch.is_grad_enabled() and not is_recording()
+
+
+def observed(leaves: list[Any]) -> Reason | None:
     """Somebody looks at the calls with these arguments, or transforms them."""
     if torch.jit.is_tracing() or torch.jit.is_scripting():
-        return "torch.jit is tracing"
+        return Reason("torch.jit is tracing")
     if _fx_is_tracing() or any(isinstance(leaf, fx.Proxy) for leaf in leaves):
-        return "torch.fx is tracing"
+        return Reason("torch.fx is tracing")
     if getattr(packing(), "__module__", "") == "torch.utils.checkpoint":
-        return "torch.utils.checkpoint runs it again"  # and keeps nothing meanwhile
+        return Reason(
+            "torch.utils.checkpoint runs it again"
+        )  # and keeps nothing meanwhile
     if torch._C._functorch.peek_interpreter_stack() is not None:
-        return "a torch.func transform is active"
+        return Reason("a torch.func transform is active")
     if torch.autograd.forward_ad._current_level >= 0:
-        return "forward-mode differentiation is active"
+        return Reason("forward-mode differentiation is active")
     if torch._C._len_torch_dispatch_stack() > 0:
-        return "a TorchDispatchMode is active"
+        return Reason("a TorchDispatchMode is active")
     if torch._C._len_torch_function_stack() > 0:
         modes = torch.overrides._get_current_function_mode_stack()
         if not all(isinstance(mode, DeviceContext) for mode in modes):
-            return "a TorchFunctionMode is active"
+            return Reason("a TorchFunctionMode is active")
     return None
 
 
-def globally_hooked() -> str | None:
+def globally_hooked() -> Reason | None:
     """Hooks on all modules of the process."""
     if any(getattr(nn_module, name, None) for name in GLOBAL_HOOKS):
-        return "a global module hook is registered"
+        return Reason("a global module hook is registered", "hook")
     return None
 
 
-def unusual_device(tensors: list[Tensor], backend: Any) -> str | None:
+def hooked(path: str) -> Reason:
+    """Hooks on a module within, at `path`: they look at calls that ours does not make."""
+    return Reason(f"{path} has a hook", "hook", spares_parts=True)
+
+
+def unusual_device(tensors: list[Tensor], backend: Any) -> Reason | None:
     """Arguments that are not all where a plan of ``backend`` runs."""
     places = {tensor.device for tensor in tensors}
     if len(places) > 1:
-        return f"arguments are on {' and '.join(sorted(map(str, places)))}"
+        return Reason(f"arguments are on {' and '.join(sorted(map(str, places)))}")
     for place in places:
         kind = devices.kind(place)
         wanted = "cuda" if str(backend).startswith("cuda") else "cpu"
         if backend == "auto" and kind == "cuda":
-            return devices.why_not_built()
+            missing = devices.why_not_built()
+            return None if missing is None else Reason(missing, "build")
         if kind != wanted:
-            return f"an argument is on {place}"
+            return Reason(f"an argument is on {place}")
     return None
 
 
-def unusual_tensor(leaf: Tensor) -> str | None:
+def unusual_tensor(leaf: Tensor) -> Reason | None:
     """Tensors that a plan cannot read."""
     if type(leaf) not in PLAIN_TENSORS:
-        return f"an argument is a {type(leaf).__name__}"
+        return Reason(f"an argument is a {type(leaf).__name__}", spares_parts=True)
     if leaf.layout is not torch.strided:
-        return f"an argument is {leaf.layout}"
+        return Reason(f"an argument is {leaf.layout}")
     return None
-
-
-def unexpected(reason: str) -> str:
-    """The kind of a reason that a user is warned of, or nothing."""
-    kinds = ("hook", "built", "is not its default")
-    return next((kind for kind in kinds if kind in reason), "")
-
-
-def spares_parts(reason: str) -> bool:
-    """Is it one of the module as a whole, whose parts may run in the core?"""
-    kinds = ("hook", "is not its default", "an argument is a ")
-    return any(kind in reason for kind in kinds)
 
 
 class Defaults:
@@ -125,14 +123,15 @@ class Defaults:
 
     def changed(
         self, module: nn.Module, args: Any, kwargs: dict[str, Any]
-    ) -> str | None:
+    ) -> Reason | None:
         """The reason why not; tensors may be given for any argument."""
         if not kwargs and all(isinstance(arg, Tensor) for arg in args):
             return None
         try:
             given = self._signature.bind(module, *args, **kwargs).arguments
         except TypeError:
-            return "the arguments do not fit"  # stock forward raises torch's own error
+            # Stock forward raises torch's own error.
+            return Reason("the arguments do not fit")
         for name in self._names:
             default = self._signature.parameters[name].default
             if name not in given or default is inspect.Parameter.empty:
@@ -146,7 +145,8 @@ class Defaults:
                 shown = (
                     f"{name}={value!r}" if few else f"{name}, {type(value).__name__},"
                 )
-                return f"argument {shown} is not its default"
+                text = f"argument {shown} is not its default"
+                return Reason(text, "argument", spares_parts=True)
         return None
 
 

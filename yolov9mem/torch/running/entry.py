@@ -27,7 +27,7 @@ from . import autograd_nodes, conditions, registry, shared_call
 from .arenas import drop_workspace, make_room
 from .binding import Stale, laid_out_as_stock
 from .byte_counts import Held, held_bytes
-from .conditions import StockForwardWarning
+from .conditions import Reason, StockForwardWarning
 from .forward_calls import Replay
 from .invocation import Invocation
 from .lower import lower
@@ -96,8 +96,7 @@ class Entry:
 
     def run_as(self, call: Invocation) -> Any:
         """The result of a call, by the core or by stock PyTorch."""
-        quiet = conditions.not_training(call.module)
-        if quiet is not None:
+        if not conditions.is_training(call.module):
             if not call.module.training:
                 drop_workspace()
             return call.stock()
@@ -171,7 +170,7 @@ class Entry:
 
     # Decisions
 
-    def _why_stock(self, call: Invocation) -> str | None:
+    def _why_stock(self, call: Invocation) -> Reason | None:
         reason = conditions.observed(call.leaves) or conditions.globally_hooked()
         tensors = call.tensors()
         for tensor in tensors:
@@ -196,19 +195,18 @@ class Entry:
                 self.forget()
                 self._fingerprint = Fingerprint(call.origin, self._looked_at)
                 hooked = self._fingerprint.compare(call.origin)[1]
-        return None if hooked is None else f"{hooked} has a hook"
+        return None if hooked is None else conditions.hooked(hooked)
 
-    def _say(self, origin: nn.Module, reason: str) -> None:
-        self.reasons[reason] += 1
-        kind = conditions.unexpected(reason)
-        if kind and kind not in self._told:
-            self._told.add(kind)
+    def _say(self, origin: nn.Module, reason: Reason) -> None:
+        self.reasons[reason.text] += 1
+        if reason.kind and reason.kind not in self._told:
+            self._told.add(reason.kind)
             warnings.warn(
-                f"yolov9mem: {self.name} runs in stock PyTorch: {reason}",
+                f"yolov9mem: {self.name} runs in stock PyTorch: {reason.text}",
                 StockForwardWarning,
                 stacklevel=8,  # the caller of the module
             )
-        if not self.strict and conditions.spares_parts(reason):
+        if not self.strict and reason.spares_parts:
             self._descend(origin)
 
     def _refuse(self, origin: nn.Module, failure: CannotLower) -> None:
