@@ -37,13 +37,14 @@ def describe(leaves: Sequence[Any]) -> Hashable:
 
 
 def kind_of(leaf: Any) -> Hashable:
-    """Of a tensor the shape, dtype and device; of all else the value.
+    """Of a tensor the shape, dtype, device and order of memory, which is that of the
+    numbers that dropout draws; of all else the value.
 
     Raises:
         CannotLower: nobody knows what is in it.
     """
     if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.dtype, leaf.get_device()
+        return leaf.shape, leaf.dtype, leaf.get_device(), _order(leaf)
     if isinstance(leaf, PRINTED):
         return type(leaf), repr(leaf)
     if isinstance(leaf, KEPT):
@@ -56,3 +57,11 @@ def kind_of(leaf: Any) -> Hashable:
     else:
         what = f"an argument of type {type(leaf).__name__}"
     raise CannotLower("argument", "", f"{what} is not understood: pass tensors")
+
+
+def _order(tensor: Tensor) -> tuple[int, ...] | None:
+    """Its dimensions from the largest stride to the smallest; None: contiguous."""
+    if tensor.layout is not torch.strided or tensor.is_contiguous():
+        return None
+    strides = tensor.stride()
+    return tuple(sorted(range(len(strides)), key=lambda i: -strides[i]))

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from .cpu_orders import ordered
 from .isolation import is_seeded, nothing_saved
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class _Watch(TorchDispatchMode):
         moves = given.get("running_mean") is not None
         self.lasting |= moves or func.namespace not in _OURS
         result = func(*args, **(kwargs or {}))
+        operator = func.overloadpacket.__name__
+        result = ordered(operator, args[0] if args else None, result)
         self.made += (x for x in tree_leaves(result) if isinstance(x, Tensor))
         return result
 
