@@ -272,6 +272,8 @@ class Own(nn.Module):
 @pytest.mark.parametrize("drawn", ["dropout", "randn_like", "tokens"])
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_models_own_order_is_that_of_stock(order: str, drawn: str, keep: str) -> None:
+    if order == "channel shuffle" and torch.__version__.startswith("2.4."):
+        pytest.skip("PyTorch 2.4 has no derivative of channel_shuffle")
     torch.manual_seed(0)
     stock = Own(order, DRAWN[drawn])
     assert_draws_as(stock, image(), keep, 1e-3)
