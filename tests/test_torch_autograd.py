@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -42,6 +43,30 @@ def test_create_graph_is_refused_by_name() -> None:
     module = ym.checkpoint(Brick(3, 4))
     with pytest.raises(RuntimeError, match="yolov9mem: Brick: create_graph=True"):
         torch.autograd.grad(module(x).sum(), x, create_graph=True)
+
+
+def test_batched_gradients_are_refused_by_name() -> None:
+    module = ym.checkpoint(Brick(3, 4))
+    y = module(image()).mean((2, 3))
+    each = torch.eye(y.numel()).view(-1, *y.shape)
+    weight = module.conv.weight
+    with pytest.raises(RuntimeError, match="yolov9mem: Brick: is_grads_batched=True"):
+        torch.autograd.grad(y, weight, each, is_grads_batched=True)
+    module(image()).sum().backward()
+
+
+def test_an_inference_tensor_is_refused_before_anything_moves() -> None:
+    ours, stock = pair()
+    with torch.inference_mode():
+        x = image()
+    for module in (ours, stock):
+        before = copy.deepcopy(module.state_dict())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ym.StockForwardWarning)
+            with pytest.raises(RuntimeError, match="Inference tensors cannot be saved"):
+                module(x)
+        assert all(map(torch.equal, before.values(), module.state_dict().values()))
+    assert_same_training(ours, stock, image())
 
 
 def test_a_subset_of_gradients() -> None:

@@ -112,7 +112,7 @@ def test_a_replayed_call_works_where_forward_runs() -> None:
     given: list[object] = []
     places = (torch.device("cuda:0"), torch.device("cpu"), torch.device("cuda"), 3)
     call = StockCall(given.extend, (places,), {}, "zeros", "", ("zeros", ""), None)
-    assert Caller(torch.device("cuda:2"), False).make(call, lambda ref: ref) == []
+    assert Caller(torch.device("cuda:2")).make(call, lambda ref: ref) == []
     assert given == [torch.device("cuda:2"), *places[1:]]
 
 

@@ -37,6 +37,22 @@ def is_channels_last(x: Tensor) -> bool:
     return x.ndim == 4 and x.stride(1) == 1 and not x.is_contiguous()
 
 
+def follows_channels_last(x: Tensor) -> bool:
+    """Do results made from (N, C, H, W) come out channels_last? As c10's
+    `is_channels_last_strides_2d_s4` says: of one channel many layouts are both."""
+    if x.ndim != 4:
+        return False
+    sizes, strides = x.shape, x.stride()
+    if strides[1] == 0 or 0 in sizes:
+        return False
+    least = 0
+    for axis in (1, 3, 2, 0):
+        if strides[axis] < least or (axis == 0 and strides[1] == least):
+            return False
+        least = strides[axis] * sizes[axis]
+    return True
+
+
 def is_flat(x: Tensor) -> bool:
     """Ordinary float32 memory on the CPU or on a GPU, that holds the values as they are."""
     return (

@@ -37,14 +37,13 @@ def describe(leaves: Sequence[Any]) -> Hashable:
 
 
 def kind_of(leaf: Any) -> Hashable:
-    """Of a tensor the shape, dtype, device and order of memory, which is that of the
-    numbers that dropout draws; of all else the value.
+    """Of a tensor the shape, dtype and device; of all else the value.
 
     Raises:
         CannotLower: nobody knows what is in it.
     """
     if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.dtype, leaf.get_device(), _order(leaf)
+        return leaf.shape, leaf.dtype, leaf.get_device()
     if isinstance(leaf, PRINTED):
         return type(leaf), repr(leaf)
     if isinstance(leaf, KEPT):
@@ -59,9 +58,12 @@ def kind_of(leaf: Any) -> Hashable:
     raise CannotLower("argument", "", f"{what} is not understood: pass tensors")
 
 
-def _order(tensor: Tensor) -> tuple[int, ...] | None:
-    """Its dimensions from the largest stride to the smallest; None: contiguous."""
-    if tensor.layout is not torch.strided or tensor.is_contiguous():
-        return None
+def orders_of(leaves: Sequence[Any]) -> Hashable:
+    """In what order of memory tensors lie: dropout draws in it."""
+    return tuple(_order(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def _order(tensor: Tensor) -> tuple[int, ...]:
+    """Its dimensions from the largest stride to the smallest."""
     strides = tensor.stride()
     return tuple(sorted(range(len(strides)), key=lambda i: -strides[i]))

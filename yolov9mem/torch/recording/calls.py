@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..layout import is_channels_last
+from ..layout import follows_channels_last, is_channels_last
 from .ir import CannotLower
 from .sharing import note_views
 
@@ -175,7 +175,7 @@ def _cat(rec: Recorder, func: Any, tensors: Any, dim: int = 0, **more: Any) -> A
         dtype = torch.promote_types(dtype, tensor.dtype)
     shape = (n, sum(s[1] for s in shapes), h, w)
     value = rec.add_node("concat", values, (), shape, dtype)
-    others = [tensor for tensor in tensors if not is_channels_last(tensor)]
+    others = [tensor for tensor in tensors if not follows_channels_last(tensor)]
     like = others[0] if others else tensors[0]
     return rec.bind(rec.fakes.empty(shape, dtype, like), value)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from .. import devices
-from ..layout import is_channels_last
+from ..layout import follows_channels_last
 from ..processes import sharing_of
 from .calls import FLOATS, handles, identity, name_of, operand
 from .calls_gates import reduced
@@ -81,20 +81,21 @@ def _conv2d(
         (size + 2 * p - d * (k - 1) - 1) // s + 1
         for size, p, d, k, s in zip((h, w), pad, dilated, kernel, step)
     )
-    dtype = devices.autocast_dtype(input.device) or input.dtype
+    casts = devices.autocast_dtype(input.device)
+    dtype = casts or input.dtype
     fits = weight.shape[1] * groups == c and min(out) > 0 and n > 0
-    if not fits or (dtype == input.dtype and weight.dtype != dtype):
+    if not fits or (casts is None and weight.dtype != dtype):
         func(
             input, weight, bias, stride, padding, dilation, groups
         )  # torch's own error
-        if not fits:
-            raise CannotLower(
-                "conv2d", rec.path, f"its input {tuple(input.shape)} is empty"
-            )
+        if fits:  # a fake does not look at dtypes
+            raise TypeError(f"conv2d: input {input.dtype}, weight {weight.dtype}")
+        reason = f"its input {tuple(input.shape)} is empty"
+        raise CannotLower("conv2d", rec.path, reason)
     attributes = (weight_path, bias_path, step, pad, dilated, groups)
     shape = (n, weight.shape[0], *out)
     value = rec.add_node("conv", (x,), attributes, shape, dtype)
-    like = weight if is_channels_last(weight) else input
+    like = weight if follows_channels_last(weight) else input
     return rec.bind(rec.fakes.empty(shape, dtype, like), value)
 
 

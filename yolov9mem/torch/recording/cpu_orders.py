@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layout import is_channels_last
+from ..layout import follows_channels_last
 
 _AS_GIVEN = {
     "channel_shuffle", "native_group_norm", "reflection_pad2d", "replication_pad2d", "roll",
@@ -25,7 +25,9 @@ def ordered(operator: str, given: Any, result: Any) -> Any:
     there are several, the first is what the call returns."""
     several = isinstance(result, tuple)
     made = result[0] if several else result
-    if not (isinstance(given, Tensor) and given.is_cpu and is_channels_last(given)):
+    if not (
+        isinstance(given, Tensor) and given.is_cpu and follows_channels_last(given)
+    ):
         return result
     if operator in _CONTIGUOUS:
         made = made.contiguous()

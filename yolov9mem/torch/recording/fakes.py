@@ -20,7 +20,7 @@ from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..layout import is_channels_last
+from ..layout import follows_channels_last
 from .closures import Rebinding
 from .contents import objects_in
 from .forwards import forward_of
@@ -91,13 +91,13 @@ def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, value
 
 
-def places_of(module: nn.Module) -> set[torch.device]:
-    """Where its tensors are, all GPUs being one."""
-    return {
-        _place(tensor.device)
+def places_of(module: nn.Module) -> list[tuple[torch.device, bool]]:
+    """Where its tensors are, all GPUs being one, and which are channels_last."""
+    return [
+        (_place(tensor.device), follows_channels_last(tensor))
         for part in module.modules()
         for _, tensor in own_tensors(part)
-    }
+    ]
 
 
 class FakeCopy:
@@ -212,7 +212,7 @@ class FakeCopy:
         device = like.device
         with torch._C._DisableTorchDispatch():
             order = torch.contiguous_format
-            if len(shape) == 4 and is_channels_last(like):
+            if len(shape) == 4 and follows_channels_last(like):
                 order = torch.channels_last
             meta = torch.empty(shape, dtype=dtype, device="meta", memory_format=order)
             return FakeTensor(self.mode, meta, device)

@@ -5,6 +5,7 @@
 registry          how a module's forward comes here, leaving no trace in the module
 entry             one checkpointed module: stock or ours, decided at every forward
 conditions        the reasons for stock
+replica           the module as torch.nn.DataParallel copies it for one forward
 invocation        one call of forward: the module, its arguments, its stock forward
 lower             from a part of a recording to a graph of the core
 planned           the plans of such a graph

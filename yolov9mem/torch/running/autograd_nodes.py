@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 
 from .shared_call import Call
 
@@ -59,10 +60,11 @@ class Yolov9memSegment(torch.autograd.Function):
         plan, segment = call.plan, int(ctx.segment)
         stage = plan.segment_stage[segment]
         segments = plan.stage_segments[stage]
-        if torch.is_grad_enabled():
+        refused = _refused(grads)
+        if refused is not None:
             raise RuntimeError(
-                f"yolov9mem: {call.name}: create_graph=True (double backward) is not "
-                "supported; release() the module to run it in stock PyTorch"
+                f"yolov9mem: {call.name}: {refused} is not supported; release() the "
+                "module to run it in stock PyTorch"
             )
         if segment == segments[-1]:
             if not call.is_next(segment):
@@ -85,6 +87,15 @@ class Yolov9memSegment(torch.autograd.Function):
         if segment == call.first:
             call.end_backward()
         return (None, None, None, *token, *inputs, *leaving)
+
+
+def _refused(grads: tuple[Any, ...]) -> str | None:
+    """What of autograd a plan cannot run, if backward is that."""
+    if torch.is_grad_enabled():
+        return "create_graph=True (double backward)"
+    if any(grad is not None and is_legacy_batchedtensor(grad) for grad in grads):
+        return "is_grads_batched=True (of jacobian and hessian: vectorize=True)"
+    return None
 
 
 class Forward:

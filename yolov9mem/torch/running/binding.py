@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import devices
-from ..layout import is_channels_last
+from ..layout import follows_channels_last
 from ..recording.ir import NormCall, Recording, Ref
 from ..versions import count_up
 from .lower import Program
@@ -27,7 +27,7 @@ DTYPE_NAMES = {
 
 
 class Stale(Exception):
-    """A parameter has another shape or dtype than when the module was recorded."""
+    """A parameter has another shape, dtype or order of memory than in the recording."""
 
 
 def address(tensor: Tensor) -> tuple[Any, ...]:
@@ -177,7 +177,7 @@ def laid_out_as_stock(
 ) -> list[Tensor]:
     """Outputs of a graph in the layout that eager PyTorch gives them: channels_last only
     where an input or the weight of a convolution is."""
-    if any(map(is_channels_last, chain(inputs, params))):
+    if any(map(follows_channels_last, chain(inputs, params))):
         return outputs
     return [output.contiguous() for output in outputs]
 

@@ -18,7 +18,7 @@ from yolov9mem._keep import Keep
 
 from .. import devices
 from ..processes import membership
-from ..recording.arguments import describe
+from ..recording.arguments import describe, orders_of
 from ..recording.fakes import FakeCopy, places_of
 from ..recording.fingerprint import Fingerprint
 from ..recording.ir import CannotLower, NothingToRun, Recording
@@ -33,6 +33,7 @@ from .invocation import Invocation
 from .lower import lower
 from .lowered import Graph, Lowered
 from .planned import TorchPlan
+from .replica import ReplicaEntry
 
 MOST_PROGRAMS = 64  # input signatures remembered for one module
 # Of these, with CUDA graphs. Where there are more, each comes seldom and its memory is
@@ -64,6 +65,7 @@ class Entry:
         self.reasons: Counter[str] = Counter()  # why the stock forward ran
         self.failure: CannotLower | None = None  # the latest
         self.latest: Lowered | None = None
+        self._drawn: set[Any] = set()  # signatures of what draws in the order of memory
         self._latest_on: dict[Any, Lowered] = {}  # by device: DataParallel has some
         self.path = ""  # below the module that was given to checkpoint()
         self.below_stock = False  # the forward that calls it is the parent's stock one
@@ -131,6 +133,7 @@ class Entry:
             bindings, outside = lowered.bound(call.module)
         try:
             params = [binding.params() for binding in bindings]
+            lowered.check_order(params)
         except Stale:
             self.forget()
             return self.run_as(call)
@@ -140,7 +143,7 @@ class Entry:
         resized = self._latest_on.get(place) is not lowered
         self.latest = self._latest_on[place] = lowered.running()
         arguments = call.args, call.kwargs
-        replay = Replay(recording, outside, arguments, call.leaves, params, self.keep)
+        replay = Replay(recording, outside, arguments, call.leaves, self.keep)
         for graph, binding, own in zip(lowered.graphs, bindings, params):
             part = graph.program.part
             plan = self._plan(
@@ -249,6 +252,7 @@ class Entry:
         with self._lock:
             self._fingerprint = self._fakes = None
             self.lowered.clear()
+            self._drawn.clear()
             self._latest_on.clear()
 
     def _key(self, call: Invocation) -> Any:
@@ -257,7 +261,8 @@ class Entry:
         cudnn = devices.cudnn_settings() if on_cuda else None
         autocast = devices.autocast_dtype(device)
         arguments = describe(call.leaves), str(call.spec)
-        return (*arguments, autocast, cudnn, membership())
+        key = (*arguments, autocast, cudnn, membership())
+        return (*key, orders_of(call.leaves)) if key in self._drawn else key
 
     def _remember(self, key: Any, made: Lowered | CannotLower) -> None:
         with self._lock:
@@ -284,6 +289,9 @@ class Entry:
                     if not self.strict and self.keep.rule != "budget" and not shares:
                         self._check_use(found, call.leaves)
                     self.counts["recordings"] += 1
+                    if found.draws and key not in self._drawn:
+                        self._drawn.add(key)
+                        key = self._key(call)
                 except CannotLower as failure:
                     self._fakes = None  # forward may have changed the copy
                     found = failure.again()
@@ -376,23 +384,3 @@ class Entry:
                 graph.plans[key] = plan
                 self.counts["plans"] += 1
         return plan
-
-
-class ReplicaEntry(registry.Runner):
-    """Runs a DataParallel replica with the plans of its origin."""
-
-    def __init__(self, origin: Entry) -> None:
-        self.cls, self._entry = origin.cls, origin
-
-    def replica(self) -> registry.Runner:
-        """Of a replica."""
-        return self
-
-    def run(
-        self, module: nn.Module, stock: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Any:
-        """forward(*args, **kwargs) of the replica."""
-        origin = self._entry.ref()
-        if origin is None:
-            return stock(module, *args, **kwargs)
-        return self._entry.run_as(Invocation(origin, module, stock, args, kwargs))

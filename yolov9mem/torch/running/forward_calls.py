@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from itertools import chain, compress
+from itertools import compress
 from typing import Any
 
 import torch
@@ -13,12 +13,11 @@ from torch.utils._pytree import tree_unflatten
 from yolov9mem._keep import Keep
 
 from .. import devices
-from ..layout import is_channels_last
 from ..recording.gaps import Gap
 from ..recording.ir import Recording, Ref, Stage, StockCall
 from .again import is_made_again, made_again_later
 from .binding import Outside
-from .stock_calls import DRAWS, Caller
+from .stock_calls import Caller
 
 
 class Replay:
@@ -30,17 +29,14 @@ class Replay:
         outside: Outside,
         arguments: tuple[Any, Any],
         leaves: list[Any],
-        params: list[list[Tensor]],
         keep: Keep,
     ) -> None:
-        """``leaves``: of ``arguments``, which are (args, kwargs). ``params``: by graph.
-        ``keep`` says which gaps may be made again in backward."""
+        """``leaves``: of ``arguments``, which are (args, kwargs). ``keep`` says which gaps
+        may be made again in backward."""
         self._recording, self._outside = recording, outside
         self._arguments, self._leaves = arguments, leaves
         self._device = devices.of(leaves)
-        draws = any(call.name in DRAWS for call in recording.calls)
-        by_place = draws and not _is_channels_last(leaves, params)
-        self._caller = Caller(self._device, by_place)
+        self._caller = Caller(self._device)
         self._can_be_again = is_made_again(keep)
         self._feeds: set[Ref] = set()  # which may be made again
         self._made: dict[Ref, Tensor] = {}  # values and results of stock calls
@@ -139,9 +135,3 @@ class Replay:
         for ref in step.done_with:
             self._made.pop(ref, None)
             self._fed.pop(ref, None)
-
-
-def _is_channels_last(leaves: list[Any], params: list[list[Tensor]]) -> bool:
-    """Would values be, in stock PyTorch?"""
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    return any(map(is_channels_last, chain(tensors, *params)))

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ..layout import follows_channels_last
 from ..recording.ir import Recording, Ref
-from .binding import Binding, Outside, planar_dtype
+from .binding import Binding, Outside, Stale, planar_dtype
 from .lower import Program
 from .planned import TorchPlan
+from .stock_calls import DRAWS
 
 _runs = itertools.count(1)
 
@@ -47,6 +49,17 @@ class Lowered:
         self.graphs = [Graph(program, module) for program in programs]
         self.outside = Outside(recording, module)
         self.ran = 0
+        self.draws = any(call.name in DRAWS for call in recording.calls)
+        self._order: list[bool] | None = None
+
+    def check_order(self, params: list[list[Tensor]]) -> None:
+        """Raises Stale where something draws in the order of memory of the recording, and
+        a weight, of ``params`` by graph, is in another since then."""
+        if self.draws:
+            order = list(map(follows_channels_last, itertools.chain(*params)))
+            self._order = order if self._order is None else self._order
+            if order != self._order:
+                raise Stale
 
     def running(self) -> Lowered:
         """Itself; notes which run this is of all that there are."""

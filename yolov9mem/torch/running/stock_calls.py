@@ -115,10 +115,8 @@ class Caller:
     """Makes stock calls on one device. A GPU among their arguments is that one: the
     recording may be that of a replica on another."""
 
-    def __init__(self, device: torch.device, draws_by_place: bool) -> None:
-        """``draws_by_place``: what draws is given tensors in the memory order of the
-        recording, as a stock forward has, whose values are not channels_last."""
-        self._device, self._draws_by_place = device, draws_by_place
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
 
     def make(self, call: StockCall, resolve: Callable[[Ref], Any]) -> list[Tensor]:
         """What the call makes, in the order of ``call.made``."""
@@ -130,8 +128,9 @@ class Caller:
 
     def _make(self, call: StockCall, resolve: Callable[[Ref], Any]) -> list[Tensor]:
         given = [resolve(ref) for ref in call.refs]
-        by_place = self._draws_by_place and call.name in DRAWS
-        read = list(map(_laid_out, given, call.effects.strides)) if by_place else given
+        read = given
+        if call.name in DRAWS:  # in the order that stock PyTorch's values have
+            read = list(map(_laid_out, given, call.effects.strides))
         following = iter(read)
 
         def leaf(found: Any) -> Any:
