@@ -144,3 +144,27 @@ def test_a_part_that_is_its_own_copy_is_left_as_it_was() -> None:
     assert module[1].norm.momentum is None
     module(image())
     assert module[1].norm.num_batches_tracked == 1
+
+
+class Sizes(nn.Module):
+    """Hands out sizes, takes them, and makes tensors of them, all as a torch.Size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = Brick(3, 4), Brick(4, 4)
+
+    def forward(self, x: Tensor, wanted: torch.Size) -> tuple[Tensor, torch.Size, int]:
+        x = self.first(x)
+        x = x + x.new(x.size()[1:]).fill_(wanted.numel())
+        return self.last(x), x.size(), wanted.numel()
+
+
+def test_sizes_stay_sizes() -> None:
+    stock = Sizes()
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    for _ in range(2):
+        made, expected = (m(image(), torch.Size((2, 3))) for m in (ours, stock))
+        assert_close(made[0], expected[0])
+        assert made[1:] == expected[1:]
+        assert type(made[1]) is torch.Size
+    assert ran_in_core(ours) == 2

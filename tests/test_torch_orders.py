@@ -49,6 +49,8 @@ DRAWN: dict[str, Callable[[Tensor], Tensor]] = {
     "in place": lambda x: x * (x * 0).bernoulli_(0.5),
     "through a view": seen_through_a_view,
     "tokens": of_tokens,
+    "native dropout": lambda x: torch.native_dropout(x, 0.5, True)[0],
+    "sizes": lambda x: x + x.data.new(x.size()).normal_(),
     "every second": lambda x: F.dropout(x[..., ::2]),
     "expanded": lambda x: F.dropout(x[:, :1].expand(-1, 8, -1, -1)),
 }

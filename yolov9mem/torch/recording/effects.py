@@ -19,6 +19,14 @@ from .isolation import is_seeded, nothing_saved
 if TYPE_CHECKING:
     from .recorder import Recorder
 
+SIDE_EFFECTS = {
+    "register_hook", "retain_grad", "requires_grad_", "backward", "set_", "__set__",
+    "detach_",
+}  # fmt: skip
+# They read memory, which a fake has not and which a replay lays out anew.
+OF_MEMORY = {
+    "apply_", "as_strided", "as_strided_", "as_strided_scatter", "map_", "map2_",
+}  # fmt: skip
 _OURS = ("aten", "prim", "prims")  # whose operators say what they do
 
 

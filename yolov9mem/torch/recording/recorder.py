@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_unflatten
 
 from .. import devices
 from ..versions import packing
 from . import calls, calls_layers, sharing  # noqa: F401 (layers: its handlers)
+from .arguments import PRINTED
 from .copies import Copies
 from .derived import Derived
-from .effects import learn, watched, why_other_numbers
+from .effects import OF_MEMORY, SIDE_EFFECTS, learn, watched, why_other_numbers
 from .fakes import FakeCopy
 from .fingerprint import Fingerprint
 from .ir import (
@@ -37,22 +38,14 @@ from .ir import (
 )
 from .isolation import nothing_saved
 from .parts import divide
+from .trees import flatten, map_leaves
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 RESULTS = "return tensors, numbers or texts, in lists, tuples and dicts"
 CHANGES = (
     "forward changes the module itself; if its first alone does, make that one before"
 )
-SIDE_EFFECTS = {
-    "register_hook", "retain_grad", "requires_grad_", "backward", "set_", "__set__",
-    "detach_",
-}  # fmt: skip
 # What a forward may ask of a tensor: in a recording nothing has a history yet.
 OF_AUTOGRAD = {"requires_grad", "grad_fn", "is_leaf", "retains_grad"}
-# They read memory, which a fake has not and which a replay lays out anew.
-OF_MEMORY = {
-    "apply_", "as_strided", "as_strided_", "as_strided_scatter", "map_", "map2_",
-}  # fmt: skip
 
 
 class Recorder(TorchFunctionMode):
@@ -171,7 +164,7 @@ class Recorder(TorchFunctionMode):
         try:
             with self.fakes.mode, nothing_saved(), self:
                 self._pack = packing()
-                fake_args, fake_kwargs = torch.utils._pytree.tree_unflatten(fakes, spec)
+                fake_args, fake_kwargs = tree_unflatten(fakes, spec)
                 containers = dict(containers_in((fake_args, fake_kwargs)))
                 held = {path: items_of(c) for path, c in containers.items()}
                 # Not a call of the module: what somebody has around its forward is
@@ -243,7 +236,7 @@ class Recorder(TorchFunctionMode):
     def stock_call(
         self, func: Callable[..., Any], name: str, args: Any, kwargs: Any
     ) -> Any:
-        leaves = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+        leaves = [x for x in flatten((args, kwargs))[0] if isinstance(x, Tensor)]
         if name in OF_MEMORY:
             raise CannotLower(name, self.path, "it reads memory, laid out anew")
         if name == "__get__":
@@ -256,7 +249,7 @@ class Recorder(TorchFunctionMode):
         known = set(map(id, leaves))
         made = {
             ("result", leaf): tensor
-            for leaf, tensor in enumerate(tree_flatten(result)[0])
+            for leaf, tensor in enumerate(flatten(result)[0])
             if isinstance(tensor, Tensor) and id(tensor) not in known
         }
         sharing.note_views(self, list(made.values()), leaves)
@@ -300,7 +293,7 @@ class Recorder(TorchFunctionMode):
             carries = carries or self._carries(refs[-1], leaf)
             return refs[-1]
 
-        ref_args, ref_kwargs = tree_map(to_ref, args), tree_map(to_ref, kwargs)
+        ref_args, ref_kwargs = map_leaves(to_ref, args), map_leaves(to_ref, kwargs)
         if carries and not torch.is_grad_enabled():  # perhaps in an autograd.Function
             raise CannotLower(name, self.path, "it runs where gradients are disabled")
         autocast = devices.autocast_dtype(self._device)
@@ -385,12 +378,12 @@ class Recorder(TorchFunctionMode):
 
     def _finish(self, out: Any) -> None:
         done = self.recording
-        leaves, done.out_spec = tree_flatten(out)
+        leaves, done.out_spec = flatten(out)
         for leaf in leaves:
             if isinstance(leaf, Tensor):
                 self._handed_out.append(leaf)
                 leaf = self._ref_of(leaf, "return")
-            elif not isinstance(leaf, PLAIN):
+            elif not isinstance(leaf, PRINTED):
                 kind = type(leaf).__name__
                 reason = f"a result of type {kind} is not understood: {RESULTS}"
                 raise CannotLower("return", "", reason)

@@ -6,19 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch.utils._pytree import tree_map
-
 from .ir import Recording, Ref
+from .trees import map_leaves
 
 
 def replace_refs(done: Recording, function: Callable[[Any], Any]) -> None:
     """Everywhere but in nodes; ``function`` gets leaves that are no Ref, too."""
-
-    def replaced(tree: Any) -> Any:
-        return tree_map(function, tree, is_leaf=lambda leaf: isinstance(leaf, Ref))
-
     for call in done.calls:
-        call.args, call.kwargs = replaced(call.args), replaced(call.kwargs)
+        call.args = map_leaves(function, call.args)
+        call.kwargs = map_leaves(function, call.kwargs)
         call.refs = tuple(function(ref) for ref in call.refs)
         call.changes = tuple(function(ref) for ref in call.changes)
     done.out_leaves = [function(leaf) for leaf in done.out_leaves]

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+
+from ..recording import trees
 
 
 class Invocation:
@@ -36,7 +37,7 @@ class Invocation:
         self.spec: Any = None
 
     def flatten(self) -> None:
-        self.leaves, self.spec = tree_flatten((self.args, self.kwargs))
+        self.leaves, self.spec = trees.flatten((self.args, self.kwargs))
 
     def tensors(self) -> list[Tensor]:
         """Among the leaves."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
 
 from .. import devices
 from ..recording.ir import Ref, StockCall
+from ..recording.trees import flatten, map_leaves
 
 
 @contextmanager
@@ -74,8 +74,8 @@ _AROUND = {"instance_norm": _instance_norm, "group_norm": _group_norm}
 
 # They draw a number for each element in the order of memory, or make what others fill so.
 DRAWS = {
-    "alpha_dropout", "bernoulli", "dropout", "empty_like", "multinomial", "poisson",
-    "rand_like", "randint_like", "randn_like", "rrelu",
+    "alpha_dropout", "bernoulli", "dropout", "empty_like", "multinomial", "native_dropout",
+    "poisson", "rand_like", "randint_like", "randn_like", "rrelu",
     # In place:
     "alpha_dropout_", "bernoulli_", "cauchy_", "dropout_", "exponential_", "geometric_",
     "log_normal_", "normal_", "random_", "rrelu_", "uniform_",
@@ -142,10 +142,10 @@ class Caller:
 
         with _autocast(self._device.type, call.autocast):
             tree = call.args, call.kwargs
-            arguments = tree_map(leaf, tree, is_leaf=lambda x: isinstance(x, Ref))
+            arguments = map_leaves(leaf, tree)
             made = _function(call)(*arguments[0], **arguments[1])
         for kind, i in call.made:
             if kind == "argument" and read[i] is not given[i]:
                 given[i].copy_(read[i])
-        flat = tree_flatten(made)[0]
+        flat = flatten(made)[0]
         return [flat[i] if kind == "result" else given[i] for kind, i in call.made]
