@@ -23,7 +23,7 @@ import torch
 from .gaps import gaps_of
 from .ir import CannotLower, Node, NothingToRun, Part, Recording, Ref, Stage, StockCall
 from .refs import memory_of_result, renumber_calls, replace_refs, results
-from .to_stock import can_be_left, leave_to_stock, tails
+from .to_stock import can_be_left, leave_to_stock, tails, without_gradient
 
 HALVES = (torch.bfloat16, torch.float16)
 # What rounding before them changes no more than rounding after them.
@@ -40,6 +40,7 @@ def divide(done: Recording, strict: bool) -> None:
     the parts would be too small or a stock call changes what a part reads.
     """
     leave_to_stock(done, tails(done.nodes))
+    leave_to_stock(done, without_gradient(done))
     stages = _ordered(done)
     while poor := _saves_nothing(done, stages, strict):
         leave_to_stock(done, poor, SAVES_NOTHING)

@@ -13,10 +13,34 @@ from torch import Tensor
 from .ir import CannotLower, Node, Recording, Ref, StockCall
 from .refs import renumber_calls
 
+
+class _LeakyReLU(torch.autograd.Function):
+    """Keeps its result, which the next call mostly keeps as well, and not its argument: as
+    stock PyTorch's in place, without overwriting what a call made again may read."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
+        made = F.leaky_relu(x, slope)
+        ctx.save_for_backward(made)
+        ctx.slope = slope
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (made,) = ctx.saved_tensors
+        of_result = torch.ops.aten.leaky_relu_backward(grad, made, ctx.slope, True)
+        return of_result, None
+
+
+def _leaky_relu(x: Tensor, slope: float, *_: float) -> Tensor:
+    made: Tensor = F.leaky_relu(x, slope) if slope <= 0 else _LeakyReLU.apply(x, slope)
+    return made
+
+
 ACTIVATIONS: dict[str, Callable[..., Tensor]] = {  # of x, slope, low and high
     "silu": lambda x, *_: F.silu(x),
     "relu": lambda x, *_: F.relu(x),
-    "leaky_relu": lambda x, slope, *_: F.leaky_relu(x, slope),
+    "leaky_relu": _leaky_relu,
     "hardtanh": lambda x, _, low, high: F.hardtanh(x, low, high),
     "hardswish": lambda x, *_: F.hardswish(x),
     "mish": lambda x, *_: F.mish(x),
@@ -134,6 +158,24 @@ def tails(nodes: list[Node]) -> list[int]:
         if (sigmoid and not leads_on[number]) or not found.isdisjoint(node.operands):
             found.add(number)
     return sorted(found.union(_last_of_convolutions(nodes)))
+
+
+def without_gradient(done: Recording) -> list[int]:
+    """What is made of results of stock calls that carry no gradient, as of a mask that is
+    drawn: autograd keeps none of it, and a graph would keep what it is made of."""
+    carries: list[bool] = []  # by node
+    for node in done.nodes:
+        if node.op == "input":
+            kind, key = node.attributes[0]
+            carries.append(kind != "stock" or done.calls[key[0]].carries)
+        else:
+            learns = not can_be_left(node) or _scales_by_a_parameter(node)
+            carries.append(learns or any(carries[v] for v in node.operands))
+    return [
+        number
+        for number, (node, carried) in enumerate(zip(done.nodes, carries))
+        if not carried and node.op != "input"
+    ]
 
 
 def _last_of_convolutions(nodes: list[Node]) -> list[int]:
