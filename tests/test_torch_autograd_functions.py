@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: MIT
+"""Functions with a backward of their own within a forward: one stock call each."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from allocations import peak_of
+from models_for_tests import Brick, assert_same_training, image
+from torch import Tensor, nn
+from torch.autograd import Function
+
+import yolov9mem.torch as ym
+
+
+class Swish(Function):
+    """As of EfficientNets that save memory so."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        return grad * (s * (1 + x * (1 - s)))
+
+
+class Scaled(Function):
+    """Takes a parameter, a number and nothing; has two results, one without gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, power: float, bias: None) -> Any:
+        ctx.save_for_backward(x, scale)
+        ctx.power = power
+        signs = x.sign()
+        ctx.mark_non_differentiable(signs)
+        return x * scale * power, signs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> Any:
+        x, scale = ctx.saved_tensors
+        return grad * scale * ctx.power, (grad * x).sum() * ctx.power, None, None
+
+
+class InPlace(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        return x.mul_(3)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * 3
+
+
+class Straight(Function):
+    """Rounds, with the gradient of doing nothing; in the later way of writing."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.mul(8).round().div(8)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+class Shaken(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * torch.rand(len(x), 1, 1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * torch.rand(len(grad), 1, 1, 1)
+
+
+class Twice(Function):
+    """Calls another function in its own forward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return Swish.apply(x) + x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        return grad * (s * (1 + x * (1 - s)) + 1)
+
+
+class Calls(nn.Module):
+    def __init__(self, function: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first = nn.Sequential(Brick(3, 8, 3), Brick(8, 8, 3))
+        self.last = nn.Sequential(Brick(8, 8), Brick(8, 4))
+        self.scale = nn.Parameter(torch.tensor(0.5))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self, self.first(x)))
+
+
+def scaled(module: nn.Module, x: Tensor) -> Tensor:
+    y, signs = Scaled.apply(x, module.scale, 2.0, None)
+    return y + signs
+
+
+KINDS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "swish": lambda m, x: Swish.apply(x),
+    "scaled": scaled,
+    "in place": lambda m, x: InPlace.apply(x * 2),
+    "straight": lambda m, x: Straight.apply(x),
+    "drawn": lambda m, x: Shaken.apply(x),
+    "one in another": lambda m, x: Twice.apply(x),
+    "by a device": lambda m, x: by_device(x),
+}
+
+
+def by_device(x: Tensor) -> Tensor:
+    with torch.device("cpu"):
+        return Swish.apply(x)
+
+
+@pytest.mark.parametrize("keep", ["all", "conv", "min"])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_function_is_one_stock_call(name: str, keep: str) -> None:
+    torch.manual_seed(0)
+    stock = Calls(KINDS[name])
+    ours = ym.checkpoint(copy.deepcopy(stock), keep, strict=False)
+    for _ in range(2):
+        made = []
+        for module in (ours, stock):
+            torch.manual_seed(5)
+            module.zero_grad()
+            y = module(image())
+            y.square().mean().backward()
+            made.append([y, *(p.grad for p in module.parameters())])
+            made[-1].append(torch.get_rng_state())
+        torch.testing.assert_close(made[0], made[1], rtol=2e-3, atol=1e-5)
+    assert ym.report(ours).rows[0].calls == 2
+
+
+class Deep(nn.Module):
+    """Six convolutions with a batch norm and the function behind each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(6))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms):
+            x = Swish.apply(norm(conv(x)))
+        return x
+
+
+def test_it_is_made_again_and_nothing_else_is_held_for_it() -> None:
+    """Stock PyTorch holds arguments of convolution, norm and function."""
+    torch.manual_seed(0)
+    stock = Deep()
+    peaks = []
+    for keep in ("min", None):
+        module = copy.deepcopy(stock)
+        if keep is not None:
+            ym.checkpoint(module, keep, strict=False)
+        x = image(c=8, size=64)
+        module(x).sum().backward()  # recorded
+        module.zero_grad()
+        peaks.append(peak_of(lambda m=module, x=x: m(x).sum().backward()))
+    assert peaks[0] < 0.6 * peaks[1]
+
+
+def test_apply_is_as_it_was_and_other_threads_do_not_notice() -> None:
+    before = vars(Function)["apply"]
+    seen: list[Any] = []
+
+    def other_thread() -> None:
+        x = torch.ones(1, 1, 1, 1, requires_grad=True)
+        seen.append(type(Swish.apply(x).grad_fn).__name__)
+
+    def spying(module: nn.Module, x: Tensor) -> Tensor:
+        if vars(Function)["apply"] is not before and not seen:
+            thread = threading.Thread(target=other_thread)
+            thread.start()
+            thread.join()
+        return Swish.apply(x)
+
+    stock = Calls(spying)
+    assert_same_training(
+        ym.checkpoint(copy.deepcopy(stock), strict=False), stock, image()
+    )
+    assert seen == ["SwishBackward"]
+    assert vars(Function)["apply"] is before
+
+
+def test_what_would_hold_the_copy_is_refused() -> None:
+    """A replay would call the module that was recorded."""
+
+    class Whole(Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, module: nn.Module) -> Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            return grad * 2, None
+
+    def in_a_closure(module: nn.Module, x: Tensor) -> Tensor:
+        class Closed(Function):
+            @staticmethod
+            def forward(ctx: Any, x: Tensor) -> Tensor:
+                return x * module.scale.detach()
+
+            @staticmethod
+            def backward(ctx: Any, grad: Tensor) -> Tensor:
+                return grad * module.scale.detach()
+
+        return Closed.apply(x)
+
+    for function, why in (
+        (lambda m, x: Whole.apply(x, m), "an argument of it is a Calls"),
+        (in_a_closure, "defined within a function"),
+    ):
+        stock = Calls(function)
+        ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+        assert_same_training(ours, stock, image())
+        row = ym.report(ours).rows[0]
+        assert row.state == "stock" and why in row.detail
