@@ -76,7 +76,7 @@ def operand(rec: Recorder, tensor: Any, name: str) -> int:
     return value
 
 
-@handles("dropout", "dropout2d")
+@handles("dropout")
 def _dropout(
     rec: Recorder,
     func: Any,

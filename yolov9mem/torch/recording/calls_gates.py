@@ -151,7 +151,8 @@ def _factor(rec: Recorder, tensor: Tensor) -> int | None:
 
 
 @handles("mul", "multiply", "mul_", "__mul__", "__rmul__", "__imul__")
-def _mul(rec: Recorder, func: Any, input: Any, other: Any, **more: Any) -> Any:
+def multiply(rec: Recorder, func: Any, input: Any, other: Any, **more: Any) -> Any:
+    """The handler's result for a product."""
     if is_number(input):
         input, other = other, input
     pair = (input, other)

@@ -91,10 +91,10 @@ def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, value
 
 
-def places_of(module: nn.Module) -> list[tuple[torch.device, bool]]:
-    """Where its tensors are, all GPUs being one, and which are channels_last."""
+def places_of(module: nn.Module) -> list[tuple[torch.device, torch.dtype, bool]]:
+    """Of its tensors where they are, all GPUs being one, dtype and if channels_last."""
     return [
-        (_place(tensor.device), follows_channels_last(tensor))
+        (_place(tensor.device), tensor.dtype, follows_channels_last(tensor))
         for part in module.modules()
         for _, tensor in own_tensors(part)
     ]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Sums and products with a parameter that has one number for each channel, or one for all:
+"""Parameters that have one number for each channel, or one for all, in sums and products:
 LayerScale (arXiv:2103.17239), the implicit knowledge of YOLOR and YOLOv7
-(arXiv:2105.04206), the learnable affine blocks of PP-HGNetV2, gates of shortcuts.
+(arXiv:2105.04206), the learnable affine blocks of PP-HGNetV2, gates of shortcuts; and as
+the slopes of PReLU (arXiv:1502.01852).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .calls import FLOATS
+from .calls import FLOATS, handles
 from .expressions import Expressions
 from .sharing import check_in_place
 
@@ -31,6 +32,20 @@ def shifted_by(
 ) -> Tensor | None:
     """The sum of a value and such a parameter, or None: it is none."""
     return _affine(rec, input, other, name, in_place, is_product=False)
+
+
+@handles("prelu")
+def _prelu(rec: Recorder, func: Any, input: Tensor, weight: Tensor) -> Any:
+    path = rec.parameter_path(weight)
+    out = func(input, weight)
+    autocast = out.dtype is not input.dtype
+    if path is None or not _is_vector(rec, path) or autocast:
+        return None
+    value = rec.import_value(input)
+    if value is None:
+        return None
+    made = rec.add_node("prelu", (value,), (path,), rec.shape(value), out.dtype)
+    return rec.bind(out, made)
 
 
 def _affine(
@@ -63,7 +78,12 @@ def _path(rec: Recorder, x: Tensor, numbers: Any) -> str | None:
     path = rec.parameter_path(numbers) if ref is None else Expressions(rec).path(ref)
     if path is None:
         return None
+    count = rec.fakes.tensor(path).numel()
+    return path if _is_vector(rec, path) and count == numbers.numel() else None
+
+
+def _is_vector(rec: Recorder, path: str) -> bool:
+    """Is it a parameter of numbers in a row, of whatever shape?"""
     own = rec.fakes.tensor(path)
-    is_one = isinstance(own, nn.Parameter) and own.dtype in FLOATS
-    is_vector = sum(side > 1 for side in own.shape) <= 1 and own.is_contiguous()
-    return path if is_one and is_vector and own.numel() == numbers.numel() else None
+    in_a_row = sum(side > 1 for side in own.shape) <= 1 and own.is_contiguous()
+    return in_a_row and isinstance(own, nn.Parameter) and own.dtype in FLOATS

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_unflatten
 
 from .. import devices
 from ..versions import packing
-from . import calls, calls_layers, sharing  # noqa: F401 (layers: its handlers)
+from . import calls, calls_draws, calls_layers, sharing  # noqa: F401 (handlers)
 from .arguments import PRINTED
 from .copies import Copies
 from .derived import Derived

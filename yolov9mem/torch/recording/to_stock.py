@@ -99,6 +99,7 @@ CALLS: dict[str, Callable[..., Tensor]] = {  # take the operands, then the attri
     "activation": _activation,
     "add": _add,
     "affine": _affine,
+    "prelu": torch.prelu,
     "concat": _concat,
     "slice": _slice,
     "max_pool": _max_pool,
@@ -170,6 +171,7 @@ def without_gradient(done: Recording) -> list[int]:
             carries.append(kind != "stock" or done.calls[key[0]].carries)
         else:
             learns = not can_be_left(node) or _scales_by_a_parameter(node)
+            learns = learns or node.op == "prelu"
             carries.append(learns or any(carries[v] for v in node.operands))
     return [
         number
@@ -206,9 +208,10 @@ def _stock_call(number: int, node: Node) -> StockCall:
 
     operands = tuple(Ref("value", value) for value in node.operands)
     settings, refs = node.attributes, operands
-    if node.op == "affine":
-        paths = tuple(path and Ref("path", path) for path in settings[2:])
-        settings = (*settings[:2], *paths)
+    if node.op in ("affine", "prelu"):
+        first = 2 if node.op == "affine" else 0
+        paths = tuple(path and Ref("path", path) for path in settings[first:])
+        settings = (*settings[:first], *paths)
         refs += tuple(path for path in paths if path)
     made = StockCall(
         call,

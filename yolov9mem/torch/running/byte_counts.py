@@ -113,6 +113,8 @@ def _kept_by_stock(program: Program, plan: TorchPlan) -> dict[object, int]:
             continue
         if node.is_convolution and node.attributes[0] in wanted:
             keep(node.operands[0], node.dtype)
+        elif node.op == "prelu":
+            keep(node.operands[0])
         elif node.op == "norm":
             keep(node.operands[0])
             kept["statistics", number] = 2 * 4 * node.shape[1]

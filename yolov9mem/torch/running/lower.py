@@ -129,6 +129,18 @@ class Program:
         self.norms.append(None)
         return self.graph.affine(x, scale, shift, bias, gamma, node.path)
 
+    def _prelu(self, node: Node) -> int:
+        """relu(x) + slope * min(x, 0). The bound is above 0, where the gradient of the
+        second term is PyTorch's then, and too small to be seen in the sum."""
+        x, name = self._values[node.operands[0]], node.path
+        positive = self.graph.activation(x, "relu", name=name)
+        tiny = torch.finfo(torch.float32).tiny
+        negative = self.graph.activation(x, "hardtanh", 0.0, -math.inf, tiny, name)
+        slope = self._numbers(node.attributes[0])
+        scaled = self.graph.affine(negative, gamma=slope, name=name)
+        self.norms.append(None)
+        return self.graph.add([positive, scaled], name)
+
     def _norm(self, node: Node) -> int:
         number = node.attributes[0]
         if number not in self._norm_number:
@@ -208,6 +220,7 @@ class Program:
         "conv": _conv,
         "conv_transpose": _conv_transpose,
         "affine": _affine,
+        "prelu": _prelu,
         "norm": _norm,
         "activation": _activation,
         "add": _add,
@@ -248,6 +261,8 @@ def flows(
             own = node.attributes[:1]
         elif node.op == "affine":
             own = node.attributes[2:]
+        elif node.op == "prelu":
+            own = node.attributes
         elif node.op == "norm":
             call = program.part.norms[node.attributes[0]]
             own = (call.gamma, call.beta)
