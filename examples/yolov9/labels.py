@@ -263,10 +263,11 @@ def _read_one(image: str) -> tuple[Record | None, str, bool]:
 
 
 def read_records(
-    images: list[str], nc: int, title: str, quiet: bool = False
+    images: list[str], nc: int | None, title: str, quiet: bool = False
 ) -> Records:
     """Reads and checks all images and labels, from the label cache where it is valid.
 
+    nc: classes of the data set; None: any, as all are to be one (--single-cls).
     Raises DataError for a class number out of range.
     """
     cache = label_path(images[0]).parent.with_suffix(".cache.npz")
@@ -289,7 +290,7 @@ def read_records(
                     records.unlabelled += not labelled
         _save_cache(cache, key, records)
     for record in records.items:
-        if len(record.labels) and record.labels[:, 0].max() >= nc:
+        if nc and len(record.labels) and record.labels[:, 0].max() >= nc:
             raise DataError(
                 f"{label_path(record.image)}: class {int(record.labels[:, 0].max())}, "
                 f"but the data set has {nc} classes (0 to {nc - 1})"
