@@ -21,7 +21,9 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+# Those of the field. What can't be read of them is counted and named, not passed over.
+IMAGE_SUFFIXES = {".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".pfm", ".png"}
+IMAGE_SUFFIXES |= {".tif", ".tiff", ".webp"}
 CACHE_VERSION = 2
 SHOWN_PROBLEMS = 10
 JPEG_END = b"\xff\xd9"
@@ -172,6 +174,8 @@ def read_image(path: str) -> np.ndarray:
         raise ValueError("truncated JPEG")
     if data.startswith(b"\x89PNG") and b"IEND" not in data:
         raise ValueError("truncated PNG")
+    if data.startswith((b"PF", b"Pf")):  # OpenCV rounds what is mostly 0 to 1
+        raise ValueError("a PFM has floats, no bytes: make it a PNG or the like")
     pixels = np.frombuffer(data, np.uint8)
     try:
         image = cv2.imdecode(pixels, cv2.IMREAD_COLOR) if data else None
