@@ -190,6 +190,9 @@ def test_image_lists(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("./images/b.jpg\n\nimages/a.jpg\n")
     images = list_images([str(tmp_path / "list.txt")])
     assert [Path(i).name for i in images] == ["a.jpg", "b.jpg"]
+    marked = b"\xef\xbb\xbf" + (tmp_path / "list.txt").read_bytes()
+    (tmp_path / "marked.txt").write_bytes(marked)
+    assert list_images([str(tmp_path / "marked.txt")]) == images
     assert label_path(images[0]) == tmp_path / "labels/a.txt"
     with pytest.raises(DataError, match="no images found"):
         list_images([str(tmp_path / "labels")])

@@ -119,7 +119,8 @@ def list_images(sources: list[str]) -> list[str]:
             files += _files_below(str(source))
         elif source.is_file():
             try:
-                lines = source.read_text().splitlines()
+                # Some editors begin a file with a mark, which is no part of a name.
+                lines = source.read_text(encoding="utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise DataError(f"{source} is no list of images: {error}") from error
             files += [_listed(source, line.strip()) for line in lines if line.strip()]
