@@ -202,7 +202,8 @@ def _jpeg_ends(data: bytes) -> bool:
 def parse_labels(text: str) -> tuple[np.ndarray, list[np.ndarray]]:
     """Labels (n, 5) and polygons of a label file; doubles are removed.
 
-    Polygons come for all objects (boxes as rectangles) when one object has one.
+    Polygons come for all objects when one object has one: boxes stay what they are and
+    get rectangles, where the official code takes their four numbers for two points.
     Raises ValueError naming the line and the rule.
     """
     labels, polygons, any_polygon = [], [], False
