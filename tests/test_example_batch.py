@@ -200,7 +200,7 @@ def test_what_cannot_be_is_a_message(
     said = capsys.readouterr().err
     assert "keep: a budget of 1000 bytes is too small" in said
     assert said.endswith("a smaller --img or no --multi-scale or --ckpt min\n")
-    assert "--batch_size is -2: must be at least 1" in error("--batch", "-2")
+    assert "--batch-size is -2: must be at least 1" in error("--batch", "-2")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "-1 is for one process: without torchrun" in error()

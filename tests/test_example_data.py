@@ -16,6 +16,7 @@ from yolov9 import augment
 from yolov9.dataset import DetectionDataset, collate, make_loader
 from yolov9.labels import (
     DataError,
+    Record,
     Records,
     list_images,
     parse_labels,
@@ -241,6 +242,21 @@ def test_validation_letterbox_maps_back(tmp_path: Path) -> None:
         x = (targets[0, 2].item() * width - pads[0]) / ratios[1] / w0
         y = (targets[0, 3].item() * height - pads[1]) / ratios[0] / h0
         np.testing.assert_allclose([x, y], dataset.labels[i][0, 1:3], atol=2e-3)
+
+
+def test_rectangles_of_equal_ratio_are_in_numpy_s_order() -> None:
+    sizes = [(60, 80), (80, 60), (64, 64), (30, 40)] * 50
+    items = [
+        Record(f"{i}.jpg", h, w, np.ones((1, 5), np.float32), [])
+        for i, (h, w) in enumerate(sizes)
+    ]
+    for augmented in (False, True):
+        data = DetectionDataset(Records(items), 64, PLAIN, augmented, 4, rect=True)
+        h, w = np.array(sizes).T
+        expected = [f"{i}.jpg" for i in np.argsort(h / w)]
+        assert data.im_files == expected
+        shapes = data.shapes
+        assert (np.diff(shapes[:, 1] / shapes[:, 0]) >= 0).all()
 
 
 def test_min_items_single_class_and_empty(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from test_example_data import write_image, write_set
 
 from yolov9.labels import (
@@ -14,6 +16,7 @@ from yolov9.labels import (
     list_images,
     read_data_yaml,
     read_image,
+    read_records,
 )
 
 
@@ -129,6 +132,35 @@ def test_the_end_of_a_preview_is_not_the_end(tmp_path: Path) -> None:
         read_image(str(path))
 
 
+def test_kinds_of_images_of_the_field(tmp_path: Path) -> None:
+    kinds = ["bmp", "dng", "jpeg", "jpg", "mpo", "pfm", "png", "tif", "tiff", "webp"]
+    for kind in kinds:
+        (tmp_path / f"{kind}.{kind.upper()}").write_bytes(b"no image")
+    (tmp_path / "a.gif").write_bytes(b"no image")
+    names = [Path(image).stem for image in list_images([str(tmp_path)])]
+    assert names == kinds
+
+
+def test_pictures_of_two_eyes_are_read_and_floats_are_named(tmp_path: Path) -> None:
+    left = np.full((30, 40, 3), (200, 100, 50), np.uint8)
+    right = Image.fromarray(255 - left)
+    Image.fromarray(left).save(
+        tmp_path / "a.mpo", save_all=True, append_images=[right], quality=95
+    )
+    grey, floats = left[..., 0] / np.float32(255), left / np.float32(255)
+    for name, picture in (("b.pfm", floats), ("c.pfm", grey)):
+        assert cv2.imwrite(str(tmp_path / name), picture)
+    assert cv2.imwrite(str(tmp_path / "d.tif"), left[..., ::-1])
+    (tmp_path / "d.tif").rename(tmp_path / "d.dng")  # a kind of TIFF
+    images = list_images([str(tmp_path)])
+    for image in (images[0], images[3]):
+        assert np.abs(read_image(image)[..., ::-1] - left.astype(int)).max() < 4
+    records = read_records(images, 1, "train", quiet=True)
+    assert [Path(record.image).name for record in records.items] == ["a.mpo", "d.dng"]
+    assert len(records.problems) == 2
+    assert all("a PFM has floats, no bytes" in text for text in records.problems)
+
+
 def test_lines_of_lists_count_from_the_working_folder(
     tmp_path: Path, monkeypatch
 ) -> None:
@@ -158,6 +190,9 @@ def test_image_lists(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("./images/b.jpg\n\nimages/a.jpg\n")
     images = list_images([str(tmp_path / "list.txt")])
     assert [Path(i).name for i in images] == ["a.jpg", "b.jpg"]
+    marked = b"\xef\xbb\xbf" + (tmp_path / "list.txt").read_bytes()
+    (tmp_path / "marked.txt").write_bytes(marked)
+    assert list_images([str(tmp_path / "marked.txt")]) == images
     assert label_path(images[0]) == tmp_path / "labels/a.txt"
     with pytest.raises(DataError, match="no images found"):
         list_images([str(tmp_path / "labels")])

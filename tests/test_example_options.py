@@ -204,6 +204,15 @@ def test_images_drawn_by_weight_come_in_squares(small_set: str, capsys) -> None:
     assert "WARNING --rect: off" in capsys.readouterr().out
 
 
+def test_one_class_takes_labels_of_several(small_set: str, capsys) -> None:  # noqa: F811
+    content = yaml.safe_load(Path(small_set).read_text())
+    Path(small_set).write_text(yaml.safe_dump(content | {"names": ["shape"]}))
+    line = arguments(small_set, "--epochs", "1")
+    assert main(line) == 1
+    assert "but the data set has 1 classes" in capsys.readouterr().err
+    assert main([*line, "--single-cls"]) == 0
+
+
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_an_error_in_a_worker_is_one_line(
     workers: str,

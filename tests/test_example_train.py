@@ -214,7 +214,7 @@ def test_held_bytes_of_a_known_graph() -> None:
         (["--cache", "disk"], "--cache disk is not in this script; the official"),
         (["--cache", "disc"], "--cache is 'disc': must be ram"),
         (["--optimizer", "LION"], "-m yolov9mem train_dual.py"),
-        (["--batch", "0"], "--batch_size is 0: must be at least 1"),
+        (["--batch", "0"], "--batch-size is 0: must be at least 1"),
         (["--demo", "--seed", str(2**64)], "--seed is 18446744073709551616"),
         (["--hyp", "/no/hyp.short.yaml"], "--hyp '/no/hyp.short.yaml'"),
         (["--hyp", "none.yaml"], "--hyp 'none.yaml'"),

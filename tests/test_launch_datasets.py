@@ -52,6 +52,44 @@ class Foreign(Dataset[Any]):
         return torch.from_numpy(image), torch.from_numpy(labels)
 
 
+class Official(Dataset[Any]):
+    """The fields of the official data set.
+
+    outlined: the images with polygons, all with as many objects but those of `empty`.
+    """
+
+    load_mosaic = None
+
+    def __init__(self, outlined: range, empty: range = range(0), n: int = 64) -> None:
+        draw = np.random.default_rng(6)
+        self.augment, self.mosaic, self.rect, self.n = True, True, False, n
+        self.hyp, self.img_size = {**HYP, "mosaic": 1.0}, SIZE
+        self.mosaic_border, self.indices = [-SIZE // 2, -SIZE // 2], range(n)
+        self.albumentations, self.im_files = None, [f"{i}.png" for i in range(n)]
+        self.pixels = draw.integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8)
+        boxes = draw.uniform((0.3, 0.3, 0.1, 0.1), (0.7, 0.7, 0.5, 0.5), (n, 3, 4))
+        labels = np.concatenate((np.ones((n, 3, 1)), boxes), 2).astype(np.float32)
+        self.labels = [x[:0] if i in empty else x for i, x in enumerate(labels)]
+        points = draw.random((n, 3, 7, 2), np.float32)
+        self.segments = [list(x) if i in outlined else [] for i, x in enumerate(points)]
+
+    def __len__(self) -> int:
+        return self.n
+
+    def load_image(self, index: int) -> Any:
+        return self.pixels[index], (SIZE, SIZE), (SIZE, SIZE)
+
+    def __getitem__(self, index: int) -> Any:
+        chain = Chain(self.pixels, self.labels, self.segments, SIZE, self.hyp)
+        chain.mosaic = self.mosaic
+        image, labels = chain.sample(index)
+        numbered = torch.zeros((len(labels), 6))
+        numbered[:, 1:] = torch.from_numpy(labels)
+        whole = (SIZE, SIZE), ((1.0, 1.0), (0.0, 0.0))
+        shapes = None if self.mosaic else whole
+        return torch.from_numpy(image), numbered, self.im_files[index], shapes
+
+
 class Gathered(Foreign):
     """Its hyper-parameters are the class's."""
 
@@ -68,10 +106,10 @@ def _restored() -> Iterator[None]:
     dataset.restore_all()
 
 
-def samples(data: Foreign) -> list[Any]:
+def samples(data: Any) -> list[Any]:
     random.seed(3)
     np.random.seed(4)
-    made = [data[i % 6] for i in range(24)]
+    made = [data[i % len(data)] for i in range(24)]
     return [*made, random.random(), np.random.random()]
 
 
@@ -86,6 +124,38 @@ def test_fields_of_other_names_are_no_reason_to_stay_stock(kind: type[Foreign]) 
     assert dataset.way_of(kind) is dataset.recorded
     assert data.hyp == HYP and not hasattr(data, "mosaic")  # the trials left no trace
     assert dataset.trials._equal(samples(data), stock)
+
+
+@pytest.mark.parametrize(
+    ("outlined", "empty"),
+    [(range(0), range(0)), (range(64), range(0)), (range(40), range(40, 64))],
+    ids=["boxes", "polygons", "polygons and empty"],
+)
+def test_official_labels_of_one_kind_are_swapped(outlined: range, empty: range) -> None:
+    if NO_EQUAL_BITS:
+        pytest.skip(NO_EQUAL_BITS)
+    data = Official(outlined, empty)
+    stock = samples(data)
+    assert dataset.swap(data) is None
+    assert dataset.way_of(Official) is dataset.sample
+    assert dataset.trials._equal(samples(data), stock)
+
+
+def test_boxes_among_polygons_stay_stock_though_no_trial_meets_both() -> None:
+    if NO_EQUAL_BITS:
+        pytest.skip(NO_EQUAL_BITS)
+    assert dataset.swap(Official(range(64))) is None
+    few = Official(range(50, 52))
+    ours = dataset._strictly_sampled
+    random.seed(3)
+    assert dataset.trials.difference(few, dataset._stock[Official], ours) is None
+    random.seed(3)
+    launch = launched(Settings(mosaic=0.5), few)
+    (line,) = (text for name, text in launch.lines if name == "data set, stock")
+    assert line.startswith("Official: 62 of its 64 images with boxes alone, others")
+    assert line.endswith("polygons in all label files, or in none")
+    assert dataset.way_of(Official) is None  # though another one was swapped
+    assert few.hyp["mosaic"] == 0.5 and launch.applied == {"mosaic"}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +177,7 @@ def test_pil_beside_opencv_is_not_where_the_pixels_come_from(
     assert str(dataset.why_unknown(plain())).startswith(reason)
 
 
-def launched(settings: Settings, *made: Foreign) -> Launch:
+def launched(settings: Settings, *made: Any) -> Launch:
     """A launch in which a script makes a loader of each."""
     launch = Launch(settings)
     launch.start()

@@ -14,7 +14,7 @@ from yolov9mem import _core
 from yolov9mem.augment import Mosaic
 from yolov9mem.mosaic import mosaic, mosaic_scene
 from yolov9mem.scene import render
-from yolov9mem.warp import hsv_tables
+from yolov9mem.warp import Warp, hsv_tables
 
 
 def test_the_middle_of_four_tiles():
@@ -29,6 +29,20 @@ def test_the_middle_of_four_tiles():
     assert labels.dtype == np.float32
     assert (labels[:, 1:] >= 0).all()
     assert (labels[:, 1:] <= 1).all()
+
+
+def test_longer_tiles_are_cut_off_at_the_canvas():
+    rng = np.random.default_rng(2)
+    tiles = rng.integers(0, 256, (4, 3 * SIZE, 2 * SIZE, 3), dtype=np.uint8)
+    whole = Warp(np.diag([0.5, 0.5, 1]), 0.5)
+    image, labels = mosaic(tiles, make_labels(), image_size=SIZE, warp=whole)
+    cut = [tiles[0][-SIZE:, -SIZE:], tiles[1][-SIZE:, :SIZE]]
+    cut += [tiles[2][:SIZE, -SIZE:], tiles[3][:SIZE, :SIZE]]
+    expected, _ = mosaic(cut, image_size=SIZE, warp=whole)
+    np.testing.assert_array_equal(image, expected)
+    # Of a box, 64 x 96 on the canvas, 32 x 16 are left, and the warp halves them.
+    expected = [[x, y, 0.25, 0.125] for y in (0.0625, 0.9375) for x in (0.125, 0.875)]
+    np.testing.assert_allclose(labels[:, 1:], expected, atol=1e-4)
 
 
 def test_nine_tiles_and_no_labels():

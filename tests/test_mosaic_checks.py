@@ -136,9 +136,17 @@ BAD = {
     ),
     "hue": ({"hsv": np.full((3, 256), 200, np.uint8)}, ValueError, "below 180"),
     "hsv shape": ({"hsv": np.zeros((3, 255), np.uint8)}, ValueError, "hsv: shape"),
-    "hsv dtype": ({"hsv": np.zeros((3, 256), np.float32)}, TypeError, "hsv: dtype"),
+    "hsv dtype": (
+        {"hsv": np.zeros((3, 256))},
+        TypeError,
+        "hsv: dtype is float64, must be uint8$",
+    ),
     "out shape": ({"out": np.zeros((3, 8, 8), np.uint8)}, ValueError, "out: shape"),
-    "out dtype": ({"out": np.zeros((3, SIZE, SIZE), np.float32)}, TypeError, "out"),
+    "out dtype": (
+        {"out": np.zeros((3, SIZE, SIZE), np.int8)},
+        TypeError,
+        "out: dtype is int8, must be uint8$",
+    ),
     "out no array": ({"out": [1]}, TypeError, "out: expected a NumPy array"),
     "out read-only": ({"out": READ_ONLY}, ValueError, "out: is read-only"),
     "out strides": (

@@ -90,6 +90,13 @@ def check_array(name: str, array: Any) -> None:
         raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
 
 
+def check_bytes(name: str, array: Any) -> None:
+    """A NumPy array of uint8; the core's message names every dtype that it knows."""
+    check_array(name, array)
+    if array.dtype != np.uint8:
+        raise TypeError(f"{name}: dtype is {array.dtype}, must be uint8")
+
+
 def dtype_name(name: str, array: Array) -> str:
     """float32, or bfloat16 for ml_dtypes.bfloat16 and for its bits as uint16."""
     found = "bfloat16" if array.dtype == np.uint16 else str(array.dtype)

@@ -235,15 +235,16 @@ def mosaic(
     """Mosaic, warp, copy-paste, mixup, colour and flips in one pass; nothing is drawn.
 
     images: 4 (around `center`) or 9 (clockwise from the middle, then the top) tiles,
-    (h, w, 3) uint8 BGR, at most image_size long: see `resize_to_fit`. labels: for each
-    tile (n, 5), class and normalised xywh. segments: for each tile a list of normalised
-    polygons (points, 2), one per label or none; where another tile has some, the four
-    corners of a box are the polygon of a label without. center: (x, y) where tiles meet,
-    or the upper left corner of the window on nine. warp: canvas to image, see
-    `draw_warp`; None shows the middle. paste: objects to paste mirrored, indices of the
-    labels of all tiles in order, see `draw_paste`. partner: a second scene of
-    `mosaic_scene`, of the same image_size, for mixup, this one's part being `ratio`.
-    hsv: see `hsv_tables`. out: (3, image_size, image_size) uint8 to write to.
+    (h, w, 3) uint8 BGR, as a rule image_size long (`resize_to_fit`): of any tile what is
+    beyond the canvas, 2 image_size a side, is cut off, and of its boxes and polygons too.
+    labels: for each tile (n, 5), class and normalised xywh. segments: for each tile a
+    list of normalised polygons (points, 2), one per label or none; where another tile
+    has some, the four corners of a box are the polygon of a label without. center:
+    (x, y) where tiles meet, or the upper left corner of the window on nine. warp: canvas
+    to image, see `draw_warp`; None shows the middle. paste: objects to paste mirrored,
+    indices of the labels of all tiles in order, see `draw_paste`. partner: a second
+    scene of `mosaic_scene`, of the same image_size, for mixup, this one's part being
+    `ratio`. hsv: see `hsv_tables`. out: (3, image_size, image_size) uint8 to write to.
 
     Returns the image, (3, image_size, image_size) uint8 RGB, and its labels, (n, 5)
     float32: class and normalised xywh. Beside both, what is allocated is no canvas, but

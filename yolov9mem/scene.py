@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from yolov9mem import _core
-from yolov9mem._checks import check_array, check_real, check_text
+from yolov9mem._checks import check_bytes, check_real, check_text
 from yolov9mem.copy_paste import paste_objects
 from yolov9mem.labels import outline_boxes, warp_labels
 from yolov9mem.warp import NO_WARP, Warp
@@ -157,11 +157,11 @@ def render(
     """
     if out is None:
         out = np.empty((3, *image), np.uint8)
-    check_array("out", out)
+    check_bytes("out", out)
     if out.shape != (3, *image):
         raise ValueError(f"out: shape is {out.shape}, must be {(3, *image)}")
     if hsv is not None:
-        check_array("hsv", hsv)
+        check_bytes("hsv", hsv)
     check_real("ratio", ratio)
     check_text("backend", backend)
     scenes = tuple(s.packed() for s in (scene, partner) if s is not None)

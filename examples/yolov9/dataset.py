@@ -47,7 +47,9 @@ class DetectionDataset(Dataset):
         if augment and not any(len(r.labels) for r in items):
             raise DataError("no image has an object: nothing to train on")
         if rect:
-            items.sort(key=lambda r: r.height / r.width)
+            # NumPy's own order of equal ratios: batches have the images of the field's.
+            ratios = np.array([r.height / r.width for r in items])
+            items = [items[i] for i in ratios.argsort()]
         self.img_size, self.hyp, self.augment, self.rect = img_size, hyp, augment, rect
         self.mosaic = augment and not rect
         self.mosaic_border = [-img_size // 2, -img_size // 2]

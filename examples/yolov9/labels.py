@@ -21,7 +21,9 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+# Those of the field. What can't be read of them is counted and named, not passed over.
+IMAGE_SUFFIXES = {".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".pfm", ".png"}
+IMAGE_SUFFIXES |= {".tif", ".tiff", ".webp"}
 CACHE_VERSION = 2
 SHOWN_PROBLEMS = 10
 JPEG_END = b"\xff\xd9"
@@ -117,7 +119,8 @@ def list_images(sources: list[str]) -> list[str]:
             files += _files_below(str(source))
         elif source.is_file():
             try:
-                lines = source.read_text().splitlines()
+                # Some editors begin a file with a mark, which is no part of a name.
+                lines = source.read_text(encoding="utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise DataError(f"{source} is no list of images: {error}") from error
             files += [_listed(source, line.strip()) for line in lines if line.strip()]
@@ -172,6 +175,8 @@ def read_image(path: str) -> np.ndarray:
         raise ValueError("truncated JPEG")
     if data.startswith(b"\x89PNG") and b"IEND" not in data:
         raise ValueError("truncated PNG")
+    if data.startswith((b"PF", b"Pf")):  # OpenCV rounds what is mostly 0 to 1
+        raise ValueError("a PFM has floats, no bytes: make it a PNG or the like")
     pixels = np.frombuffer(data, np.uint8)
     try:
         image = cv2.imdecode(pixels, cv2.IMREAD_COLOR) if data else None
@@ -197,7 +202,8 @@ def _jpeg_ends(data: bytes) -> bool:
 def parse_labels(text: str) -> tuple[np.ndarray, list[np.ndarray]]:
     """Labels (n, 5) and polygons of a label file; doubles are removed.
 
-    Polygons come for all objects (boxes as rectangles) when one object has one.
+    Polygons come for all objects when one object has one: boxes stay what they are and
+    get rectangles, where the official code takes their four numbers for two points.
     Raises ValueError naming the line and the rule.
     """
     labels, polygons, any_polygon = [], [], False
@@ -263,10 +269,11 @@ def _read_one(image: str) -> tuple[Record | None, str, bool]:
 
 
 def read_records(
-    images: list[str], nc: int, title: str, quiet: bool = False
+    images: list[str], nc: int | None, title: str, quiet: bool = False
 ) -> Records:
     """Reads and checks all images and labels, from the label cache where it is valid.
 
+    nc: classes of the data set; None: any, as all are to be one (--single-cls).
     Raises DataError for a class number out of range.
     """
     cache = label_path(images[0]).parent.with_suffix(".cache.npz")
@@ -289,7 +296,7 @@ def read_records(
                     records.unlabelled += not labelled
         _save_cache(cache, key, records)
     for record in records.items:
-        if len(record.labels) and record.labels[:, 0].max() >= nc:
+        if nc and len(record.labels) and record.labels[:, 0].max() >= nc:
             raise DataError(
                 f"{label_path(record.image)}: class {int(record.labels[:, 0].max())}, "
                 f"but the data set has {nc} classes (0 to {nc - 1})"

@@ -199,7 +199,8 @@ def _check_numbers(opt: argparse.Namespace) -> None:
             continue
         if value is not None and value < 1:
             ways = ", or -1 for what fits" if name == "batch_size" else ""
-            raise OptionError(f"--{name} is {value}: must be at least 1{ways}")
+            option = f"--{name.replace('_', '-')}"
+            raise OptionError(f"{option} is {value}: must be at least 1{ways}")
     if opt.imgsz > MAX_SIZE:
         raise OptionError(f"--imgsz is {opt.imgsz}: must be at most {MAX_SIZE}")
     for name, values in (("workers", [opt.workers]), ("freeze", opt.freeze)):

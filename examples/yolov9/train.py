@@ -117,13 +117,14 @@ class Trainer:
         data = read_data_yaml(self.opt.data)
         self.names = {0: "item"} if self.opt.single_cls else data["names"]
         self.nc = len(self.names)
+        nc = None if self.opt.single_cls else self.nc
         records = {}
         # The main process reads first and writes the label cache for the others.
         if self.processes.is_distributed and not main:
             dist.barrier()
         for split in ("train", "val"):
             images = list_images(data[split])
-            records[split] = read_records(images, data["nc"], split, quiet=not main)
+            records[split] = read_records(images, nc, split, quiet=not main)
             if main:
                 report_problems(records[split], split)
         if self.processes.is_distributed and main:

@@ -5,7 +5,8 @@ There are two ways. A data set with the official fields gets its samples from
 `yolov9mem.augment`. Any other that augments with OpenCV runs its own code on pictures
 (recording.py), whatever the names of its fields. Before either, samples of both are
 drawn from the same random states and compared bit for bit; a data set that does anything
-else stays as it is.
+else stays as it is. So does one with labels that our mosaic would mend (`why_mixed`):
+the few samples compared may not show it.
 """
 
 from __future__ import annotations
@@ -61,6 +62,26 @@ def _makes_mosaics(hyp: Any) -> bool:
 
 def _is_pil(value: Any) -> bool:
     return getattr(value, "__name__", "") == "PIL.Image"
+
+
+def why_mixed(dataset: Any) -> str | None:
+    """Why an official data set's labels are not ours in some mosaics; None: they are.
+
+    There labels and polygons of the tiles are joined and matched by their places, so
+    that labels get polygons of other objects where some have none; ours outlines boxes.
+    """
+    try:
+        pairs = list(zip(dataset.labels, dataset.segments))
+        without = sum(len(outlines) < len(boxes) for boxes, outlines in pairs)
+        if not without or not any(len(outlines) for _, outlines in pairs):
+            return None
+    except TypeError:  # something else under these names: a trial tells
+        return None
+    return (
+        f"{without} of its {len(pairs)} images with boxes alone, others with polygons: "
+        "in mosaics of both its own code gives labels the polygons of other objects, "
+        "drops labels or fails; what helps is polygons in all label files, or in none"
+    )
 
 
 # The two ways
@@ -126,6 +147,10 @@ def swap(dataset: Any) -> str | None:
     stock = _stock_getitem(dataset)
     reason = None
     if is_official(dataset):
+        mixed = why_mixed(dataset)
+        if mixed is not None:
+            _leave(cls)
+            return mixed
         reason = trials.difference(dataset, stock, _strictly_sampled)
         if reason is None:
             swap_class(cls, sample)
@@ -138,11 +163,16 @@ def swap(dataset: Any) -> str | None:
     if other is None:
         swap_class(cls, recorded)
         return None
+    _leave(cls)
+    return reason or other
+
+
+def _leave(cls: type) -> None:
+    """It stays stock, also where another data set of its class was swapped."""
     if cls in _stock:
         restore(cls)
     if not any(way_of(known) is recorded for known in _stock):
         recording.uninstall()
-    return reason or other
 
 
 def swap_class(cls: Any, way: Way) -> None:
