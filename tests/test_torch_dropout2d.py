@@ -29,9 +29,14 @@ class Drops(nn.Module):
 
 
 def assert_drawn_as_stock(
-    stock: nn.Module, x: Tensor, keep: str, tolerance: float = 1e-3, calls: int = 2
-) -> nn.Module:
-    ours = ym.checkpoint(copy.deepcopy(stock), keep, strict=False)
+    stock: nn.Module,
+    x: Tensor,
+    keep: str,
+    tolerance: float = 1e-3,
+    *,
+    strict: bool = False,
+) -> None:
+    ours = ym.checkpoint(copy.deepcopy(stock), keep, strict=strict)
     for _ in range(2):
         made = []
         for module in (ours, stock):
@@ -44,16 +49,29 @@ def assert_drawn_as_stock(
         assert_close(made[0], made[2], tolerance)
         assert torch.equal(made[1], made[3])
         assert_close(list(grads(ours).values()), list(grads(stock).values()), tolerance)
-    assert ran_in_core(ours) == calls
-    return ours
+    assert ran_in_core(ours) == 2
+    assert len(ym.report(ours).rows) == 1
 
 
-@pytest.mark.parametrize("keep", ["conv", "min"])
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("keep", ["all", "conv", "min"])
 @pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
-def test_channels_are_dropped_as_in_stock(p: float, inplace: bool, keep: str) -> None:
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_channels_are_dropped_as_in_stock(
+    p: float, inplace: bool, keep: str, strict: bool
+) -> None:
     torch.manual_seed(0)
-    assert_drawn_as_stock(Drops(p, inplace), image(), keep)
+    assert_drawn_as_stock(Drops(p, inplace), image(), keep, strict=strict)
+
+
+def test_all_channels_are_dropped_by_stock() -> None:
+    """PyTorch draws nothing then."""
+    torch.manual_seed(0)
+    stock = nn.Sequential(Brick(3, 8, 3), nn.Dropout2d(1.0), Brick(8, 4))
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    torch.manual_seed(5)
+    assert_close(ours(image()), stock(image()))
+    assert torch.equal(torch.get_rng_state(), torch.manual_seed(5).get_state())
 
 
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])

@@ -35,8 +35,9 @@ def _dropout2d(
     would end a stage, whose result is handed out and held."""
     if p == 0 or not training:
         return input
-    if rec.strict or p >= 1 or rec.value(input) is None or input.dtype not in FLOATS:
+    if p >= 1 or rec.value(input) is None or input.dtype not in FLOATS:
         return None
     drawn = (*input.shape[:2], 1, 1), p, input.dtype, input.device
     noise = rec.stock_call(_channel_noise, "noise of dropout2d", drawn, {})
+    rec.bind(noise, rec.add_input(noise, rec.ref[id(noise)]))
     return multiply(rec, torch.Tensor.mul_ if inplace else torch.mul, input, noise)

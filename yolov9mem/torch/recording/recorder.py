@@ -93,7 +93,7 @@ class Recorder(TorchFunctionMode):
         name, path = self.recording.calls[ref.key[0]].cause
         if not self.recording.is_left(name, path):
             self.recording.leave(CannotLower(name, path, calls.why_stock(name)))
-        self.bind(tensor, self._add_input(tensor, ref))
+        self.bind(tensor, self.add_input(tensor, ref))
         return self.value(tensor)
 
     def values(self, tensors: Any) -> list[int | None]:
@@ -186,11 +186,12 @@ class Recorder(TorchFunctionMode):
         self.alive.append(fake)
         self.ref[id(fake)] = Ref("input", number)
         if leaf.ndim == 4 and leaf.dtype in calls.FLOATS:
-            value = self._add_input(leaf, Ref("input", number))
+            value = self.add_input(leaf, Ref("input", number))
             self.ref[id(fake)] = Ref("value", value)
         return fake
 
-    def _add_input(self, tensor: Tensor, ref: Ref) -> int:
+    def add_input(self, tensor: Tensor, ref: Ref) -> int:
+        """The number of a new value, which is what ``ref`` stands for."""
         n, c, h, w = tensor.shape
         node = Node("input", (), (ref,), (n, c, h, w), tensor.dtype, "")
         self.recording.nodes.append(node)
