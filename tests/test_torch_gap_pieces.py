@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from allocations import peak_of
 from models_for_tests import Brick, assert_close, assert_same_training, image
 from test_torch_gaps import Call, counted, pair
@@ -131,3 +132,37 @@ def test_a_change_after_what_has_read_it() -> None:
     for keep in ("conv", "min"):
         ours = ym.checkpoint(copy.deepcopy(stock), keep=keep, strict=False)
         assert_same_training(ours, copy.deepcopy(stock), image())
+
+
+KEEPS_NOTHING = {
+    "pixel shuffle": lambda x: F.pixel_shuffle(F.pixel_unshuffle(x, 2), 2),
+    "flip": lambda x: x.flip(3),
+    "its result": torch.tanh,
+    "difference": lambda x: x - x.roll(1, 1),
+}
+
+
+@pytest.mark.parametrize("name", KEEPS_NOTHING)
+def test_what_is_handed_out_to_calls_that_keep_nothing_is_not_held(name: str) -> None:
+    """So of convolution, norm and ReLU the first's result and the gap's are, where stock
+    PyTorch holds the ReLU's as well."""
+    torch.manual_seed(0)
+    bricks = (
+        nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            Call(KEEPS_NOTHING[name]),
+        )
+        for _ in range(5)
+    )
+    stock = nn.Sequential(nn.Conv2d(3, 8, 1), *bricks, nn.Conv2d(8, 4, 1))
+    ours = ym.checkpoint(copy.deepcopy(stock), "conv", strict=False)
+    x = image(size=64)
+    assert_same_training(ours, stock, x)
+    peaks = []
+    for module in (ours, stock):
+        module.zero_grad()
+        peaks.append(peak_of(lambda m=module: m(x).sum().backward()))
+    assert peaks[0] < 0.8 * peaks[1]
+    assert ym.report(ours).rows[0].state == "swapped"

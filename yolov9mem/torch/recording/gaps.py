@@ -49,7 +49,7 @@ class Gap:
 def gaps_of(done: Recording) -> dict[int, Gap]:
     """By the number of their first call. Without the end of what follows the last stage,
     which is needed first in backward."""
-    held = _held(done)
+    held = held_by_others(done)
     runs = [_Run(done, calls, held) for calls in _runs(done) if calls]
     has_tail = bool(done.calls) and done.calls[-1].after == len(done.stages)
     end = len(done.calls) if has_tail else None
@@ -223,7 +223,7 @@ def _fill_in(done: Recording, gap: Gap, held: set[Ref]) -> None:
     gap.multiplies = any(call.effects.multiplies for call in calls)
 
 
-def _held(done: Recording) -> set[Ref]:
+def held_by_others(done: Recording) -> set[Ref]:
     """What autograd keeps for the backward of stock calls, and what the caller has."""
     held = set(results(done))
     for number, call in reversed(list(enumerate(done.calls))):

@@ -10,6 +10,7 @@ import torch
 from yolov9mem._keep import Keep
 from yolov9mem.plan_table import readable_bytes
 
+from ..recording.gaps import held_by_others
 from ..recording.ir import Node, Recording, Ref
 from .again import made_again
 from .lower import Program, flows
@@ -47,7 +48,7 @@ def held_bytes(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Held
     again = made_again(recording, keep, plans)
     held, stock = again.read_bytes, again.saved_bytes
     weights = peak = shared = 0
-    seen = set(again.feeds)
+    seen, others = set(again.feeds), held_by_others(recording)
     for plan in plans:  # all before it are held while one runs
         held += _input_bytes(plan.program, seen)
         peak = max(peak, held + plan.core.peak_bytes)
@@ -55,7 +56,7 @@ def held_bytes(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Held
         weights += plan.core.weight_bytes
         kept = _kept_by_stock(plan.program, plan)
         stock += sum(kept.values())
-        shared += _shared_bytes(plan.program, kept)
+        shared += _shared_bytes(plan.program, kept, others)
     return Held(held, weights, peak + again.most_bytes, stock, shared)
 
 
@@ -71,13 +72,15 @@ def _bytes(node: Node, dtype: torch.dtype) -> int:
     return node._replace(dtype=dtype).nbytes
 
 
-def _shared_bytes(program: Program, kept: dict[object, int]) -> int:
-    """Of what the graph hands out while stock PyTorch keeps that very memory."""
+def _shared_bytes(program: Program, kept: dict[object, int], others: set[Ref]) -> int:
+    """Of what the graph hands out to ``others``, who hold it, while stock PyTorch keeps
+    that very memory."""
     nodes = program.part.nodes
+    names = [value for stage in program.part.stages for value in stage.values]
     return sum(
         nodes[value].nbytes
-        for value in program.part.outputs
-        if _whole(nodes, value) in kept
+        for value, name in zip(program.part.outputs, names)
+        if Ref("value", name) in others and _whole(nodes, value) in kept
     )
 
 
