@@ -166,6 +166,12 @@ def test_a_bias_holds_nothing(act: nn.Module, keep: str) -> None:
     assert held(True) <= held(False) + 1024
 
 
+def differences_in_place(x: Tensor) -> Tensor:
+    y = 2 * x
+    y -= F.silu(x)
+    return y.sub_(x.square())
+
+
 def in_place(x: Tensor) -> Tensor:
     x = x + x
     x *= 0.3
@@ -194,6 +200,12 @@ NUMBERS: dict[str, Callable[[Tensor], Tensor]] = {
     "hardswish by hand": lambda x: x * F.relu6(x + 3) / 6,
     "a third": lambda x: x / 3,
     "number first": lambda x: torch.sub(2, torch.mul(3, torch.add(1, x))),
+    "a difference": lambda x: F.silu(x) - 0.5 * x,
+    "itself less itself": lambda x: x - x + x,
+    "differences in place": differences_in_place,
+    "torch.sub": lambda x: torch.subtract(x, F.relu(x)),
+    "a square": lambda x: torch.square(x) + x,
+    "to the second": lambda x: x**2 - x.pow(2.0) + torch.pow(x, 2),
     "of NumPy": lambda x: x * np.float32(0.5) + np.int64(2),
 }
 
@@ -230,6 +242,9 @@ STOCK: dict[str, Callable[[Tensor], Tensor]] = {
     "a seventh": lambda x: x / 7,
     "beyond float": lambda x: (x + 1e300).clamp(max=1),
     "a bool": lambda x: x * True,
+    "to the third": lambda x: x**3 + 2**x + x.abs().pow(0.5),
+    "with alpha": lambda x: torch.sub(x, x.relu(), alpha=2),
+    "of other shapes": lambda x: x - x.mean(1, keepdim=True),
     "twice subtracted": lambda x: torch.sub(x, 1, alpha=2),
     "a rounding mode": lambda x: x + torch.div(x, 2, rounding_mode="floor"),
 }

@@ -72,13 +72,22 @@ def _add(rec: Recorder, func: Any, input: Any, other: Any, *, alpha: Any = 1) ->
         moved = shifted_by(rec, input, other, name_of(func), in_place)
         if moved is not None:
             return moved
+    return _sum(rec, func, input, other) if alpha == 1 else None
+
+
+def _sum(rec: Recorder, func: Any, input: Any, other: Any, scale: float = 1.0) -> Any:
+    """The handler's result for input + scale * other, which is 1 or -1."""
     a, b = _terms(rec, input, other)
-    if a is None or b is None or alpha != 1 or rec.shape(a) != rec.shape(b):
+    if a is None or b is None or rec.shape(a) != rec.shape(b):
         return None
+    in_place = is_in_place(func)
     if in_place:
-        check_in_place(rec, input, "add_")
+        check_in_place(rec, input, name_of(func))
+    shape = rec.shape(a)
+    if scale != 1:
+        b = rec.add_node("affine", (b,), (scale, 0.0, None, None), shape, other.dtype)
     dtype = input.dtype if in_place else torch.promote_types(input.dtype, other.dtype)
-    made = rec.add_node("add", (a, b), (), rec.shape(a), dtype)
+    made = rec.add_node("add", (a, b), (), shape, dtype)
     sides = tuple(input.shape)
     out = input if in_place else rec.fakes.empty(sides, dtype, input)
     return rec.derived.bind(out, made)
@@ -111,7 +120,9 @@ def _sub(rec: Recorder, func: Any, input: Any, other: Any, *, alpha: Any = 1) ->
         return None
     if is_number(input):
         return affine(rec, func, other, scale=-1, shift=-input)
-    return affine(rec, func, input, shift=-other) if is_number(other) else None
+    if is_number(other):
+        return affine(rec, func, input, shift=-other)
+    return _sum(rec, func, input, other, -1.0)
 
 
 @handles("rsub", "__rsub__")

@@ -187,3 +187,16 @@ def multiply(rec: Recorder, func: Any, input: Any, other: Any, **more: Any) -> A
     like = input if input.shape == shape else other  # what is repeated has no say
     out = input if in_place else rec.fakes.empty(shape, dtype, like)
     return rec.bind(out, made)
+
+
+@handles("square", "pow", "__pow__")
+def _square(
+    rec: Recorder, func: Any, input: Any, exponent: Any = 2, **more: Any
+) -> Any:
+    """The second power alone."""
+    is_second = is_number(exponent) and exponent == 2 and not more
+    if not is_second or not isinstance(input, Tensor) or rec.value(input) is None:
+        return None
+    out = func(input) if name_of(func) == "square" else func(input, exponent)
+    same = out.dtype is input.dtype  # a GPU's autocast makes powers in float32
+    return multiply(rec, torch.mul, input, input) if same else None
