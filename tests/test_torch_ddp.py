@@ -256,6 +256,52 @@ def a_lost_process_is_an_error(rank: int) -> None:
     backward(module(batch(rank)))
 
 
+class Gathered(torch.autograd.Function):
+    """The sum over the processes, as synchronised batch norms of others make it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        parts = [torch.zeros_like(x) for _ in range(WORLD)]
+        dist.all_gather(parts, x)
+        return torch.stack(parts).sum(0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+class Exchanges(nn.Module):
+    def __init__(self, by_function: bool) -> None:
+        super().__init__()
+        self.first, self.last = Brick(3, 8, 3), Brick(8, 8, 3)
+        self.by_function = by_function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        mean = x.mean((2, 3), keepdim=True).contiguous()
+        if self.by_function:
+            return self.last(x + Gathered.apply(mean))
+        mean = mean.detach()
+        dist.all_reduce(mean)
+        return self.last(x + mean)
+
+
+def a_forward_that_exchanges_tensors_stays_stock(rank: int) -> None:
+    """As a whole, at every size; its parts are swapped."""
+    for by_function in (False, True):
+        torch.manual_seed(0)
+        stock = Exchanges(by_function)
+        ours = ym.checkpoint(copy.deepcopy(stock), "min", strict=False)
+        for size in (16, 12, 8):
+            x = batch(rank)[..., :size]
+            assert_close(ours(x), stock(x), 1e-4)
+            backward(ours(x))
+        rows = {row.path: row.state for row in ym.report(ours).rows}
+        assert rows[""] == "stock" and rows["first"] == rows["last"] == "swapped"
+
+
 def ema_and_checkpoint_of_the_wrapped_model(rank: int) -> None:
     ddp = DistributedDataParallel(ym.checkpoint(model()))
     backward(ddp(batch(rank)))
@@ -278,6 +324,7 @@ CASES = (
     evaluation_and_frozen_norms_ask_nobody,
     a_subclass_runs_its_own_forward,
     a_lost_process_is_an_error,
+    a_forward_that_exchanges_tensors_stays_stock,
     ema_and_checkpoint_of_the_wrapped_model,
 )
 

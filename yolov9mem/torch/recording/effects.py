@@ -37,6 +37,7 @@ class Effects(NamedTuple):
     multiplies: bool = False  # matrices, or it is a convolution
     from_its_own: bool = False  # draws from a generator that it is given
     lasting: bool = False  # it moves statistics, or may do so
+    exchanges: bool = False  # tensors with other processes
     inner_bytes: int = 0  # made on the way to its result
     saved_bytes: int = 0  # of these: autograd keeps them for backward
     # What else it keeps: ("argument", tensor) and ("result", leaf), as in StockCall.made.
@@ -65,6 +66,7 @@ def watched(function: Callable[..., Any], *args: Any) -> tuple[Any, Effects]:
         watch.multiplies,
         watch.from_its_own,
         watch.lasting,
+        watch.exchanges,
         sum(inner.values()),
         sum(size for memory, size in inner.items() if memory in saved),
         frozenset(place for place, memory in zip(places, outer) if memory in saved),
@@ -83,9 +85,12 @@ def learn(rec: Recorder, tensors: list[Tensor]) -> None:
                 tensor.mul_(torch.ones((), device=tensor.device, requires_grad=True))
 
 
-def why_other_numbers(does: Effects) -> str:
-    """Why a replay would not draw what the call draws, if so: a replay draws from where
-    PyTorch's generators are, and a recording's objects are copies."""
+def why_not_replayed(does: Effects) -> str:
+    """Why a replay would not make what the call makes, if so: it draws from where
+    PyTorch's generators are, a recording's objects are copies, and other processes do not
+    wait where calls are made again."""
+    if does.exchanges:
+        return "it exchanges tensors with other processes"
     if does.from_its_own:
         return "it draws from a generator of its own"
     return "forward seeds PyTorch's generator" if does.draws and is_seeded() else ""
@@ -97,6 +102,7 @@ class _Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.draws = self.multiplies = self.from_its_own = self.lasting = False
+        self.exchanges = False
         # Alive, so that no memory has the place of another.
         self.made: list[Tensor] = []
 
@@ -111,6 +117,7 @@ class _Watch(TorchDispatchMode):
         # Not all schemas say that running statistics are changed.
         moves = given.get("running_mean") is not None
         self.lasting |= moves or func.namespace not in _OURS
+        self.exchanges |= "c10d" in func.namespace
         result = func(*args, **(kwargs or {}))
         operator = func.overloadpacket.__name__
         result = ordered(operator, args[0] if args else None, result)

@@ -22,7 +22,7 @@ from . import calls, calls_draws, calls_layers, sharing  # noqa: F401 (handlers)
 from .arguments import PRINTED
 from .copies import Copies
 from .derived import Derived
-from .effects import OF_MEMORY, SIDE_EFFECTS, learn, watched, why_other_numbers
+from .effects import OF_MEMORY, SIDE_EFFECTS, learn, watched, why_not_replayed
 from .fakes import FakeCopy
 from .fingerprint import Fingerprint
 from .ir import (
@@ -245,7 +245,7 @@ class Recorder(TorchFunctionMode):
         learn(self, leaves)
         before = [x._version for x in leaves]
         result, does = watched(sharing.called, self, func, name, args, kwargs)
-        if reason := why_other_numbers(does):
+        if reason := why_not_replayed(does):
             raise CannotLower(name, self.path, reason)
         known = set(map(id, leaves))
         made = {
