@@ -198,6 +198,27 @@ def test_behind_a_stock_call_it_is_the_stock_call() -> None:
     assert "prelu" in rows["second"]
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_the_last_of_all_under_autocast(strict: bool) -> None:
+    """A stock call there, of 16 bits and of a slope in float32."""
+
+    class Ends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Brick(3, C, 3), nn.PReLU(C // 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(F.pixel_shuffle(self.first(x), 2)).mean((2, 3))
+
+    torch.manual_seed(3)
+    stock = Ends()
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=strict)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ours(image()).dtype == stock(image()).dtype
+        assert_same_training(ours, stock, image(), tolerance=0.08)
+    assert_same_training(ours, stock, image())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_on_the_emulated_gpu(name: str) -> None:
     stock = make(name)

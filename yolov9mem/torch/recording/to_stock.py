@@ -99,7 +99,7 @@ CALLS: dict[str, Callable[..., Tensor]] = {  # take the operands, then the attri
     "activation": _activation,
     "add": _add,
     "affine": _affine,
-    "prelu": torch.prelu,
+    "prelu": lambda x, slope: torch.prelu(x, slope.to(x.dtype)),  # as autocast does
     "concat": _concat,
     "slice": _slice,
     "max_pool": _max_pool,

@@ -59,9 +59,8 @@ def observed(leaves: list[Any]) -> Reason | None:
     if _fx_is_tracing() or any(isinstance(leaf, fx.Proxy) for leaf in leaves):
         return Reason("torch.fx is tracing")
     if getattr(packing(), "__module__", "") == "torch.utils.checkpoint":
-        return Reason(
-            "torch.utils.checkpoint runs it again"
-        )  # and keeps nothing meanwhile
+        # And keeps nothing meanwhile.
+        return Reason("torch.utils.checkpoint runs it again")
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return Reason("a torch.func transform is active")
     if torch.autograd.forward_ad._current_level >= 0:
