@@ -14,6 +14,7 @@ from allocations import peak_of
 from models_for_tests import Brick, assert_same_training, image
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 import yolov9mem.torch as ym
 
@@ -87,6 +88,36 @@ class Shaken(Function):
         return grad * torch.rand(len(grad), 1, 1, 1)
 
 
+class Decorated(Function):
+    """As those of mmcv and of state space models are written."""
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu")
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    @once_differentiable
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad * x.cos()
+
+
+def scaling(factor: float) -> type[Function]:
+    class ByFactor(Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x * factor
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad * factor
+
+    return ByFactor
+
+
 class Twice(Function):
     """Calls another function in its own forward."""
 
@@ -125,6 +156,8 @@ KINDS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "in place": lambda m, x: InPlace.apply(x * 2),
     "straight": lambda m, x: Straight.apply(x),
     "drawn": lambda m, x: Shaken.apply(x),
+    "decorated": lambda m, x: Decorated.apply(x),
+    "with a number": lambda m, x: scaling(3.0).apply(x),
     "one in another": lambda m, x: Twice.apply(x),
     "by a device": lambda m, x: by_device(x),
 }

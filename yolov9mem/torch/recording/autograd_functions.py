@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import CellType, FunctionType
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.overrides import handle_torch_function
 
-from .arguments import PRINTED
+from .arguments import KEPT, PRINTED
 from .ir import CannotLower
 from .isolation import is_recording
 from .trees import flatten
@@ -45,15 +46,28 @@ def told() -> Iterator[None]:
         type.__setattr__(Function, "apply", stock)
 
 
+def _is_known(thing: Any, seen: set[int]) -> bool:
+    """Does the closure of a function, if it is one, hold values and such functions alone,
+    as that of `once_differentiable` does?"""
+    if not isinstance(thing, FunctionType) or id(thing) in seen:
+        return True
+    seen.add(id(thing))
+    cells = [
+        cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()
+    ]
+    kinds = (FunctionType, *KEPT, *PRINTED)
+    return all(isinstance(x, kinds) and _is_known(x, seen) for x in cells)
+
+
 def _check(cls: type[Function], args: Any, kwargs: Any) -> None:
     """Raises CannotLower where a replay would see parts of the copy that is recorded."""
     reason = None
     for leaf in flatten((args, kwargs))[0]:
         if not isinstance(leaf, (Tensor, *PRINTED)):
             reason = f"an argument of it is a {type(leaf).__name__}"
-    bodies = [vars(part) for part in cls.__mro__ if part not in Function.__mro__]
-    for body in (body for part in bodies for body in part.values()):
-        if getattr(getattr(body, "__func__", body), "__closure__", None):
-            reason = "it is defined within a function and reads what that has"
+    own = [part for part in cls.__mro__ if part not in Function.__mro__]
+    bodies = [body for part in own for body in vars(part).values()]
+    if not all(_is_known(getattr(body, "__func__", body), set()) for body in bodies):
+        reason = "it is defined within a function and reads what that has"
     if reason is not None:
         raise CannotLower(f"{cls.__name__}.apply", "", reason)
