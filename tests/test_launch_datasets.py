@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 import types
@@ -141,20 +142,43 @@ def test_official_labels_of_one_kind_are_swapped(outlined: range, empty: range) 
     assert dataset.trials._equal(samples(data), stock)
 
 
-def test_boxes_among_polygons_stay_stock_though_no_trial_meets_both() -> None:
-    if NO_EQUAL_BITS:
-        pytest.skip(NO_EQUAL_BITS)
+def of_boxes_and_polygons() -> Official:
+    """Where ours differ from stock's, which four samples of a trial do not meet."""
     assert dataset.swap(Official(range(64))) is None
     few = Official(range(50, 52))
     ours = dataset._strictly_sampled
     random.seed(3)
     assert dataset.trials.difference(few, dataset._stock[Official], ours) is None
     random.seed(3)
+    return few
+
+
+def test_boxes_among_polygons_keep_their_own_labels() -> None:
+    if NO_EQUAL_BITS:
+        pytest.skip(NO_EQUAL_BITS)
+    few = of_boxes_and_polygons()
+    stock = copy.copy(few)
+    stock.__class__ = type(
+        "Stock", (Official,), {"__getitem__": dataset._stock[Official]}
+    )
+    assert dataset.swap(few) is None
+    assert dataset.way_of(Official) is dataset.recorded
+    assert dataset.trials._equal(samples(few), samples(stock))
+
+
+def test_boxes_among_polygons_are_told_of_where_they_stay_stock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if NO_EQUAL_BITS:
+        pytest.skip(NO_EQUAL_BITS)
+    few = of_boxes_and_polygons()
+    monkeypatch.setattr(dataset, "_strictly_recorded", lambda data, index: None)
+    assert str(dataset.swap(few)).startswith("62 of its 64 images with boxes alone")
+    assert dataset.way_of(Official) is None  # though another one was swapped
     launch = launched(Settings(mosaic=0.5), few)
     (line,) = (text for name, text in launch.lines if name == "data set, stock")
     assert line.startswith("Official: 62 of its 64 images with boxes alone, others")
     assert line.endswith("polygons in all label files, or in none")
-    assert dataset.way_of(Official) is None  # though another one was swapped
     assert few.hyp["mosaic"] == 0.5 and launch.applied == {"mosaic"}
 
 

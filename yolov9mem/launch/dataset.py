@@ -5,8 +5,8 @@ There are two ways. A data set with the official fields gets its samples from
 `yolov9mem.augment`. Any other that augments with OpenCV runs its own code on pictures
 (recording.py), whatever the names of its fields. Before either, samples of both are
 drawn from the same random states and compared bit for bit; a data set that does anything
-else stays as it is. So does one with labels that our mosaic would mend (`why_mixed`):
-the few samples compared may not show it.
+else stays as it is. One with labels that our mosaic would mend (`why_mixed`), which the
+few samples compared may not show, keeps its own code.
 """
 
 from __future__ import annotations
@@ -147,11 +147,8 @@ def swap(dataset: Any) -> str | None:
     stock = _stock_getitem(dataset)
     reason = None
     if is_official(dataset):
-        mixed = why_mixed(dataset)
-        if mixed is not None:
-            _leave(cls)
-            return mixed
-        reason = trials.difference(dataset, stock, _strictly_sampled)
+        reason = why_mixed(dataset)
+        reason = reason or trials.difference(dataset, stock, _strictly_sampled)
         if reason is None:
             swap_class(cls, sample)
             return None
@@ -163,16 +160,11 @@ def swap(dataset: Any) -> str | None:
     if other is None:
         swap_class(cls, recorded)
         return None
-    _leave(cls)
-    return reason or other
-
-
-def _leave(cls: type) -> None:
-    """It stays stock, also where another data set of its class was swapped."""
-    if cls in _stock:
+    if cls in _stock:  # another data set of its class was swapped
         restore(cls)
     if not any(way_of(known) is recorded for known in _stock):
         recording.uninstall()
+    return reason or other
 
 
 def swap_class(cls: Any, way: Way) -> None:
