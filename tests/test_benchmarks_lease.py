@@ -262,8 +262,8 @@ def test_without_a_package_torch_compile_is_given_up(tmp_path, monkeypatch) -> N
         return answer
 
     def failed(session: Session) -> bool:
-        while not session.crew._busy:
-            pass
+        while not (session.crew._busy or ended):  # it may have failed already
+            time.sleep(0.01)
         return False
 
     first = Task("first", 60, 1, run, timed=False)
