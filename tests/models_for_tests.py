@@ -214,6 +214,15 @@ def ran_in_core(module: nn.Module) -> int:
     return sum(row.calls for row in ym.report(module).rows)
 
 
+def trained_with_seed(module: nn.Module, x: Tensor) -> tuple[Tensor, list, Tensor]:
+    """Result, gradients and the generator's state after a step of one seed."""
+    torch.manual_seed(5)
+    module.zero_grad()
+    y = module(x)
+    y.float().square().mean().backward()
+    return y, list(grads(module).values()), torch.get_rng_state()
+
+
 def held_in_core(module: nn.Module, size: int) -> int:
     """Bytes between a forward and its backward, of images of that size."""
     import yolov9mem.torch as ym

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import CellType, FunctionType
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.autograd import Function
 from torch.overrides import handle_torch_function
 
 from .arguments import KEPT, PRINTED
+from .closures import held_by
 from .ir import CannotLower
 from .isolation import is_recording
 from .trees import flatten
@@ -52,11 +53,8 @@ def _is_known(thing: Any, seen: set[int]) -> bool:
     if not isinstance(thing, FunctionType) or id(thing) in seen:
         return True
     seen.add(id(thing))
-    cells = [
-        cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()
-    ]
-    kinds = (FunctionType, *KEPT, *PRINTED)
-    return all(isinstance(x, kinds) and _is_known(x, seen) for x in cells)
+    kinds = (*KEPT, *PRINTED)
+    return all(isinstance(x, kinds) and _is_known(x, seen) for x in held_by(thing))
 
 
 def _check(cls: type[Function], args: Any, kwargs: Any) -> None:

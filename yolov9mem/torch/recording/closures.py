@@ -21,7 +21,7 @@ from .contents import CONTAINERS, Freezer, is_frozen
 Place = tuple[Any, Callable[[Any], None]]  # what is there, and what puts another there
 
 
-def _held_by(thing: Any) -> list[Any]:
+def held_by(thing: Any) -> list[Any]:
     """What a function, a method or an object that is called holds; of all else nothing."""
     if isinstance(thing, MethodType):
         return [thing.__func__, thing.__self__]
@@ -102,7 +102,7 @@ class Rebinding:
                 return True
             if id(held) not in seen:
                 seen.add(id(held))
-                left += _held_by(held)
+                left += held_by(held)
         return False
 
     def _rebound(self, thing: Any) -> Any:
@@ -115,9 +115,9 @@ class Rebinding:
     def _copy(self, thing: Any) -> None:
         """What holds itself is there before what it holds."""
         if isinstance(thing, MethodType):
-            self._made[id(thing)] = MethodType(*map(self._rebound, _held_by(thing)))
+            self._made[id(thing)] = MethodType(*map(self._rebound, held_by(thing)))
         elif isinstance(thing, functools.partial):
-            first, *others = map(self._rebound, _held_by(thing))
+            first, *others = map(self._rebound, held_by(thing))
             count = len(thing.args)
             named = dict(zip(thing.keywords, others[count:]))
             made = functools.partial(first, *others[:count], **named)
