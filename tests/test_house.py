@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -118,3 +119,15 @@ def test_no_open_ends() -> None:
     )
     wrong = [name_of(path) for path in SOURCES if words.search(path.read_text())]
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    "package",
+    ["torch", "torch/recording", "torch/running", "torch/optimizer", "launch"],
+)
+def test_the_map_of_a_package_is_whole(package: str) -> None:
+    folder = ROOT / "yolov9mem" / package
+    head = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    named = set(re.findall(r"\w+", head))
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert modules <= named

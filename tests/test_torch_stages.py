@@ -53,7 +53,7 @@ def test_one_graph_trains_as_stock_does(keep: str, segments: int) -> None:
         assert_same_training(ours, stock, image(size=size))
     (row, *_) = ym.report(ours).rows
     assert row.state == "swapped" and "in 2 stages" in row.detail
-    assert row.plans == 2
+    assert row.plans == (4 if keep == "min" else 2)  # "conv" could be less
 
 
 def test_backward_of_many_stages_takes_no_more_than_of_few() -> None:

@@ -265,42 +265,17 @@ static void seed(ym_backwarder *s, int32_t stage)
     }
 }
 
-/* What forward kept is resident from the start, at the same offsets. */
-static void adopt_saved(ym_backwarder *s)
+/* What recomputes outputs of the stage finds what it reads until the stage's turn. */
+static void hold_for_outputs(ym_backwarder *s, int32_t stage)
 {
-    const ym_forward *forward = s->request->forward;
-    ym_schedule *schedule = s->b.schedule;
-    int32_t *copy = malloc(((size_t)forward->schedule->block_count + 1) * sizeof *copy);
-    if (copy == NULL) {
-        s->b.out_of_memory = true;
-        return;
-    }
-    for (int32_t i = 0; i < forward->schedule->block_count; i++) {
-        const ym_block *block = &forward->schedule->block[i];
-        copy[i] = -1;
-        const bool is_value = block->place == YM_PLACE_INPUT &&
-                              !ym_is_planar(s->b.program, block->item);
-        if (block->place != YM_PLACE_SAVED && !is_value) {
-            continue;
-        }
-        copy[i] = ym_add_block(&s->b, block->place, block->index,
-                               block->item >= 0 ? block->item : 0);
-        schedule->block[copy[i]] = *block;
-        /* An input need not be there before it is read. */
-        const bool waits = block->place == YM_PLACE_INPUT;
-        schedule->block[copy[i]].first = waits ? INT32_MAX : 0;
-        schedule->block[copy[i]].last = block->item < 0 ? INT32_MAX - 1 : -1;
-    }
-    for (int32_t i = 0; i < s->b.program->item_count; i++) {
-        ym_view view = forward->view[i];
-        s->gradient[i] = (ym_gradient){YM_NO_VIEW, NULL};
-        s->value[i] = (ym_resident){YM_NO_VIEW, 0, false};
-        if (view.block >= 0 && copy[view.block] >= 0) {
-            view.block = copy[view.block];
-            s->value[i] = (ym_resident){view, 0, true};
+    const ym_program *p = s->b.program;
+    const int32_t before = s->b.schedule->step_count - 1;
+    for (int32_t o = 0; s->request->recompute != NULL && o < p->graph->output_count;
+         o++) {
+        if (s->request->recompute[o] != NULL && p->graph->output_stage[o] == stage) {
+            ym_hold_for_output(s, s->request->recompute[o], before);
         }
     }
-    free(copy);
 }
 
 /* Visits the items from the last to the first, segment by segment. */
@@ -308,16 +283,20 @@ static void build(ym_backwarder *s)
 {
     ym_schedule *schedule = s->b.schedule;
     int32_t segments = s->request->segment_count;
-    adopt_saved(s);
+    ym_adopt_saved(s);
     if (s->b.out_of_memory) {
         return;
+    }
+    for (int32_t i = 0; i < s->b.program->item_count; i++) {
+        s->gradient[i] = (ym_gradient){YM_NO_VIEW, NULL};
     }
     s->now = s->b.program->item_count;
     int32_t end = s->b.program->item_count, stage = s->b.program->graph->stage_count;
     for (int32_t k = segments - 1; k >= 0; k--) {
         for (int32_t i = end - 1; i >= s->request->segment_first[k]; i--) {
             while (stage > s->b.program->item[i].stage) {
-                seed(s, --stage);
+                hold_for_outputs(s, --stage);
+                seed(s, stage);
             }
             visit(s, i);
         }

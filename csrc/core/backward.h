@@ -19,6 +19,8 @@ typedef struct ym_backward_request {
     int32_t patience;
     const int32_t *segment_first; /* first item of each segment, ascending; from 0 */
     int32_t segment_count;
+    /* By output, what recomputes it before its stage's turn, or NULL; NULL: none. */
+    ym_schedule *const *recompute;
 } ym_backward_request;
 
 /* Sizes only: ym_place_blocks gives the offsets. */
@@ -52,8 +54,17 @@ static inline bool ym_needs_grad(const ym_backwarder *s, int32_t item)
     return s->b.program->item[item].needs_grad;
 }
 
-/* values.c: where item's value can be read now. */
+/* values.c: what forward kept is resident from the start, at the same offsets, in the
+ * first blocks. */
+void ym_adopt_saved(ym_backwarder *s);
+/* Where item's value can be read now. */
 ym_view ym_read_value(ym_backwarder *s, int32_t item);
+/* Writes the value of an item, not a slice, into `out`. */
+void ym_rebuild_into(ym_backwarder *s, int32_t item, ym_view out);
+
+/* recompute.c: what such a schedule reads of what forward kept lives until this step.
+ */
+void ym_hold_for_output(ym_backwarder *s, const ym_schedule *recompute, int32_t step);
 
 /* gradients.c: where to write the gradient of item's value; says whether to add. */
 ym_view ym_gradient_target(ym_backwarder *s, int32_t item, bool *accumulate);

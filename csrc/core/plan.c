@@ -158,7 +158,8 @@ static ym_status make_backward(ym_plan *plan, const bool *mask, ym_schedule **ma
                                    .output_has_grad = mask,
                                    .patience = plan->patience,
                                    .segment_first = plan->segment_first,
-                                   .segment_count = plan->segment_count};
+                                   .segment_count = plan->segment_count,
+                                   .recompute = plan->recompute};
     ym_schedule *backward;
     YM_TRY(ym_backward_create(&request, &backward, error));
     ym_status status = ym_place_blocks(backward, plan->forward.saved_bytes, 0, error);
@@ -167,6 +168,18 @@ static ym_status make_backward(ym_plan *plan, const bool *mask, ym_schedule **ma
         return status;
     }
     *made = backward;
+    return YM_OK;
+}
+
+static ym_status make_recompute(ym_plan *plan, ym_error *error)
+{
+    const int32_t count = plan->graph->output_count;
+    plan->recompute = calloc((size_t)count + 1, sizeof(ym_schedule *));
+    YM_CHECK(error, plan->recompute != NULL, YM_ERR_MEMORY, "plan: out of memory");
+    for (int32_t o = 0; o < count; o++) {
+        YM_TRY(ym_recompute_create(plan->program, plan->backend, &plan->forward, o,
+                                   &plan->recompute[o], error));
+    }
     return YM_OK;
 }
 
@@ -183,6 +196,7 @@ static ym_status build(ym_plan *plan, const ym_plan_request *request, ym_error *
     YM_TRY(
         ym_place_blocks(plan->forward.schedule, plan->forward.saved_bytes, 0, error));
     YM_TRY(cut_segments(plan, request->segment_count, error));
+    YM_TRY(make_recompute(plan, error));
     return make_backward(plan, NULL, &plan->backward, error);
 }
 
@@ -231,6 +245,10 @@ void ym_plan_free(ym_plan *plan)
         ym_schedule_free(s);
         s = next;
     }
+    for (int32_t o = 0; plan->recompute != NULL && o < plan->graph->output_count; o++) {
+        ym_schedule_free(plan->recompute[o]);
+    }
+    free(plan->recompute);
     if (plan->replayer != NULL) {
         plan->replayer->free(plan->replayer);
     }

@@ -4,6 +4,7 @@
 #ifndef YM_CORE_PLAN_PARTS_H
 #define YM_CORE_PLAN_PARTS_H
 
+#include "core/recompute.h"
 #include "core/choose.h"
 
 struct ym_plan {
@@ -16,9 +17,10 @@ struct ym_plan {
     int32_t *segment_first; /* items */
     int32_t *segment_stage; /* of forward, that a segment belongs to */
     int32_t segment_count;
-    int32_t *param_segment; /* -1: no gradient wanted */
-    ym_schedule *backward;  /* list; the first is for all outputs */
-    ym_replayer *replayer;  /* NULL: work is queued every time */
+    int32_t *param_segment;  /* -1: no gradient wanted */
+    ym_schedule **recompute; /* by output: what recomputes it, or NULL */
+    ym_schedule *backward;   /* list; the first is for all outputs */
+    ym_replayer *replayer;   /* NULL: work is queued every time */
 };
 
 /* Flags the params whose gradients are written in one segment of a backward schedule.

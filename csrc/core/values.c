@@ -3,7 +3,43 @@
  */
 #include "core/backward.h"
 
-static void rebuild_into(ym_backwarder *s, int32_t item, ym_view out);
+#include <stdlib.h>
+
+void ym_adopt_saved(ym_backwarder *s)
+{
+    const ym_forward *forward = s->request->forward;
+    ym_schedule *schedule = s->b.schedule;
+    int32_t *copy = malloc(((size_t)forward->schedule->block_count + 1) * sizeof *copy);
+    if (copy == NULL) {
+        s->b.out_of_memory = true;
+        return;
+    }
+    for (int32_t i = 0; i < forward->schedule->block_count; i++) {
+        const ym_block *block = &forward->schedule->block[i];
+        copy[i] = -1;
+        const bool is_value = block->place == YM_PLACE_INPUT &&
+                              !ym_is_planar(s->b.program, block->item);
+        if (block->place != YM_PLACE_SAVED && !is_value) {
+            continue;
+        }
+        copy[i] = ym_add_block(&s->b, block->place, block->index,
+                               block->item >= 0 ? block->item : 0);
+        schedule->block[copy[i]] = *block;
+        /* An input need not be there before it is read. */
+        const bool waits = block->place == YM_PLACE_INPUT;
+        schedule->block[copy[i]].first = waits ? INT32_MAX : 0;
+        schedule->block[copy[i]].last = block->item < 0 ? INT32_MAX - 1 : -1;
+    }
+    for (int32_t i = 0; i < s->b.program->item_count; i++) {
+        ym_view view = forward->view[i];
+        s->value[i] = (ym_resident){YM_NO_VIEW, 0, false};
+        if (view.block >= 0 && copy[view.block] >= 0) {
+            view.block = copy[view.block];
+            s->value[i] = (ym_resident){view, 0, true};
+        }
+    }
+    free(copy);
+}
 
 /* An input is, unless it comes planar. */
 static bool is_resident(const ym_backwarder *s, int32_t item)
@@ -61,14 +97,14 @@ static void rebuild_concat(ym_backwarder *s, int32_t item, ym_view out)
         if (ready) {
             ym_add_copy(&s->b, item, ym_read_value(s, member), part, false);
         } else {
-            rebuild_into(s, member, part);
+            ym_rebuild_into(s, member, part);
             remember(s, member, part);
         }
         first += count;
     }
 }
 
-static void rebuild_into(ym_backwarder *s, int32_t item, ym_view out)
+void ym_rebuild_into(ym_backwarder *s, int32_t item, ym_view out)
 {
     const ym_item *made = &s->b.program->item[item];
     if (made->kind == YM_ITEM_CONCAT) {
@@ -96,7 +132,7 @@ ym_view ym_read_value(ym_backwarder *s, int32_t item)
             return read_slice(s, item);
         }
         ym_view out = ym_new_view(&s->b, YM_PLACE_WORKSPACE, 0, item);
-        rebuild_into(s, item, out);
+        ym_rebuild_into(s, item, out);
         remember(s, item, out);
     }
     s->value[item].last_read = s->now;

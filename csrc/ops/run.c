@@ -244,3 +244,13 @@ ym_status ym_plan_run_steps(const ym_plan *plan, const ym_schedule *schedule,
     }
     return YM_OK;
 }
+
+ym_status ym_plan_recompute(const ym_plan *plan, int32_t output, ym_context *context,
+                            const ym_bindings *bindings)
+{
+    const ym_schedule *recompute = plan->recompute[output];
+    YM_CHECK(&context->error, recompute != NULL, YM_ERR_ARGUMENT,
+             "output %d: cannot be recomputed without inputs or convolutions", output);
+    return ym_plan_run_steps(plan, recompute, 0, recompute->step_count, context,
+                             bindings);
+}

@@ -112,8 +112,9 @@ static int parse_weight(const ym_plan *plan, PyObject *object, const ym_param *p
     return read_weight(plan, object, name, param, writes, weight);
 }
 
+/* optional: None stands for one that is not there. */
 static int parse_weights(const ym_plan *plan, PyObject *object, const char *name,
-                         bool gradients, ym_weight **weights)
+                         bool gradients, bool optional, ym_weight **weights)
 {
     const ym_graph *g = plan->graph;
     PyObject *list = ym_sequence_of(object, name, g->param_count);
@@ -122,7 +123,7 @@ static int parse_weights(const ym_plan *plan, PyObject *object, const char *name
     for (int32_t i = 0; status == 0 && i < g->param_count; i++) {
         PyObject *entry = PySequence_Fast_GET_ITEM(list, i);
         const ym_param *p = &g->param[i];
-        if (gradients && entry == Py_None) {
+        if (optional && entry == Py_None) {
             (*weights)[i] = (ym_weight){.k = p->k, .c = p->c, .r = p->r, .s = p->s};
         } else {
             status = parse_weight(plan, entry, p, gradients, &(*weights)[i]);
@@ -217,15 +218,19 @@ static int parse_norm(const ym_plan *plan, PyObject *object,
     return 0;
 }
 
-static int parse_norms(const ym_plan *plan, PyObject *object, ym_norm **norms)
+/* optional: None stands for one that is not there. */
+static int parse_norms(const ym_plan *plan, PyObject *object, bool optional,
+                       ym_norm **norms)
 {
     const ym_graph *g = plan->graph;
     PyObject *list = ym_sequence_of(object, "norms", g->norm_count);
     *norms = PyMem_Calloc((size_t)g->norm_count + 1, sizeof **norms);
     int status = list != NULL && *norms != NULL ? 0 : -1;
     for (int32_t i = 0; status == 0 && i < g->norm_count; i++) {
-        status = parse_norm(plan, PySequence_Fast_GET_ITEM(list, i), &g->norm[i],
-                            &(*norms)[i]);
+        PyObject *entry = PySequence_Fast_GET_ITEM(list, i);
+        if (!optional || entry != Py_None) {
+            status = parse_norm(plan, entry, &g->norm[i], &(*norms)[i]);
+        }
     }
     Py_XDECREF(list);
     return status;
@@ -259,6 +264,23 @@ static int parse_arena(const ym_plan *plan, PyObject *object, const char *name,
     return 0;
 }
 
+/* All but the values. optional: params and norms may be None. */
+static int parse_rest(ym_run_arguments *a, PyObject *params, PyObject *norms,
+                      bool optional, PyObject *saved, PyObject *workspace)
+{
+    if (parse_weights(a->plan, params, "params", false, optional, &a->params) < 0 ||
+        parse_norms(a->plan, norms, optional, &a->norms) < 0 ||
+        parse_arena(a->plan, saved, "saved", &a->bindings.saved,
+                    &a->bindings.saved_bytes) < 0 ||
+        parse_arena(a->plan, workspace, "workspace", &a->bindings.workspace,
+                    &a->bindings.workspace_bytes) < 0) {
+        return -1;
+    }
+    a->bindings.params = a->params;
+    a->bindings.norms = a->norms;
+    return 0;
+}
+
 int ym_parse_common(ym_run_arguments *a, PyObject *inputs, PyObject *params,
                     PyObject *norms, PyObject *saved, PyObject *workspace)
 {
@@ -272,18 +294,14 @@ int ym_parse_common(ym_run_arguments *a, PyObject *inputs, PyObject *params,
                           .may_be_planar = true};
     int status = ym_parse_values(a->plan, inputs, &rule, &a->inputs);
     PyMem_Free(items);
-    if (status < 0 || parse_weights(a->plan, params, "params", false, &a->params) < 0 ||
-        parse_norms(a->plan, norms, &a->norms) < 0 ||
-        parse_arena(a->plan, saved, "saved", &a->bindings.saved,
-                    &a->bindings.saved_bytes) < 0 ||
-        parse_arena(a->plan, workspace, "workspace", &a->bindings.workspace,
-                    &a->bindings.workspace_bytes) < 0) {
-        return -1;
-    }
     a->bindings.inputs = a->inputs;
-    a->bindings.params = a->params;
-    a->bindings.norms = a->norms;
-    return 0;
+    return status < 0 ? -1 : parse_rest(a, params, norms, false, saved, workspace);
+}
+
+int ym_parse_recompute(ym_run_arguments *a, PyObject *params, PyObject *norms,
+                       PyObject *saved, PyObject *workspace)
+{
+    return parse_rest(a, params, norms, true, saved, workspace);
 }
 
 int ym_parse_gradients(ym_run_arguments *a, PyObject *grad_outputs,
@@ -302,7 +320,7 @@ int ym_parse_gradients(ym_run_arguments *a, PyObject *grad_outputs,
     int status =
         ym_parse_values(a->plan, grad_outputs, &outputs, &a->grad_outputs) < 0 ||
                 ym_parse_values(a->plan, grad_inputs, &inputs, &a->grad_inputs) < 0 ||
-                parse_weights(a->plan, grad_params, "grad_params", true,
+                parse_weights(a->plan, grad_params, "grad_params", true, true,
                               &a->grad_params) < 0
             ? -1
             : 0;

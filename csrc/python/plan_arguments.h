@@ -39,6 +39,9 @@ int ym_parse_values(const ym_plan *plan, PyObject *object, const ym_value_list *
 /* Inputs that the segment does not read may be missing. */
 int ym_parse_common(ym_run_arguments *a, PyObject *inputs, PyObject *params,
                     PyObject *norms, PyObject *saved, PyObject *workspace);
+/* The same without inputs, where params and norms may be missing. */
+int ym_parse_recompute(ym_run_arguments *a, PyObject *params, PyObject *norms,
+                       PyObject *saved, PyObject *workspace);
 int ym_parse_gradients(ym_run_arguments *a, PyObject *grad_outputs,
                        PyObject *grad_inputs, PyObject *grad_params);
 void ym_release_arguments(ym_run_arguments *a);

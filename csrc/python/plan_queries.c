@@ -95,7 +95,7 @@ static PyObject *get_output_shapes(plan_object *self, void *closure)
     return list;
 }
 
-static PyObject *list_of_flags(const bool *flags, int32_t count)
+PyObject *ym_list_of_flags(const bool *flags, int32_t count)
 {
     PyObject *list = PyList_New(count);
     for (int32_t i = 0; list != NULL && i < count; i++) {
@@ -131,15 +131,17 @@ PyObject *ym_plan_backward_workspace_method(plan_object *self, PyObject *mask)
 PyObject *ym_plan_reached_params_method(plan_object *self, PyObject *mask)
 {
     const ym_schedule *s = schedule_for(self, mask);
-    return s != NULL ? list_of_flags(s->reached_param, self->plan->graph->param_count)
-                     : NULL;
+    return s != NULL
+               ? ym_list_of_flags(s->reached_param, self->plan->graph->param_count)
+               : NULL;
 }
 
 PyObject *ym_plan_reached_inputs_method(plan_object *self, PyObject *mask)
 {
     const ym_schedule *s = schedule_for(self, mask);
-    return s != NULL ? list_of_flags(s->reached_input, self->plan->graph->input_count)
-                     : NULL;
+    return s != NULL
+               ? ym_list_of_flags(s->reached_input, self->plan->graph->input_count)
+               : NULL;
 }
 
 PyObject *ym_plan_touched_params_method(plan_object *self, PyObject *args)
@@ -161,7 +163,7 @@ PyObject *ym_plan_touched_params_method(plan_object *self, PyObject *args)
         return s == NULL ? NULL : PyErr_NoMemory();
     }
     ym_plan_touched_params(self->plan, s, segment, touched);
-    PyObject *list = list_of_flags(touched, count);
+    PyObject *list = ym_list_of_flags(touched, count);
     PyMem_Free(touched);
     return list;
 }

@@ -267,6 +267,15 @@ static PyMethodDef plan_methods[] = {
      "Runs one segment of backward, the highest first. accumulate: a byte for each "
      "param, not 0: its gradient is added to what is there. mask: which outputs will "
      "have had a gradient; None: those that have one now."},
+    {"recompute", (PyCFunction)ym_plan_recompute_method, METH_VARARGS,
+     "recompute(output, params, norms, outputs, saved, workspace, stream=0)\n--\n\n"
+     "Fills an output as forward did, from what that kept, before the first segment of "
+     "the output's stage runs. What recompute_needs() does not tell may be None."},
+    {"recompute_needs", (PyCFunction)ym_plan_recompute_needs_method, METH_NOARGS,
+     "recompute_needs()\n--\n\n"
+     "What recompute() takes for each output: (bytes of workspace, flags of params, "
+     "flags "
+     "of norms), or None: it would take an input or a convolution."},
     {"backward_workspace", (PyCFunction)ym_plan_backward_workspace_method, METH_O,
      "backward_workspace(mask)\n--\n\nBytes for that set of outputs with gradients."},
     {"reached_params", (PyCFunction)ym_plan_reached_params_method, METH_O,

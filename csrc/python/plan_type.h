@@ -24,7 +24,12 @@ int ym_parse_flags(PyObject *object, const char *name, int32_t count, bool **fla
 /* plan_backend.c */
 int ym_parse_backend(PyObject *object, ym_plan_request *request);
 
-/* plan_queries.c */
+/* plan_recompute.c */
+PyObject *ym_plan_recompute_method(plan_object *self, PyObject *args);
+PyObject *ym_plan_recompute_needs_method(plan_object *self, PyObject *unused);
+
+/* plan_queries.c: a list of Python's truth values, or NULL with an exception set. */
+PyObject *ym_list_of_flags(const bool *flags, int32_t count);
 extern PyGetSetDef ym_plan_getset[];
 PyObject *ym_plan_backward_workspace_method(plan_object *self, PyObject *mask);
 PyObject *ym_plan_reached_params_method(plan_object *self, PyObject *mask);

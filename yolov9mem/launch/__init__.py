@@ -4,11 +4,11 @@
 Which file does what: cli.py reads the command line, script.py the target, flags.py the
 flags that the target itself defines; launch.py puts everything in place by patches.py,
 session.py swaps one training's model and optimizer (sgd.py is the latter, averages.py
-finds what averages the model), dataset.py its mosaic (trials.py compares samples,
-recording.py runs a data set's own code on the images of pictures.py), validation.py
-slices eval batches; codebases.py knows what is particular to one code base,
-processes.py launches what is started anew, files.py guards checkpoints, banner.py and
-measure.py tell about it.
+finds what averages the model, loss.py what the official loss is), dataset.py its mosaic
+(trials.py compares samples, recording.py runs a data set's own code on the images of
+pictures.py), validation.py slices eval batches; codebases.py knows what is particular to
+one code base, processes.py launches what is started anew, files.py guards checkpoints,
+banner.py and measure.py tell about it.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ Which file does what:
 
 recording/         a module's forward, written down once
 running/           the recording as graphs of the C core, in every training step
+loss/              the official detection loss, DetectionLoss
 optimizer/         AccumulatingSGD and the moving average
 api, report        checkpoint(), release() and report()
 batches            largest_batch(): what fits a GPU, by measured steps
@@ -18,6 +19,7 @@ dataset            samples of yolov9mem.augment.Mosaic for a DataLoader
 mosaic_batch       the same, rendered on the GPU, a batch in one launch
 devices            where tensors lie, and the CUDA extension
 checks             rules for what callers give
+processes          batch norm statistics of several, for SyncBatchNorm
 layout, versions   which tensors C can walk through; telling autograd what it wrote
 """
 

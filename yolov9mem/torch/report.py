@@ -12,12 +12,12 @@ from yolov9mem.plan_table import readable_bytes
 from .checks import check_module
 from .recording.fakes import join
 from .running import registry
-from .running.again import made_again
 from .running.arenas import kept_bytes
 from .running.byte_counts import held_bytes
 from .running.entry import Entry
 from .running.lowered import Graph
 from .running.planned import TorchPlan
+from .running.recompute_choice import choose_recompute
 
 
 @dataclass(frozen=True)
@@ -161,9 +161,9 @@ def _row(path: str, module: nn.Module, entry: Entry) -> Row:
     plans = [plan for _, plan in planned]
     assert entry.latest is not None  # as there are plans
     recording = entry.latest.recording
-    again = made_again(recording, entry.keep, plans).gaps
-    if again:
-        pieces = f"{again} pieces" if again > 1 else "a piece"
+    count = len(choose_recompute(recording, entry.keep, plans).gaps)
+    if count:
+        pieces = f"{count} pieces" if count > 1 else "a piece"
         detail += f", {pieces} of stock calls made again"
     replays = [plan.core.replays for _, plan in planned]
     repeated = sum(found[1] for found in replays if found)

@@ -54,10 +54,20 @@ _GUARDS = _guards()
 _top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 
+TELLS_OF_HOOKS = _top_hooks is not None
+
+Hooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
+
+
+def saving_hooks() -> Hooks | None:
+    """The innermost torch.autograd.graph.saved_tensors_hooks, (pack, unpack); None: there
+    are none, or this PyTorch (2.4) does not tell."""
+    return None if _top_hooks is None else _top_hooks(True)
+
+
 def packing() -> Callable[[Tensor], Any] | None:
-    """The pack function of the innermost torch.autograd.graph.saved_tensors_hooks; None:
-    there is none, or this PyTorch (2.4) does not tell."""
-    hooks = None if _top_hooks is None else _top_hooks(True)
+    """The first of them."""
+    hooks = saving_hooks()
     return None if hooks is None else hooks[0]
 
 

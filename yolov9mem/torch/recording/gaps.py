@@ -32,17 +32,22 @@ class Gap:
     makes: list[Ref] = field(default_factory=list)  # read by other calls, or results
     feeds: list[Ref] = field(default_factory=list)  # read by stages
     feed_bytes: dict[Ref, int] = field(default_factory=dict)  # that stages alone read
-    read_bytes: dict[Ref, int] = field(default_factory=dict)  # that else nothing holds
+    read_bytes: dict[Ref, int] = field(default_factory=dict)  # of graphs' values
     inner_bytes: int = 0  # made on the way
     saved_bytes: int = 0  # of these: autograd keeps them for backward
     outer_bytes: int = 0  # handed out
     draws: bool = False
     multiplies: bool = False
 
-    def is_worth_it(self, again: Collection[Ref]) -> bool:
-        """Does it save enough, if of its feeds only these are made again?"""
-        fed = sum(size for ref, size in self.feed_bytes.items() if ref in again)
-        saved = self.saved_bytes + fed - sum(self.read_bytes.values())
+    def is_worth_it(
+        self, own: Collection[Ref], held: Collection[Ref], free: Collection[Ref]
+    ) -> bool:
+        """Does it save enough, if of its feeds only the ``own`` ones are made again? Of
+        what it reads, ``held`` is there in any case, were it not ``free`` then."""
+        fed = sum(size for ref, size in self.feed_bytes.items() if ref in own)
+        saved = self.saved_bytes + fed
+        for ref, size in self.read_bytes.items():
+            saved += size * ((ref in held) - (ref not in free))
         return saved >= max(1, WORTH * self.outer_bytes)
 
 
@@ -199,7 +204,7 @@ def _fill_in(done: Recording, gap: Gap, held: set[Ref]) -> None:
             memory[ref], size[where] = where, count
     read = dict.fromkeys(ref for call in calls for ref in call.refs)
     gap.reads = [ref for ref in read if ref not in memory and ref.kind != "constant"]
-    values = (ref for ref in gap.reads if ref.kind == "value" and ref not in held)
+    values = (ref for ref in gap.reads if ref.kind == "value")
     gap.read_bytes = {ref: done.nodes[ref.key].nbytes for ref in values}
     others = _read_after(done, gap.calls)
     sources = {ref for stage in done.stages for ref in stage.sources}
@@ -223,14 +228,17 @@ def _fill_in(done: Recording, gap: Gap, held: set[Ref]) -> None:
     gap.multiplies = any(call.effects.multiplies for call in calls)
 
 
-def held_by_others(done: Recording) -> set[Ref]:
-    """What autograd keeps for the backward of stock calls, and what the caller has."""
+def held_by_others(done: Recording, freed: Collection[int] = ()) -> set[Ref]:
+    """What autograd keeps for the backward of stock calls, but those numbers, and what the
+    caller has."""
     held = set(results(done))
     for number, call in reversed(list(enumerate(done.calls))):
-        saves = call.effects.saves
-        held.update(ref for i, ref in enumerate(call.refs) if ("argument", i) in saves)
         made = [Ref("stock", (number, leaf)) for leaf in range(len(call.made))]
-        held.update(ref for ref, place in zip(made, call.made) if place in saves)
+        if number not in freed:
+            saves = call.effects.saves
+            read = enumerate(call.refs)
+            held.update(ref for i, ref in read if ("argument", i) in saves)
+            held.update(ref for ref, place in zip(made, call.made) if place in saves)
         views = (ref for ref, memory in zip(made, call.memory) if memory is None)
         if not held.isdisjoint(views):
             held.update(call.refs)

@@ -32,7 +32,7 @@ class CannotLower(NotImplementedError):
         self.call, self.path, self.reason = call, path, reason
         super().__init__(f"{call} in {path or 'the module itself'}: {reason}")
 
-    def again(self) -> CannotLower:
+    def fresh(self) -> CannotLower:
         """The same, not yet raised. What was raised holds its frames, and they hold the
         module and its arguments."""
         return type(self)(self.call, self.path, self.reason)
@@ -192,7 +192,7 @@ class Recording:
 
     def leave(self, failure: CannotLower) -> None:
         """Notes what stays in stock PyTorch, for the report."""
-        self.left.setdefault(str(failure), failure.again())
+        self.left.setdefault(str(failure), failure.fresh())
 
     def is_left(self, call: str, path: str) -> bool:
         """Is there a reason already why this call of that module stays stock?"""

@@ -41,7 +41,7 @@ def _record(
     try:
         made = recorder.run(leaves, spec)
     except CannotLower as failure:
-        return failure.again()
+        return failure.fresh()
     except VALUE_ERRORS as error:
         call = type(error).__name__
         reason = "forward depends on the values of tensors, not only on sizes"

@@ -1,23 +1,28 @@
 # SPDX-License-Identifier: MIT
 """From a recording to a training step: graphs of the C core, run under autograd.
 
-================  ================================================================
-registry          how a module's forward comes here, leaving no trace in the module
-entry             one checkpointed module: stock or ours, decided at every forward
-conditions        the reasons for stock
-replica           the module as torch.nn.DataParallel copies it for one forward
-invocation        one call of forward: the module, its arguments, its stock forward
-lower             from a part of a recording to a graph of the core
-planned           the plans of such a graph
-lowered           a recording with its graphs, and their tensors in a module
-binding           those tensors: parameters and batch norm state, found by path
-autograd_nodes    one call: forward in C, and backward as autograd's nodes
-shared_call       what these nodes share
-backward_state    what these share during a backward
-gradients         sums that are in .grad already, and that the kernels add to
-arenas            memory for the core, from torch's allocator
-stock_calls       the calls between and behind the graphs, made again
-surroundings      what these find in backward as it was around forward
-byte_counts       what is held between forward and backward, by us and by stock
-================  ================================================================
+==================  ================================================================
+registry            how a module's forward comes here, leaving no trace in the module
+entry               one checkpointed module: stock or ours, decided at every forward
+conditions          the reasons for stock
+replica             the module as torch.nn.DataParallel copies it for one forward
+invocation          one call of forward: the module, its arguments, its stock forward
+lower               from a part of a recording to a graph of the core
+planned             the plans of such a graph
+lowered             a recording with its graphs, and their tensors in a module
+binding             those tensors: parameters and batch norm state, found by path
+autograd_nodes      one call: forward in C, and backward as autograd's nodes
+shared_call         what these nodes share
+backward_state      what these share during a backward
+inputs              of the stages: held, packed, let go
+gradients           sums that are in .grad already, and that the kernels add to
+arenas              memory for the core, from torch's allocator
+forward_calls       one forward: the stages and the stock calls around them, in order
+stock_calls         these calls, replayed
+recompute           those between two stages, recomputed in backward
+recompute_choice    which of them are, and which outputs of stages for them
+recomputed_outputs  these outputs, which the core recomputes
+surroundings        what the calls find in backward as it was around forward
+byte_counts         what is held between forward and backward, by us and by stock
+==================  ================================================================
 """

@@ -37,7 +37,7 @@ class Yolov9memSegment(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, call: Call, segment: int, again: dict[int, Any], *tensors: Tensor
+        ctx: Any, call: Call, segment: int, rebuilders: dict[int, Any], *tensors: Tensor
     ) -> Any:
         ctx.set_materialize_grads(False)
         ctx.call, ctx.segment = call, segment
@@ -46,7 +46,7 @@ class Yolov9memSegment(torch.autograd.Function):
         if segment != plan.stage_segments[stage][-1]:
             return (_token(call),)
         ctx.save_for_backward(*call.inputs.saved(), *call.params)
-        ctx.again = again
+        ctx.rebuilders = rebuilders
         outputs = call.run_stage()
         call.flows = plan.flows(tuple(call.learning))
         places = plan.stage_outputs[stage]
@@ -74,11 +74,12 @@ class Yolov9memSegment(torch.autograd.Function):
                     "retain_graph=True"
                 )
             if not call.is_begun:
-                call.begin_backward(ctx.saved_tensors, ctx.again, segment)
+                call.begin_backward(ctx.saved_tensors, ctx.rebuilders, segment)
             call.take_gradients(segment, grads[:-1])
-            call.provide_inputs(stage, ctx.again)
+            call.provide_inputs(stage, ctx.rebuilders)
+            call.begin_stage(stage)
             if call.consumed:
-                ctx.again = None
+                ctx.rebuilders = None
         nodes = [node for node, _ in ctx.next_functions]
         count = len(plan.leaving[segment])
         leaving = call.backward(segment, nodes[len(nodes) - count :])
@@ -105,7 +106,7 @@ class Forward:
     def __init__(self, call: Call) -> None:
         self._call = call
         self._token: list[Tensor] = []  # of the latest node
-        self._again: dict[int, Any] = {}  # by input: what makes it again
+        self._rebuilders: dict[int, Any] = {}  # by input that is not held
 
     def stage(self, inputs: list[Tensor]) -> list[Tensor]:
         """Runs the next stage; the outputs are tied to the autograd nodes."""
@@ -126,8 +127,10 @@ class Forward:
         call, plan = self._call, self._call.plan
         places = plan.stage_inputs[call.next_stage]
         segments = plan.stage_segments[call.next_stage]
-        inputs, again = call.inputs.add(inputs)
-        self._again = self._again | again  # nodes of earlier stages keep theirs
+        inputs, rebuilders = call.inputs.add(inputs)
+        self._rebuilders = (
+            self._rebuilders | rebuilders
+        )  # nodes of earlier stages keep theirs
         call.learning += map(_requires_grad, inputs)
         outputs: list[Tensor] = []
         for segment in segments:
@@ -138,10 +141,20 @@ class Forward:
             if segment <= call.first and not any(map(_requires_grad, tensors)):
                 call.first = segment + 1  # nothing learns so far
                 continue
-            given = call, segment, self._again, *self._token, *tensors
+            given = call, segment, self._rebuilders, *self._token, *tensors
             result = Yolov9memSegment.apply(*given)
             outputs, self._token = list(result[:-1]), [result[-1]]
         return outputs if segments[-1] >= call.first else call.run_stage()
+
+
+def made_by(output: Tensor) -> tuple[Call, int] | None:
+    """Which output it is of which call's stages; None: it is none, or none that learns."""
+    node: Any = output.grad_fn
+    if not isinstance(node, Yolov9memSegment._backward_cls):
+        return None
+    call: Call = node.call
+    first = call.plan.stage_outputs[call.plan.segment_stage[node.segment]].start
+    return call, first + output.output_nr
 
 
 def _token(call: Call) -> Tensor:

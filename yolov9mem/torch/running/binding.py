@@ -37,7 +37,7 @@ def address(tensor: Tensor) -> tuple[Any, ...]:
     return (tensor.data_ptr(), kind, tensor.shape, tensor.stride(), device)
 
 
-def _float(tensor: Tensor) -> Tensor:
+def as_float(tensor: Tensor) -> Tensor:
     """As the core reads parameters and statistics: fp32, a vector without gaps."""
     if tensor.dtype is torch.float32 and (tensor.ndim > 1 or tensor.is_contiguous()):
         return tensor
@@ -79,7 +79,7 @@ class Addresses:
         known, addresses = self._known  # at once: threads share it
         if places == known:
             return tensors, addresses
-        readable = [_float(tensor) for tensor in tensors]
+        readable = [as_float(tensor) for tensor in tensors]
         addresses = [address(tensor) for tensor in readable]
         if all(map(is_, readable, tensors)):
             self._known = places, addresses

@@ -12,9 +12,9 @@ from yolov9mem.plan_table import readable_bytes
 
 from ..recording.gaps import held_by_others
 from ..recording.ir import Node, Recording, Ref
-from .again import made_again
 from .lower import Program, flows
 from .planned import TorchPlan
+from .recompute_choice import choose_recompute
 
 
 class Held(NamedTuple):
@@ -25,6 +25,8 @@ class Held(NamedTuple):
     peak: int
     stock: int
     shared: int  # of stock's: the caller has it anyway, and has its own memory of ours
+    beside: int  # what autograd keeps for stock calls that are not made recompute
+    gaps: int  # of those that are
 
     @property
     def _beside_stocks(self) -> int:
@@ -36,6 +38,12 @@ class Held(NamedTuple):
         """Would stock PyTorch hold no more?"""
         return self._beside_stocks >= self.stock
 
+    def is_less_than(self, other: Held) -> bool:
+        """Is the peak lower, with what stock calls hold? No fewer of them must be
+        recomputed."""
+        lower = self.peak + self.beside < other.peak + other.beside
+        return lower and self.gaps >= other.gaps
+
     @property
     def comparison(self) -> str:
         """Both, for the report."""
@@ -45,10 +53,14 @@ class Held(NamedTuple):
 
 def held_bytes(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Held:
     """Of the plans of a module's graphs, in their order."""
-    again = made_again(recording, keep, plans)
-    held, stock = again.read_bytes, again.saved_bytes
+    recompute, others = (
+        choose_recompute(recording, keep, plans),
+        held_by_others(recording),
+    )
+    held, stock = recompute.read_bytes(others), recompute.saved_bytes
     weights = peak = shared = 0
-    seen, others = set(again.feeds), held_by_others(recording)
+    beside = recompute.left_bytes(recording)
+    seen = set(recompute.feeds)
     for plan in plans:  # all before it are held while one runs
         held += _input_bytes(plan.program, seen)
         peak = max(peak, held + plan.core.peak_bytes)
@@ -56,8 +68,12 @@ def held_bytes(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Held
         weights += plan.core.weight_bytes
         kept = _kept_by_stock(plan.program, plan)
         stock += sum(kept.values())
-        shared += _shared_bytes(plan.program, kept, others)
-    return Held(held, weights, peak + again.most_bytes, stock, shared)
+        shared += _bytes_of(plan.program, others - recompute.outputs, kept)
+        beside += _bytes_of(plan.program, others - recompute.outputs)
+        freed = _bytes_of(plan.program, others & recompute.outputs)
+        stock += freed - _bytes_of(plan.program, others & recompute.outputs, kept)
+    peak += recompute.most_bytes
+    return Held(held, weights, peak, stock, shared, beside, len(recompute.gaps))
 
 
 def _input_bytes(program: Program, seen: set[Ref]) -> int:
@@ -72,15 +88,18 @@ def _bytes(node: Node, dtype: torch.dtype) -> int:
     return node._replace(dtype=dtype).nbytes
 
 
-def _shared_bytes(program: Program, kept: dict[object, int], others: set[Ref]) -> int:
-    """Of what the graph hands out to ``others``, who hold it, while stock PyTorch keeps
-    that very memory."""
+def _bytes_of(
+    program: Program, values: set[Ref], kept: dict[object, int] | None = None
+) -> int:
+    """Of those values that the graph hands out; only where stock PyTorch keeps that very
+    memory, if ``kept`` tells it."""
     nodes = program.part.nodes
     names = [value for stage in program.part.stages for value in stage.values]
     return sum(
         nodes[value].nbytes
         for value, name in zip(program.part.outputs, names)
-        if Ref("value", name) in others and _whole(nodes, value) in kept
+        if Ref("value", name) in values
+        and (kept is None or _whole(nodes, value) in kept)
     )
 
 

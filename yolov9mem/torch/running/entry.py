@@ -127,7 +127,7 @@ class Entry:
         return self._run_lowered(lowered, call)
 
     def _run_lowered(self, lowered: Lowered, call: Invocation) -> Any:
-        recording, outside = lowered.recording, lowered.outside
+        outside = lowered.outside
         bindings = [graph.binding for graph in lowered.graphs]
         if call.module is not call.origin:
             bindings, outside = lowered.bound(call.module)
@@ -143,7 +143,7 @@ class Entry:
         resized = self._latest_on.get(place) is not lowered
         self.latest = self._latest_on[place] = lowered.running()
         arguments = call.args, call.kwargs
-        replay = Replay(recording, outside, arguments, call.leaves, self.keep)
+        replay = Replay(lowered, outside, arguments, call.leaves, self.keep)
         for graph, binding, own in zip(lowered.graphs, bindings, params):
             part = graph.program.part
             plan = self._plan(
@@ -156,7 +156,7 @@ class Entry:
                 device = graph.program.device
                 make_room(device, plan.saved_bytes, plan.core.peak_bytes)
             graph.last = plan
-            replay.plan(part.sources, plan.own)
+            replay.plan(plan, own)
             shared = shared_call.Call(plan, binding, own, self.name, self.counts)
             forward = autograd_nodes.Forward(shared)
             for stage in part.stages:
@@ -287,14 +287,14 @@ class Entry:
                     # Of processes that wait for each other none runs stock for its sizes.
                     shares = any(program.groups for program in programs)
                     if not self.strict and self.keep.rule != "budget" and not shares:
-                        self._check_use(found, call.leaves)
+                        self._settle_keep(found, call.leaves)
                     self.counts["recordings"] += 1
                     if found.draws and key not in self._drawn:
                         self._drawn.add(key)
                         key = self._key(call)
                 except CannotLower as failure:
                     self._fakes = None  # forward may have changed the copy
-                    found = failure.again()
+                    found = failure.fresh()
                     self._changes += failure.call == "setattr"
                 except BaseException:
                     self._fakes = None
@@ -304,7 +304,7 @@ class Entry:
             else:
                 self._in_a_row = 0
         if isinstance(found, CannotLower):
-            raise found.again()
+            raise found.fresh()
         return found
 
     def _count_recording(self) -> None:
@@ -329,16 +329,21 @@ class Entry:
                 self._looked_at |= new
                 self._fingerprint = Fingerprint(call.origin, self._looked_at)
 
-    def _check_use(self, made: Lowered, leaves: list[Any]) -> None:
+    def _settle_keep(self, made: Lowered, leaves: list[Any]) -> None:
         """Raises CannotLower where stock PyTorch would hold no more than our plans.
 
-        "min" has the lowest peak, which in a small module is not the least that is held:
-        that is "conv" then.
+        "min" has the lowest peak of one graph. That is "conv" instead where the module is
+        so small that it holds less, or where stock calls read outputs of stages that can
+        be recomputed with "conv" alone.
         """
         held = self._held(made, leaves)
-        if held.gains_nothing and self.keep.rule == "min":
-            self.keep = Keep("conv")
-            held = self._held(made, leaves)
+        if self.keep.rule == "min" and (held.gains_nothing or made.recording.gaps):
+            least, self.keep = self.keep, Keep("conv")
+            other = self._held(made, leaves)
+            if held.gains_nothing or other.is_less_than(held):
+                held = other
+            else:
+                self.keep = least
         if held.gains_nothing:
             raise CannotLower("forward", "", held.comparison)
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from itertools import compress
 from typing import Any
 
 import torch
@@ -14,9 +13,13 @@ from yolov9mem._keep import Keep
 
 from .. import devices
 from ..recording.gaps import Gap
-from ..recording.ir import Recording, Ref, Stage, StockCall
-from .again import is_made_again, made_again_later
+from ..recording.ir import Ref, Stage, StockCall
+from .autograd_nodes import made_by
 from .binding import Outside
+from .lowered import Lowered
+from .planned import TorchPlan
+from .recompute import recomputed_later
+from .recomputed_outputs import RecomputedOutput
 from .stock_calls import Caller
 
 
@@ -25,22 +28,25 @@ class Replay:
 
     def __init__(
         self,
-        recording: Recording,
+        lowered: Lowered,
         outside: Outside,
         arguments: tuple[Any, Any],
         leaves: list[Any],
         keep: Keep,
     ) -> None:
         """``leaves``: of ``arguments``, which are (args, kwargs). ``keep`` says which gaps
-        may be made again in backward."""
-        self._recording, self._outside = recording, outside
+        may be recomputed in backward."""
+        self._lowered, self._keep = lowered, keep
+        self._recording, self._outside = lowered.recording, outside
         self._arguments, self._leaves = arguments, leaves
         self._device = devices.of(leaves)
         self._caller = Caller(self._device)
-        self._can_be_again = is_made_again(keep)
-        self._feeds: set[Ref] = set()  # which may be made again
+        self._plans: tuple[TorchPlan, ...] = ()  # of the graphs so far
+        self._params: list[Tensor] = []  # of the latest
+        self._recompute = lowered.recompute((), keep)
+        self._outputs: dict[Ref, RecomputedOutput] = {}  # that are not held
         self._made: dict[Ref, Tensor] = {}  # values and results of stock calls
-        self._fed: dict[Ref, Tensor] = {}  # what is made again, as stages read it
+        self._fed: dict[Ref, Tensor] = {}  # what is recomputed, as stages read it
         self._stages = 0  # how many have run
         self._next = 0  # stock call
         self.go_on()
@@ -56,15 +62,19 @@ class Replay:
         learns: bool = self._source(ref).requires_grad
         return learns
 
-    def plan(self, sources: list[Ref], own: list[bool]) -> None:
-        """Of the next graph: which of its sources nothing needs in backward before the
-        stage does that they are for."""
-        self._feeds.update(compress(sources, own))
+    def plan(self, plan: TorchPlan, params: list[Tensor]) -> None:
+        """Of the next graph."""
+        self._plans, self._params = (*self._plans, plan), params
+        self._recompute = self._lowered.recompute(self._plans, self._keep)
 
     def add(self, stage: Stage, outputs: list[Tensor]) -> None:
         """What the next stage has made."""
-        made = zip(stage.values, outputs)
-        self._made.update((Ref("value", value), y) for value, y in made)
+        for value, y in zip(stage.values, outputs):
+            ref = Ref("value", value)
+            self._made[ref] = y
+            made = made_by(y) if ref in self._recompute.outputs else None
+            if made is not None:
+                self._outputs[ref] = RecomputedOutput(*made, self._params, y)
         self._let_go(stage)
         self._stages += 1
 
@@ -72,8 +82,8 @@ class Replay:
         """The stock calls that follow the latest stage."""
         calls = self._recording.calls
         while self._next < len(calls) and calls[self._next].after == self._stages:
-            gap = self._recording.gaps.get(self._next)
-            if gap is not None and self._is_made_again(gap):
+            gap = self._recompute.gaps.get(self._next)
+            if gap is not None and self._can_be_recomputed(gap):
                 self._make_gap(gap)
             else:
                 self._make(calls[self._next])
@@ -114,17 +124,20 @@ class Replay:
         fed = self._fed.get(ref)
         return self._resolve(ref) if fed is None else fed
 
-    def _is_made_again(self, gap: Gap) -> bool:
+    def _can_be_recomputed(self, gap: Gap) -> bool:
         if gap.draws and devices.is_capturing(self._device):
             return False  # the generator's state, which would be put back, is not there
-        if not torch._C._autograd._saved_tensors_hooks_is_enabled():
-            return False  # forbidden is what torch.utils.checkpoint works with
-        return self._can_be_again(gap) and gap.is_worth_it(self._feeds)
+        # Forbidden is what torch.utils.checkpoint works with, else.
+        return torch._C._autograd._saved_tensors_hooks_is_enabled()
 
     def _make_gap(self, gap: Gap) -> None:
         given = [self._resolve(ref) for ref in gap.reads]
         calls = self._recording.calls
-        makes, feeds = made_again_later(gap, calls, self._caller, given, self._feeds)
+        outputs = [self._outputs[ref] for ref in gap.reads if ref in self._outputs]
+        chosen = self._recompute.feeds
+        makes, feeds = recomputed_later(
+            gap, calls, self._caller, given, chosen, outputs
+        )
         self._made.update(makes)
         self._fed.update(feeds)
         for number in gap.calls:
@@ -135,3 +148,4 @@ class Replay:
         for ref in step.done_with:
             self._made.pop(ref, None)
             self._fed.pop(ref, None)
+            self._outputs.pop(ref, None)

@@ -2,7 +2,7 @@
 """The inputs of one forward's stages, as they were given and as the core reads them.
 
 They are packed for the first stage that reads them, in forward and again in backward, and
-let go after the last. What can be made again (see again.py) is not held between.
+let go after the last. What is recomputed (see recompute.py) is not held between.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ..layout import is_channels_last
-from .again import rebuilder, rebuilt
 from .arenas import unfilled
 from .backward_state import BackwardState
 from .binding import address, as_read, held_as_read
 from .planned import TorchPlan
+from .recompute import rebuilder, rebuilt
 
 
 class Layout(NamedTuple):
@@ -34,7 +34,7 @@ class Inputs:
     def __init__(self, plan: TorchPlan, counts: Counter[str]) -> None:
         self._plan, self._counts = plan, counts
         # Without their history, which begins with our own nodes: these hold this, and a
-        # cycle through the engine is never collected. None: it is made again.
+        # cycle through the engine is never collected. None: it is recomputed.
         self._given: list[Tensor | None] = []
         self.layouts: list[Layout] = []
         self._packed: list[Tensor | None] = []
@@ -50,12 +50,12 @@ class Inputs:
         plan, first = self._plan, len(self._given)
         stage = plan.program.part.stages[self._stages]
         self._stages += 1
-        again: dict[int, Any] = {}
+        rebuilders: dict[int, Any] = {}
         made: list[Tensor] = []
         for place, (x, alone) in enumerate(zip(tensors, stage.alone), first):
             node = rebuilder(x)
             if node is not None:
-                again[place] = node
+                rebuilders[place] = node
             elif alone:
                 x = held_as_read(x, plan.program.dtype)
             self._given.append(x.detach() if node is None else None)
@@ -64,7 +64,7 @@ class Inputs:
         for place, x in enumerate(self._as_read(made, first), first):
             self._packed.append(x)
             self.addresses[place] = address(x)
-        return made, again
+        return made, rebuilders
 
     def saved(self) -> list[Tensor]:
         """What is to be held for backward."""
@@ -102,26 +102,26 @@ class Inputs:
         self._given = []
 
     def begin_backward(
-        self, saved: tuple[Tensor, ...], again: dict[int, Any], is_retained: bool
+        self, saved: tuple[Tensor, ...], rebuilders: dict[int, Any], is_retained: bool
     ) -> list[Tensor | None]:
         """Of the stages so far, whose `saved` and `add` gave these: those still packed,
         which another backward finds again where the graph ``is_retained``."""
         held = iter(saved)
-        places = range(len(saved) + len(again))
-        self._given = [None if place in again else next(held) for place in places]
+        places = range(len(saved) + len(rebuilders))
+        self._given = [None if place in rebuilders else next(held) for place in places]
         packed = self._packed[: len(places)]
         if not is_retained:
             self._packed = []
         return packed
 
     def provide(
-        self, state: BackwardState, places: list[int], again: dict[int, Any]
+        self, state: BackwardState, places: list[int], rebuilders: dict[int, Any]
     ) -> None:
         """Packs those that a stage of backward is the first to read."""
         for place in places:
             if state.inputs[place] is None:
                 given = self._given[place]
-                x = rebuilt(again[place]) if given is None else given
+                x = rebuilt(rebuilders[place]) if given is None else given
                 state.set_input(place, self._as_read([x], place)[0])
 
     def end_backward(self, first: int) -> None:

@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolov9mem._keep import Keep
+
 from ..layout import follows_channels_last
 from ..recording.ir import Recording, Ref
 from .binding import Binding, Outside, Stale, planar_dtype
 from .lower import Program
 from .planned import TorchPlan
+from .recompute_choice import Recompute, choose_recompute
 from .stock_calls import DRAWS
 
 _runs = itertools.count(1)
@@ -51,6 +54,7 @@ class Lowered:
         self.ran = 0
         self.draws = any(call.name in DRAWS for call in recording.calls)
         self._order: list[bool] | None = None
+        self._recompute: dict[tuple[Any, ...], Recompute] = {}
 
     def check_order(self, params: list[list[Tensor]]) -> None:
         """Raises Stale where something draws in the order of memory of the recording, and
@@ -60,6 +64,14 @@ class Lowered:
             self._order = order if self._order is None else self._order
             if order != self._order:
                 raise Stale
+
+    def recompute(self, plans: tuple[TorchPlan, ...], keep: Keep) -> Recompute:
+        """What is recomputed with these plans, of the graphs so far."""
+        known = self._recompute.get((keep, *plans))
+        if known is None:
+            known = choose_recompute(self.recording, keep, plans)
+            self._recompute[(keep, *plans)] = known
+        return known
 
     def running(self) -> Lowered:
         """Itself; notes which run this is of all that there are."""

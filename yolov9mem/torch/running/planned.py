@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from itertools import accumulate
+from itertools import accumulate, compress, count
+from typing import NamedTuple
 
 import torch
 
@@ -29,6 +30,14 @@ def core_backend(backend: str, device: torch.device) -> str:
         return backend
     plain = ":plain" if backend.endswith(":plain") else ""
     return f"cuda:{devices.index(device)}{plain}"
+
+
+class RecomputeNeeds(NamedTuple):
+    """What the core takes to recompute an output."""
+
+    workspace_bytes: int
+    params: list[int]
+    norms: list[int]
 
 
 class TorchPlan:
@@ -103,6 +112,12 @@ class TorchPlan:
         self.stage_inputs = _ranges([len(s.sources) for s in program.part.stages])
         self.stage_outputs = _ranges([len(s.outputs) for s in program.part.stages])
         self.last_reads: list[int] = self.core.input_stages()  # by input: of forward
+        self.recompute = [  # by output: what it takes, None: it can't be recomputed
+            None
+            if needs is None
+            else RecomputeNeeds(needs[0], *map(_numbers, needs[1:]))
+            for needs in self.core.recompute_needs()
+        ]
         self._masks: dict[tuple[bool, ...], Mask] = {}
         self._lock = threading.Lock()
         # By input: does no stage of backward need it before its own, the one that the gap
@@ -187,6 +202,10 @@ def _ranges(counts: list[int]) -> list[range]:
     """Places of the first so many, of the next so many, ..."""
     ends = list(accumulate(counts))
     return [range(end - count, end) for count, end in zip(counts, ends)]
+
+
+def _numbers(flags: list[bool]) -> list[int]:
+    return list(compress(count(), flags))
 
 
 def _name(dtype: torch.dtype) -> str:

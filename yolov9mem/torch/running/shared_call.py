@@ -7,8 +7,9 @@ for another one, it works on a copy.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -17,7 +18,15 @@ from .. import devices
 from ..processes import sums_of
 from .arenas import arena_address, give_workspace, take_workspace, unfilled
 from .backward_state import BackwardState
-from .binding import Binding, NormState, address, as_read, empty_output, gradient_of
+from .binding import (
+    Binding,
+    NormState,
+    address,
+    as_float,
+    as_read,
+    empty_output,
+    gradient_of,
+)
 from .gradients import TakenGrads
 from .inputs import Inputs
 from .planned import TorchPlan
@@ -53,6 +62,8 @@ class Call:
         self.consumed = False  # by a backward, of which there is no other
         self._pass = -1  # the number of the backward pass that has begun
         self.next_stage = 0  # of forward
+        # By output: what stands for it, as long as a backward may ask for it.
+        self.recomputed_outputs: defaultdict[int, WeakSet[Any]] = defaultdict(WeakSet)
         self._workspace: Tensor | None = None
         self._backward: BackwardState | None = None
         self._taken = TakenGrads()
@@ -99,14 +110,54 @@ class Call:
         self.saved = torch.empty(plan.saved_bytes, dtype=torch.uint8, device=device)
         self._workspace = take_workspace(plan.forward_workspace_bytes, device)
 
+    def recompute(self, place: int, params: dict[int, Tensor]) -> Tensor:
+        """An output once more, before its stage's backward; ``params`` are those that it
+        needs, by number."""
+        plan, program = self.plan, self.plan.program
+        needs = plan.recompute[place]
+        if needs is None or self.saved is None or self.norms is None:
+            raise RuntimeError(
+                f"yolov9mem: {self.name}: what forward kept is freed by the first backward "
+                "unless that has retain_graph=True"
+            )
+        plain = {i: as_float(p) for i, p in params.items()}
+        shape, dtype = program.outputs[place]
+        with unfilled():
+            made = empty_output(shape, program.dtype, program.device)
+            workspace = torch.empty(
+                needs.workspace_bytes, dtype=torch.uint8, device=program.device
+            )
+        plan.use_settings()
+        with devices.current(program.device):
+            plan.core.recompute(
+                place,
+                _only({i: address(p) for i, p in plain.items()}, len(program.params)),
+                _only(
+                    {i: self.norms.arguments[i] for i in needs.norms},
+                    len(self.norms.arguments),
+                ),
+                _only({place: address(made.permute(0, 2, 3, 1))}, len(program.outputs)),
+                arena_address(self.saved),
+                arena_address(workspace),
+                devices.stream(program.device),
+            )
+        return made.to(dtype)
+
     # Backward
 
+    def begin_stage(self, stage: int) -> None:
+        """Its backward is about to change what forward kept, if no other one follows."""
+        if self.consumed:
+            for place in self.plan.stage_outputs[stage]:
+                for output in list(self.recomputed_outputs.get(place, ())):
+                    output.hold()
+
     def begin_backward(
-        self, saved: tuple[Tensor, ...], again: dict[int, Any], segment: int
+        self, saved: tuple[Tensor, ...], rebuilders: dict[int, Any], segment: int
     ) -> None:
         """Before the first segment that runs: ``saved`` are the inputs so far, but those
-        that are made ``again``, and the parameters. Outputs of earlier stages will have
-        gradients, as it seems."""
+        that the ``rebuilders`` make, and the parameters. Outputs of earlier stages will
+        have gradients, as it seems."""
         plan, program = self.plan, self.plan.program
         assert self.norms is not None
         assert self.saved is not None
@@ -117,7 +168,7 @@ class Call:
         stage = plan.segment_stage[segment]
         count = len(saved) - len(plan.program.params)
         self.params = list(saved[count:])
-        packed = self.inputs.begin_backward(saved[:count], again, is_retained)
+        packed = self.inputs.begin_backward(saved[:count], rebuilders, is_retained)
         params, addresses = self.binding.addresses.of(self.params)
         outputs = len(program.outputs)
         mask = [
@@ -165,11 +216,11 @@ class Call:
             known = tuple(given and place >= places.start for place, given in so_far)
             state.reached = plan.mask(known)
 
-    def provide_inputs(self, stage: int, again: dict[int, Any]) -> None:
+    def provide_inputs(self, stage: int, rebuilders: dict[int, Any]) -> None:
         """Those that the stage is the first to read, before its first segment runs."""
         state = self._backward
         assert state is not None and state.plan_mask is not None
-        self.inputs.provide(state, state.plan_mask.needed[stage], again)
+        self.inputs.provide(state, state.plan_mask.needed[stage], rebuilders)
 
     def _choose_mask(self, state: BackwardState, places: range) -> None:
         """Once the gradients of the first stage that runs are there."""
@@ -294,3 +345,8 @@ class Call:
         if self._workspace is not None:
             give_workspace(self._workspace)
         self._workspace = None
+
+
+def _only(entries: dict[int, Any], count: int) -> list[Any]:
+    """So many, of which the others are None."""
+    return [entries.get(i) for i in range(count)]

@@ -61,7 +61,7 @@ class Surroundings:
         self._device = _default_device()
 
     @contextmanager
-    def again(self) -> Iterator[None]:
+    def restored(self) -> Iterator[None]:
         """What is another by now is as it was, inside."""
         changed: list[tuple[Callable[[Any], Any], Any]] = []
         try:

@@ -1,80 +1,47 @@
 # SPDX-License-Identifier: MIT
-"""Gaps that are made again in backward, by torch.utils.checkpoint.
+"""Gaps that are recomputed in backward, by torch.utils.checkpoint.
 
-Between forward and backward nothing of such a gap is held but what it reads. It is made
-again when the first that needs it comes in backward: the next stage, for its inputs, or
-the backward of one of its own calls.
+Between forward and backward nothing of such a gap is held but what it reads, of which the
+core recomputes outputs of its stages where it can. It is recomputed when the first that
+needs it comes in backward: the next stage, for its inputs, or the backward of one of its
+own calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from itertools import compress
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from yolov9mem._keep import Keep
-
 from ..recording.gaps import Gap
-from ..recording.ir import Recording, Ref, StockCall
-from .planned import TorchPlan
+from ..recording.ir import Ref, StockCall
+from .recomputed_outputs import RecomputedOutput, not_held
 from .stock_calls import Caller
 from .surroundings import Surroundings
-
-
-def is_made_again(keep: Keep) -> Callable[[Gap], bool]:
-    """Which gaps are: with "min" all, with "all" none, else those without products of
-    matrices, which cost as much as convolutions."""
-    if keep.rule in ("min", "all"):
-        return lambda gap: keep.rule == "min"
-    return lambda gap: not gap.multiplies
-
-
-class Again(NamedTuple):
-    """What of one forward is made again."""
-
-    gaps: int
-    feeds: set[Ref]  # inputs of graphs that are not held
-    read_bytes: int  # held for that, and for nothing else
-    saved_bytes: int  # that autograd would keep for the calls
-    most_bytes: int  # of one gap, while its backward runs
-
-
-def made_again(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Again:
-    """With these plans of its graphs."""
-    own: set[Ref] = set()
-    for plan in plans:
-        own.update(compress(plan.program.part.sources, plan.own))
-    is_chosen = is_made_again(keep)
-    gaps = [g for g in recording.gaps.values() if is_chosen(g) and g.is_worth_it(own)]
-    feeds = {ref for gap in gaps for ref in gap.feeds if ref in own}
-    read = {ref: size for gap in gaps for ref, size in gap.read_bytes.items()}
-    most = max((gap.inner_bytes + gap.outer_bytes for gap in gaps), default=0)
-    saved = sum(gap.saved_bytes for gap in gaps)
-    return Again(len(gaps), feeds, sum(read.values()), saved, most)
-
 
 Made = Iterator[tuple[Ref, Tensor]]
 
 
-def made_again_later(
+def recomputed_later(
     gap: Gap,
     calls: list[StockCall],
     caller: Caller,
     given: list[Any],
     feeds: Collection[Ref],
+    outputs: list[RecomputedOutput],
 ) -> tuple[Made, Made]:
     """What the gap makes for others, and what it feeds to stages of which `rebuilder` will
-    tell how to get it in backward: ``feeds``, of which nothing is held."""
+    tell how to get it in backward: ``feeds``, of which nothing is held. Nor is it of what
+    of ``given`` the ``outputs`` are."""
     fed = [ref for ref in gap.feeds if ref in feeds]
     makes = dict.fromkeys(gap.makes + [ref for ref in gap.feeds if ref not in feeds])
     surroundings = Surroundings()
 
     def make(*given: Any) -> list[Tensor]:
-        with surroundings.again():
+        with surroundings.restored():
             return make_in_them(*given)
 
     def make_in_them(*given: Any) -> list[Tensor]:
@@ -93,7 +60,10 @@ def made_again_later(
             *(Fed.apply(made[ref]) for ref in fed),
         ]
 
-    made = checkpoint(make, *given, use_reentrant=False, preserve_rng_state=gap.draws)
+    with not_held(outputs):
+        made = checkpoint(
+            make, *given, use_reentrant=False, preserve_rng_state=gap.draws
+        )
     return zip(makes, made), zip(fed, made[len(makes) :])
 
 

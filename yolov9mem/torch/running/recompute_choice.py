@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""Which gaps are recomputed in backward, and which outputs of stages for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import compress
+from typing import NamedTuple
+
+from yolov9mem._keep import Keep
+
+from ..recording.gaps import Gap, held_by_others
+from ..recording.ir import Recording, Ref
+from ..versions import TELLS_OF_HOOKS
+from .planned import TorchPlan
+
+
+class Recompute(NamedTuple):
+    """What of one forward is recomputed in backward."""
+
+    gaps: dict[int, Gap]  # by their first call
+    feeds: set[Ref]  # inputs of graphs that are not held
+    outputs: set[Ref]  # values of graphs that are not held for these gaps
+
+    @property
+    def saved_bytes(self) -> int:
+        """That autograd would keep for the calls."""
+        return sum(gap.saved_bytes for gap in self.gaps.values())
+
+    @property
+    def most_bytes(self) -> int:
+        """Of one gap, while its backward runs."""
+        return max(map(self._bytes, self.gaps.values()), default=0)
+
+    def left_bytes(self, recording: Recording) -> int:
+        """That autograd keeps for the calls of gaps which are not recomputed."""
+        gaps = recording.gaps.items()
+        return sum(gap.saved_bytes for n, gap in gaps if n not in self.gaps)
+
+    def read_bytes(self, others: set[Ref]) -> int:
+        """Held for the gaps, and neither for these ``others`` nor recomputed."""
+        gaps = self.gaps.values()
+        read = {ref: size for gap in gaps for ref, size in gap.read_bytes.items()}
+        free = others | self.outputs
+        return sum(size for ref, size in read.items() if ref not in free)
+
+    def _bytes(self, gap: Gap) -> int:
+        reads = gap.read_bytes.items()
+        read = sum(size for ref, size in reads if ref in self.outputs)
+        return gap.inner_bytes + gap.outer_bytes + read
+
+
+def is_recomputed(keep: Keep) -> Callable[[Gap], bool]:
+    """Which gaps are: with "min" all, with "all" none, else those without products of
+    matrices, which cost as much as convolutions."""
+    if keep.rule in ("min", "all"):
+        return lambda gap: keep.rule == "min"
+    return lambda gap: not gap.multiplies
+
+
+def choose_recompute(
+    recording: Recording, keep: Keep, plans: Sequence[TorchPlan]
+) -> Recompute:
+    """With these plans of its graphs, the first so many."""
+    own: set[Ref] = set()
+    outputs: set[Ref] = set()
+    for plan in plans:
+        part = plan.program.part
+        own.update(compress(part.sources, plan.own))
+        values = [
+            Ref("value", value) for stage in part.stages for value in stage.values
+        ]
+        if TELLS_OF_HOOKS:
+            outputs.update(compress(values, plan.recompute))
+    is_chosen = is_recomputed(keep)
+    gaps = {first: gap for first, gap in recording.gaps.items() if is_chosen(gap)}
+    inputs = {ref for part in recording.parts for ref in part.sources} - own
+    held = held_by_others(recording) | inputs
+    count = -1
+    while count != len(gaps):  # one that is not worth it holds what others counted on
+        count = len(gaps)
+        freed = {number for gap in gaps.values() for number in gap.calls}
+        free = outputs - held_by_others(recording, freed) - inputs
+        gaps = {n: gap for n, gap in gaps.items() if gap.is_worth_it(own, held, free)}
+    read = {ref for gap in gaps.values() for ref in gap.read_bytes}
+    feeds = {ref for gap in gaps.values() for ref in gap.feeds if ref in own}
+    return Recompute(gaps, feeds, free & read)
