@@ -55,6 +55,29 @@ def test_gradients_of_other_types_are_clipped_by_the_same_factor(dtype):
         assert torch.equal(p, q)
 
 
+@pytest.mark.parametrize("first", [torch.nan, torch.inf])
+def test_the_norm_of_a_nan_and_an_infinity_is_a_nan(first):
+    """Wherever they are: in what C sums or in what is left to torch."""
+    grads = [
+        torch.tensor([first, 1.0]),
+        torch.ones(3),
+        torch.ones(2, dtype=torch.bfloat16),
+    ]
+    grads[2][0] = torch.inf if first is torch.nan else torch.nan
+    made = []
+    for _ in range(2):
+        made.append([nn.Parameter(torch.ones_like(g)) for g in grads])
+        for p, g in zip(made[-1], grads, strict=True):
+            p.grad = g.clone()
+    ours = AccumulatingSGD(made[0], lr=0.1, max_norm=10.0)
+    ours.step()
+    norm = torch.nn.utils.clip_grad_norm_(made[1], 10.0)
+    torch.optim.SGD(made[1], lr=0.1, foreach=False).step()
+    assert norm.isnan() and np.isnan(float(ours.grad_norm))
+    for p, q in zip(*made, strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_a_model_of_16_bits_is_clipped_as_torch_does(dtype):
     torch.manual_seed(0)

@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from models_for_tests import Elan, leaves, ran_in_core
+from models_for_tests import (
+    Brick,
+    Elan,
+    assert_same_training,
+    image,
+    leaves,
+    ran_in_core,
+)
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
@@ -144,6 +151,38 @@ def test_a_division_by_dtypes_is_refused_by_name() -> None:
         pytest.raises(ym.CannotLower, match=words),
     ):
         ours(torch.rand(2, 3, 8, 8))
+
+
+class Attended(nn.Module):
+    """Stock calls that autocast casts the argument for, and then bricks."""
+
+    def __init__(self, call: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.call, self.rest = call, nn.Sequential(Brick(8, 8, 3), Brick(8, 8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(self.call(x))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        nn.ConvTranspose2d(8, 8, 2, 2),
+        nn.Linear(8, 8),
+        lambda x: F.scaled_dot_product_attention(x, x, x),
+    ],
+    ids=["transposed", "linear", "attention"],
+)
+def test_autocasts_copies_of_an_input_that_learns(call: Callable[..., Tensor]) -> None:
+    """Autocast would keep those of the recording's fakes: it goes on to keep the others."""
+    torch.manual_seed(1)
+    stock = Attended(call)
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        x = image(2, 8, 8).requires_grad_()
+        assert_same_training(ours, stock, x, tolerance=0.1)
+        assert torch.is_autocast_cache_enabled()
+    assert ym.report(ours).rows[0].state == "swapped"
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ class Pending:
             self.unscale_rest(table)
             norm = table.norm_of_rows()
             self.is_finite = self.is_finite and math.isfinite(norm)
-            self.norm = math.hypot(norm * self.factor, *table.rest.norms())
+            self.norm = _together(norm * self.factor, *table.rest.norms())
         return self.norm
 
     def measure_on_gpu(self, table: StepTable) -> Tensor:
@@ -130,3 +130,9 @@ class Pending:
 
 def _versions(grads: Iterable[Tensor | None]) -> list[int]:
     return [-1 if g is None else g._version for g in grads]
+
+
+def _together(*norms: float) -> float:
+    """The norm of what has these norms; NaN if one is, which math.hypot does not tell where
+    another is infinite."""
+    return math.nan if any(map(math.isnan, norms)) else math.hypot(*norms)

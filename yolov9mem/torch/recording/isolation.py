@@ -58,16 +58,21 @@ def _is_of_others(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """One recording at a time; its thread is marked, and the generators are put back."""
+    """One recording at a time; its thread is marked, and the generators are put back.
+
+    Autocast keeps no copies of fakes, which would outlive the recording."""
+    caches = torch.is_autocast_cache_enabled()
     python, default = random.getstate(), torch.get_rng_state()
     numpy = sys.modules.get("numpy")
     legacy = numpy.random.get_state() if numpy is not None else None
     with _lock:
         _recording.active, _recording.default = True, default
         _fake_log.addFilter(_is_of_others)
+        torch.set_autocast_cache_enabled(False)
         try:
             yield
         finally:
+            torch.set_autocast_cache_enabled(caches)
             _fake_log.removeFilter(_is_of_others)
             _recording.active, _recording.default = False, None
             random.setstate(python)
