@@ -122,3 +122,32 @@ def test_a_report_counts_parts_once() -> None:
     assert rows == [["body"], [""]]
     ours.body(image()).sum().backward()  # somebody calls it by itself
     assert [row.path for row in ym.report(ours).rows] == ["", "body"]
+
+
+def body(c: int = 8) -> nn.Sequential:
+    bricks = Brick(3, c, 3), Brick(c, c, 3), nn.Sequential(nn.GroupNorm(2, c))
+    return nn.Sequential(nn.Sequential(*bricks[:2]), bricks[2], Brick(c, c, 3))
+
+
+def test_a_report_when_a_part_that_stayed_stock_has_gone() -> None:
+    """Replaced, for fine-tuning."""
+    ours = ym.checkpoint(body(), strict=False)
+    ours(image()).sum().backward()
+    paths = [row.path for row in ym.report(ours).rows]
+    assert paths == ["", "1.0"]
+    ours[1] = Brick(8, 8)
+    assert [row.path for row in ym.report(ours).rows] == [""]
+
+
+def test_a_report_of_parts_that_have_taken_over() -> None:
+    ours = ym.checkpoint(body(), strict=False)
+    ours(image()).sum().backward()
+    (whole, _), x = ym.report(ours).rows, image()
+    ours[2].register_forward_hook(lambda *_: None)
+    with pytest.warns(ym.StockForwardWarning, match="has a hook"):
+        ours(x).sum().backward()
+    row, *parts = ym.report(ours).rows
+    assert (row.state, row.held_bytes, row.calls) == ("stock", 0, 0)
+    assert "has a hook" in row.detail
+    assert [part.path for part in parts if part.state == "swapped"] == ["0", "2"]
+    assert sum(part.stock_bytes for part in parts) <= whole.stock_bytes

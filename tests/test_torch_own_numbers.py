@@ -11,6 +11,7 @@ import cuda_emulation as ce
 import pytest
 import rule
 import torch
+from allocations import held_by
 from models_for_tests import (
     Brick,
     assert_close,
@@ -72,6 +73,12 @@ def before_a_relu(m: Own, x: Tensor) -> Tensor:
     return (x * m.scale).relu() + (x + m.shift).relu()
 
 
+def expanded(m: Own, x: Tensor) -> Tensor:
+    """As YOLOR writes it."""
+    x = m.scale.expand_as(x) * x
+    return m.shift.expand(x.shape[0], C, x.shape[2], -1) + x
+
+
 ALL = {  # formula and shape of the parameters
     "one": (block, ()),
     "one in a vector": (block, (1,)),
@@ -79,6 +86,8 @@ ALL = {  # formula and shape of the parameters
     "each": (block, (1, C, 1, 1)),
     "each, of an image": (block, (C, 1, 1)),
     "each, viewed": (viewed, (C,)),
+    "each, expanded": (expanded, (1, C, 1, 1)),
+    "one, expanded": (expanded, (1, 1, 1, 1)),
     "shortcut, each": (shortcut, (C,)),
     "shortcut, one": (shortcut, (1,)),
     "twice, each": (called_twice, (1, C, 1, 1)),
@@ -114,6 +123,40 @@ def test_nothing_is_held_for_it_but_a_convolutions_result(name: str) -> None:
     plain[1] = nn.Identity()
     vectors = 4 * 4 * 64  # of two calls: mean, rstd, and what is one number
     assert 0 <= held_in_core(case(name), 32) - held_in_core(plain, 32) <= vectors
+
+
+@pytest.mark.parametrize("name", ["each", "each, expanded"])
+def test_stocks_bytes_are_those_of_the_product_too(name: str) -> None:
+    """Whose other factor autograd keeps."""
+    stock, x = case(name), image(size=32)
+    ours = ym.checkpoint(copy.deepcopy(stock))
+    for module in (stock, ours):
+        module(x).sum().backward()
+    held = held_by(lambda: stock(x)) + x.nbytes - stock(x).nbytes
+    small = 2**10
+    assert abs(ym.report(ours).rows[0].stock_bytes - held) < small
+
+
+def test_other_readers_of_an_expanded_parameter() -> None:
+    """Which is a stock call for them."""
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = Brick(3, C, 3), Brick(C, 8, 3)
+            self.scale = nn.Parameter(torch.rand(1, C, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            scale = self.scale.expand_as(y)
+            return self.last(scale * y + torch.sin(scale) * y)
+
+    torch.manual_seed(3)
+    stock = Shared()
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    for size in (32, 24):
+        assert_same_training(ours, stock, image(size=size))
+    assert ran_in_core(ours) == 2
 
 
 @pytest.mark.parametrize("strict", [True, False])

@@ -95,29 +95,48 @@ def report(module: nn.Module) -> Report:
     check_module("module", module)
     rows: list[Row] = []
     tables: dict[str, list[dict[str, object]]] = {}
-    ran: dict[str, int] = {}  # by path
-    for path, part in module.named_modules():
-        runner = registry.runner_of(part)
-        if isinstance(runner, Entry):
-            row = _row(path, part, runner)
-            if row.state == "waiting" and path and rows:
-                continue  # inside a swapped module, or never called
-            ran[path] = 0 if runner.latest is None else runner.latest.ran
-            if runner.below_stock and _ran_within(path, ran):
-                continue  # it ran by itself before that did
-            rows.append(row)
-            rows += _left_rows(path, part, runner)
-            for _, plan in _planned(runner):
-                tables.setdefault(path, []).extend(plan.core.table())
+    runners = (
+        (path, registry.runner_of(part)) for path, part in module.named_modules()
+    )
+    entries = {path: entry for path, entry in runners if isinstance(entry, Entry)}
+    for path, entry in entries.items():
+        if _is_overtaken(path, entries):
+            rows.append(_stock_row(path, entry))
+            continue
+        part = module.get_submodule(path)
+        row = _row(path, part, entry)
+        if row.state == "waiting" and path and rows:
+            continue  # inside a swapped module, or never called
+        if entry.below_stock and _ran_within(path, entries):
+            continue  # it ran by itself before that did
+        rows.append(row)
+        rows += _left_rows(path, part, entry)
+        for _, plan in _planned(entry):
+            tables.setdefault(path, []).extend(plan.core.table())
     return Report(tuple(rows), kept_bytes(), tables)
 
 
-def _ran_within(path: str, ran: dict[str, int]) -> bool:
+def _ran(entry: Entry) -> int:
+    """Which run in the core was its latest; 0: it has not run there."""
+    return 0 if entry.latest is None else entry.latest.ran
+
+
+def _is_in(path: str, around: str) -> bool:
+    return path != around and f"{path}.".startswith(join(around, ""))
+
+
+def _ran_within(path: str, entries: dict[str, Entry]) -> bool:
     """Has a module around this one run in the core since this one did?"""
-    around = (
-        name for name in ran if name != path and f"{path}.".startswith(join(name, ""))
-    )
-    return any(ran[name] > ran[path] for name in around)
+    around = (entry for name, entry in entries.items() if _is_in(path, name))
+    return any(_ran(entry) > _ran(entries[path]) for entry in around)
+
+
+def _is_overtaken(path: str, entries: dict[str, Entry]) -> bool:
+    """Has it run stock since it ran in the core, where parts of it have run since?"""
+    own = entries[path]
+    below = (entry for name, entry in entries.items() if _is_in(name, path))
+    since = any(e.below_stock and _ran(e) > _ran(own) for e in below)
+    return since and _ran(own) > 0 and bool(own.reasons)
 
 
 def _planned(entry: Entry) -> list[tuple[Graph, TorchPlan]]:
@@ -132,28 +151,36 @@ def _left_rows(path: str, module: nn.Module, entry: Entry) -> list[Row]:
     if entry.latest is not None:
         for failure in entry.latest.recording.left.values():
             left.setdefault(failure.path, []).append(str(failure))
+    parts = dict(module.named_modules(remove_duplicate=False))  # some may have gone
     return [
         Row(
             join(path, inner) if inner else path,
-            type(module.get_submodule(inner)).__name__,
+            type(parts[inner]).__name__,
             "stock",
             "; ".join(reasons),
             reasons=tuple(reasons),
         )
         for inner, reasons in left.items()
+        if inner in parts
     ]
+
+
+def _stock_row(path: str, entry: Entry) -> Row:
+    reasons = tuple(entry.reasons)
+    return Row(path, entry.cls.__name__, "stock", "; ".join(reasons), reasons=reasons)
 
 
 def _row(path: str, module: nn.Module, entry: Entry) -> Row:
     reasons = tuple(entry.reasons)
     kind, counts = entry.cls.__name__, entry.counts
     planned = _planned(entry)
+    if not planned and reasons:
+        return _stock_row(path, entry)
     if not planned:
-        state = "stock" if reasons else "waiting"
-        detail = "; ".join(reasons) or "no training forward yet"
-        if not reasons and "forward" in vars(module):
+        detail = "no training forward yet"
+        if "forward" in vars(module):
             detail += " that came here: the instance has a forward of its own"
-        return Row(path, kind, state, detail, reasons=reasons)
+        return Row(path, kind, "waiting", detail)
     detail = f"keep={entry.keep}"
     stages = sum(len(graph.program.part.stages) for graph, _ in planned)
     if stages > 1:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Tensors that are made of a value by a call that a graph does not need: the value in
 another shape (without sides of 1, or expanded), the places of its maxima, and products that
-a batch norm is made of.
+a batch norm is made of; and parameters, expanded.
 
 The call is written down only where a stock call reads the tensor.
 """
@@ -9,17 +9,28 @@ The call is written down only where a stock call reads the tensor.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .calls import name_of
+from .effects import memory_of
 from .ir import Ref, StockCall
 from .sharing import note_read, note_views
 
 if TYPE_CHECKING:
     from .frozen_norms import Scale
     from .recorder import Recorder
+
+
+class Expanded(NamedTuple):
+    """How a parameter was expanded."""
+
+    parameter: Tensor
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    named: dict[str, Any]
 
 
 def _longer_sides(shape: tuple[int, ...]) -> list[int]:
@@ -35,9 +46,11 @@ class Derived:
         # By id of any: of what value, by which function and further arguments.
         self._made: dict[int, tuple[int, Callable[..., Any], tuple[Any, ...]]] = {}
         self.scales: dict[int, Scale] = {}  # by id of a product with one
+        self._expanded: dict[int, Expanded] = {}  # by id of such a tensor
 
     def __contains__(self, tensor: Tensor) -> bool:
-        return id(tensor) in self._made and id(tensor) not in self._rec.ref
+        is_known = id(tensor) in self._made or id(tensor) in self._expanded
+        return is_known and id(tensor) not in self._rec.ref
 
     def add(
         self, tensor: Tensor, value: int, function: Callable[..., Any], *args: Any
@@ -48,6 +61,23 @@ class Derived:
         self._value.pop(id(tensor), None)
         self._rec.ref.pop(id(tensor), None)
         return tensor
+
+    def add_expanded(self, tensor: Tensor, how: Expanded) -> Tensor:
+        """``tensor`` is a parameter, expanded so, from now on."""
+        self._rec.alive.append(tensor)
+        self._expanded[id(tensor)] = how
+        return tensor
+
+    def unexpanded(self, tensor: Tensor) -> Tensor:
+        """The parameter that it is, expanded; or itself."""
+        return (
+            self._expanded[id(tensor)].parameter
+            if self._is_expanded(tensor)
+            else tensor
+        )
+
+    def _is_expanded(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._expanded and tensor in self
 
     def origin(self, tensor: Tensor) -> int:
         """The value of which it is made."""
@@ -90,12 +120,23 @@ class Derived:
         for tensor in list(self._rec.alive):
             scale = self.scales.get(id(tensor))
             is_product = scale is not None and scale.memory == memory
-            if tensor in self and (is_product or self.origin(tensor) in values):
+            if tensor not in self:
+                continue
+            if self._is_expanded(tensor):
+                changes = memory_of(tensor) == memory
+            else:
+                changes = is_product or self.origin(tensor) in values
+            if changes:
                 self.write_call(tensor)
 
     def write_call(self, tensor: Tensor) -> None:
         """It becomes the result of a stock call."""
         rec = self._rec
+        if self._is_expanded(tensor):
+            x, func, args, named = self._expanded[id(tensor)]
+            made = {("result", 0): tensor}
+            rec.write_call(func, name_of(func), (x, *args), named, made)
+            return
         value, function, args = self._made[id(tensor)]
         source, name = Ref("value", value), function.__name__
         call = StockCall(

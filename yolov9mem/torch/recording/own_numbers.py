@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .calls import FLOATS, handles
+from .derived import Expanded
 from .expressions import Expressions
 from .sharing import check_in_place
 
@@ -32,6 +33,15 @@ def shifted_by(
 ) -> Tensor | None:
     """The sum of a value and such a parameter, or None: it is none."""
     return _affine(rec, input, other, name, in_place, is_product=False)
+
+
+def expanded(rec: Recorder, func: Any, input: Tensor, *args: Any, **named: Any) -> Any:
+    """Such a parameter, expanded as YOLOR does it. None: it is none."""
+    path = _own_path(rec, input)
+    if path is None or not _is_vector(rec, path):
+        return None
+    out = func(input, *args, **named)
+    return rec.derived.add_expanded(out, Expanded(input, func, args, named))
 
 
 @handles("prelu")
@@ -71,15 +81,23 @@ def _path(rec: Recorder, x: Tensor, numbers: Any) -> str | None:
     """Of the parameter that ``numbers`` is, if those are for the channels of ``x``."""
     if not isinstance(numbers, Tensor) or x.dtype not in FLOATS or x.ndim != 4:
         return None
+    if torch.broadcast_shapes(x.shape, numbers.shape) != x.shape:
+        return None
+    numbers = rec.derived.unexpanded(numbers)
     sides = (1,) * (4 - numbers.ndim) + tuple(numbers.shape)
     if sides not in ((1, 1, 1, 1), (1, x.shape[1], 1, 1)):
         return None
-    ref = rec.ref.get(id(numbers))
-    path = rec.parameter_path(numbers) if ref is None else Expressions(rec).path(ref)
+    path = _own_path(rec, numbers)
     if path is None:
         return None
     count = rec.fakes.tensor(path).numel()
     return path if _is_vector(rec, path) and count == numbers.numel() else None
+
+
+def _own_path(rec: Recorder, tensor: Tensor) -> str | None:
+    """Of the module's tensor that it is, or a view of with other sides of 1."""
+    ref = rec.ref.get(id(tensor))
+    return rec.parameter_path(tensor) if ref is None else Expressions(rec).path(ref)
 
 
 def _is_vector(rec: Recorder, path: str) -> bool:

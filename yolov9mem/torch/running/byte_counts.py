@@ -135,7 +135,9 @@ def _kept_by_stock(program: Program, plan: TorchPlan) -> dict[object, int]:
             continue
         if node.is_convolution and node.attributes[0] in wanted:
             keep(node.operands[0], node.dtype)
-        elif node.op == "prelu":
+        elif node.op == "prelu" or (
+            node.op == "affine" and node.attributes[2] in wanted
+        ):
             keep(node.operands[0])
         elif node.op == "norm":
             keep(node.operands[0])
