@@ -22,7 +22,7 @@ MARKER = re.compile(
     r"(<!-- (table|picture):([\w/|-]+) -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL
 )
 FOLDER = "pictures"  # beside RESULTS.md
-LACKING = "that it lacks, of an earlier record"
+LACKING = "of an earlier run that it lacks"
 SHORT_OF_TIME = {  # suites that a call on a GPU may end before: what rows of theirs are
     "step": "Cases",
     "step_alone": "Cases",

@@ -179,7 +179,8 @@ def test_cases_that_the_newest_record_lacks_stay_in_sight(tmp_path: Path) -> Non
     written(2, (16, 32))
     render.render(tmp_path / "none.md", tmp_path / "results")
     text = (tmp_path / "RESULTS.md").read_text()
-    newest, lacking = text.split("**The same")[0].split("Cases that it lacks")
+    both = text.split("**The same")[0]
+    newest, lacking = both.split("Cases of an earlier run that it lacks")
     assert "| batch 16 |" in newest and "| batch 32 |" in newest
     assert "| batch 8 |" in lacking and "| batch 16 |" not in lacking
     assert "2026-01-02" in newest and "2026-01-01" in lacking
@@ -199,7 +200,7 @@ def test_checks_that_the_newest_record_lacks_stay_in_sight(tmp_path: Path) -> No
     written(2, memcheck="done", racecheck="not measured", initcheck="failed")
     render.render(tmp_path / "none.md", tmp_path / "results")
     text = (tmp_path / "RESULTS.md").read_text()
-    newest, lacking = text.split("Checks that it lacks")
+    newest, lacking = text.split("Checks of an earlier run that it lacks")
     assert "racecheck | not measured" in newest and "initcheck | failed" in newest
     assert "racecheck | done" in lacking
     assert not any(tool in lacking for tool in ("memcheck", "initcheck", "synccheck"))
