@@ -33,16 +33,16 @@ class Gap:
     feeds: list[Ref] = field(default_factory=list)  # read by stages
     feed_bytes: dict[Ref, int] = field(default_factory=dict)  # that stages alone read
     read_bytes: dict[Ref, int] = field(default_factory=dict)  # of graphs' values
-    inner_bytes: int = 0  # made on the way
-    saved_bytes: int = 0  # of these: autograd keeps them for backward
+    saved_bytes: int = 0  # made on the way, and kept by autograd for backward
     outer_bytes: int = 0  # handed out
+    most_bytes: int = 0  # made and not yet let go, while its calls run one by one
     draws: bool = False
     multiplies: bool = False
 
     def is_worth_it(
         self, own: Collection[Ref], held: Collection[Ref], free: Collection[Ref]
     ) -> bool:
-        """Does it save enough, if of its feeds only the ``own`` ones are made again? Of
+        """Does it save enough, if of its feeds the ``own`` ones alone are recomputed? Of
         what it reads, ``held`` is there in any case, were it not ``free`` then."""
         fed = sum(size for ref, size in self.feed_bytes.items() if ref in own)
         saved = self.saved_bytes + fed
@@ -59,8 +59,8 @@ def gaps_of(done: Recording) -> dict[int, Gap]:
     has_tail = bool(done.calls) and done.calls[-1].after == len(done.stages)
     end = len(done.calls) if has_tail else None
     found: dict[int, Gap] = {}
-    for calls in _pieces(runs):
-        gap = Gap(calls)
+    for calls, most in _pieces(runs):
+        gap = Gap(calls, most_bytes=most)
         _fill_in(done, gap, held)
         carries = any(done.calls[number].carries for number in calls)
         if carries and calls.stop != end and not _is_changed_after(done, gap):
@@ -147,6 +147,10 @@ class _Run:
         # keeps.
         self.live = list(accumulate(born))
         self.saved = [0, *accumulate(saved)]
+        # That each call makes, what is gone when it returns too.
+        self.made = [call.effects.inner_bytes for call in inside]
+        for where, place in first.items():
+            self.made[place] += size[where]
 
     @property
     def bytes_saved(self) -> int:
@@ -165,15 +169,21 @@ class _Run:
                 ends.add(min(near, key=lambda i: self.live[i]))
         return sorted(ends)
 
+    def most(self, begin: int, end: int) -> int:
+        """Bytes made of these places and not yet let go, at most."""
+        kept = (self.saved[i] - self.saved[begin] for i in range(begin, end))
+        at = range(begin, end)
+        return max(k + self.live[i] + self.made[i] for i, k in zip(at, kept))
+
     def cost(self, ends: list[int]) -> tuple[int, int]:
         """Bytes held at these cuts, and most that autograd keeps of a piece."""
         held = sum(self.live[i] for i in ends[1:-1])
         return held, max(self.saved[b] - self.saved[a] for a, b in pairwise(ends))
 
 
-def _pieces(runs: list[_Run]) -> Iterator[range]:
+def _pieces(runs: list[_Run]) -> Iterator[tuple[range, int]]:
     """Of all runs: pieces of a size at which what is held between them and what autograd
-    keeps of one are least together."""
+    keeps of one are least together; and the most bytes of each."""
     most = max((run.bytes_saved for run in runs), default=0)
 
     def cost(k: int) -> int:
@@ -183,7 +193,7 @@ def _pieces(runs: list[_Run]) -> Iterator[range]:
     count = min(range(1, MOST_PIECES + 1), key=cost) if runs else 1
     for run in runs:
         for first, end in pairwise(run.cut(most / count)):
-            yield run.calls[first:end]
+            yield run.calls[first:end], run.most(first, end)
 
 
 def _made_by(call: StockCall, number: int) -> Iterator[tuple[Ref, Any, int]]:
@@ -219,8 +229,6 @@ def _fill_in(done: Recording, gap: Gap, held: set[Ref]) -> None:
     gap.feed_bytes = {ref: size[memory[ref]] for ref in alone}
     outer = made_for_calls | sizes(gap.feeds)
     gap.outer_bytes = sum(outer.values())
-    all_made = sum(size.values()) + sum(call.effects.inner_bytes for call in calls)
-    gap.inner_bytes = all_made - gap.outer_bytes
     kept = sizes(ref for ref in memory if ref in held)
     gap.saved_bytes = sum(call.effects.saved_bytes for call in calls)
     gap.saved_bytes += sum(kept[where] for where in kept.keys() - outer.keys())

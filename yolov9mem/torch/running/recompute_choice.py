@@ -30,7 +30,8 @@ class Recompute(NamedTuple):
     @property
     def most_bytes(self) -> int:
         """Of one gap, while its backward runs."""
-        return max(map(self._bytes, self.gaps.values()), default=0)
+        gaps = self.gaps.values()
+        return max((_bytes(gap, self.outputs) for gap in gaps), default=0)
 
     def left_bytes(self, recording: Recording) -> int:
         """That autograd keeps for the calls of gaps which are not recomputed."""
@@ -43,11 +44,6 @@ class Recompute(NamedTuple):
         read = {ref: size for gap in gaps for ref, size in gap.read_bytes.items()}
         free = others | self.outputs
         return sum(size for ref, size in read.items() if ref not in free)
-
-    def _bytes(self, gap: Gap) -> int:
-        reads = gap.read_bytes.items()
-        read = sum(size for ref, size in reads if ref in self.outputs)
-        return gap.inner_bytes + gap.outer_bytes + read
 
 
 def is_recomputed(keep: Keep) -> Callable[[Gap], bool]:
@@ -76,12 +72,19 @@ def choose_recompute(
     gaps = {first: gap for first, gap in recording.gaps.items() if is_chosen(gap)}
     inputs = {ref for part in recording.parts for ref in part.sources} - own
     held = held_by_others(recording) | inputs
-    count = -1
-    while count != len(gaps):  # one that is not worth it holds what others counted on
-        count = len(gaps)
-        freed = {number for gap in gaps.values() for number in gap.calls}
+    chosen: dict[int, Gap] = {}
+    free: set[Ref] = set()
+    while chosen != gaps:  # one that is left out holds what others counted on
+        chosen = gaps
+        freed = {number for gap in chosen.values() for number in gap.calls}
         free = outputs - held_by_others(recording, freed) - inputs
-        gaps = {n: gap for n, gap in gaps.items() if gap.is_worth_it(own, held, free)}
+        gaps = {n: gap for n, gap in chosen.items() if gap.is_worth_it(own, held, free)}
     read = {ref for gap in gaps.values() for ref in gap.read_bytes}
     feeds = {ref for gap in gaps.values() for ref in gap.feeds if ref in own}
     return Recompute(gaps, feeds, free & read)
+
+
+def _bytes(gap: Gap, free: set[Ref]) -> int:
+    """What is alive while it is recomputed."""
+    read = sum(size for ref, size in gap.read_bytes.items() if ref in free)
+    return gap.most_bytes + read
