@@ -5,6 +5,7 @@ and where its work is repeated as CUDA graphs."""
 from __future__ import annotations
 
 import pytest
+import recompute_run
 from gpu_machine import (  # noqa: F401
     DEVICE,
     NAMES,
@@ -47,3 +48,8 @@ def test_cuda_graphs_give_the_bits_of_launches(keep: str, name: str) -> None:
     if not REHEARSES:  # torch's allocator on a GPU gives the same memory again
         assert sum(plan.core.replays[1] for plan in plans_of(module)) > 0
         assert not any(plan.core.replays[2] for plan in plans_of(module))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_that_stock_calls_read_are_recomputed(name: str) -> None:
+    recompute_run.check(DEVICE, name)
