@@ -71,7 +71,6 @@ ym_view ym_gradient_target(ym_backwarder *s, int32_t item, bool *accumulate);
 /* The finished gradient of item, or no view: no gradient reached it. */
 ym_view ym_read_gradient(ym_backwarder *s, int32_t item);
 bool ym_has_gradient(const ym_backwarder *s, int32_t item);
-bool ym_is_writable(const ym_backwarder *s, ym_view view);
 /* Makes `view` the gradient of item, which has none, without a copy. */
 void ym_adopt_gradient(ym_backwarder *s, int32_t item, ym_view view);
 bool ym_can_adopt(const ym_backwarder *s, int32_t item);

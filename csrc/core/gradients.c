@@ -57,7 +57,7 @@ bool ym_has_gradient(const ym_backwarder *s, int32_t item)
     return s->gradient[item].view.block >= 0;
 }
 
-bool ym_is_writable(const ym_backwarder *s, ym_view view)
+static bool is_writable(const ym_backwarder *s, ym_view view)
 {
     return s->b.schedule->block[view.block].place != YM_PLACE_GRAD_OUTPUT;
 }
@@ -66,7 +66,7 @@ bool ym_is_writable(const ym_backwarder *s, ym_view view)
 static void make_writable(ym_backwarder *s, int32_t item)
 {
     ym_view old = s->gradient[item].view;
-    if (!ym_is_writable(s, old)) {
+    if (!is_writable(s, old)) {
         s->gradient[item].view = allocate(s, item);
         ym_add_copy(&s->b, item, old, s->gradient[item].view, false);
     }
@@ -137,7 +137,7 @@ ym_view ym_take_or_target(ym_backwarder *s, int32_t item, ym_view dout,
                           bool *dout_taken, bool *accumulate)
 {
     bool strided = (s->b.backend->capabilities & YM_CAP_STRIDED_CONV) != 0;
-    if (!*dout_taken && ym_can_adopt(s, item) && ym_is_writable(s, dout) &&
+    if (!*dout_taken && ym_can_adopt(s, item) && is_writable(s, dout) &&
         (strided || ym_is_packed(&s->b, dout))) {
         *dout_taken = true;
         *accumulate = false;

@@ -23,7 +23,6 @@ static cudaError_t driver = cudaSuccess;
 static bool is_capturing = false;
 static int devices = 1;
 static int capability = 9;
-static int launch_device = -1;
 static atomic_int holds, held;
 static long counts[YM_EMULATION_COUNTS];
 static char watched[64] = "no kernel";
@@ -132,11 +131,6 @@ static cudaError_t wait(void)
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
     (void)stream;
-    return wait();
-}
-
-cudaError_t cudaDeviceSynchronize(void)
-{
     return wait();
 }
 
@@ -252,14 +246,8 @@ void ym_emulation_watch(const char *text)
 
 void ym_emulation_note_launch(const char *kernel)
 {
-    launch_device = current;
     ym_emulation_add(YM_EMULATION_LAUNCHES);
     if (strstr(kernel, watched) != NULL) {
         ym_emulation_add(YM_EMULATION_WATCHED);
     }
-}
-
-int ym_emulation_launch_device(void)
-{
-    return launch_device;
 }

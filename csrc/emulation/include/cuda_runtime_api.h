@@ -57,7 +57,6 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stre
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
                             enum cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
-cudaError_t cudaDeviceSynchronize(void);
 cudaError_t cudaEventCreate(cudaEvent_t *made);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
@@ -115,8 +114,6 @@ void ym_emulation_add(int what);
 void ym_emulation_subtract(int what);
 /* The clock that events read stands still but for this. */
 void ym_emulation_advance(double milliseconds);
-/* Which device was current when the last kernel was launched. */
-int ym_emulation_launch_device(void);
 void ym_emulation_note_launch(const char *kernel);
 /* Count launches of kernels whose name contains the text. */
 void ym_emulation_watch(const char *text);
