@@ -247,7 +247,7 @@ typedef struct ym_backend {
     ym_status (*sgd_step)(ym_context *context, struct ym_sgd_job *job);
 } ym_backend;
 
-/* The tables; "cpu" starts as a copy of "ref" and overrides entry by entry. */
+/* The tables; "cpu" has norm_merge alone from "ref", all else is its own. */
 const ym_backend *ym_ref_backend(void);
 const ym_backend *ym_cpu_backend(void);
 

@@ -257,16 +257,17 @@ static void plan_dealloc(plan_object *self)
 static PyMethodDef plan_methods[] = {
     {"forward", (PyCFunction)ym_plan_forward_method, METH_VARARGS,
      "forward(inputs, params, norms, outputs, saved, workspace, stream=0, "
-     "stage=0)\n--\n\n"
+     "stage=0, sum=None)\n--\n\n"
      "Runs a stage of forward, the lowest first; fills its outputs and saved. Inputs "
      "that it does not read and other outputs may be None. stream: a CUDA stream's "
-     "handle."},
+     "handle. sum: where processes share a batch norm's statistics, called as "
+     "sum(group, address, count): so many float64 become their sums over the group."},
     {"backward", (PyCFunction)ym_plan_backward_method, METH_VARARGS,
      "backward(segment, inputs, params, norms, grad_outputs, grad_inputs, grad_params, "
-     "saved, workspace, stream=0, accumulate=None, mask=None)\n--\n\n"
+     "saved, workspace, stream=0, accumulate=None, mask=None, sum=None)\n--\n\n"
      "Runs one segment of backward, the highest first. accumulate: a byte for each "
      "param, not 0: its gradient is added to what is there. mask: which outputs will "
-     "have had a gradient; None: those that have one now."},
+     "have had a gradient; None: those that have one now. sum: as forward's."},
     {"recompute", (PyCFunction)ym_plan_recompute_method, METH_VARARGS,
      "recompute(output, params, norms, outputs, saved, workspace, stream=0)\n--\n\n"
      "Fills an output as forward did, from what that kept, before the first segment of "
@@ -303,7 +304,8 @@ static PyMethodDef plan_methods[] = {
     {"segment_stages", (PyCFunction)ym_plan_segment_stages_method, METH_NOARGS,
      "segment_stages()\n--\n\nThe stage of forward that each segment belongs to."},
     {"table", (PyCFunction)ym_plan_table_method, METH_NOARGS,
-     "table()\n--\n\nOne dict per value: name, op, shape, bytes, state."},
+     "table()\n--\n\nOne dict per value: name, op, shape, bytes, state, rebuilds (how "
+     "often backward computes it again), needs_grad."},
     {NULL, NULL, 0, NULL},
 };
 

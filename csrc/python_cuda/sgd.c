@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * yolov9mem._cuda.sgd_table and sgd_step. The rows are those of
+ * yolov9mem._cuda.sgd_table, sgd_norm and sgd_step. The rows are those of
  * yolov9mem._core.sgd_step; the table made of them is copied to the device by the
  * caller, who keeps it until an address changes.
  */
