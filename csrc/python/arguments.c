@@ -14,7 +14,7 @@ int ym_import_numpy(void)
     return 0;
 }
 
-static int dtype_from_name(const char *text, ym_dtype *dtype)
+int ym_dtype_named(const char *text, ym_dtype *dtype)
 {
     for (int i = YM_F32; i <= YM_U8; i++) {
         if (strcmp(text, ym_dtype_name((ym_dtype)i)) == 0) {
@@ -127,7 +127,7 @@ static int parse_tuple(PyObject *source, const char *name, ym_array *array)
                      name);
         return -1;
     }
-    if (dtype_from_name(dtype, &array->dtype) < 0) {
+    if (ym_dtype_named(dtype, &array->dtype) < 0) {
         PyErr_Format(PyExc_TypeError,
                      "%s: dtype %s is not one of float32, float16, bfloat16, uint8",
                      name, dtype);

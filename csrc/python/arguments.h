@@ -31,6 +31,9 @@ typedef struct ym_array {
 /* Called once from the module's exec slot. Returns -1 with an exception set. */
 int ym_import_numpy(void);
 
+/* Returns 0, or -1 without an exception. */
+int ym_dtype_named(const char *text, ym_dtype *dtype);
+
 /* Each returns 0, or -1 with an exception that starts with `name`. */
 int ym_parse_array(PyObject *object, const char *name, ym_array *array);
 int ym_parse_optional_array(PyObject *object, const char *name, ym_array *array);

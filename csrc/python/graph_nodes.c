@@ -3,6 +3,7 @@
  */
 #include "python/graph_nodes.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "python/graph_type.h"
@@ -11,14 +12,18 @@
 static int read_values(PyObject *sequence, const char *name, int32_t **values,
                        int32_t *count)
 {
-    PyObject *fast = PySequence_Fast(sequence, "expected a sequence of value numbers");
+    char message[192];
+    snprintf(message, sizeof message, "%s: x is a %.90s, must be a sequence of values",
+             name, Py_TYPE(sequence)->tp_name);
+    PyObject *fast = PySequence_Fast(sequence, message);
     if (fast == NULL) {
         return -1;
     }
     Py_ssize_t length = PySequence_Fast_GET_SIZE(fast);
     if (length > INT32_MAX) {
         Py_DECREF(fast);
-        PyErr_Format(PyExc_ValueError, "%s: %zd values are too many", name, length);
+        PyErr_Format(PyExc_ValueError, "%s: x has %zd values, at most %d are possible",
+                     name, length, INT32_MAX);
         return -1;
     }
     *values = PyMem_New(int32_t, length > 0 ? (size_t)length : 1);
@@ -255,7 +260,7 @@ static PyObject *add_node_of_many(PyObject *self, PyObject *args, PyObject *kwar
 }
 
 const char ym_node_add_doc[] =
-    PyDoc_STR("add(values, name='') -> value\n\nThe sum, from the left.");
+    PyDoc_STR("add(x, name='') -> value\n\nThe sum, from the left.");
 
 PyObject *ym_node_add(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -263,7 +268,7 @@ PyObject *ym_node_add(PyObject *self, PyObject *args, PyObject *kwargs)
 }
 
 const char ym_node_concat_doc[] =
-    PyDoc_STR("concat(values, name='') -> value\n\nAlong the channels.");
+    PyDoc_STR("concat(x, name='') -> value\n\nAlong the channels.");
 
 PyObject *ym_node_concat(PyObject *self, PyObject *args, PyObject *kwargs)
 {

@@ -118,8 +118,8 @@ static int parse_weights(const ym_plan *plan, PyObject *object, const char *name
 {
     const ym_graph *g = plan->graph;
     PyObject *list = ym_sequence_of(object, name, g->param_count);
-    *weights = PyMem_Calloc((size_t)g->param_count + 1, sizeof **weights);
-    int status = list != NULL && *weights != NULL ? 0 : -1;
+    *weights = ym_room_for(list, sizeof **weights);
+    int status = *weights != NULL ? 0 : -1;
     for (int32_t i = 0; status == 0 && i < g->param_count; i++) {
         PyObject *entry = PySequence_Fast_GET_ITEM(list, i);
         const ym_param *p = &g->param[i];
@@ -224,8 +224,8 @@ static int parse_norms(const ym_plan *plan, PyObject *object, bool optional,
 {
     const ym_graph *g = plan->graph;
     PyObject *list = ym_sequence_of(object, "norms", g->norm_count);
-    *norms = PyMem_Calloc((size_t)g->norm_count + 1, sizeof **norms);
-    int status = list != NULL && *norms != NULL ? 0 : -1;
+    *norms = ym_room_for(list, sizeof **norms);
+    int status = *norms != NULL ? 0 : -1;
     for (int32_t i = 0; status == 0 && i < g->norm_count; i++) {
         PyObject *entry = PySequence_Fast_GET_ITEM(list, i);
         if (!optional || entry != Py_None) {

@@ -27,8 +27,6 @@ typedef struct ym_value_list {
     int32_t needed_stage;
 } ym_value_list;
 
-/* A sequence of exactly `count` entries, as a new reference; NULL with an exception. */
-PyObject *ym_sequence_of(PyObject *object, const char *name, int32_t count);
 /* The item of each input, to be freed with PyMem_Free; NULL with an exception. */
 int32_t *ym_input_items(const ym_plan *plan);
 

@@ -14,62 +14,39 @@ int ym_parse_flags(PyObject *object, const char *name, int32_t count, bool **fla
     if (object == NULL || object == Py_None) {
         return 0;
     }
-    PyObject *list = PySequence_Fast(object, "flags must be a sequence");
-    if (list == NULL) {
-        return -1;
+    PyObject *list = ym_sequence_of(object, name, count);
+    *flags = ym_room_for(list, sizeof **flags);
+    int status = *flags != NULL ? 0 : -1;
+    for (int32_t i = 0; status == 0 && i < count; i++) {
+        const int is_true = PyObject_IsTrue(PySequence_Fast_GET_ITEM(list, i));
+        (*flags)[i] = is_true == 1;
+        status = is_true < 0 ? -1 : 0;
     }
-    if (PySequence_Fast_GET_SIZE(list) != count) {
-        PyErr_Format(PyExc_ValueError, "%s: has %zd entries, must have %d", name,
-                     PySequence_Fast_GET_SIZE(list), count);
-        Py_DECREF(list);
-        return -1;
-    }
-    *flags = PyMem_Calloc((size_t)count + 1, sizeof(bool));
-    if (*flags == NULL) {
-        Py_DECREF(list);
-        PyErr_NoMemory();
-        return -1;
-    }
-    for (int32_t i = 0; i < count; i++) {
-        (*flags)[i] = PyObject_IsTrue(PySequence_Fast_GET_ITEM(list, i)) == 1;
-    }
-    Py_DECREF(list);
-    if (PyErr_Occurred()) {
+    Py_XDECREF(list);
+    if (status < 0) {
         PyMem_Free(*flags);
         *flags = NULL;
-        return -1;
     }
-    return 0;
+    return status;
 }
 
 static int parse_input_sizes(PyObject *object, int32_t count, int32_t (**sizes)[3])
 {
-    PyObject *list = PySequence_Fast(object, "input_sizes: must be a sequence");
-    if (list == NULL) {
-        return -1;
-    }
-    int status = -1;
-    *sizes = PyMem_Calloc((size_t)count + 1, sizeof **sizes);
-    if (*sizes == NULL) {
-        PyErr_NoMemory();
-    } else if (PySequence_Fast_GET_SIZE(list) != count) {
-        PyErr_Format(PyExc_ValueError,
-                     "input_sizes: has %zd entries, the graph %d inputs",
-                     PySequence_Fast_GET_SIZE(list), count);
-    } else {
-        status = 0;
-    }
+    PyObject *list = ym_sequence_of(object, "input_sizes", count);
+    *sizes = ym_room_for(list, sizeof **sizes);
+    int status = *sizes != NULL ? 0 : -1;
     for (int32_t i = 0; status == 0 && i < count; i++) {
         int32_t *size = (*sizes)[i];
         PyObject *item = PySequence_Fast_GET_ITEM(list, i);
         if (!PyTuple_Check(item) ||
             !PyArg_ParseTuple(item, "iii", &size[0], &size[1], &size[2])) {
-            PyErr_Format(PyExc_TypeError, "input_sizes[%d]: must be a tuple (N, H, W)",
-                         i);
+            PyErr_Format(PyExc_TypeError,
+                         "input_sizes[%d]: is %R, must be a tuple (N, H, W) of int32",
+                         i, item);
             status = -1;
         }
     }
-    Py_DECREF(list);
+    Py_XDECREF(list);
     return status;
 }
 
@@ -89,11 +66,8 @@ static int parse_keep(const char *text, ym_keep *keep)
 
 static int parse_dtype(const char *text, const char *name, ym_dtype *dtype)
 {
-    for (int i = YM_F32; i <= YM_F16; i++) {
-        if (strcmp(text, ym_dtype_name((ym_dtype)i)) == 0) {
-            *dtype = (ym_dtype)i;
-            return 0;
-        }
+    if (ym_dtype_named(text, dtype) == 0 && *dtype <= YM_F16) {
+        return 0;
     }
     PyErr_Format(PyExc_TypeError, "%s: is '%s', must be float32, bfloat16 or float16",
                  name, text);
@@ -106,21 +80,9 @@ static int parse_forms(PyObject *object, int32_t count, ym_input_form **forms)
     if (object == NULL || object == Py_None) {
         return 0;
     }
-    PyObject *list = PySequence_Fast(object, "planar_inputs: must be a sequence");
-    if (list == NULL) {
-        return -1;
-    }
-    int status = -1;
-    *forms = PyMem_Calloc((size_t)count + 1, sizeof **forms);
-    if (*forms == NULL) {
-        PyErr_NoMemory();
-    } else if (PySequence_Fast_GET_SIZE(list) != count) {
-        PyErr_Format(PyExc_ValueError,
-                     "planar_inputs: has %zd entries, the graph %d inputs",
-                     PySequence_Fast_GET_SIZE(list), count);
-    } else {
-        status = 0;
-    }
+    PyObject *list = ym_sequence_of(object, "planar_inputs", count);
+    *forms = ym_room_for(list, sizeof **forms);
+    int status = *forms != NULL ? 0 : -1;
     for (int32_t i = 0; status == 0 && i < count; i++) {
         PyObject *entry = PySequence_Fast_GET_ITEM(list, i);
         char name[64];
@@ -136,7 +98,7 @@ static int parse_forms(PyObject *object, int32_t count, ym_input_form **forms)
         }
         status = text != NULL ? parse_dtype(text, name, &(*forms)[i].dtype) : -1;
     }
-    Py_DECREF(list);
+    Py_XDECREF(list);
     return status;
 }
 

@@ -17,6 +17,13 @@ typedef struct plan_object {
 PyObject *ym_plan_forward_method(plan_object *self, PyObject *args);
 PyObject *ym_plan_backward_method(plan_object *self, PyObject *args);
 
+/* plan_values.c: a sequence of exactly `count` entries, as a new reference; NULL with
+ * an exception. */
+PyObject *ym_sequence_of(PyObject *object, const char *name, int32_t count);
+/* Zeroed memory for what becomes of the entries of `list`, freed by PyMem_Free; NULL
+ * with an exception, that of ym_sequence_of where this has given no list. */
+void *ym_room_for(PyObject *list, size_t entry_bytes);
+
 /* plan_type.c: a list of flags, one per output, or None: all. Returns -1 with an
  * exception set; the result is freed by PyMem_Free and NULL for None. */
 int ym_parse_flags(PyObject *object, const char *name, int32_t count, bool **flags);

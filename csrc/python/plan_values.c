@@ -8,9 +8,10 @@
 
 PyObject *ym_sequence_of(PyObject *object, const char *name, int32_t count)
 {
-    char message[96];
-    snprintf(message, sizeof message, "%s: must be a sequence of %d entries", name,
-             count);
+    char message[192];
+    snprintf(message, sizeof message,
+             "%s: is a %.90s, must be a sequence of %d entries", name,
+             Py_TYPE(object)->tp_name, count);
     PyObject *list = PySequence_Fast(object, message);
     if (list != NULL && PySequence_Fast_GET_SIZE(list) != count) {
         PyErr_Format(PyExc_ValueError, "%s: has %zd entries, must have %d", name,
@@ -18,6 +19,17 @@ PyObject *ym_sequence_of(PyObject *object, const char *name, int32_t count)
         Py_CLEAR(list);
     }
     return list;
+}
+
+void *ym_room_for(PyObject *list, size_t entry_bytes)
+{
+    if (list == NULL) {
+        return NULL;
+    }
+    /* One more than needed: no bytes could be at NULL, which says that there is none.
+     */
+    void *room = PyMem_Calloc((size_t)PySequence_Fast_GET_SIZE(list) + 1, entry_bytes);
+    return room != NULL ? room : PyErr_NoMemory();
 }
 
 int ym_require_device_of(const ym_array *array, const char *name, const ym_plan *plan)
@@ -75,8 +87,8 @@ int ym_parse_values(const ym_plan *plan, PyObject *object, const ym_value_list *
                     ym_tensor **values)
 {
     PyObject *list = ym_sequence_of(object, rule->name, rule->count);
-    *values = PyMem_Calloc((size_t)rule->count + 1, sizeof **values);
-    int status = list != NULL && *values != NULL ? 0 : -1;
+    *values = ym_room_for(list, sizeof **values);
+    int status = *values != NULL ? 0 : -1;
     for (int32_t i = 0; status == 0 && i < rule->count; i++) {
         char name[64];
         snprintf(name, sizeof name, "%s[%d]", rule->name, i);
