@@ -207,7 +207,7 @@ class TestBadInput:
 
     def test_unaligned_arena(self) -> None:
         run = self.run()
-        with pytest.raises(ValueError, match="saved: must be aligned"):
+        with pytest.raises(ValueError, match="saved: is at 0x.*, must be aligned"):
             self.forward(run, saved=arena(run.plan.saved_bytes + 64)[4:])
 
     def test_wrong_count(self) -> None:
@@ -348,5 +348,5 @@ class TestBadInput:
         g = _core.Graph()
         w = g.param((4096, 3, 1, 1), "w")
         g.output(g.conv(g.input(3), w, name="stem"))
-        with pytest.raises((ValueError, MemoryError), match="too large"):
+        with pytest.raises(MemoryError, match=r"conv stem: .* fewer than 9e\+15"):
             _core.Plan(g, [(2_000_000, 30_000, 30_000)])

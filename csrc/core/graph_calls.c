@@ -158,8 +158,9 @@ ym_status ym_graph_add(ym_graph *g, const int32_t *x, int32_t count, const char 
     for (int32_t i = 0; i < count; i++) {
         YM_TRY(ym_graph_check_value(g, x[i], "add", error));
         YM_CHECK(error, g->node[x[i]].channels == g->node[x[0]].channels,
-                 YM_ERR_ARGUMENT, "add %s: addend %d has %d channels, the first %d",
-                 name, i, g->node[x[i]].channels, g->node[x[0]].channels);
+                 YM_ERR_ARGUMENT,
+                 "add %s: addend %d has %d channels, must have %d as the first", name,
+                 i, g->node[x[i]].channels, g->node[x[0]].channels);
     }
     int32_t sum = x[0];
     for (int32_t i = count > 1 ? 1 : 0; i < count; i++) {
@@ -184,7 +185,8 @@ ym_status ym_graph_concat(ym_graph *g, const int32_t *x, int32_t count,
         channels += g->node[x[i]].channels;
     }
     YM_CHECK(error, channels <= INT32_MAX, YM_ERR_ARGUMENT,
-             "concat %s: %lld channels are too many", name, (long long)channels);
+             "concat %s: has %lld channels, at most %d are possible", name,
+             (long long)channels, INT32_MAX);
     ym_node *node = NULL;
     YM_TRY(ym_graph_append(g, YM_OP_CONCAT, x, count, name, &node, error));
     node->channels = (int32_t)channels;

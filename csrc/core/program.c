@@ -144,7 +144,8 @@ static ym_status check_same_pixels(const ym_program *p, const ym_item *item,
         const ym_item *x = &p->item[item->operand[i]];
         YM_CHECK(error, x->n == first->n && x->h == first->h && x->w == first->w,
                  YM_ERR_ARGUMENT,
-                 "%s %s: operand %d is (%d, %d, %d) in N, H, W, the first (%d, %d, %d)",
+                 "%s %s: operand %d is (%d, %d, %d) in N, H, W, must be as the first, "
+                 "(%d, %d, %d)",
                  ym_item_kind_name(item), item->name, i, x->n, x->h, x->w, first->n,
                  first->h, first->w);
     }
@@ -171,8 +172,11 @@ ym_status ym_size_item(ym_program *p, const ym_node *node, ym_item *item,
     item->h = (int32_t)size[0];
     item->w = (int32_t)size[1];
     double bytes = (double)item->n * item->h * item->w * item->c * 4.0;
-    YM_CHECK(error, bytes < 9e15, YM_ERR_MEMORY, "%s %s: (%d, %d, %d, %d) is too large",
-             ym_item_kind_name(item), item->name, item->n, item->h, item->w, item->c);
+    YM_CHECK(error, bytes < YM_MAX_BYTES, YM_ERR_MEMORY,
+             "%s %s: (%d, %d, %d, %d) in N, H, W, C has %g bytes in float32, must have "
+             "fewer than %g",
+             ym_item_kind_name(item), item->name, item->n, item->h, item->w, item->c,
+             bytes, YM_MAX_BYTES);
     return YM_OK;
 }
 

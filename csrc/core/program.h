@@ -18,6 +18,8 @@
 /* Of a value at most: with windows and paddings (YM_MAX_WINDOW) places still fit into
  * 32 bits. */
 #define YM_MAX_SIDE (1 << 30)
+/* Of a value: below 2^53, so that a double counts them exactly. */
+#define YM_MAX_BYTES 9e15
 
 typedef enum ym_item_kind {
     YM_ITEM_INPUT = 0,

@@ -81,7 +81,8 @@ static ym_status check_group(const ym_sgd_group *group, int32_t index, ym_error 
              "group %d: weight_decay is %g, must be finite and at least 0", index,
              (double)group->weight_decay);
     YM_CHECK(error, isfinite(group->gradient_weight), YM_ERR_ARGUMENT,
-             "group %d: dampening is not finite", index);
+             "group %d: dampening is %g, must be finite", index,
+             1.0 - group->gradient_weight);
     return YM_OK;
 }
 

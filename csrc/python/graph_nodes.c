@@ -68,8 +68,9 @@ static int complete_conv(const ym_graph *graph, int weight, ym_conv *conv)
     const ym_param *w = &graph->param[weight];
     int64_t channels = (int64_t)w->c * conv->groups;
     if (channels > INT32_MAX) {
-        PyErr_Format(PyExc_ValueError, "conv: %d groups of %d channels are too many",
-                     (int)conv->groups, (int)w->c);
+        PyErr_Format(PyExc_ValueError,
+                     "conv: has %lld channels, at most %d are possible",
+                     (long long)channels, INT32_MAX);
         return -1;
     }
     conv->k = w->k;

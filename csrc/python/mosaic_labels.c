@@ -25,8 +25,10 @@ static void release(outline *o)
 
 static int reserve(outline *o, Py_ssize_t count)
 {
-    if (count > INT32_MAX / 64) {
-        PyErr_Format(PyExc_ValueError, "polygon: %zd points are too many", count);
+    const int32_t most = INT32_MAX / 64;
+    if (count > most) {
+        PyErr_Format(PyExc_ValueError,
+                     "polygon: has %zd points, at most %d are possible", count, most);
         return -1;
     }
     if (count > o->room) {

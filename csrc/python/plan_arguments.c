@@ -190,10 +190,11 @@ static int parse_norm(const ym_plan *plan, PyObject *object,
         !PyArg_ParseTuple(object, "OOddpp", &mean, &variance, &eps, &momentum,
                           &batch_statistics, &update_running)) {
         if (!PyErr_Occurred()) {
-            PyErr_Format(PyExc_TypeError,
-                         "norm %s: must be a tuple (running_mean, running_var, eps, "
-                         "momentum, batch_statistics, update_running)",
-                         module->name);
+            PyErr_Format(
+                PyExc_TypeError,
+                "norm %s: is a %s, must be a tuple (running_mean, running_var, eps, "
+                "momentum, batch_statistics, update_running)",
+                module->name, Py_TYPE(object)->tp_name);
         }
         return -1;
     }
@@ -256,7 +257,8 @@ static int parse_arena(const ym_plan *plan, PyObject *object, const char *name,
         return -1;
     }
     if (array.shape[0] > 0 && (uintptr_t)array.data % 64 != 0) {
-        PyErr_Format(PyExc_ValueError, "%s: must be aligned to 64 bytes", name);
+        PyErr_Format(PyExc_ValueError, "%s: is at %p, must be aligned to 64 bytes",
+                     name, array.data);
         return -1;
     }
     *data = array.data;

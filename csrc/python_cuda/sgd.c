@@ -143,9 +143,14 @@ static int read_call(const step_arguments *a, cuda_sgd_call *call)
     if (PyErr_Occurred()) {
         return -1;
     }
-    if (!(max_norm >= 0) || !(decay >= 0 && decay <= 1)) {
-        PyErr_Format(PyExc_ValueError,
-                     "max_norm must be at least 0, ema_decay in [0, 1]");
+    if (!(max_norm >= 0)) {
+        PyErr_Format(PyExc_ValueError, "max_norm is %R, must be at least 0",
+                     a->max_norm);
+        return -1;
+    }
+    if (!(decay >= 0 && decay <= 1)) {
+        PyErr_Format(PyExc_ValueError, "ema_decay is %R, must be in [0, 1]",
+                     a->ema_decay);
         return -1;
     }
     return 0;
