@@ -12,26 +12,35 @@ static bool reach_param(ym_backwarder *s, int32_t param)
     return again;
 }
 
+/* again: of each of the item's params (ym_item_params), is the gradient added to what
+ * another item has written? */
+static void reach_params(ym_backwarder *s, int32_t i, bool again[4])
+{
+    const ym_program *p = s->b.program;
+    int32_t params[4];
+    ym_item_params(p, i, params);
+    for (int k = 0; k < 4; k++) {
+        again[k] = params[k] >= 0 && p->param_grad[params[k]] &&
+                   reach_param(s, params[k]);
+    }
+}
+
 static void visit_conv_weight(ym_backwarder *s, int32_t i, ym_view dy)
 {
     const ym_item *item = &s->b.program->item[i];
-    int32_t weight = item->u.conv.weight, bias = item->u.conv.bias;
-    const bool *wanted = s->b.program->param_grad;
-    bool wants_bias = bias >= 0 && wanted[bias];
-    if (!wanted[weight] && !wants_bias) {
+    if (!ym_wants_params(s->b.program, i)) {
         return;
     }
     /* A bias alone reads no value: the convolution's own gradient stands for x. */
     ym_view x = YM_NO_VIEW;
-    if (wanted[weight]) {
+    if (s->b.program->param_grad[item->u.conv.weight]) {
         x = ym_packed_view(&s->b, item->operand[0], ym_read_value(s, item->operand[0]));
     }
     const bool is_adjoint = item->u.conv.is_transposed;
     ym_step *step = ym_add_step(&s->b, YM_STEP_CONV_WEIGHT, i);
     step->in[0] = is_adjoint ? dy : x;
     step->in[3] = is_adjoint ? x : dy;
-    step->accumulate_param[0] = wanted[weight] && reach_param(s, weight);
-    step->accumulate_param[1] = wants_bias && reach_param(s, bias);
+    reach_params(s, i, step->accumulate_param);
     ym_finish_step(&s->b);
 }
 
@@ -93,31 +102,6 @@ static bool visit_residual(ym_backwarder *s, const ym_item *brick, ym_view dout)
     return false;
 }
 
-static bool wants_norm_params(const ym_backwarder *s, int32_t call)
-{
-    const ym_program *p = s->b.program;
-    if (call < 0) {
-        return false;
-    }
-    const ym_norm_module *norm = &p->graph->norm[p->norm_call[call].module];
-    return (norm->gamma >= 0 && p->param_grad[norm->gamma]) ||
-           (norm->beta >= 0 && p->param_grad[norm->beta]);
-}
-
-/* again: of gamma and beta, each of which another norm may share. */
-static void reach_norm(ym_backwarder *s, int32_t call, bool *again)
-{
-    const ym_program *p = s->b.program;
-    if (call < 0) {
-        return;
-    }
-    const ym_norm_module *norm = &p->graph->norm[p->norm_call[call].module];
-    again[0] = norm->gamma >= 0 && p->param_grad[norm->gamma] &&
-               reach_param(s, norm->gamma);
-    again[1] = norm->beta >= 0 && p->param_grad[norm->beta] &&
-               reach_param(s, norm->beta);
-}
-
 /* What backward reads for term t: the kept result, where that tells as much. */
 static ym_view read_term(ym_backwarder *s, int32_t i, int32_t t, bool *is_result)
 {
@@ -134,10 +118,9 @@ static void visit_brick(ym_backwarder *s, int32_t i, ym_view dout)
     ym_view out[2] = {YM_NO_VIEW, YM_NO_VIEW};
     bool accumulate[2] = {false, false};
     bool same = terms == 2 && brick->operand[0] == brick->operand[1];
-    bool any = false, reads_result = false;
+    bool any = ym_wants_params(s->b.program, i), reads_result = false;
     for (int32_t t = 0; t < terms; t++) {
-        any = any || ym_needs_grad(s, brick->operand[t]) ||
-              wants_norm_params(s, brick->u.brick.norm_call[t]);
+        any = any || ym_needs_grad(s, brick->operand[t]);
         if (ym_backward_reads(s->b.program, i, t)) {
             in[t] = read_term(s, i, t, &reads_result);
         }
@@ -159,9 +142,7 @@ static void visit_brick(ym_backwarder *s, int32_t i, ym_view dout)
     memcpy(step->in, in, sizeof in);
     memcpy(step->out, out, sizeof out);
     memcpy(step->accumulate, accumulate, sizeof accumulate);
-    for (int32_t t = 0; t < terms; t++) {
-        reach_norm(s, brick->u.brick.norm_call[t], &step->accumulate_param[2 * t]);
-    }
+    reach_params(s, i, step->accumulate_param);
     ym_finish_step(&s->b);
     if (same && out[1].block >= 0) {
         add_to_gradient(s, brick->operand[1], out[1]);

@@ -34,25 +34,11 @@ static void find_first_users(const ym_program *p, int32_t *first_user)
         first_user[i] = -1;
     }
     for (int32_t i = p->item_count - 1; i >= 0; i--) {
-        const ym_item *item = &p->item[i];
-        if (item->kind == YM_ITEM_CONV) {
-            first_user[item->u.conv.weight] = i;
-            if (item->u.conv.bias >= 0) {
-                first_user[item->u.conv.bias] = i;
-            }
-        }
-        for (int32_t t = 0; item->kind == YM_ITEM_BRICK && t < item->u.brick.term_count;
-             t++) {
-            int32_t call = item->u.brick.norm_call[t];
-            if (call < 0) {
-                continue;
-            }
-            const ym_norm_module *norm = &p->graph->norm[p->norm_call[call].module];
-            if (norm->gamma >= 0) {
-                first_user[norm->gamma] = i;
-            }
-            if (norm->beta >= 0) {
-                first_user[norm->beta] = i;
+        int32_t params[4];
+        ym_item_params(p, i, params);
+        for (int k = 0; k < 4; k++) {
+            if (params[k] >= 0) {
+                first_user[params[k]] = i;
             }
         }
     }
@@ -302,13 +288,6 @@ bool ym_block_lives(const ym_schedule *schedule, const ym_block *block, int32_t 
     return block->first < end && block->last >= begin;
 }
 
-static void touch(const ym_plan *plan, int32_t param, bool *touched)
-{
-    if (param >= 0 && plan->program->param_grad[param]) {
-        touched[param] = true;
-    }
-}
-
 void ym_plan_touched_params(const ym_plan *plan, const ym_schedule *schedule,
                             int32_t segment, bool *touched)
 {
@@ -317,18 +296,14 @@ void ym_plan_touched_params(const ym_plan *plan, const ym_schedule *schedule,
     const ym_program *p = plan->program;
     for (int32_t i = begin; i < end; i++) {
         const ym_step *step = &schedule->step[i];
-        const ym_item *item = &p->item[step->item];
-        if (step->kind == YM_STEP_CONV_WEIGHT) {
-            touch(plan, item->u.conv.weight, touched);
-            touch(plan, item->u.conv.bias, touched);
+        if (step->kind != YM_STEP_CONV_WEIGHT && step->kind != YM_STEP_BRICK_BACKWARD) {
+            continue;
         }
-        for (int32_t t = 0;
-             step->kind == YM_STEP_BRICK_BACKWARD && t < item->u.brick.term_count;
-             t++) {
-            int32_t call = item->u.brick.norm_call[t];
-            if (call >= 0) {
-                touch(plan, p->graph->norm[p->norm_call[call].module].gamma, touched);
-                touch(plan, p->graph->norm[p->norm_call[call].module].beta, touched);
+        int32_t params[4];
+        ym_item_params(p, step->item, params);
+        for (int k = 0; k < 4; k++) {
+            if (params[k] >= 0 && p->param_grad[params[k]]) {
+                touched[params[k]] = true;
             }
         }
     }

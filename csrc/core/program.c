@@ -180,35 +180,39 @@ ym_status ym_size_item(ym_program *p, const ym_node *node, ym_item *item,
     return YM_OK;
 }
 
-static bool brick_needs_grad(const ym_program *p, const ym_item *item)
+void ym_item_params(const ym_program *p, int32_t i, int32_t params[4])
 {
-    for (int t = 0; t < item->u.brick.term_count; t++) {
-        int32_t call = item->u.brick.norm_call[t];
-        if (call < 0) {
-            continue;
-        }
-        const ym_norm_module *norm = &p->graph->norm[p->norm_call[call].module];
-        if ((norm->gamma >= 0 && p->param_grad[norm->gamma]) ||
-            (norm->beta >= 0 && p->param_grad[norm->beta])) {
-            return true;
+    const ym_item *item = &p->item[i];
+    params[0] = params[1] = params[2] = params[3] = -1;
+    if (item->kind == YM_ITEM_CONV) {
+        params[0] = item->u.conv.weight;
+        params[1] = item->u.conv.bias;
+    } else if (item->kind == YM_ITEM_BRICK) {
+        for (int32_t t = 0; t < item->u.brick.term_count; t++) {
+            const int32_t call = item->u.brick.norm_call[t];
+            params[2 * t] = call >= 0 ? ym_norm_of(p, call)->gamma : -1;
+            params[2 * t + 1] = call >= 0 ? ym_norm_of(p, call)->beta : -1;
         }
     }
-    return false;
+}
+
+bool ym_wants_params(const ym_program *p, int32_t i)
+{
+    int32_t params[4];
+    ym_item_params(p, i, params);
+    bool wanted = false;
+    for (int k = 0; k < 4; k++) {
+        wanted = wanted || (params[k] >= 0 && p->param_grad[params[k]]);
+    }
+    return wanted;
 }
 
 static void mark_gradients(ym_program *p)
 {
     for (int32_t i = 0; i < p->item_count; i++) {
         ym_item *item = &p->item[i];
-        bool needs = false;
-        if (item->kind == YM_ITEM_INPUT) {
-            needs = p->input_grad[item->u.input.number];
-        } else if (item->kind == YM_ITEM_CONV) {
-            needs = p->param_grad[item->u.conv.weight] ||
-                    (item->u.conv.bias >= 0 && p->param_grad[item->u.conv.bias]);
-        } else if (item->kind == YM_ITEM_BRICK) {
-            needs = brick_needs_grad(p, item);
-        }
+        bool needs = item->kind == YM_ITEM_INPUT ? p->input_grad[item->u.input.number]
+                                                 : ym_wants_params(p, i);
         for (int32_t k = 0; k < item->operand_count; k++) {
             needs = needs || p->item[item->operand[k]].needs_grad;
         }
@@ -234,7 +238,7 @@ static bool reads_term(const ym_program *p, const ym_item *brick, int32_t t)
     if (brick->u.brick.activation.kind != YM_IDENTITY || call < 0) {
         return brick->u.brick.activation.kind != YM_IDENTITY;
     }
-    const ym_norm_module *norm = &p->graph->norm[p->norm_call[call].module];
+    const ym_norm_module *norm = ym_norm_of(p, call);
     return !norm->is_constant || (norm->gamma >= 0 && p->param_grad[norm->gamma]);
 }
 
@@ -281,7 +285,7 @@ bool ym_result_tells(const ym_program *p, int32_t i)
     }
     const int32_t call = item->u.brick.norm_call[0];
     if (call >= 0) { /* of all norms only an added bias leaves the result's sign */
-        const ym_norm_module *norm = &p->graph->norm[p->norm_call[call].module];
+        const ym_norm_module *norm = ym_norm_of(p, call);
         if (!norm->is_constant || norm->gamma >= 0 || norm->rstd != 1 ||
             norm->mean != 0) {
             return false;

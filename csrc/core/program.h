@@ -93,6 +93,11 @@ static inline bool ym_is_planar(const ym_program *program, int32_t item)
     return i->kind == YM_ITEM_INPUT && i->u.input.form.is_planar;
 }
 
+static inline const ym_norm_module *ym_norm_of(const ym_program *program, int32_t call)
+{
+    return &program->graph->norm[program->norm_call[call].module];
+}
+
 /* Is a norm call's gamma or beta, a param or -1, one number for all channels? */
 static inline bool ym_is_one_number(const ym_program *program, int32_t call,
                                     int32_t param)
@@ -104,7 +109,7 @@ static inline bool ym_is_one_number(const ym_program *program, int32_t call,
 /* Such vectors of a norm call. */
 static inline int32_t ym_spread_count(const ym_program *program, int32_t call)
 {
-    const ym_norm_module *norm = &program->graph->norm[program->norm_call[call].module];
+    const ym_norm_module *norm = ym_norm_of(program, call);
     return (int32_t)ym_is_one_number(program, call, norm->gamma) +
            (int32_t)ym_is_one_number(program, call, norm->beta);
 }
@@ -114,6 +119,13 @@ static inline size_t ym_spread_bytes(int32_t channels)
 {
     return ym_align((size_t)channels * sizeof(float));
 }
+
+/* Which params an item takes: weight and bias of a convolution, gamma and beta of each
+ * term of a brick; -1 where there is none. */
+void ym_item_params(const ym_program *program, int32_t item, int32_t params[4]);
+
+/* Is the gradient of one of them wanted? */
+bool ym_wants_params(const ym_program *program, int32_t item);
 
 /* Of a value in memory, packed. */
 size_t ym_item_bytes(const ym_program *program, int32_t item);

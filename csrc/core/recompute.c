@@ -128,17 +128,15 @@ void ym_plan_recompute_reads(const ym_plan *plan, int32_t output, bool *params,
         }
         for (int32_t t = 0; t < item->u.brick.term_count; t++) {
             const int32_t call = item->u.brick.norm_call[t];
-            if (call < 0) {
-                continue;
+            if (call >= 0) {
+                norms[p->norm_call[call].module] = true;
             }
-            const int32_t module = p->norm_call[call].module;
-            const ym_norm_module *norm = &p->graph->norm[module];
-            norms[module] = true;
-            if (norm->gamma >= 0) {
-                params[norm->gamma] = true;
-            }
-            if (norm->beta >= 0) {
-                params[norm->beta] = true;
+        }
+        int32_t taken[4];
+        ym_item_params(p, recompute->step[i].item, taken);
+        for (int k = 0; k < 4; k++) {
+            if (taken[k] >= 0) {
+                params[taken[k]] = true;
             }
         }
     }

@@ -50,7 +50,7 @@ static size_t statistics_scratch(const ym_builder *b, const ym_step *step)
     const ym_program *p = b->program;
     const ym_tensor x = shape_of(b, step->in[0]);
     const int32_t call = p->item[step->item].u.brick.norm_call[step->term];
-    const ym_sharing *sharing = &p->graph->norm[p->norm_call[call].module].sharing;
+    const ym_sharing *sharing = &ym_norm_of(p, call)->sharing;
     const size_t bytes = ym_parts_bytes(sharing, x.c) +
                          b->backend->norm_scratch_bytes(&x);
     const size_t spread = ym_spread_count(p, call) > 0 ? spread_scratch(b, x.c) : 0;

@@ -83,8 +83,15 @@ static void put_norm(key_writer *to, const run_call *call, int32_t norm_call)
     put(to, eps);
     put(to, momentum);
     put(to, (uint64_t)norm->batch_statistics << 1 | norm->update_running);
-    put_param(to, call, call->plan->graph->norm[module].gamma);
-    put_param(to, call, call->plan->graph->norm[module].beta);
+}
+
+static void put_params(key_writer *to, const run_call *call, int32_t item)
+{
+    int32_t params[4];
+    ym_item_params(call->plan->program, item, params);
+    for (int k = 0; k < 4; k++) {
+        put_param(to, call, params[k]);
+    }
 }
 
 /* Sizes are the plan's, and so are places in the arenas. */
@@ -130,8 +137,7 @@ static void put_step(key_writer *to, const run_call *call, const ym_step *step)
     case YM_STEP_CONV:
     case YM_STEP_CONV_WEIGHT:
     case YM_STEP_CONV_DATA:
-        put_param(to, call, item->u.conv.weight);
-        put_param(to, call, item->u.conv.bias);
+        put_params(to, call, step->item);
         break;
     case YM_STEP_STATISTICS:
     case YM_STEP_BRICK:
@@ -141,6 +147,7 @@ static void put_step(key_writer *to, const run_call *call, const ym_step *step)
                 put_norm(to, call, item->u.brick.norm_call[t]);
             }
         }
+        put_params(to, call, step->item);
         break;
     default:
         break;

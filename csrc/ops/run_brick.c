@@ -5,12 +5,6 @@
 #include "core/sharing.h"
 #include "ops/run.h"
 
-static const ym_norm_module *norm_module(const ym_runner *r, int32_t call)
-{
-    const ym_program *p = r->plan->program;
-    return &p->graph->norm[p->norm_call[call].module];
-}
-
 /* Vector number i of what is saved of a call. */
 static float *saved_vector(const ym_runner *r, int32_t call, int32_t i)
 {
@@ -34,7 +28,7 @@ static const float *norm_vector(const ym_runner *r, int32_t call, int32_t param,
 /* A batch norm call as the backend wants it, from channel `first` on. */
 static ym_norm resolve_norm(const ym_runner *r, int32_t call, int32_t first)
 {
-    const ym_norm_module *module = norm_module(r, call);
+    const ym_norm_module *module = ym_norm_of(r->plan->program, call);
     ym_norm norm = r->bindings->norms[r->plan->program->norm_call[call].module];
     int32_t saved = 2;
     norm.gamma = norm_vector(r, call, module->gamma, first, &saved);
@@ -109,7 +103,7 @@ static ym_status run_shared_statistics(const ym_runner *r, const ym_tensor *x,
 static ym_status spread_numbers(const ym_runner *r, int32_t call)
 {
     const ym_program *p = r->plan->program;
-    const ym_norm_module *module = norm_module(r, call);
+    const ym_norm_module *module = ym_norm_of(p, call);
     const int32_t params[2] = {module->gamma, module->beta};
     int32_t saved = 2;
     for (int i = 0; i < 2; i++) {
@@ -170,7 +164,7 @@ static int32_t divert_numbers(const ym_runner *r, int32_t call, ym_norm *norm,
                               ym_term_gradient *gradient, sum_of_channels *to)
 {
     const ym_program *p = r->plan->program;
-    const ym_norm_module *module = norm_module(r, call);
+    const ym_norm_module *module = ym_norm_of(p, call);
     const int32_t channels = p->norm_call[call].channels;
     int32_t count = 0;
     if (norm->dgamma != NULL && ym_is_one_number(p, call, module->gamma)) {
@@ -200,7 +194,7 @@ static ym_term_gradient resolve_gradient(const ym_runner *r, const ym_step *step
     ym_term_gradient gradient = {.dvalue = ym_run_tensor(r, step->out[t]),
                                  .accumulate = step->accumulate[t]};
     if (term->has_norm) {
-        const ym_norm_module *module = norm_module(r, call);
+        const ym_norm_module *module = ym_norm_of(r->plan->program, call);
         const bool *again = &step->accumulate_param[2 * t];
         gradient.accumulate_gamma = ym_run_accumulates(r, module->gamma, again[0]);
         gradient.accumulate_beta = ym_run_accumulates(r, module->beta, again[1]);
