@@ -154,67 +154,89 @@ typedef struct cut {
     int32_t begin; /* of the segment that ends here */
 } cut;
 
+/* Of ym_keep_cuts. */
+typedef struct cutter {
+    const ym_program *p;
+    int32_t *last;        /* as find_last_readers */
+    size_t *bytes;        /* of solid values; of others 0 */
+    cut *best;            /* those before each item, and before the end */
+    int32_t *head, *next; /* the values of a segment by their last reader, as lists */
+} cutter;
+
+static void free_cutter(cutter *c)
+{
+    free(c->last);
+    free(c->bytes);
+    free(c->best);
+    free(c->head);
+    free(c->next);
+}
+
+/* Returns whether there was memory; the cutter is to be freed even so. */
+static bool begin_cutter(const ym_program *p, cutter *c)
+{
+    const size_t n = (size_t)p->item_count;
+    *c = (cutter){.p = p,
+                  .last = malloc((n + 1) * sizeof *c->last),
+                  .bytes = malloc((n + 1) * sizeof *c->bytes),
+                  .best = malloc((n + 1) * sizeof *c->best),
+                  .head = malloc((n + 1) * sizeof *c->head),
+                  .next = malloc((n + 1) * sizeof *c->next)};
+    if (c->last == NULL || c->bytes == NULL || c->best == NULL || c->head == NULL ||
+        c->next == NULL) {
+        return false;
+    }
+    find_last_readers(p, c->last);
+    for (int32_t i = 0; i <= p->item_count; i++) {
+        c->best[i] = (cut){i == 0 ? 0 : SIZE_MAX, 0};
+        c->bytes[i] = i < p->item_count && is_solid(p, i) ? ym_item_bytes(p, i) : 0;
+    }
+    return true;
+}
+
 /* Extends the segment [a, b) over all b and improves best[b]. */
-static void extend_segment(const ym_program *p, const int32_t *last,
-                           const size_t *bytes, size_t limit, int32_t a, cut *best,
-                           int32_t *expire_head, int32_t *expire_next)
+static void extend_segment(cutter *c, size_t limit, int32_t a)
 {
     size_t crossing = 0, inside = 0;
-    int32_t n = p->item_count;
-    memset(expire_head, 0xff, ((size_t)n + 1) * sizeof *expire_head);
+    const int32_t n = c->p->item_count;
+    memset(c->head, 0xff, ((size_t)n + 1) * sizeof *c->head);
     for (int32_t b = a; b < n; b++) {
         /* Item b joins; values whose last reader is b no longer cross. */
-        if (bytes[b] > 0 && last[b] > b) {
-            crossing += bytes[b];
-            expire_next[b] = expire_head[last[b]];
-            expire_head[last[b]] = b;
+        if (c->bytes[b] > 0 && c->last[b] > b) {
+            crossing += c->bytes[b];
+            c->next[b] = c->head[c->last[b]];
+            c->head[c->last[b]] = b;
         }
-        for (int32_t v = expire_head[b]; v >= 0; v = expire_next[v]) {
-            crossing -= bytes[v];
-            inside += bytes[v];
+        for (int32_t v = c->head[b]; v >= 0; v = c->next[v]) {
+            crossing -= c->bytes[v];
+            inside += c->bytes[v];
         }
         if (inside > limit && b > a) {
             return;
         }
-        if (best[a].bytes + crossing < best[b + 1].bytes) {
-            best[b + 1] = (cut){best[a].bytes + crossing, a};
+        if (c->best[a].bytes + crossing < c->best[b + 1].bytes) {
+            c->best[b + 1] = (cut){c->best[a].bytes + crossing, a};
         }
     }
 }
 
 bool ym_keep_cuts(const ym_program *p, size_t limit, bool *keep)
 {
-    size_t n = (size_t)p->item_count;
-    int32_t *last = malloc((n + 1) * sizeof *last);
-    size_t *bytes = malloc((n + 1) * sizeof *bytes);
-    cut *best = malloc((n + 1) * sizeof *best);
-    int32_t *head = malloc((n + 1) * sizeof *head);
-    int32_t *next = malloc((n + 1) * sizeof *next);
-    bool ready = last != NULL && bytes != NULL && best != NULL && head != NULL &&
-                 next != NULL;
+    cutter c;
+    const bool ready = begin_cutter(p, &c);
     if (ready) {
-        memset(keep, 0, n * sizeof *keep);
-        find_last_readers(p, last);
-        for (size_t i = 0; i <= n; i++) {
-            best[i] = (cut){i == 0 ? 0 : SIZE_MAX, 0};
-            bytes[i] = i < n && is_solid(p, (int32_t)i) ? ym_item_bytes(p, (int32_t)i)
-                                                        : 0;
+        memset(keep, 0, (size_t)p->item_count * sizeof *keep);
+        for (int32_t a = 0; a < p->item_count; a++) {
+            extend_segment(&c, limit, a);
         }
-        for (size_t a = 0; a < n; a++) {
-            extend_segment(p, last, bytes, limit, (int32_t)a, best, head, next);
-        }
-        for (int32_t end = p->item_count; end > 0; end = best[end].begin) {
-            for (int32_t i = best[end].begin; i < end; i++) {
-                bool frozen = !p->item[i].needs_grad && last[i] >= 0;
-                keep[i] = bytes[i] > 0 && (last[i] >= end || frozen);
+        for (int32_t end = p->item_count; end > 0; end = c.best[end].begin) {
+            for (int32_t i = c.best[end].begin; i < end; i++) {
+                bool frozen = !p->item[i].needs_grad && c.last[i] >= 0;
+                keep[i] = c.bytes[i] > 0 && (c.last[i] >= end || frozen);
             }
         }
     }
-    free(last);
-    free(bytes);
-    free(best);
-    free(head);
-    free(next);
+    free_cutter(&c);
     return ready;
 }
 
