@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The brick, forward and backward (formulas: ref/norm.c). Backward makes the
+ * The brick, forward and backward (formulas: ref/brick.c). Backward makes the
  * pre-activation again from the terms in both of its passes, the sums and the values:
  * reading them twice costs less than writing dz out in between.
  */

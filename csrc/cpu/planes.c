@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Planes of images, (n, c, h, w), to packed pixels (rules: ref/copy.c): a tile at a
+ * Planes of images, (n, c, h, w), to packed pixels (rules: ref/planes.c): a tile at a
  * time that fits the first-level cache.
  */
 #include "cpu/rows.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Copies, sums in place, zeros, and planes to pixels.
+ * Copies, sums in place and zeros.
  */
 #include "ref/ref.h"
 
@@ -22,19 +22,6 @@ ym_status ref_fill_zero(ym_context *context, ym_tensor *y)
     for (int64_t p = 0; p < ym_pixels(y); p++) {
         for (int32_t c = 0; c < y->c; c++) {
             ref_store(y, p * y->pitch + c, 0.0);
-        }
-    }
-    return YM_OK;
-}
-
-ym_status ref_pack_planes(ym_context *context, const ym_tensor *x, ym_tensor *y)
-{
-    (void)context;
-    const int64_t plane = (int64_t)y->h * y->w;
-    for (int64_t p = 0; p < ym_pixels(y); p++) {
-        for (int32_t c = 0; c < y->c; c++) {
-            const int64_t from = (p / plane * y->c + c) * plane + p % plane;
-            ref_store(y, p * y->pitch + c, ref_load(x, from));
         }
     }
     return YM_OK;
