@@ -40,21 +40,21 @@ size_t ref_conv_scratch_bytes(ym_conv_pass pass, const ym_conv *conv,
 }
 
 static double output_at(const ym_conv *conv, const ym_tensor *x, const ym_weight *w,
-                        const int32_t at[4])
+                        ym_extent at)
 {
     const int32_t c_count = conv->c / conv->groups;
-    const int32_t k = at[3], group = k / (conv->k / conv->groups);
+    const int32_t k = at.c, group = k / (conv->k / conv->groups);
     double sum = 0.0;
     for (int32_t r = 0; r < conv->r; r++) {
         for (int32_t s = 0; s < conv->s; s++) {
             int32_t h, v;
-            if (!source(at[1], r, conv->stride_h, conv->pad_h, conv->dilation_h, x->h,
+            if (!source(at.h, r, conv->stride_h, conv->pad_h, conv->dilation_h, x->h,
                         &h) ||
-                !source(at[2], s, conv->stride_w, conv->pad_w, conv->dilation_w, x->w,
+                !source(at.w, s, conv->stride_w, conv->pad_w, conv->dilation_w, x->w,
                         &v)) {
                 continue;
             }
-            int64_t first = ref_index(x, at[0], h, v, group * c_count);
+            int64_t first = ref_index(x, at.n, h, v, group * c_count);
             for (int32_t c = 0; c < c_count; c++) {
                 sum += ref_load(x, first + c) * weight_at(w, k, c, r, s);
             }
@@ -67,33 +67,30 @@ ym_status ref_conv_forward(ym_context *context, const ym_conv *conv, const ym_te
                            const ym_weight *w, const float *bias, ym_tensor *y)
 {
     (void)context;
-    for (int64_t p = 0; p < ym_pixels(y); p++) {
-        for (int32_t k = 0; k < conv->k; k++) {
-            const int32_t at[4] = {(int32_t)(p / y->w / y->h),
-                                   (int32_t)(p / y->w % y->h), (int32_t)(p % y->w), k};
-            double sum = output_at(conv, x, w, at);
-            ref_store(y, p * y->pitch + k, sum + (bias != NULL ? bias[k] : 0.0));
-        }
+    for (int64_t i = 0; i < ref_count(y); i++) {
+        const ym_extent at = ref_element(y, i);
+        double sum = output_at(conv, x, w, at);
+        ref_store(y, ref_index_of(y, at), sum + (bias != NULL ? bias[at.c] : 0.0));
     }
     return YM_OK;
 }
 
 static double input_gradient_at(const ym_conv *conv, const ym_tensor *dy,
-                                const ym_weight *w, const int32_t at[4])
+                                const ym_weight *w, ym_extent at)
 {
     const int32_t c_count = conv->c / conv->groups, k_count = conv->k / conv->groups;
-    const int32_t c = at[3] % c_count, first_k = at[3] / c_count * k_count;
+    const int32_t c = at.c % c_count, first_k = at.c / c_count * k_count;
     double sum = 0.0;
     for (int32_t r = 0; r < conv->r; r++) {
         for (int32_t s = 0; s < conv->s; s++) {
             int32_t oh, ow;
-            if (!target(at[1], r, conv->stride_h, conv->pad_h, conv->dilation_h, dy->h,
+            if (!target(at.h, r, conv->stride_h, conv->pad_h, conv->dilation_h, dy->h,
                         &oh) ||
-                !target(at[2], s, conv->stride_w, conv->pad_w, conv->dilation_w, dy->w,
+                !target(at.w, s, conv->stride_w, conv->pad_w, conv->dilation_w, dy->w,
                         &ow)) {
                 continue;
             }
-            int64_t first = ref_index(dy, at[0], oh, ow, first_k);
+            int64_t first = ref_index(dy, at.n, oh, ow, first_k);
             for (int32_t k = 0; k < k_count; k++) {
                 sum += ref_load(dy, first + k) * weight_at(w, first_k + k, c, r, s);
             }
@@ -107,14 +104,10 @@ ym_status ref_conv_backward_data(ym_context *context, const ym_conv *conv,
                                  bool accumulate)
 {
     (void)context;
-    for (int64_t p = 0; p < ym_pixels(dx); p++) {
-        for (int32_t c = 0; c < conv->c; c++) {
-            const int32_t at[4] = {(int32_t)(p / dx->w / dx->h),
-                                   (int32_t)(p / dx->w % dx->h), (int32_t)(p % dx->w),
-                                   c};
-            ref_put(dx, p * dx->pitch + c, input_gradient_at(conv, dy, w, at),
-                    accumulate);
-        }
+    for (int64_t i = 0; i < ref_count(dx); i++) {
+        const ym_extent at = ref_element(dx, i);
+        ref_put(dx, ref_index_of(dx, at), input_gradient_at(conv, dy, w, at),
+                accumulate);
     }
     return YM_OK;
 }
@@ -126,15 +119,14 @@ static double weight_gradient_at(const ym_conv *conv, const ym_tensor *x,
     const int32_t c = group * (conv->c / conv->groups) + at[1];
     double sum = 0.0;
     for (int64_t p = 0; p < ym_pixels(dy); p++) {
-        const int32_t n = (int32_t)(p / dy->w / dy->h);
-        const int32_t oh = (int32_t)(p / dy->w % dy->h), ow = (int32_t)(p % dy->w);
+        const ym_extent o = ref_element(dy, p * dy->c + k);
         int32_t h, w;
-        if (source(oh, at[2], conv->stride_h, conv->pad_h, conv->dilation_h, x->h,
+        if (source(o.h, at[2], conv->stride_h, conv->pad_h, conv->dilation_h, x->h,
                    &h) &&
-            source(ow, at[3], conv->stride_w, conv->pad_w, conv->dilation_w, x->w,
+            source(o.w, at[3], conv->stride_w, conv->pad_w, conv->dilation_w, x->w,
                    &w)) {
-            sum += ref_load(x, ref_index(x, n, h, w, c)) *
-                   ref_load(dy, p * dy->pitch + k);
+            sum += ref_load(x, ref_index(x, o.n, h, w, c)) *
+                   ref_load(dy, ref_index_of(dy, o));
         }
     }
     return sum;

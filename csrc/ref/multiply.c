@@ -44,12 +44,9 @@ ym_status ref_multiply(ym_context *context, const ym_tensor *a, const ym_tensor 
 {
     (void)context;
     const ym_extent all = ym_span(a, b, y);
-    for (int64_t p = 0; p < ym_pixels(y); p++) {
-        for (int32_t c = 0; c < y->c; c++) {
-            const ym_extent at = {(int32_t)(p / y->w / y->h),
-                                  (int32_t)(p / y->w % y->h), (int32_t)(p % y->w), c};
-            ref_put(y, p * y->pitch + c, scale * sum_at(a, b, y, &all, at), accumulate);
-        }
+    for (int64_t i = 0; i < ref_count(y); i++) {
+        const ym_extent at = ref_element(y, i);
+        ref_put(y, ref_index_of(y, at), scale * sum_at(a, b, y, &all, at), accumulate);
     }
     return YM_OK;
 }

@@ -38,12 +38,10 @@ typedef struct place {
 static place place_of(const ym_pool *pool, const ym_tensor *x, const ym_tensor *y,
                       int64_t element)
 {
-    const int64_t p = element / y->c;
-    const int32_t c = (int32_t)(element % y->c);
-    const int32_t oh = (int32_t)(p / y->w % y->h), ow = (int32_t)(p % y->w);
-    return (place){window(oh, pool->kernel_h, pool->stride_h, pool->pad_h, x->h),
-                   window(ow, pool->kernel_w, pool->stride_w, pool->pad_w, x->w),
-                   (int32_t)(p / y->w / y->h), c, p * y->pitch + c};
+    const ym_extent o = ref_element(y, element);
+    return (place){window(o.h, pool->kernel_h, pool->stride_h, pool->pad_h, x->h),
+                   window(o.w, pool->kernel_w, pool->stride_w, pool->pad_w, x->w), o.n,
+                   o.c, ref_index_of(y, o)};
 }
 
 static int64_t maximum(const ym_tensor *x, const place *at)
@@ -67,7 +65,7 @@ ym_status ref_max_pool_forward(ym_context *context, const ym_pool *pool,
                                const ym_tensor *x, ym_tensor *y)
 {
     (void)context;
-    for (int64_t i = 0; i < ym_pixels(y) * y->c; i++) {
+    for (int64_t i = 0; i < ref_count(y); i++) {
         place at = place_of(pool, x, y, i);
         int64_t best = maximum(x, &at);
         ref_store(y, at.output, best < 0 ? -INFINITY : ref_load(x, best));
@@ -78,23 +76,23 @@ ym_status ref_max_pool_forward(ym_context *context, const ym_pool *pool,
 /* Sums in double before one rounding: for each element of dx the windows that chose it.
  */
 static double max_pool_gradient_at(const ym_pool *pool, const ym_tensor *x,
-                                   const ym_tensor *dy, const int32_t at[4])
+                                   const ym_tensor *dy, ym_extent at)
 {
-    const int64_t index = ref_index(x, at[0], at[1], at[2], at[3]);
-    const int32_t last_h = at[1] + pool->pad_h, last_w = at[2] + pool->pad_w;
+    const int64_t index = ref_index_of(x, at);
+    const int32_t last_h = at.h + pool->pad_h, last_w = at.w + pool->pad_w;
     const int32_t first_h =
-        first_window(at[1], pool->kernel_h, pool->stride_h, pool->pad_h);
+        first_window(at.h, pool->kernel_h, pool->stride_h, pool->pad_h);
     const int32_t first_w =
-        first_window(at[2], pool->kernel_w, pool->stride_w, pool->pad_w);
+        first_window(at.w, pool->kernel_w, pool->stride_w, pool->pad_w);
     double sum = 0.0;
     for (int32_t oh = first_h; oh < dy->h && oh * pool->stride_h <= last_h; oh++) {
         range rows = window(oh, pool->kernel_h, pool->stride_h, pool->pad_h, x->h);
         for (int32_t ow = first_w; ow < dy->w && ow * pool->stride_w <= last_w; ow++) {
             range columns =
                 window(ow, pool->kernel_w, pool->stride_w, pool->pad_w, x->w);
-            place here = {rows, columns, at[0], at[3], 0};
+            place here = {rows, columns, at.n, at.c, 0};
             if (maximum(x, &here) == index) {
-                sum += ref_load(dy, ref_index(dy, at[0], oh, ow, at[3]));
+                sum += ref_load(dy, ref_index(dy, at.n, oh, ow, at.c));
             }
         }
     }
@@ -106,14 +104,10 @@ ym_status ref_max_pool_backward(ym_context *context, const ym_pool *pool,
                                 bool accumulate)
 {
     (void)context;
-    for (int64_t p = 0; p < ym_pixels(dx); p++) {
-        for (int32_t c = 0; c < dx->c; c++) {
-            const int32_t at[4] = {(int32_t)(p / dx->w / dx->h),
-                                   (int32_t)(p / dx->w % dx->h), (int32_t)(p % dx->w),
-                                   c};
-            ref_put(dx, p * dx->pitch + c, max_pool_gradient_at(pool, x, dy, at),
-                    accumulate);
-        }
+    for (int64_t i = 0; i < ref_count(dx); i++) {
+        const ym_extent at = ref_element(dx, i);
+        ref_put(dx, ref_index_of(dx, at), max_pool_gradient_at(pool, x, dy, at),
+                accumulate);
     }
     return YM_OK;
 }
@@ -130,7 +124,7 @@ ym_status ref_avg_pool_forward(ym_context *context, const ym_pool *pool,
                                const ym_tensor *x, ym_tensor *y)
 {
     (void)context;
-    for (int64_t i = 0; i < ym_pixels(y) * y->c; i++) {
+    for (int64_t i = 0; i < ref_count(y); i++) {
         place at = place_of(pool, x, y, i);
         double sum = 0.0;
         for (int32_t h = at.h.first; h < at.h.end; h++) {
@@ -144,19 +138,19 @@ ym_status ref_avg_pool_forward(ym_context *context, const ym_pool *pool,
 }
 
 static double avg_pool_gradient_at(const ym_pool *pool, const ym_tensor *dy,
-                                   const ym_tensor *dx, const int32_t at[4])
+                                   const ym_tensor *dx, ym_extent at)
 {
-    const int32_t last_h = at[1] + pool->pad_h, last_w = at[2] + pool->pad_w;
+    const int32_t last_h = at.h + pool->pad_h, last_w = at.w + pool->pad_w;
     const int32_t first_h =
-        first_window(at[1], pool->kernel_h, pool->stride_h, pool->pad_h);
+        first_window(at.h, pool->kernel_h, pool->stride_h, pool->pad_h);
     const int32_t first_w =
-        first_window(at[2], pool->kernel_w, pool->stride_w, pool->pad_w);
+        first_window(at.w, pool->kernel_w, pool->stride_w, pool->pad_w);
     double sum = 0.0;
     for (int32_t oh = first_h; oh < dy->h && oh * pool->stride_h <= last_h; oh++) {
         range h = window(oh, pool->kernel_h, pool->stride_h, pool->pad_h, dx->h);
         for (int32_t ow = first_w; ow < dy->w && ow * pool->stride_w <= last_w; ow++) {
             range w = window(ow, pool->kernel_w, pool->stride_w, pool->pad_w, dx->w);
-            sum += ref_load(dy, ref_index(dy, at[0], oh, ow, at[3])) /
+            sum += ref_load(dy, ref_index(dy, at.n, oh, ow, at.c)) /
                    divisor(pool, h, w);
         }
     }
@@ -167,14 +161,10 @@ ym_status ref_avg_pool_backward(ym_context *context, const ym_pool *pool,
                                 const ym_tensor *dy, ym_tensor *dx, bool accumulate)
 {
     (void)context;
-    for (int64_t p = 0; p < ym_pixels(dx); p++) {
-        for (int32_t c = 0; c < dx->c; c++) {
-            const int32_t at[4] = {(int32_t)(p / dx->w / dx->h),
-                                   (int32_t)(p / dx->w % dx->h), (int32_t)(p % dx->w),
-                                   c};
-            ref_put(dx, p * dx->pitch + c, avg_pool_gradient_at(pool, dy, dx, at),
-                    accumulate);
-        }
+    for (int64_t i = 0; i < ref_count(dx); i++) {
+        const ym_extent at = ref_element(dx, i);
+        ref_put(dx, ref_index_of(dx, at), avg_pool_gradient_at(pool, dy, dx, at),
+                accumulate);
     }
     return YM_OK;
 }

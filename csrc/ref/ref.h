@@ -12,11 +12,31 @@
 
 struct ym_mosaic_job;
 
-/* Where element (pixel, c) of x lies. */
+/* Where element (n, h, w, c) of x lies. */
 static inline int64_t ref_index(const ym_tensor *x, int32_t n, int32_t h, int32_t w,
                                 int32_t c)
 {
     return ym_pixel_index(x, n, h, w) * x->pitch + c;
+}
+
+static inline int64_t ref_index_of(const ym_tensor *x, ym_extent at)
+{
+    return ref_index(x, at.n, at.h, at.w, at.c);
+}
+
+static inline int64_t ref_count(const ym_tensor *x)
+{
+    return ym_pixels(x) * x->c;
+}
+
+/* Which element is number i of ref_count(x), c counting fastest. */
+static inline ym_extent ref_element(const ym_tensor *x, int64_t i)
+{
+    const int64_t p = i / x->c;
+    return (ym_extent){.n = (int32_t)(p / x->w / x->h),
+                       .h = (int32_t)(p / x->w % x->h),
+                       .w = (int32_t)(p % x->w),
+                       .c = (int32_t)(i % x->c)};
 }
 
 static inline double ref_load(const ym_tensor *x, int64_t index)
