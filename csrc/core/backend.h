@@ -72,6 +72,14 @@ typedef enum ym_activation_kind {
     YM_GELU_TANH, /* GELU's approximation by a tanh */
 } ym_activation_kind;
 
+static inline const char *ym_activation_name(ym_activation_kind kind)
+{
+    static const char *const names[] = {
+        "identity", "silu",    "relu",        "leaky_relu", "hardtanh", "hardswish",
+        "mish",     "sigmoid", "hardsigmoid", "gelu",       "gelu_tanh"};
+    return names[kind];
+}
+
 typedef struct ym_activation {
     ym_activation_kind kind;
     float slope;     /* of LeakyReLU */

@@ -8,18 +8,6 @@
 
 #include "core/fuse.h"
 
-const char *ym_item_kind_name(const ym_item *item)
-{
-    static const char *const names[] = {"input",    "conv",     "brick",    "concat",
-                                        "slice",    "max_pool", "avg_pool", "upsample",
-                                        "multiply", "mean",     "maximum"};
-    const bool is_adjoint = item->kind == YM_ITEM_CONV && item->u.conv.is_transposed;
-    const bool is_planar = item->kind == YM_ITEM_INPUT && item->u.input.form.is_planar;
-    return is_adjoint  ? "conv_transpose"
-           : is_planar ? "planar_input"
-                       : names[item->kind];
-}
-
 size_t ym_item_bytes(const ym_program *program, int32_t item)
 {
     const ym_item *i = &program->item[item];
@@ -139,6 +127,7 @@ static ym_status check_factors(const ym_program *p, const ym_item *item,
 static ym_status check_same_pixels(const ym_program *p, const ym_item *item,
                                    ym_error *error)
 {
+    char op[YM_OP_ROOM];
     const ym_item *first = &p->item[item->operand[0]];
     for (int32_t i = 1; i < item->operand_count; i++) {
         const ym_item *x = &p->item[item->operand[i]];
@@ -146,7 +135,7 @@ static ym_status check_same_pixels(const ym_program *p, const ym_item *item,
                  YM_ERR_ARGUMENT,
                  "%s %s: operand %d is (%d, %d, %d) in N, H, W, must be as the first, "
                  "(%d, %d, %d)",
-                 ym_item_kind_name(item), item->name, i, x->n, x->h, x->w, first->n,
+                 ym_item_op(p, item, op), item->name, i, x->n, x->h, x->w, first->n,
                  first->h, first->w);
     }
     return YM_OK;
@@ -158,6 +147,7 @@ ym_status ym_size_item(ym_program *p, const ym_node *node, ym_item *item,
     const ym_item *x = &p->item[item->operand[0]];
     const bool product = item->kind == YM_ITEM_MULTIPLY;
     YM_TRY((product ? check_factors : check_same_pixels)(p, item, error));
+    char op[YM_OP_ROOM];
     int64_t size[2];
     output_size(p, node, item, size);
     YM_CHECK(
@@ -166,7 +156,7 @@ ym_status ym_size_item(ym_program *p, const ym_node *node, ym_item *item,
         YM_ERR_ARGUMENT,
         "%s %s: an input of (%d, %d) pixels has an output of (%lld, %lld), must be "
         "from 1 to %d a side",
-        ym_item_kind_name(item), item->name, x->h, x->w, (long long)size[0],
+        ym_item_op(p, item, op), item->name, x->h, x->w, (long long)size[0],
         (long long)size[1], YM_MAX_SIDE);
     item->n = product ? product_side(x->n, p->item[item->operand[1]].n) : x->n;
     item->h = (int32_t)size[0];
@@ -175,7 +165,7 @@ ym_status ym_size_item(ym_program *p, const ym_node *node, ym_item *item,
     YM_CHECK(error, bytes < YM_MAX_BYTES, YM_ERR_MEMORY,
              "%s %s: (%d, %d, %d, %d) in N, H, W, C has %g bytes in float32, must have "
              "fewer than %g",
-             ym_item_kind_name(item), item->name, item->n, item->h, item->w, item->c,
+             ym_item_op(p, item, op), item->name, item->n, item->h, item->w, item->c,
              bytes, YM_MAX_BYTES);
     return YM_OK;
 }

@@ -20,6 +20,8 @@
 #define YM_MAX_SIDE (1 << 30)
 /* Of a value: below 2^53, so that a double counts them exactly. */
 #define YM_MAX_BYTES 9e15
+/* For the longest text of ym_item_op. */
+#define YM_OP_ROOM 48
 
 typedef enum ym_item_kind {
     YM_ITEM_INPUT = 0,
@@ -148,6 +150,9 @@ bool ym_is_digest(const ym_program *program, int32_t item);
  * for the sign, and a result has that of its operand. */
 bool ym_result_tells(const ym_program *program, int32_t item);
 
-const char *ym_item_kind_name(const ym_item *item);
+/* What an item computes, written into `text` and returned: "conv"; of a brick, in
+ * order, what was fused: "batch_norm+add+silu". */
+const char *ym_item_op(const ym_program *program, const ym_item *item,
+                       char text[YM_OP_ROOM]);
 
 #endif

@@ -192,11 +192,8 @@ PyObject *ym_node_affine(PyObject *self, PyObject *args, PyObject *kwargs)
 
 static int read_activation(const char *text, ym_activation_kind *kind)
 {
-    static const char *const names[] = {
-        "identity", "silu",    "relu",        "leaky_relu", "hardtanh", "hardswish",
-        "mish",     "sigmoid", "hardsigmoid", "gelu",       "gelu_tanh"};
     for (int i = YM_IDENTITY; i <= YM_GELU_TANH; i++) {
-        if (strcmp(text, names[i]) == 0) {
+        if (strcmp(text, ym_activation_name((ym_activation_kind)i)) == 0) {
             *kind = (ym_activation_kind)i;
             return 0;
         }

@@ -36,10 +36,12 @@ static const char *state_of(const ym_plan *plan, int32_t item, int32_t rebuilds)
 static PyObject *row_of(const ym_plan *plan, int32_t i, int32_t rebuilds)
 {
     const ym_item *item = &plan->program->item[i];
+    char op[YM_OP_ROOM];
     return Py_BuildValue("{s:s,s:s,s:(iiii),s:n,s:s,s:i,s:O}", "name", item->name, "op",
-                         ym_item_kind_name(item), "shape", item->n, item->h, item->w,
-                         item->c, "bytes", (Py_ssize_t)ym_item_bytes(plan->program, i),
-                         "state", state_of(plan, i, rebuilds), "rebuilds", rebuilds,
+                         ym_item_op(plan->program, item, op), "shape", item->n, item->h,
+                         item->w, item->c, "bytes",
+                         (Py_ssize_t)ym_item_bytes(plan->program, i), "state",
+                         state_of(plan, i, rebuilds), "rebuilds", rebuilds,
                          "needs_grad", item->needs_grad ? Py_True : Py_False);
 }
 

@@ -266,7 +266,9 @@ static PyMethodDef plan_methods[] = {
     {"segment_stages", (PyCFunction)ym_plan_segment_stages_method, METH_NOARGS,
      "segment_stages()\n--\n\nThe stage of forward that each segment belongs to."},
     {"table", (PyCFunction)ym_plan_table_method, METH_NOARGS,
-     "table()\n--\n\nOne dict per value: name, op, shape, bytes, state, rebuilds (how "
+     "table()\n--\n\nOne dict per value: name, op (what it is made by, as conv; what "
+     "was "
+     "fused with plus signs, as batch_norm+silu), shape, bytes, state, rebuilds (how "
      "often backward computes it again), needs_grad."},
     {NULL, NULL, 0, NULL},
 };
