@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..layout import follows_channels_last, is_channels_last
@@ -25,18 +24,13 @@ if TYPE_CHECKING:
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 FULL = slice(None)
-NAMES: dict[Any, str] = {F.max_pool2d: "max_pool2d", F.relu: "relu"}
 OF_NUMPY = {"axis": "dim", "keepdims": "keepdim"}  # torch takes both names
 HANDLERS: dict[str, Callable[..., Any]] = {}
 
 
 def name_of(function: Any) -> str:
     """The name that a user would know the function by."""
-    try:
-        known = NAMES.get(function)
-    except TypeError:  # unhashable
-        known = None
-    return known or str(getattr(function, "__name__", function))
+    return str(getattr(function, "__name__", function))
 
 
 def handles(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -29,15 +29,15 @@ HALVES = (torch.bfloat16, torch.float16)
 # What rounding before them changes no more than rounding after them.
 ROUNDED_BEFORE = ("slice", "concat", "max_pool", "avg_pool", "upsample", "maximum")
 SAVES_NOTHING = "a graph without a convolution or batch norm saves nothing"
-MOST_PARTS_OF_ANY_SIZE = 2  # more need a convolution each, on average
+MOST_STAGES_OF_ANY_SIZE = 2  # more need a convolution each, on average
 
 
 def divide(done: Recording, strict: bool) -> None:
     """Drops the stock calls that no result needs and fills in ``done.parts``.
 
-    A part that would save nothing is left to stock PyTorch, unless it is the only one of a
-    strict recording. Raises NothingToRun where no value is handed out, CannotLower where
-    the parts would be too small or a stock call changes what a part reads.
+    A stage that would save nothing is left to stock PyTorch, unless it is the only one of
+    a strict recording. Raises NothingToRun where no value is handed out, CannotLower where
+    the stages would be too small or a stock call changes what another one reads.
     """
     leave_to_stock(done, tails(done.nodes))
     leave_to_stock(done, without_gradient(done))
@@ -57,15 +57,15 @@ def divide(done: Recording, strict: bool) -> None:
 
 
 def _ordered(done: Recording) -> list[int]:
-    """By node, the part that computes it; only stock calls that are needed are left."""
+    """By node, the stage that computes it; only stock calls that are needed are left."""
     _name_sources(done)
     _drop_unneeded(done)
     return _number_stages(done)
 
 
 def _saves_nothing(done: Recording, stages: list[int], strict: bool) -> list[int]:
-    """The nodes of parts that save nothing: they have no convolution and no batch norm, so
-    a graph would hold its inputs and eager PyTorch what the next one holds anyway."""
+    """The nodes of stages that save nothing: they have no convolution and no batch norm,
+    so a graph would hold its inputs and eager PyTorch what the next one holds anyway."""
     count = max(stages, default=0)
     if strict and count <= 1:
         return []
@@ -207,7 +207,7 @@ class _Stages:
 
 
 def _number_stages(done: Recording) -> list[int]:
-    """By node, the part that computes it (1, 2, ...; of inputs 0); sets call.after."""
+    """By node, the stage that computes it (1, 2, ...; of inputs 0); sets call.after."""
     found = _Stages(done)
     found.run()
     computes = [node.op != "input" for node in done.nodes]
@@ -303,7 +303,7 @@ def _hand_out(done: Recording, stages: list[int]) -> None:
 def _check_sizes(done: Recording) -> None:
     count = len(done.stages)
     convolutions = sum(node.is_convolution for node in done.nodes)
-    if count > MOST_PARTS_OF_ANY_SIZE and convolutions < count:
+    if count > MOST_STAGES_OF_ANY_SIZE and convolutions < count:
         name, path = _first_division(done)
         reason = f"it and others divide {convolutions} convolutions into {count} stages"
         raise CannotLower(name, path, reason)
