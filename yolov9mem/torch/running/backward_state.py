@@ -12,14 +12,14 @@ from torch import Tensor
 from .arenas import unfilled
 from .binding import address
 from .lower import Program
-from .planned import Mask
+from .planned import BackwardPlan
 
 
 @dataclass
 class BackwardState:
     """What the segments of one backward share."""
 
-    next: int  # the segment before the one that runs next
+    latest: int  # the segment that ran last; the highest runs first
     mask: list[bool]  # by output: has it a gradient, as far as is known?
     inputs: list[Tensor | None]  # as the core reads them, while it needs them
     params: list[Tensor]  # in fp32, as their gradients are
@@ -34,8 +34,8 @@ class BackwardState:
     sums: bytearray  # by param: its gradient is added to what is there
     given: list[bool] = field(default_factory=list)  # by output: has one come?
     is_exact: bool = True  # has each that was awaited come?
-    plan_mask: Mask | None = None  # what runs
-    reached: Mask | None = None  # what the gradients that have come reach
+    plan: BackwardPlan | None = None  # what runs
+    reached: BackwardPlan | None = None  # what the gradients that have come reach
 
     def __post_init__(self) -> None:
         self.given = [False] * len(self.mask)

@@ -234,13 +234,12 @@ class Entry:
                 f"keep: a size ({self.keep}) needs the whole module in one graph, but "
                 f"{self.name} cannot be lowered as a whole; use 'all', 'conv' or 'min'"
             )
+        how = self.segments, self.backend, self.cuda_graphs
         for path, child in origin.named_modules():
             known = child is origin or registry.runner_of(child) is not None
             if known or not child._modules:
                 continue
-            entry = Entry(
-                child, self.keep, False, self.segments, self.backend, self.cuda_graphs
-            )
+            entry = Entry(child, self.keep, False, *how)
             entry.path = f"{self.path}.{path}" if self.path else path
             entry.below_stock, entry._told = True, self._told
             registry.register(child, entry)
@@ -277,35 +276,45 @@ class Entry:
         with self._lock:
             found = self.lowered.get(key)
             if found is None:
-                try:
-                    recording = self._record(call)
-                    programs = lower(recording, call.origin, devices.of(call.leaves))
-                    found = Lowered(recording, programs, call.origin)
-                    if self.keep.rule == "budget" and len(programs) > 1:
-                        reason = "its dtypes make more than one graph"
-                        raise CannotLower("forward", "", reason)
-                    # Of processes that wait for each other none runs stock for its sizes.
-                    shares = any(program.groups for program in programs)
-                    if not self.strict and self.keep.rule != "budget" and not shares:
-                        self._settle_keep(found, call.leaves)
-                    self.counts["recordings"] += 1
-                    if found.draws and key not in self._drawn:
-                        self._drawn.add(key)
-                        key = self._key(call)
-                except CannotLower as failure:
-                    self._fakes = None  # forward may have changed the copy
-                    found = failure.fresh()
-                    self._changes += failure.call == "setattr"
-                except BaseException:
-                    self._fakes = None
-                    raise
-                self._remember(key, found)
+                found = self._lower_anew(call, key)
                 self._count_recording()
             else:
                 self._in_a_row = 0
         if isinstance(found, CannotLower):
             raise found.fresh()
         return found
+
+    def _lower_anew(self, call: Invocation, key: Any) -> Lowered | CannotLower:
+        """A recording with its graphs, or why there is none; either is remembered."""
+        found: Lowered | CannotLower
+        try:
+            found = self._record_and_lower(call)
+            if found.draws and key not in self._drawn:
+                self._drawn.add(key)
+                key = self._key(call)
+        except CannotLower as failure:
+            self._fakes = None  # forward may have changed the copy
+            found = failure.fresh()
+            self._changes += failure.call == "setattr"
+        except BaseException:
+            self._fakes = None
+            raise
+        self._remember(key, found)
+        return found
+
+    def _record_and_lower(self, call: Invocation) -> Lowered:
+        """Raises CannotLower where that cannot be done, or would gain nothing."""
+        recording = self._record(call)
+        programs = lower(recording, call.origin, devices.of(call.leaves))
+        made = Lowered(recording, programs, call.origin)
+        if self.keep.rule == "budget" and len(programs) > 1:
+            raise CannotLower("forward", "", "its dtypes make more than one graph")
+        # Of processes that wait for each other none runs stock for its sizes.
+        shares = any(program.groups for program in programs)
+        if not self.strict and self.keep.rule != "budget" and not shares:
+            self._settle_keep(made, call.leaves)
+        self.counts["recordings"] += 1
+        return made
 
     def _count_recording(self) -> None:
         self._in_a_row += 1

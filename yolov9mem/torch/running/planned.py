@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from itertools import accumulate, compress, count
@@ -14,6 +15,7 @@ from yolov9mem import _core
 from yolov9mem._keep import Keep
 
 from .. import devices
+from .binding import DTYPE_NAMES
 from .lower import Program, flows
 
 # Gradients of a large graph leave backward in parts of about this many bytes.
@@ -57,36 +59,58 @@ class TorchPlan:
     ) -> None:
         """``inputs`` and ``params`` say whose gradients are wanted; ``planar``: by input,
         the dtype of one that comes as (N, C, H, W), None of a packed one."""
-        wanted = sum(
-            4 * _numel(program.shapes[path])
-            for path, w in zip(program.params, params)
-            if w
-        )
-        if segments is None:
-            segments = max(1, min(MOST_SEGMENTS, wanted // SEGMENT_BYTES))
         self.program, self.input_grads, self.param_grads = program, inputs, params
         self.planar = planar
         self.backend = core_backend(backend, program.device)
         self.use_settings()
-        with devices.current(program.device):
-            self.core = _core.Plan(
-                program.graph,
-                program.input_sizes,
-                dtype=_name(program.dtype),
-                keep=keep.rule,
-                budget=keep.budget,
-                backend=self.backend,
-                input_grads=list(inputs),
-                param_grads=list(params),
-                segments=segments,
-                replays=cuda_graphs,
-                planar_inputs=[None if of is None else _name(of) for of in planar],
-            )
+        if segments is None:
+            segments = self._usual_segments()
+        self.core = self._core_plan(keep, segments, cuda_graphs)
         self.repeats = self.core.replays is not None
         self.segments: int = self.core.segments
         self.saved_bytes: int = self.core.saved_bytes
+        self._size_workspace()
+        self._place_stages()
+        self._flows: dict[tuple[bool, ...], list[bool]] = {}
+        self._backward_plans: dict[tuple[bool, ...], BackwardPlan] = {}
+        self._lock = threading.Lock()
+        self.recompute = [  # by output: what it takes, None: it can't be recomputed
+            None
+            if needs is None
+            else RecomputeNeeds(needs[0], *map(_numbers, needs[1:]))
+            for needs in self.core.recompute_needs()
+        ]
+        self.own = self._own_inputs()
+
+    def _usual_segments(self) -> int:
+        """Where nobody says how many: by the bytes of the gradients that are wanted."""
+        wanted = compress(self.program.params, self.param_grads)
+        size = sum(4 * math.prod(self.program.shapes[path]) for path in wanted)
+        return max(1, min(MOST_SEGMENTS, size // SEGMENT_BYTES))
+
+    def _core_plan(self, keep: Keep, segments: int, cuda_graphs: bool) -> _core.Plan:
+        program = self.program
+        with devices.current(program.device):
+            return _core.Plan(
+                program.graph,
+                program.input_sizes,
+                dtype=DTYPE_NAMES[program.dtype],
+                keep=keep.rule,
+                budget=keep.budget,
+                backend=self.backend,
+                input_grads=list(self.input_grads),
+                param_grads=list(self.param_grads),
+                segments=segments,
+                replays=cuda_graphs,
+                planar_inputs=[
+                    None if of is None else DTYPE_NAMES[of] for of in self.planar
+                ],
+            )
+
+    def _size_workspace(self) -> None:
+        """How large forward's is, and whether backward gets the same one."""
         self.forward_workspace_bytes: int = self.core.forward_workspace_bytes
-        if program.on_cuda:
+        if self.program.on_cuda:
             # The block that backward will take again: a smaller one would fit nothing
             # afterwards and stay reserved beside it. The peak is backward's either way.
             self.forward_workspace_bytes = max(
@@ -98,38 +122,36 @@ class TorchPlan:
         left = small - self.forward_workspace_bytes
         self.keeps_workspace = self.repeats and left >= 0
         self.most_copies = left if self.keeps_workspace else -1  # bytes kept beside it
+
+    def _place_stages(self) -> None:
+        """Which segments, inputs and outputs are of which stage, and when params leave."""
         ends = self.core.param_segments()
         self.leaving = [  # by segment: the params whose gradients it completes
             [i for i, end in enumerate(ends) if end == segment]
             for segment in range(self.segments)
         ]
-        self._flows: dict[tuple[bool, ...], list[bool]] = {}
+        stages = self.program.part.stages
         self.segment_stage: list[int] = self.core.segment_stages()
         self.stage_segments = [  # by stage, in forward order
             [k for k, of in enumerate(self.segment_stage) if of == stage]
-            for stage in range(len(program.part.stages))
+            for stage in range(len(stages))
         ]
-        self.stage_inputs = _ranges([len(s.sources) for s in program.part.stages])
-        self.stage_outputs = _ranges([len(s.outputs) for s in program.part.stages])
+        self.stage_inputs = _ranges([len(stage.sources) for stage in stages])
+        self.stage_outputs = _ranges([len(stage.outputs) for stage in stages])
         self.last_reads: list[int] = self.core.input_stages()  # by input: of forward
-        self.recompute = [  # by output: what it takes, None: it can't be recomputed
-            None
-            if needs is None
-            else RecomputeNeeds(needs[0], *map(_numbers, needs[1:]))
-            for needs in self.core.recompute_needs()
-        ]
-        self._masks: dict[tuple[bool, ...], Mask] = {}
-        self._lock = threading.Lock()
-        # By input: does no stage of backward need it before its own, the one that the gap
-        # before it follows? Else many would be made again at once.
-        needed = self.mask((True,) * len(program.part.outputs)).needed
+
+    def _own_inputs(self) -> list[bool]:
+        """By input: does no stage of backward need it before its own, the one that the gap
+        before it follows? Else many would be recomputed at once."""
+        all_given = (True,) * len(self.program.part.outputs)
+        needed = self.backward_plan(all_given).needed
         early = {
             i
             for stage, places in enumerate(self.stage_inputs)
             for i in needed[stage]
             if i not in places
         }
-        self.own = [i not in early for i in range(len(inputs))]
+        return [i not in early for i in range(len(self.input_grads))]
 
     def use_settings(self) -> None:
         """Before the core is asked for sizes or runs: cuDNN's, as they were recorded."""
@@ -147,17 +169,19 @@ class TorchPlan:
             self._flows[inputs] = known
         return known
 
-    def mask(self, given: tuple[bool, ...]) -> Mask:
-        """What backward does when only some outputs have gradients."""
+    def backward_plan(self, given: tuple[bool, ...]) -> BackwardPlan:
+        """What backward does when only some outputs, those ``given``, have gradients."""
         with self._lock:
-            if given not in self._masks:
+            known = self._backward_plans.get(given)
+            if known is None:
                 self.use_settings()
                 with devices.current(self.program.device):
-                    self._masks[given] = Mask(self, list(given))
-            return self._masks[given]
+                    known = BackwardPlan(self, list(given))
+                self._backward_plans[given] = known
+            return known
 
 
-class Mask:
+class BackwardPlan:
     """Backward for one set of outputs with gradients."""
 
     def __init__(self, plan: TorchPlan, given: list[bool]) -> None:
@@ -169,7 +193,7 @@ class Mask:
         for segment in range(plan.segments):
             touched = core.touched_params(segment, given)
             self.touched.append([i for i, t in enumerate(touched) if t])
-        self.whole = self._written_once(plan.leaving)
+        self.written_once = self._written_once(plan.leaving)
         first, last = core.gradient_segments(given)
         every = range(plan.segments)
         # By segment: inputs whose gradients it is the first to write, and outputs whose
@@ -206,14 +230,3 @@ def _ranges(counts: list[int]) -> list[range]:
 
 def _numbers(flags: list[bool]) -> list[int]:
     return list(compress(count(), flags))
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

@@ -197,7 +197,7 @@ class Call:
         plan, state = self.plan, self._backward
         assert state is not None
         places = plan.stage_outputs[plan.segment_stage[segment]]
-        begins = state.plan_mask is None
+        begins = state.plan is None
         with unfilled():
             some = [g for g in grads if g is not None]
             packed, copies = as_read(some, plan.program.dtype)
@@ -210,24 +210,24 @@ class Call:
                 state.is_exact = False
             state.given[place] = grad is not None
         if begins:
-            self._choose_mask(state, places)
+            self._choose_plan(state, places)
         elif not state.is_exact:
             so_far = enumerate(state.given)
             known = tuple(given and place >= places.start for place, given in so_far)
-            state.reached = plan.mask(known)
+            state.reached = plan.backward_plan(known)
 
     def provide_inputs(self, stage: int, rebuilders: dict[int, Any]) -> None:
         """Those that the stage is the first to read, before its first segment runs."""
         state = self._backward
-        assert state is not None and state.plan_mask is not None
-        self.inputs.provide(state, state.plan_mask.needed[stage], rebuilders)
+        assert state is not None and state.plan is not None
+        self.inputs.provide(state, state.plan.needed[stage], rebuilders)
 
-    def _choose_mask(self, state: BackwardState, places: range) -> None:
+    def _choose_plan(self, state: BackwardState, places: range) -> None:
         """Once the gradients of the first stage that runs are there."""
         for place in places:
             state.mask[place] = state.given[place]
-        state.plan_mask = state.reached = mask = self.plan.mask(tuple(state.mask))
-        self._have_workspace(mask.workspace_bytes, self.plan.program.device)
+        state.plan = state.reached = chosen = self.plan.backward_plan(tuple(state.mask))
+        self._have_workspace(chosen.workspace_bytes, self.plan.program.device)
 
     def _zeros(self, place: int) -> Tensor:
         program = self.plan.program
@@ -247,13 +247,13 @@ class Call:
 
     def _run(self, segment: int, nodes: list[Any]) -> None:
         plan, state = self.plan, self._backward
-        assert state is not None and state.plan_mask is not None
+        assert state is not None and state.plan is not None
         assert self.norms is not None
-        state.next = segment
+        state.latest = segment
         plan.use_settings()
         self._take_sums(state, segment, nodes)
-        state.make_places(state.plan_mask.touched[segment])
-        state.begin_inputs(state.plan_mask.begun[segment], plan.program)
+        state.make_places(state.plan.touched[segment])
+        state.begin_inputs(state.plan.begun[segment], plan.program)
         device = plan.program.device
         with devices.current(device):
             plan.core.backward(
@@ -271,15 +271,15 @@ class Call:
                 state.mask,
                 sums_of(plan.program.groups, self._arena, self._workspace),
             )
-        state.end_outputs(state.plan_mask.ended[segment])
-        state.end_reads(state.plan_mask.read[segment])
+        state.end_outputs(state.plan.ended[segment])
+        state.end_reads(state.plan.read[segment])
 
     def _take_sums(self, state: BackwardState, segment: int, nodes: list[Any]) -> None:
         """Gradients that only this segment writes are added to what is in ``.grad``."""
-        assert state.plan_mask is not None
-        whole = state.plan_mask.whole[segment]
-        sums = self._taken.take([nodes[place] for place, _ in whole])
-        for (_, i), grad in zip(whole, sums):
+        assert state.plan is not None
+        alone = state.plan.written_once[segment]
+        sums = self._taken.take([nodes[place] for place, _ in alone])
+        for (_, i), grad in zip(alone, sums):
             state.set_place(i, grad)
             state.sums[i] = 1
 
@@ -318,7 +318,7 @@ class Call:
         if not self.is_begun:
             return not self.consumed
         assert self._backward is not None
-        return self._backward.next == segment + 1
+        return self._backward.latest == segment + 1
 
     def end_backward(self) -> None:
         """After the last segment."""
