@@ -25,7 +25,7 @@ from .trees import flatten
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def autograd_functions_recorded() -> Iterator[None]:
     """In the thread that records, ``apply`` is told to the mode as other functions are."""
     stock = vars(Function)["apply"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .calls import FLOATS, handles, identity, name_of
-from .frozen_norms import shifted
-from .own_numbers import shifted_by
+from .frozen_norms import frozen_norm_sum
+from .own_numbers import plus_parameter
 from .sharing import check_in_place
 
 if TYPE_CHECKING:
@@ -63,16 +63,17 @@ def _add(rec: Recorder, func: Any, input: Any, other: Any, *, alpha: Any = 1) ->
         input, other = other, input
     if is_number(other) and other == 0 and rec.value(input) is not None:
         return input if in_place else identity(rec, input)
-    if is_number(other) and alpha == 1:
+    if alpha != 1:
+        return None
+    if is_number(other):
         return affine(rec, func, input, shift=other)
-    norm = shifted(rec, input, other, in_place) if alpha == 1 else None
+    norm = frozen_norm_sum(rec, input, other, in_place)
     if norm is not None:
         return norm
-    if alpha == 1:
-        moved = shifted_by(rec, input, other, name_of(func), in_place)
-        if moved is not None:
-            return moved
-    return _sum(rec, func, input, other) if alpha == 1 else None
+    moved = plus_parameter(rec, input, other, name_of(func), in_place)
+    if moved is not None:
+        return moved
+    return _sum(rec, func, input, other)
 
 
 def _sum(rec: Recorder, func: Any, input: Any, other: Any, scale: float = 1.0) -> Any:

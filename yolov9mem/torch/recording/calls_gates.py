@@ -16,8 +16,8 @@ from torch import Tensor
 from .. import devices
 from .calls import FLOATS, handles, identity, name_of
 from .calls_arithmetic import affine, is_in_place, is_number
-from .frozen_norms import scaled
-from .own_numbers import expanded, scaled_by
+from .frozen_norms import frozen_norm_product
+from .own_numbers import expanded, times_parameter
 from .sharing import check_in_place, note_views
 
 if TYPE_CHECKING:
@@ -163,9 +163,9 @@ def multiply(rec: Recorder, func: Any, input: Any, other: Any, **more: Any) -> A
         return affine(rec, func, input, scale=other)
     if more or not all(isinstance(t, Tensor) for t in pair):
         return None
-    product = None if is_in_place(func) else scaled(rec, input, other)
+    product = None if is_in_place(func) else frozen_norm_product(rec, input, other)
     if product is None:
-        product = scaled_by(rec, input, other, name_of(func), is_in_place(func))
+        product = times_parameter(rec, input, other, name_of(func), is_in_place(func))
     if product is not None:
         return product
     if not all(t.ndim == 4 for t in pair):

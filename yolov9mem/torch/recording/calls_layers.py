@@ -43,13 +43,16 @@ def _weight(rec: Recorder, tensor: Any, name: str, what: str) -> str | None:
     return path
 
 
-def _same_padding(
-    kernel: tuple[int, int], dilation: tuple[int, int]
-) -> tuple[int, int]:
-    total = [d * (k - 1) for k, d in zip(kernel, dilation)]
-    if total[0] % 2 or total[1] % 2:
-        raise ValueError("odd")
-    return total[0] // 2, total[1] // 2
+def _padding(
+    padding: Any, kernel: tuple[int, ...], dilation: tuple[int, int]
+) -> tuple[int, int] | None:
+    """On each of both sides, or None: it is not the same on both."""
+    if padding == "valid":
+        return 0, 0
+    if padding != "same":
+        return _pair(padding)
+    rows, columns = (d * (k - 1) for k, d in zip(kernel, dilation))
+    return None if rows % 2 or columns % 2 else (rows // 2, columns // 2)
 
 
 @handles("conv2d")
@@ -68,14 +71,10 @@ def _conv2d(
     weight_path = _weight(rec, weight, "conv2d", "weight")
     bias_path = _weight(rec, bias, "conv2d", "bias")
     kernel, step, dilated = tuple(weight.shape[2:]), _pair(stride), _pair(dilation)
-    if padding == "same":
-        try:
-            pad = _same_padding(kernel, dilated)  # type: ignore[arg-type]
-        except ValueError:
-            reason = f"padding='same' of kernel {kernel} is not symmetric"
-            raise CannotLower("conv2d", rec.path, reason) from None
-    else:
-        pad = (0, 0) if padding == "valid" else _pair(padding)
+    pad = _padding(padding, kernel, dilated)
+    if pad is None:
+        reason = f"padding='same' of kernel {kernel} is not symmetric"
+        raise CannotLower("conv2d", rec.path, reason)
     n, c, h, w = input.shape
     out = tuple(
         (size + 2 * p - d * (k - 1) - 1) // s + 1

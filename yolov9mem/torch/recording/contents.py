@@ -56,7 +56,7 @@ class SameContent(Same):
     __hash__ = None
 
 
-def items_of(container: Any) -> list[Any]:
+def members_of(container: Any) -> list[Any]:
     """Its keys and values, in order; of a set the identities."""
     if isinstance(container, dict):
         return [*container, *container.values()]
@@ -161,7 +161,7 @@ class Freezer:
 
     def _parts(self, value: Any) -> Callable[[Any], Any] | None:
         if isinstance(value, CONTAINERS):
-            return items_of
+            return members_of
         state = _state_of(value)
         if state is None and id(value) in self._watched and is_object(value):
             return _names_and_values
@@ -177,7 +177,7 @@ def is_frozen(value: Any, frozen: Any) -> bool:
 
 
 def _names_and_values(thing: Any) -> list[Any]:
-    return items_of(attributes_of(thing))
+    return members_of(attributes_of(thing))
 
 
 def objects_in(values: Iterable[Any]) -> Iterator[Any]:

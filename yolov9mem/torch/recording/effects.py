@@ -52,7 +52,7 @@ def watched(function: Callable[..., Any], *args: Any) -> tuple[Any, Effects]:
     """The result of a call on fakes, and what its operators do."""
     # Not the tensors, which hold autograd, which holds who is told of them.
     saved: set[int] = set()
-    with _Watch() as watch, nothing_saved(lambda x: saved.add(memory_of(x))):
+    with _OperatorWatch() as watch, nothing_saved(lambda x: saved.add(memory_of(x))):
         result = function(*args)
     given = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
     places = [("argument", i) for i in range(len(given))]
@@ -96,7 +96,7 @@ def why_not_replayed(does: Effects) -> str:
     return "forward seeds PyTorch's generator" if does.draws and is_seeded() else ""
 
 
-class _Watch(TorchDispatchMode):
+class _OperatorWatch(TorchDispatchMode):
     """Sees the operators that calls are made of."""
 
     def __init__(self) -> None:

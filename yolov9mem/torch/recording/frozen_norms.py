@@ -83,7 +83,7 @@ def _per_channel(rec: Recorder, x: Tensor, vector: Tensor) -> Ref | None:
     return rec.ref.get(id(vector))
 
 
-def scaled(rec: Recorder, input: Tensor, other: Tensor) -> Tensor | None:
+def frozen_norm_product(rec: Recorder, input: Tensor, other: Tensor) -> Tensor | None:
     """The product of a value and a scale, or None: it is none of a batch norm."""
     for x, vector in ((input, other), (other, input)):
         value = rec.value(x)
@@ -99,7 +99,7 @@ def scaled(rec: Recorder, input: Tensor, other: Tensor) -> Tensor | None:
     return None
 
 
-def shifted(
+def frozen_norm_sum(
     rec: Recorder, input: Any, other: Any, in_place: bool = False
 ) -> Tensor | None:
     """The batch norm whose last sum this is, or None: it is none."""

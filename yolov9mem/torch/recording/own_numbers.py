@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from .recorder import Recorder
 
 
-def scaled_by(
+def times_parameter(
     rec: Recorder, input: Any, other: Any, name: str, in_place: bool
 ) -> Tensor | None:
     """The product of a value and such a parameter, or None: it is none."""
     return _affine(rec, input, other, name, in_place, is_product=True)
 
 
-def shifted_by(
+def plus_parameter(
     rec: Recorder, input: Any, other: Any, name: str, in_place: bool
 ) -> Tensor | None:
     """The sum of a value and such a parameter, or None: it is none."""

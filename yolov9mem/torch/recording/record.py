@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .autograd_functions import told
+from .autograd_functions import autograd_functions_recorded
 from .closures import changed
 from .fakes import VALUE_ERRORS, FakeCopy
 from .ir import CannotLower, Recording
@@ -20,7 +20,7 @@ def record(fakes: FakeCopy, leaves: list[Any], spec: Any, strict: bool) -> Recor
     ``leaves`` and ``spec`` are ``(args, kwargs)`` flattened. Raises CannotLower for what
     cannot be lowered (strict) or replayed, and whatever the module's own forward raises.
     """
-    with undisturbed(), told(), Watch(fakes.own()) as watch:
+    with undisturbed(), autograd_functions_recorded(), Watch(fakes.own()) as watch:
         made = _record(Recorder(fakes, strict, watch.fakes), leaves, spec)
         if isinstance(made, CannotLower):
             fakes.discard()
