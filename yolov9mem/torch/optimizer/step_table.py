@@ -64,8 +64,8 @@ class StepTable:
         self._stepped: list[Tensor] = []  # parameters and their momentum buffers
         self._grads: list[Tensor] = []
         self._averaged: list[Tensor] = []
-        self._unborn: list[tuple[int, Tensor]] = []  # row, parameter without a buffer
-        self._born: list[tuple[Tensor, Tensor]] = []
+        self._without_momentum: list[tuple[int, Tensor]] = []  # (row, parameter)
+        self._made_momentum: list[tuple[Tensor, Tensor]] = []
         self.rest = Rest(param_groups, state)
         self._averages: dict[int, tuple[Tensor, Tensor]] = {}
         self._late: list[tuple[Tensor, Tensor]] = []
@@ -100,7 +100,7 @@ class StepTable:
 
     def _leave_all_to_torch(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
         self._rows, self._lives, self._stepped, self._grads = [], [], [], []
-        self._averaged, self._unborn, self._late = [], [], []
+        self._averaged, self._without_momentum, self._late = [], [], []
         self._averages.clear()
         self._sort_pairs(pairs)
         self.rest.take_all()
@@ -108,7 +108,7 @@ class StepTable:
     @property
     def is_reusable(self) -> bool:
         """Would the same tensors make the same table again, but for gradients?"""
-        return not self._unborn and not self.rest
+        return not self._without_momentum and not self.rest
 
     def with_gradients(
         self, param_groups: list[dict[str, Any]], grads: list[Tensor]
@@ -155,7 +155,7 @@ class StepTable:
                 self.rest.add(number, p)
                 continue
             if has_momentum and buffer is None:
-                self._unborn.append((len(self._rows) // _COLUMNS, p))
+                self._without_momentum.append((len(self._rows) // _COLUMNS, p))
             self._add_row(p, g, buffer, self._average_of(p), number)
 
     def _why_not(self, p: Tensor, g: Tensor, buffer: Tensor | None) -> str | None:
@@ -233,7 +233,7 @@ class StepTable:
         if not self.rest and not self.on_gpu:
             return  # C asks by itself before it writes
         if update:
-            self._give_birth()
+            self._new_momentum()
         # The kernels' rows are looked at when they are uploaded.
         rows = self._table if self.rest else self._table[:0]
         with self._naming():
@@ -280,7 +280,7 @@ class StepTable:
         Raises:
             ValueError: arrays overlap in memory, or a hyper-parameter is not finite.
         """
-        born = self._give_birth() if update else []
+        made = self._new_momentum() if update else []
         self.rest.run(*clip, update, gradient)  # first: C, once asked, does not fail
         gradient_now = (
             gradient if (inverse, clip[0], gradient) != (1, 1, WRITE) else KEEP
@@ -305,17 +305,12 @@ class StepTable:
                     gradient=gradient_now,
                     ema_decay=decay,
                 )
-        for p, buffer in born:
-            self._state[p]["momentum_buffer"] = buffer
-        self._tell_autograd(update, decay is not None)
-        if decay is not None:
-            for average, live in self._late:
-                move_average(average, live, decay)
+        self._finish(made, update, decay)
 
     def measure_on_gpu(self, scaling: Scaling) -> int:
         """Queues the pass over the gradients; what it returns goes to `run_on_gpu`."""
         device = self._gpu()
-        self._give_birth()  # rows are whole; the state learns of it in `run_on_gpu`
+        self._new_momentum()  # rows are whole; the state learns of it in `run_on_gpu`
         with devices.current(device), self._naming():
             hyper = hyper_of(self._groups)
             return self._memory.measure(self._table, hyper, device, scaling)
@@ -336,8 +331,8 @@ class StepTable:
     ) -> None:
         """Queues everything; waits only for a first step under a GradScaler, to know
         whether momentum buffers come into being. Arguments as `run`'s."""
-        born = self._give_birth()  # also where none is written: rows are whole
-        if update and born and scaling.found_inf is not None:
+        made = self._new_momentum()  # also where none is written: rows are whole
+        if update and made and scaling.found_inf is not None:
             if measured is None:
                 measured = self.measure_on_gpu(scaling)
             update = scaling.found_inf.item() == 0
@@ -351,12 +346,7 @@ class StepTable:
             gradient=KEEP if plain and gradient == WRITE else gradient,
             ema_decay=decay,
         )
-        for p, buffer in born if update else []:
-            self._state[p]["momentum_buffer"] = buffer
-        self._tell_autograd(update, decay is not None)
-        if decay is not None:
-            for average, live in self._late:
-                move_average(average, live, decay)
+        self._finish(made if update else [], update, decay)
 
     def _gpu(self) -> torch.device:
         assert self.device is not None
@@ -374,14 +364,25 @@ class StepTable:
         written = self._grads + (self._stepped if update else [])
         count_up(written + (self._averaged if averaged else []))
 
-    def _give_birth(self) -> list[tuple[Tensor, Tensor]]:
+    def _finish(
+        self, made: list[tuple[Tensor, Tensor]], update: bool, decay: float | None
+    ) -> None:
+        """After C's step: ``made`` are the momentum buffers that are new."""
+        for p, buffer in made:
+            self._state[p]["momentum_buffer"] = buffer
+        self._tell_autograd(update, decay is not None)
+        if decay is not None:
+            for average, live in self._late:
+                move_average(average, live, decay)
+
+    def _new_momentum(self) -> list[tuple[Tensor, Tensor]]:
         """Buffers for the parameters that have none, the same ones when asked again."""
-        born = self._born
-        if born:
-            return born
-        for row, p in self._unborn:
+        made = self._made_momentum
+        if made:
+            return made
+        for row, p in self._without_momentum:
             buffer = torch.empty_like(p, requires_grad=False)
             self._table[row, _MOMENTUM] = buffer.data_ptr()
             self._table[row, _FIRST_STEP] = 1
-            born.append((p, buffer))
-        return born
+            made.append((p, buffer))
+        return made
