@@ -208,11 +208,16 @@ def finish_labels(
 ) -> np.ndarray:
     """Labels (n, 5) in xyxy pixels to normalised xywh, flipped with the image."""
     labels = normalise_labels(labels, *image)
+    flip_labels(labels, flip_vertical, flip_horizontal)
+    return labels
+
+
+def flip_labels(labels: np.ndarray, flip_vertical: bool, flip_horizontal: bool) -> None:
+    """Flips labels (n, 5) in normalised xywh in place, as their image is flipped."""
     if flip_vertical:
         labels[:, 2] = 1 - labels[:, 2]
     if flip_horizontal:
         labels[:, 1] = 1 - labels[:, 1]
-    return labels
 
 
 def mosaic(

@@ -18,12 +18,12 @@ from yolov9mem.draws import (
     draw_letterbox_picture,
     draw_mosaic_picture,
     finish_picture,
+    finish_recipe,
 )
 from yolov9mem.labels import normalise_labels
 from yolov9mem.letterbox import letterbox_fit
-from yolov9mem.mosaic import finish_labels
+from yolov9mem.mosaic import finish_labels, flip_labels
 from yolov9mem.scene import Canvas, Scene, render
-from yolov9mem.warp import draw_hsv
 
 Shapes = tuple[Any, tuple[tuple[float, float], tuple[float, float]]]
 """Original (h, w), and the resize ratios (h, w) with the padding (x, y)."""
@@ -79,22 +79,10 @@ def _finish_with_albumentations(
     image = np.ascontiguousarray(image)
     size = image.shape[:2]
     labels = np.asarray(labels).reshape(-1, 5)
-    hsv = draw_hsv(dataset.hyp)
-    flip_vertical = random.random() < dataset.hyp["flipud"]
-    flip_horizontal = random.random() < dataset.hyp["fliplr"]
-    if flip_vertical:
-        labels[:, 2] = 1 - labels[:, 2]
-    if flip_horizontal:
-        labels[:, 1] = 1 - labels[:, 1]
     flat = Scene(Canvas([(image, 0, 0)], size, labels, []), None, None, labels)
-    planes = render(
-        flat,
-        size,
-        hsv=hsv,
-        flip_vertical=flip_vertical,
-        flip_horizontal=flip_horizontal,
-        out=planes if planes.shape[1:] == size else None,
-    )
+    recipe = finish_recipe(Picture(flat, None, 1.0, labels, size), dataset.hyp)
+    flip_labels(labels, recipe.flip_vertical, recipe.flip_horizontal)
+    planes = recipe.image(planes if planes.shape[1:] == size else None)
     return planes, labels.astype(np.float32, copy=False)
 
 
