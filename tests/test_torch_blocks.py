@@ -57,6 +57,16 @@ def test_ready_made_keys_are_the_fields() -> None:
     assert list(ym.CBLinear(8, [4, 8]).state_dict()) == ["conv.weight", "conv.bias"]
 
 
+@pytest.mark.parametrize("more", [{"d": 2}, {"bn": True}, {"deploy": True}])
+def test_a_rep_conv_refuses_what_has_no_effect(more) -> None:
+    assert ym.RepConvN(8, 12, 3, 2, 1, 1, 1, True, False, False).conv1.conv.stride == (
+        2,
+        2,
+    )
+    with pytest.raises(ValueError, match="RepConvN: d is .*must be 1, False and False"):
+        ym.RepConvN(8, 12, **more)
+
+
 def test_rep_conv_folds_into_one() -> None:
     block = ym.RepConvN(8, 12, g=2)
     for _ in range(3):

@@ -69,7 +69,11 @@ class Conv(nn.Module):
 
 
 class RepConvN(nn.Module):
-    """A 3x3 and a 1x1 convolution side by side, each with its batch norm, then SiLU."""
+    """A 3x3 and a 1x1 convolution side by side, each with its batch norm, then SiLU.
+
+    ``d``, ``bn`` and ``deploy`` are of YOLOv9's signature and have no effect there. Raises
+    ValueError where they, ``k`` or ``p`` are not the defaults.
+    """
 
     default_act: nn.Module = nn.SiLU()
 
@@ -89,6 +93,11 @@ class RepConvN(nn.Module):
         super().__init__()
         if k != 3 or p != 1:
             raise ValueError(f"RepConvN: kernel {k} with padding {p}, must be 3 with 1")
+        if d != 1 or bn or deploy:
+            raise ValueError(
+                f"RepConvN: d is {d!r}, bn {bn!r} and deploy {deploy!r}, must be 1, False "
+                "and False: they have no effect"
+            )
         self.g, self.c1, self.c2 = g, c1, c2
         self.act = Conv._activation(self, act)  # type: ignore[arg-type]
         self.bn = None
@@ -217,7 +226,8 @@ class RepNCSPELAN4(_Elan):
 
 
 class SP(nn.Module):
-    """Max pooling that keeps the size."""
+    """Max pooling with a padding of ``k // 2``: at stride 1 it keeps H and W if ``k`` is
+    odd, and makes them one larger if it is even."""
 
     def __init__(self, k: int = 3, s: int = 1) -> None:
         super().__init__()
@@ -254,7 +264,7 @@ class AConv(nn.Module):
         self.cv1 = Conv(c1, c2, 3, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, c1, H, W) to (N, c2, H / 2, W / 2)."""
+        """(N, c1, H, W) to (N, c2, H // 2, W // 2)."""
         return self.cv1(F.avg_pool2d(x, 2, 1, 0, False, True))
 
 
@@ -268,7 +278,7 @@ class ADown(nn.Module):
         self.cv2 = Conv(c1 // 2, self.c, 1, 1, 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, c1, H, W) to (N, c2, H / 2, W / 2)."""
+        """(N, c1, H, W) to (N, c2, H // 2, W // 2)."""
         first, second = F.avg_pool2d(x, 2, 1, 0, False, True).chunk(2, 1)
         pooled = F.max_pool2d(second, 3, 2, 1)
         return torch.cat((self.cv1(first), self.cv2(pooled)), 1)
