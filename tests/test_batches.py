@@ -274,16 +274,32 @@ def test_how_libraries_say_it(words: str) -> None:
 def test_arguments() -> None:
     line = Line(lambda n: n)
     for options, words in (
-        ({"multiple": 0}, "multiple is 0, must be 1 to"),
-        ({"multiple": 4, "most": 3}, "most is 3, must be 4 to"),
-        ({"share": 0.0}, "share is 0.0, must be above 0 and at most 1"),
-        ({"share": 1.1}, "share is 1.1"),
-        ({"memory": 0}, "memory is 0, must be above 0 bytes"),
+        ({"multiple": 0}, "multiple: is 0, must be 1 to"),
+        ({"multiple": 4, "most": 3}, "most: is 3, must be 4 to"),
+        ({"share": 0.0}, "share: is 0.0, must be above 0 and at most 1"),
+        ({"share": 1.1}, "share: is 1.1"),
+        ({"share": float("nan")}, "share: is nan"),
+        ({"memory": 0}, "memory: is 0, must be above 0 bytes"),
+        ({"memory": float("nan")}, "memory: is nan, must be above 0 bytes"),
+        ({"memory": "6XB"}, "memory: is '6XB', must be .* a size such as '6GB'"),
+        ({"memory": "0GB"}, "memory: is '0GB', must be above 0 bytes"),
     ):
         with pytest.raises(ValueError, match=words):
             line.largest(**options)
-    with pytest.raises(TypeError, match="most is 2.5, must be a whole number"):
-        line.largest(most=2.5)
+    for options, words in (
+        ({"most": 2.5}, "most: is 2.5, must be a whole number"),
+        ({"share": "a"}, "share: is 'a', must be a number"),
+        ({"memory": [1]}, r"memory: is \[1\], must be a number"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            line.largest(**options)
+
+
+def test_memory_may_be_a_size() -> None:
+    sizes = (205_000_000, 205e6, "205MB", "0.205 GB")
+    found = [Line(lambda n: 10_000_000 * n).largest(memory=size) for size in sizes]
+    assert found[0].chosen.limit_bytes == 205_000_000
+    assert all(other == found[0] for other in found)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -74,16 +74,20 @@ BAD = {
     "center of floats": (
         {"center": (1.5, 2)},
         TypeError,
-        r"center is \(1.5, 2\), must be whole numbers",
+        r"center: is \(1.5, 2\), must be whole numbers",
     ),
-    "center of one": ({"center": (1,)}, ValueError, r"center is \(1,\), must be"),
-    "center far out": ({"center": (2**40, 0)}, ValueError, "center is .*1099511627776"),
+    "center of one": ({"center": (1,)}, ValueError, r"center: is \(1,\), must be"),
+    "center far out": (
+        {"center": (2**40, 0)},
+        ValueError,
+        "center: is .*1099511627776",
+    ),
     "image_size float": (
         {"image_size": 64.0},
         TypeError,
-        "image_size is 64.0, must be a whole number",
+        "image_size: is 64.0, must be a whole number",
     ),
-    "image_size beyond all": ({"image_size": 2**80}, ValueError, "image_size is 1208"),
+    "image_size beyond all": ({"image_size": 2**80}, ValueError, "image_size: is 1208"),
     "warp no Warp": ({"warp": np.eye(3)}, TypeError, "warp: is a ndarray, must be a W"),
     "warp list": ({"warp": Warp([[1]])}, TypeError, "warp: matrix: expected a NumPy"),
     "warp complex": (
@@ -91,12 +95,12 @@ BAD = {
         TypeError,
         "matrix has dtype comp",
     ),
-    "warp scale": ({"warp": Warp(np.eye(3), "a")}, TypeError, "warp: scale is 'a'"),
+    "warp scale": ({"warp": Warp(np.eye(3), "a")}, TypeError, "warp: scale: is 'a'"),
     "paste number": ({"paste": 3}, TypeError, "paste: is a int, must be a sequence"),
     "paste float": ({"paste": [1.0]}, TypeError, r"paste: is \[1.0\], must be whole"),
     "paste bool": ({"paste": [True]}, TypeError, r"paste: is \[True\], must be whole"),
     "partner": ({"partner": 5}, TypeError, "partner: is a int, must be a Scene"),
-    "ratio text": ({"ratio": "a"}, TypeError, "ratio is 'a', must be a number"),
+    "ratio text": ({"ratio": "a"}, TypeError, "ratio: is 'a', must be a number"),
     "backend type": ({"backend": None}, TypeError, "backend: is None, must be a str"),
     "hsv address": (
         {"hsv": (64, "uint8", (3, 256), (256, 1), -1)},
@@ -121,7 +125,7 @@ BAD = {
         (TypeError, ValueError),
         "tile",
     ),
-    "image_size 0": ({"image_size": 0}, ValueError, "image_size is 0"),
+    "image_size 0": ({"image_size": 0}, ValueError, "image_size: is 0"),
     "huge image": ({"image_size": 20000}, ValueError, "must be 1 to 16383"),
     "NaN matrix": ({"warp": Warp(NAN_MATRIX)}, ValueError, "must be finite"),
     "short matrix": (
@@ -179,7 +183,7 @@ BAD = {
     "polygon NaN": (
         {"labels": make_labels(), "segments": [[TRIANGLE * np.nan]] * 4},
         ValueError,
-        "not finite",
+        "polygon 0 has nan, must be finite",
     ),
 } | {
     f"labels {name}": ({"labels": [array] * 4}, ValueError, "labels of tile 0")
@@ -233,7 +237,10 @@ def test_mosaic_checks_its_data():
         Mosaic(make_tiles(), make_labels(3))
     with pytest.raises(ValueError, match="labels of image 0"):
         Mosaic(make_tiles(1), [BAD_LABELS["outside"]])
-    with pytest.raises(ValueError, match="no images"):
+    wrong = np.array([[0, 0.5, 0.5, 0.2, 0.2], [0, 0.5, np.inf, 0.2, 0.2]])
+    with pytest.raises(ValueError, match="image 0: row 1 has inf, must be finite"):
+        Mosaic(make_tiles(1), [wrong])
+    with pytest.raises(ValueError, match="labels: is empty"):
         Mosaic([], [])
     with pytest.raises(IndexError, match="image 4"):
         Mosaic(make_tiles(), make_labels()).sample(4)
@@ -254,16 +261,16 @@ BAD_MOSAIC = {
     "image_size": (
         {"image_size": 64.0},
         TypeError,
-        "image_size is 64.0, must be a whole number",
+        "image_size: is 64.0, must be a whole number",
     ),
-    "huge": ({"image_size": 2**40}, ValueError, "image_size is 1099511627776, must"),
+    "huge": ({"image_size": 2**40}, ValueError, "image_size: is 1099511627776, must"),
     "hyp": ({"hyp": 5}, TypeError, "hyp: is a int, must map names"),
-    "hyp text": ({"hyp": {"mixup": "a"}}, TypeError, "hyp: mixup is 'a', must be a n"),
-    "hyp nan": ({"hyp": {"degrees": np.nan}}, ValueError, "hyp: degrees is nan, must"),
+    "hyp text": ({"hyp": {"mixup": "a"}}, TypeError, "hyp: mixup: is 'a', must be a n"),
+    "hyp nan": ({"hyp": {"degrees": np.nan}}, ValueError, "hyp: degrees: is nan, must"),
     "copy_paste": (
         {"hyp": {"copy_paste": 3}},
         ValueError,
-        "copy_paste is 3, must be 0",
+        "copy_paste: is 3, must be 0",
     ),
 }
 
@@ -312,6 +319,6 @@ def test_the_file_that_is_wrong_is_named(tmp_path):
 @pytest.mark.parametrize("index", [1.5, None, "a"])
 def test_an_index_is_a_whole_number(index):
     augment = Mosaic(make_tiles(), make_labels(), image_size=SIZE)
-    with pytest.raises(TypeError, match="index is .*, must be a whole number"):
+    with pytest.raises(TypeError, match="index: is .*, must be a whole number"):
         augment.sample(index)
     assert augment.sample(np.int64(1))[0].shape == (3, SIZE, SIZE)

@@ -53,7 +53,7 @@ def test_resize_to_fit_truncates_as_yolov9():
     with pytest.raises(ValueError, match="sides must be at least 1"):
         resize_to_fit(np.zeros((1, 1000, 3), np.uint8), 640)
     with pytest.raises(
-        TypeError, match=r"image_size is 640\.5, must be a whole number"
+        TypeError, match=r"image_size: is 640\.5, must be a whole number"
     ):
         resize_to_fit(image, 640.5)
 

@@ -308,7 +308,7 @@ def test_bad_input():
     mine, _ = twins()
     with pytest.raises(TypeError, match="expected AccumulatingSGD, got SGD"):
         deferred(torch.optim.SGD(mine.parameters()))
-    with pytest.raises(ValueError, match="accumulate is 2"):
+    with pytest.raises(ValueError, match="accumulate: is 2"):
         deferred(AccumulatingSGD(mine.parameters(), accumulate=2))
 
 

@@ -132,16 +132,16 @@ def test_zero_grad_keeps_torchs_meaning():
 @pytest.mark.parametrize(
     ("settings", "error", "text"),
     [
-        (dict(lr=math.nan), ValueError, "lr is nan"),
+        (dict(lr=math.nan), ValueError, "lr: is nan"),
         (dict(lr=-0.1), ValueError, "learning rate"),
         (dict(momentum=-0.1), ValueError, "momentum"),
-        (dict(weight_decay=math.inf), ValueError, "weight_decay is inf"),
+        (dict(weight_decay=math.inf), ValueError, "weight_decay: is inf"),
         (dict(nesterov=True), ValueError, "Nesterov"),
         (dict(fused=True), NotImplementedError, "fused=True"),
         (dict(differentiable=True), NotImplementedError, "differentiable=True"),
-        (dict(accumulate=0), ValueError, "accumulate is 0"),
-        (dict(accumulate=1.5), ValueError, "accumulate is 1.5"),
-        (dict(max_norm=-1.0), ValueError, "max_norm is -1"),
+        (dict(accumulate=0), ValueError, "accumulate: is 0"),
+        (dict(accumulate=1.5), ValueError, "accumulate: is 1.5"),
+        (dict(max_norm=-1.0), ValueError, "max_norm: is -1"),
         (dict(ema=object()), TypeError, "no attribute 'ema'"),
     ],
 )
@@ -211,12 +211,12 @@ def test_thousand_steps_leak_nothing():
     ("settings", "error", "text"),
     [
         (dict(decay="a"), TypeError, "decay: expected a number, got str: 'a'"),
-        (dict(decay=1.5), ValueError, r"decay is 1.5, must be in \[0, 1\]"),
-        (dict(decay=math.nan), ValueError, "decay is nan, must be in"),
+        (dict(decay=1.5), ValueError, r"decay: is 1.5, must be in \[0, 1\]"),
+        (dict(decay=math.nan), ValueError, "decay: is nan, must be in"),
         (dict(tau=None), TypeError, "tau: expected a number, got NoneType"),
-        (dict(tau=0), ValueError, "tau is 0, must be above 0"),
-        (dict(updates=-5), ValueError, "updates is -5, must be 0 to"),
-        (dict(updates="x"), TypeError, "updates is 'x', must be a whole number"),
+        (dict(tau=0), ValueError, "tau: is 0, must be above 0"),
+        (dict(updates=-5), ValueError, "updates: is -5, must be 0 to"),
+        (dict(updates="x"), TypeError, "updates: is 'x', must be a whole number"),
     ],
 )
 def test_an_average_is_told_what_its_settings_break(settings, error, text):

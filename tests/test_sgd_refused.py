@@ -219,7 +219,7 @@ def test_types_of_a_step_are_refused_by_name():
 @pytest.mark.parametrize("value", [-1.0, math.nan])
 def test_max_norm_is_checked_when_it_is_assigned(value):
     ours = AccumulatingSGD([ones()], lr=0.1, max_norm=3)
-    with pytest.raises(ValueError, match=f"max_norm is {value}, must be at least 0"):
+    with pytest.raises(ValueError, match=f"max_norm: is {value}, must be at least 0"):
         ours.max_norm = value
     assert ours.max_norm == 3.0
     ours.max_norm = None

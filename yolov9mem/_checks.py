@@ -23,17 +23,17 @@ def is_whole(value: Any) -> bool:
 def check_whole(name: str, value: Any, low: int, high: int) -> int:
     """`value` as an int from `low` to `high`."""
     if not is_whole(value):
-        raise TypeError(f"{name} is {value!r}, must be a whole number")
+        raise TypeError(f"{name}: is {value!r}, must be a whole number")
     whole = int(value)
     if not low <= whole <= high:
-        raise ValueError(f"{name} is {whole}, must be {low} to {high}")
+        raise ValueError(f"{name}: is {whole}, must be {low} to {high}")
     return whole
 
 
 def check_real(name: str, value: Any) -> None:
     """A number; its range is the caller's."""
     if not isinstance(value, Real):
-        raise TypeError(f"{name} is {value!r}, must be a number")
+        raise TypeError(f"{name}: is {value!r}, must be a number")
 
 
 def check_sequence(name: str, value: Any) -> None:
@@ -154,7 +154,10 @@ def check_value(name: str, array: Any, shape: Sequence[int], dtype: str) -> None
             f"{name}: strides are {array.strides}, must be packed (C order)"
         )
     if not array.flags.aligned:
-        raise ValueError(f"{name}: must be aligned to its {array.itemsize} bytes")
+        raise ValueError(
+            f"{name}: address is {array.ctypes.data:#x}, must be aligned to the "
+            f"{array.itemsize} bytes of an element"
+        )
 
 
 def check_writable(name: str, array: Array) -> None:

@@ -30,6 +30,13 @@ class Keep:
         return self.rule if self.rule != "budget" else f"{self.budget} bytes"
 
 
+def parse_size(text: str) -> float | None:
+    """The bytes of a size such as '6GB' (10^9) or '6GiB'; None: it is no size."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    unit = UNITS.get(match[2].upper()) if match else None
+    return float(match[1]) * unit if match and unit else None
+
+
 def parse_keep(keep: str | int) -> Keep:
     """'all', 'conv', 'min', or a size: bytes, or text such as '6GB' (10^9) or '6GiB'.
 
@@ -41,9 +48,7 @@ def parse_keep(keep: str | int) -> Keep:
     if is_whole(keep):
         size = int(keep)
     elif isinstance(keep, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", keep)
-        unit = UNITS.get(match[2].upper()) if match else None
-        size = float(match[1]) * unit if match and unit else None
+        size = parse_size(keep)
     if size is None or size <= 0:
         raise ValueError(
             f"keep: is {keep!r}, must be 'all', 'conv', 'min' or a size such as '6GB'"

@@ -38,9 +38,9 @@ def _check_hyp(hyp: Any) -> dict[str, float]:
     for name in HYP_SCRATCH_HIGH:
         check_real(f"hyp: {name}", full[name])
         if not math.isfinite(full[name]):
-            raise ValueError(f"hyp: {name} is {full[name]}, must be finite")
+            raise ValueError(f"hyp: {name}: is {full[name]}, must be finite")
     if not 0 <= full["copy_paste"] <= 1:
-        raise ValueError(f"hyp: copy_paste is {full['copy_paste']}, must be 0 to 1")
+        raise ValueError(f"hyp: copy_paste: is {full['copy_paste']}, must be 0 to 1")
     return full
 
 
@@ -76,7 +76,7 @@ class Mosaic:
     ) -> None:
         image_size = check_whole("image_size", image_size, 2, MAX_SIDE // 2)
         if image_size % 2:
-            raise ValueError(f"image_size is {image_size}, must be even, at least 2")
+            raise ValueError(f"image_size: is {image_size}, must be even, at least 2")
         check_sequence("labels", labels)
         if not callable(images):
             check_sequence("images", images)
@@ -89,7 +89,7 @@ class Mosaic:
                 f"{len(segments)} lists of segments but {len(labels)} arrays of labels"
             )
         if len(labels) == 0:
-            raise ValueError("there are no images")
+            raise ValueError("labels: is empty, must be of at least one image")
         checked = [
             check_labels(x, f"labels of image {i}") for i, x in enumerate(labels)
         ]
@@ -151,7 +151,7 @@ class Mosaic:
         try:
             index = operator.index(index)  # a sampler may give NumPy's or a tensor's
         except TypeError:
-            raise TypeError(f"index is {index!r}, must be a whole number") from None
+            raise TypeError(f"index: is {index!r}, must be a whole number") from None
         if not 0 <= index < len(self):
             raise IndexError(f"image {index}, must be 0 to {len(self) - 1}")
         source = self._source

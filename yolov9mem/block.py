@@ -341,13 +341,14 @@ class Block:
         unknown = set(given) - run.plan.trained - inputs
         if unknown:
             worst = min(unknown, key=str)
-            raise ValueError(f"out: no gradient of {worst!r} is computed")
+            fixed = "frozen" if worst in self.param_shapes else "no parameter"
+            why = "not wanted, by input_grad" if worst == "x" else fixed
+            raise ValueError(f"out: no gradient of {worst!r} is computed: it is {why}")
         for name, array in given.items():
             if name != "x":
                 check_float32(f"gradient of {name}", array)
             else:
-                dtype = dtype_name("x", run.x)
-                check_value("gradient of x", array, run.x.shape, dtype)
+                check_value("gradient of x", array, run.x.shape, dtype_name("x", run.x))
             check_writable(f"gradient of {name}", array)
         if given:
             read = dict(zip(self.param_shapes, run.params, strict=True), dy=dy, x=run.x)
@@ -380,7 +381,6 @@ class Block:
             for norm in self.norms:
                 if norm.counter in params:
                     check_counter(norm.counter, params[norm.counter])
-            for norm in self.norms:
                 moved = (*norm.running, norm.counter)
                 written |= {name: params[name] for name in moved if name in params}
         if written:

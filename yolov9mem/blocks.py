@@ -31,10 +31,10 @@ class _Recipe:
         check_real("momentum", self.momentum)
         if not 0 <= self.eps <= _FLOAT_MAX:
             raise ValueError(
-                f"eps is {self.eps}, must be finite in float32 and at least 0"
+                f"eps: is {self.eps}, must be finite in float32 and at least 0"
             )
         if not 0 <= self.momentum <= 1:
-            raise ValueError(f"momentum is {self.momentum}, must be in [0, 1]")
+            raise ValueError(f"momentum: is {self.momentum}, must be in [0, 1]")
 
     def input(self, channels: int) -> int:
         self.channels = channels
@@ -57,15 +57,17 @@ class _Recipe:
 def _check(kind: str, **sizes: int) -> None:
     for name, value in sizes.items():
         if not is_whole(value) or value < 1:
-            raise ValueError(f"{kind}: {name} is {value!r}, must be a positive integer")
+            raise ValueError(
+                f"{kind}: {name}: is {value!r}, must be a positive integer"
+            )
         if value > INT_MAX:
-            raise ValueError(f"{kind}: {name} is {value}, must be at most {INT_MAX}")
+            raise ValueError(f"{kind}: {name}: is {value}, must be at most {INT_MAX}")
 
 
 def _check_even(kind: str, **sizes: int) -> None:
     for name, value in sizes.items():
         if value % 2:
-            raise ValueError(f"{kind}: {name} is {value}, must be even")
+            raise ValueError(f"{kind}: {name}: is {value}, must be even")
 
 
 def _conv(
@@ -84,7 +86,7 @@ def _conv(
     """Convolution without bias, batch norm, SiLU."""
     if c1 % g or c2 % g:
         raise ValueError(
-            f"{path}conv: g is {g}, must divide the channels {c1} and {c2}"
+            f"{path}conv: g: is {g}, must divide the channels {c1} and {c2}"
         )
     pad = (d * (k - 1) + 1) // 2 if p is None else p
     if pad > INT_MAX:

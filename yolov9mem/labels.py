@@ -33,7 +33,8 @@ def check_labels(labels: np.ndarray, name: str = "labels") -> np.ndarray:
         raise ValueError(f"{name}: shape is {array.shape}, must be (n, 5)")
     array = array.astype(np.float32, copy=False)
     if not np.isfinite(array).all():
-        raise ValueError(f"{name}: not all values are finite")
+        row, column = np.argwhere(~np.isfinite(array))[0]
+        raise ValueError(f"{name}: row {row} has {array[row, column]}, must be finite")
     if (array < 0).any():
         raise ValueError(f"{name}: smallest value is {array.min()}, must be at least 0")
     if (array[:, 1:] > 1).any():
@@ -66,7 +67,8 @@ def check_segments(
                 f"{name}: polygon {i} has shape {polygon.shape}, must be (points, 2)"
             )
         if not np.isfinite(polygon).all():
-            raise ValueError(f"{name}: polygon {i} has values that are not finite")
+            worst = polygon[~np.isfinite(polygon)][0]
+            raise ValueError(f"{name}: polygon {i} has {worst}, must be finite")
     return checked
 
 

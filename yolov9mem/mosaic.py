@@ -120,12 +120,12 @@ _FAR = 2**30  # pixels; further out nothing is seen, and sums stay within int32
 def _check_center(center: Any) -> tuple[int, int]:
     check_sequence("center", center)
     if len(center) != 2:
-        raise ValueError(f"center is {center!r}, must be (x, y)")
+        raise ValueError(f"center: is {center!r}, must be (x, y)")
     if not all(map(is_whole, center)):
-        raise TypeError(f"center is {center!r}, must be whole numbers (x, y)")
+        raise TypeError(f"center: is {center!r}, must be whole numbers (x, y)")
     x, y = int(center[0]), int(center[1])
     if max(abs(x), abs(y)) > _FAR:
-        raise ValueError(f"center is {center!r}, must be at most {_FAR} from 0")
+        raise ValueError(f"center: is {center!r}, must be at most {_FAR} from 0")
     return x, y
 
 

@@ -134,7 +134,7 @@ def sgd_step(
     check_text("backend", backend)
     check_text("gradient", gradient)
     if gradient not in _GRADIENT:
-        raise ValueError(f"gradient is {gradient!r}, must be one of {list(_GRADIENT)}")
+        raise ValueError(f"gradient: is {gradient!r}, must be one of {list(_GRADIENT)}")
     _check_settings(max_norm, loss_scale, ema_decay)
     table = array("q")
     hyper = array("d")
@@ -196,7 +196,7 @@ def checked_max_norm(max_norm: float | None) -> float | None:
         return None
     is_finite("max_norm", max_norm)
     if not max_norm >= 0:
-        raise ValueError(f"max_norm is {max_norm}, must be at least 0")
+        raise ValueError(f"max_norm: is {max_norm}, must be at least 0")
     return float(max_norm)
 
 
@@ -207,7 +207,7 @@ def _check_settings(
     if loss_scale is not None and not (
         is_finite("loss_scale", loss_scale) and loss_scale > 0
     ):
-        raise ValueError(f"loss_scale is {loss_scale}, must be finite and above 0")
+        raise ValueError(f"loss_scale: is {loss_scale}, must be finite and above 0")
     if ema_decay is not None:
         is_finite("ema_decay", ema_decay)
 
@@ -223,7 +223,10 @@ def _check_group(group: SGDGroup, number: int) -> None:
     if not is_finite(f"{where}: dampening", group.dampening):
         raise ValueError(f"{where}: dampening is {group.dampening}, must be finite")
     if group.nesterov and (group.momentum == 0 or group.dampening != 0):
-        raise ValueError(f"{where}: nesterov needs a momentum and zero dampening")
+        raise ValueError(
+            f"{where}: nesterov: momentum is {group.momentum} and dampening "
+            f"{group.dampening}, must be above 0 and 0"
+        )
     if group.momentum != 0 and group.momentum_buffers is None:
         raise ValueError(
             f"{where}: momentum is {group.momentum}, needs momentum_buffers"
@@ -272,7 +275,8 @@ def _address(x: np.ndarray | None, like: np.ndarray, name: str) -> int:
     if not x.flags.writeable:
         raise ValueError(f"{name}: is read-only, must be writable")
     if not x.flags.aligned:
-        raise ValueError(f"{name}: is not aligned to 4 bytes")
+        address = x.__array_interface__["data"][0]
+        raise ValueError(f"{name}: address is {address:#x}, must be aligned to 4 bytes")
     if x.shape != like.shape:
         raise ValueError(f"{name}: shape is {x.shape}, must be {like.shape}")
     if x.flags.c_contiguous and like.flags.c_contiguous:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from yolov9mem._checks import INT_MAX, check_whole
+from yolov9mem._checks import INT_MAX, check_real, check_whole
+from yolov9mem._keep import MOST_BYTES, parse_size
 from yolov9mem.plan_table import readable_bytes
 
 from . import devices as places
@@ -96,7 +97,7 @@ def largest_batch(
     prepare: Callable[[], Step],
     *,
     devices: Sequence[torch.device] | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     share: float = SHARE,
     most: int = MOST,
     multiple: int = 1,
@@ -112,7 +113,7 @@ def largest_batch(
             numbers of Python, NumPy and PyTorch go on as if nothing had been drawn. A
             deep copy of a checkpointed model is stock: checkpoint the copy.
         devices: GPUs that the step uses; None: the current one.
-        memory: bytes that the process may take of each, at most.
+        memory: bytes that the process may take of each, at most, or such as "6GB".
         share: of what each has for this process (free, or reserved by torch already).
         most: images at most.
         multiple: of which the batch is one, e.g. the GPUs of DataParallel.
@@ -133,17 +134,17 @@ def largest_batch(
     """
     check_whole("multiple", multiple, 1, INT_MAX)
     check_whole("most", most, multiple, INT_MAX)
+    check_real("share", share)
     if not 0 < share <= 1:
-        raise ValueError(f"share is {share}, must be above 0 and at most 1")
-    if memory is not None and memory <= 0:
-        raise ValueError(f"memory is {memory}, must be above 0 bytes")
+        raise ValueError(f"share: is {share}, must be above 0 and at most 1")
+    limit = None if memory is None else _bytes_of(memory)
     gpus = [device for device in devices or () if device.type == "cuda"]
     if meter is None:
         if not torch.cuda.is_available():
             raise ValueError("devices: this PyTorch sees no GPU, and there is no meter")
         gpus = gpus or [torch.device("cuda")]
         meter = CudaMeter(gpus)
-    measuring = _Measuring(prepare, meter, memory, share)
+    measuring = _Measuring(prepare, meter, limit, share)
     trials: list[Trial] = []
     batch: int | None = multiple
     with _same_random_numbers(gpus):
@@ -157,6 +158,18 @@ def largest_batch(
         raise MemoryError(measuring.why(trials[0]))
     best = max(trial.batch for trial in trials if trial.fits)
     return LargestBatch(best, tuple(trials))
+
+
+def _bytes_of(memory: int | str) -> int:
+    """Of the limit that a caller has set."""
+    size = parse_size(memory) if isinstance(memory, str) else memory
+    if size is not None:
+        check_real("memory", size)
+    if size is None or not size > 0:
+        raise ValueError(
+            f"memory: is {memory!r}, must be above 0 bytes, or a size such as '6GB'"
+        )
+    return int(min(size, MOST_BYTES))
 
 
 class CudaMeter:

@@ -67,7 +67,7 @@ class deferred:
                 f"optimizer: expected AccumulatingSGD, got {type(optimizer).__name__}"
             )
         if optimizer.accumulate != 1:
-            raise ValueError(f"accumulate is {optimizer.accumulate}, must be 1")
+            raise ValueError(f"accumulate: is {optimizer.accumulate}, must be 1")
         self._optimizer = optimizer
         self._ema = ema
         self._model = model

@@ -50,9 +50,9 @@ class ModelEMA:
         for name, value in (("decay", decay), ("tau", tau)):
             is_finite(name, value)  # raises for what is no number
         if not 0 <= decay <= 1:
-            raise ValueError(f"decay is {decay}, must be in [0, 1]")
+            raise ValueError(f"decay: is {decay}, must be in [0, 1]")
         if not tau > 0:
-            raise ValueError(f"tau is {tau}, must be above 0")
+            raise ValueError(f"tau: is {tau}, must be above 0")
         updates = check_whole("updates", updates, 0, 2**63 - 1)
         self.ema = copy.deepcopy(unwrap(model)).eval()
         self.ema.requires_grad_(False)

@@ -20,7 +20,7 @@ def check_finite(settings: dict[str, Any]) -> None:
     """
     for name in ("lr", "momentum", "dampening", "weight_decay"):
         if name in settings and not is_finite(name, settings[name]):
-            raise ValueError(f"{name} is {settings[name]}, must be finite")
+            raise ValueError(f"{name}: is {settings[name]}, must be finite")
 
 
 def refuse_other_steps(settings: dict[str, Any]) -> None:
@@ -38,7 +38,7 @@ def checked_count(name: str, count: Any) -> int:
         ValueError: it is another number.
     """
     if not is_finite(name, count) or int(count) != count or count < 1:
-        raise ValueError(f"{name} is {count}, must be a whole number of at least 1")
+        raise ValueError(f"{name}: is {count}, must be a whole number of at least 1")
     return int(count)
 
 

@@ -80,7 +80,10 @@ class Rest:
         for p in (p for params in self._params for p in params):
             g = grad_of(p)
             if g is not None and g.dtype == torch.float16:
-                raise ValueError("Attempting to unscale FP16 gradients.")
+                raise ValueError(
+                    f"{name_of(self._groups, p)}: its gradient is {g.dtype}, must be "
+                    "float32, bfloat16 or float64 to be unscaled"
+                )
             if g is not None and g.is_complex():
                 raise TypeError(
                     f"{name_of(self._groups, p)}: its gradient is {g.dtype}, must be "
