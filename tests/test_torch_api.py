@@ -71,8 +71,24 @@ def test_bad_modules() -> None:
         ym.checkpoint(nn.DataParallel(Brick(3, 4)))
     with pytest.raises(TypeError, match="ScriptModule"):
         ym.checkpoint(torch.jit.script(nn.SiLU()))
-    with pytest.raises(ValueError, match="segments: is 0"):
-        ym.checkpoint(Brick(3, 4), segments=0)
+
+
+@pytest.mark.parametrize(
+    ("option", "error", "words"),
+    [
+        ({"segments": 0}, ValueError, "segments: is 0, must be 1 to"),
+        ({"segments": True}, TypeError, "segments: is True, must be a whole number"),
+        ({"segments": 2.5}, TypeError, "segments: is 2.5, must be a whole number"),
+        ({"backend": 3}, TypeError, "backend: is 3, must be a str"),
+        ({"backend": None}, TypeError, "backend: is None, must be a str"),
+        ({"backend": "gpu"}, ValueError, "backend: is 'gpu', must be one of auto, cpu"),
+        ({"strict": "no"}, TypeError, "strict: is 'no', must be True or False"),
+        ({"cuda_graphs": "no"}, TypeError, "cuda_graphs: is 'no', must be True or"),
+    ],
+)
+def test_bad_options(option, error, words) -> None:
+    with pytest.raises(error, match=words):
+        ym.checkpoint(Brick(3, 4), **option)
 
 
 def test_the_report_prints() -> None:

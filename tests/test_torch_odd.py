@@ -350,7 +350,7 @@ def test_a_module_may_be_collected_while_another_is_released() -> None:
 )
 def test_wrong_arguments_are_named_at_once(wrong: dict[str, object]) -> None:
     (name,) = wrong
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises((TypeError, ValueError), match=f"^{name}: is "):
         ym.checkpoint(Brick(3, 4), **wrong)
 
 

@@ -36,6 +36,12 @@ def check_real(name: str, value: Any) -> None:
         raise TypeError(f"{name}: is {value!r}, must be a number")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """True or False, of Python or NumPy: any text would be true."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: is {value!r}, must be True or False")
+
+
 def check_sequence(name: str, value: Any) -> None:
     """A list, tuple, array, ...: what has a length and entries by number."""
     sized = hasattr(value, "__len__") and hasattr(value, "__getitem__")

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from yolov9mem._checks import INT_MAX, check_flag, check_text, check_whole
 from yolov9mem._keep import parse_keep
 
 from .checks import check_module
@@ -60,8 +61,8 @@ def checkpoint(
             several processes nothing is repeated.
 
     Returns the same object. Calling it again changes ``keep``. Raises TypeError for what is
-    no module or a wrapper of one, ValueError for a bad ``keep``, ``segments`` or
-    ``backend``.
+    no module or a wrapper of one, TypeError or ValueError for another argument that breaks
+    its rule.
 
     The module is recorded lazily, at its next training forward, and again where its
     attributes, the objects in them that forward reads, or the arguments are others.
@@ -88,20 +89,27 @@ def checkpoint(
         raise TypeError(f"module: is a {kind}, checkpoint its .module instead")
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError("module: is a ScriptModule, whose forward cannot be replaced")
-    if segments is not None and (not isinstance(segments, int) or segments < 1):
-        raise ValueError(
-            f"segments: is {segments!r}, must be a whole number of at least 1"
-        )
-    if isinstance(backend, str) and backend not in BACKENDS:
+    rule = parse_keep(keep)
+    check_flag("strict", strict)
+    check_flag("cuda_graphs", cuda_graphs)
+    if segments is not None:
+        segments = check_whole("segments", segments, 1, INT_MAX)
+    _check_backend(backend)
+    release(module)
+    entry = Entry(module, rule, strict, segments, backend, bool(cuda_graphs))
+    registry.register(module, entry)
+    return module
+
+
+def _check_backend(backend: Any) -> None:
+    """One of BACKENDS, or a capsule, which is a backend itself: the GPU's, emulated."""
+    if type(backend).__name__ == "PyCapsule":
+        return
+    check_text("backend", backend)
+    if backend not in BACKENDS:
         raise ValueError(
             f"backend: is {backend!r}, must be one of {', '.join(BACKENDS)}"
         )
-    release(module)
-    registry.register(
-        module,
-        Entry(module, parse_keep(keep), strict, segments, backend, bool(cuda_graphs)),
-    )
-    return module
 
 
 def release(module: Module) -> Module:
