@@ -28,7 +28,7 @@ isolation           the random generators stay as they were
 fingerprint         whether the module has changed since
 contents, spies     objects in attributes: their content, and which ones forward reads
 cpu_orders          orders of memory that fakes do not have as kernels do
-effects, gaps       what a stock call does beside its result; which are made again
+effects, gaps       what a stock call does beside its result; which are recomputed
 arguments           which arguments of forward a recording is for
 ==================  ================================================================
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a stock call does beside its result: may it be made again in backward, and what
+"""What a stock call does beside its result: may it be recomputed in backward, and what
 memory would that save?"""
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Stock calls that can be made again in backward, in pieces.
+"""Stock calls that can be recomputed in backward, in pieces.
 
 Stock PyTorch keeps what the backwards of these calls read, and a stage the results that it
-reads. That can be dropped where the calls are made again from what is held of before them,
+reads. That can be dropped where the calls are recomputed from what is held of before them,
 as torch.utils.checkpoint does: they must not do anything beside their results, nor change
 what others have made. Where there are many, as in a transformer, they are cut into pieces,
-of which one at a time is made again (Chen et al., arXiv:1604.06174).
+of which one at a time is recomputed (Chen et al., arXiv:1604.06174).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _is_changed_after(done: Recording, gap: Gap) -> bool:
 
 
 def _runs(done: Recording) -> Iterator[range]:
-    """Calls after the same stage, of which each can be made again."""
+    """Calls after the same stage, of which each can be recomputed."""
     first = 0
     for number, call in enumerate(done.calls):
         if call.after != done.calls[first].after:

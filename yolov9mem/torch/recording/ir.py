@@ -182,7 +182,7 @@ class Recording:
     parts: list[Part] = field(default_factory=list)
     gaps: dict[int, Gap] = field(
         default_factory=dict
-    )  # made again, by their first call
+    )  # what is recomputed, by the first call
     out_leaves: list[Any] = field(default_factory=list)  # Ref or a plain object
     out_spec: Any = None
     writes: list[Write] = field(default_factory=list)

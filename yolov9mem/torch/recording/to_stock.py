@@ -16,7 +16,7 @@ from .refs import renumber_calls
 
 class _LeakyReLU(torch.autograd.Function):
     """Keeps its result, which the next call mostly keeps as well, and not its argument: as
-    stock PyTorch's in place, without overwriting what a call made again may read."""
+    stock PyTorch's in place, without overwriting what a recomputed call may read."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
