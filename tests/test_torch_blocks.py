@@ -58,13 +58,11 @@ def test_ready_made_keys_are_the_fields() -> None:
 
 
 @pytest.mark.parametrize("more", [{"d": 2}, {"bn": True}, {"deploy": True}])
-def test_a_rep_conv_refuses_what_has_no_effect(more) -> None:
-    assert ym.RepConvN(8, 12, 3, 2, 1, 1, 1, True, False, False).conv1.conv.stride == (
-        2,
-        2,
-    )
-    with pytest.raises(ValueError, match="RepConvN: d is .*must be 1, False and False"):
-        ym.RepConvN(8, 12, **more)
+def test_a_rep_conv_takes_what_has_no_effect(more) -> None:
+    keys = list(ym.RepConvN(8, 12).state_dict())
+    assert list(ym.RepConvN(8, 12, **more).state_dict()) == keys
+    given = ym.RepConvN(8, 12, 3, 2, 1, 1, 1, True, False, False)
+    assert given.conv1.conv.stride == (2, 2)
 
 
 def test_rep_conv_folds_into_one() -> None:

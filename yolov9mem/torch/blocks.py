@@ -71,8 +71,8 @@ class Conv(nn.Module):
 class RepConvN(nn.Module):
     """A 3x3 and a 1x1 convolution side by side, each with its batch norm, then SiLU.
 
-    ``d``, ``bn`` and ``deploy`` are of YOLOv9's signature and have no effect there. Raises
-    ValueError where they, ``k`` or ``p`` are not the defaults.
+    ``d``, ``bn`` and ``deploy`` are of YOLOv9's signature and have no effect, as there.
+    Raises ValueError where ``k`` or ``p`` is not the default.
     """
 
     default_act: nn.Module = nn.SiLU()
@@ -93,11 +93,6 @@ class RepConvN(nn.Module):
         super().__init__()
         if k != 3 or p != 1:
             raise ValueError(f"RepConvN: kernel {k} with padding {p}, must be 3 with 1")
-        if d != 1 or bn or deploy:
-            raise ValueError(
-                f"RepConvN: d is {d!r}, bn {bn!r} and deploy {deploy!r}, must be 1, False "
-                "and False: they have no effect"
-            )
         self.g, self.c1, self.c2 = g, c1, c2
         self.act = Conv._activation(self, act)  # type: ignore[arg-type]
         self.bn = None
