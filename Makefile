@@ -9,7 +9,7 @@ export YOLOV9MEM_CUDA ?= 0
 
 BIN := $(VENV)/bin
 C_FILES := $(wildcard csrc/*/*.c csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh)
-C_FORMATTED := $(C_FILES) $(wildcard tests/arm/*.c)
+C_FORMATTED := $(C_FILES) $(wildcard csrc/*/*.cpp csrc/*/include/*.h tests/arm/*.c)
 PYTHON_FOLDERS := yolov9mem tests benchmarks examples $(wildcard *.py)
 SANITIZED := build/sanitize
 # Those that reach every C file in little time.
