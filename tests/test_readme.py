@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -54,12 +55,36 @@ def test_options_of_the_example_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "yolov9" in sys.modules
 
 
-def test_what_the_example_imports_is_installed() -> None:
+# What is installed under another name than it is imported by.
+INSTALLED_AS = {"cv2": "opencv-python-headless", "yaml": "pyyaml"}
+
+
+def imported_by_the_example() -> set[str]:
+    """What is neither Python's nor the example's own; yolov9mem is imported by name."""
+    found = set()
+    for path in (ROOT / "examples").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module)
+    packages = {name.split(".")[0] for name in found}
+    return packages - sys.stdlib_module_names - {"yolov9"}
+
+
+def packages(name: str) -> set[str]:
+    """Those of a list of pyproject.toml, without versions."""
     project = (ROOT / "pyproject.toml").read_text()
-    named = re.findall(r"^pip install '\.\[(\w+)\]'", TEXT, re.MULTILINE)
-    assert "examples" in named
-    for extra in named:
-        assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
+    (listed,) = re.findall(rf"^{name} = \[(.*?)\]$", project, re.MULTILINE | re.DOTALL)
+    return set(re.findall(r'"([\w-]+)', listed))
+
+
+def test_what_the_example_imports_is_installed() -> None:
+    """All of it, and nothing else, by the command that README.md names."""
+    extras = re.findall(r"^pip install '\.\[(\w+)\]'", TEXT, re.MULTILINE)
+    assert "examples" in extras and all(map(packages, extras))
+    imported = {INSTALLED_AS.get(name, name) for name in imported_by_the_example()}
+    assert imported == packages("dependencies") | packages("examples")
 
 
 def test_the_launched_command_is_understood() -> None:
