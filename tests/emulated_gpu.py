@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from yolov9mem.torch import devices
+from yolov9mem.torch.recording import fakes
 
 LAUNCHES, WAITS, UPLOADS, WATCHED = range(4)
 
@@ -80,3 +81,15 @@ def gpu() -> Iterator[Gpu]:
 def autocast(dtype: torch.dtype) -> torch.autocast:
     """As torch.autocast("cuda", dtype) on a GPU."""
     return torch.autocast("cpu", dtype)
+
+
+@pytest.fixture
+def autocast_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fakes are on a GPU: what its autocast casts is known without one."""
+    monkeypatch.setattr(fakes, "_place", lambda *_: torch.device("cuda", 0))
+    known = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.float16)
+    yield
+    torch.set_autocast_enabled("cuda", known[0])
+    torch.set_autocast_dtype("cuda", known[1])

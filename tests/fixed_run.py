@@ -6,7 +6,7 @@ from __future__ import annotations
 import cuda_emulation as ce
 import numpy as np
 from graph_oracle import Run, arena
-from test_cuda_plan import small_elan
+from random_graphs import small_elan
 
 SEGMENTS = 2
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -90,3 +91,23 @@ def warm_up(step: Callable[[], None], times: int = 3) -> None:
         for _ in range(times):
             step()
     torch.cuda.current_stream().wait_stream(side)
+
+
+# Of the GPU's clock, about a second; a step takes milliseconds.
+COVER_CYCLES = 2_000_000_000
+
+
+def returns_while_the_gpu_is_busy(work: Callable[[], object]) -> bool:
+    """Whether the host is done with the work long before the GPU is with what was queued
+    ahead of it: a wait for the GPU anywhere inside lasts as long as that.
+
+    PyTorch's sync debug mode sees PyTorch's own waits alone, and the core has a CUDA
+    runtime of its own.
+    """
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    torch.cuda._sleep(COVER_CYCLES)
+    work()
+    returned = time.perf_counter() - begin
+    torch.cuda.synchronize()
+    return returned < (time.perf_counter() - begin) / 2

@@ -307,3 +307,60 @@ def relative_error(value: np.ndarray, exact: torch.Tensor) -> float:
     truth = exact.detach().double().numpy()
     norm = float(np.linalg.norm(truth))
     return float(np.linalg.norm(value.astype(np.float64) - truth)) / (norm + 1e-12)
+
+
+def float32_error(t: Tracer) -> float:
+    """The scale of float32's own error in a graph: amplification by its norms."""
+    return 3e-4
+
+
+def check(t: Tracer, before: list[dict], grads, **request) -> Run:
+    """Runs a plan and compares what it makes with float64, and gradients with autograd."""
+    run = Run(t, before, **request)
+    outputs = run.forward()
+    limit = float32_error(t)
+    for made, value in zip(t.outputs, outputs, strict=True):
+        exact = t.values[made].permute(0, 2, 3, 1)
+        assert relative_error(value, exact) < limit, (request, made)
+    for (mean, var), n in zip(run.running, t.norms, strict=True):
+        assert relative_error(mean, n["mean"]) < limit
+        assert relative_error(var, n["var"]) < limit
+    run.backward([None if g is None else nhwc(g) for g in grads])
+    leaves = t.inputs + t.params
+    chosen = [
+        (t.values[v], g) for v, g in zip(t.outputs, grads, strict=True) if g is not None
+    ]
+    exact = torch.autograd.grad(
+        [v for v, _ in chosen],
+        leaves,
+        [g for _, g in chosen],
+        retain_graph=True,
+        allow_unused=True,
+    )
+    for i, x in enumerate(exact[: len(t.inputs)]):
+        assert run.reached_inputs[i] == (x is not None and request_input(run, i))
+        if run.reached_inputs[i]:
+            error = relative_error(run.grad_inputs[i], x.permute(0, 2, 3, 1))
+            assert error < limit, (request, "input", i, error)
+    # One scale for all: a gradient that is nothing but rounding noise (a bias before a
+    # batch norm) has no relative error of its own. Stock's noise is up to 9e-7 of it.
+    scale = max(float(g.norm()) for g in exact if g is not None)
+    for i, x in enumerate(exact[len(t.inputs) :]):
+        if not run.request["param_grads"][i]:
+            continue
+        assert run.reached_params[i] == (x is not None), (request, i)
+        if x is not None:
+            value = torch.from_numpy(run.grad_params[i]).double()
+            error = float((value - x).norm()) / max(float(x.norm()), 2e-3 * scale)
+            assert error < limit * 3, (request, "param", i, error)
+    return run
+
+
+def request_input(run: Run, i: int) -> bool:
+    return run.request["input_grads"][i]
+
+
+def plan(t: Tracer, **request) -> _core.Plan:
+    """A plan of the graph, for inputs of the tracer's sizes."""
+    sizes = [(x.shape[0], x.shape[2], x.shape[3]) for x in t.inputs]
+    return _core.Plan(t.graph, sizes, **request)

@@ -12,8 +12,8 @@ import torch
 from activation_rule import SHAPE, check_activation
 from kernel_cases import CASES, Case, brick_case
 from kernel_nets import products
+from kernel_oracle import Arrays, draw, error, stock
 from tensor_run import TensorRun
-from test_kernels import Arrays, draw, error, stock
 
 # Graphs of products and means, in gates of maxima too, without batch norms.
 KINDS = ("mean", "product", "gates")

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import official_chain
 import pytest
 
+import yolov9mem
 from yolov9mem.launch import script
 from yolov9mem.launch.cli import Settings
 from yolov9mem.launch.launch import Launch
@@ -78,3 +81,22 @@ def run(
             launch.finish()
             launch.stop()
     return Run(folder, launch, namespace)
+
+
+PACKAGE = str(Path(yolov9mem.__file__).parents[1])
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([PACKAGE, str(FOLDER.parent)]),
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, *map(str, words)]
+
+
+def python(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*words), env=ENVIRONMENT, cwd=FOLDER, capture_output=True, text=True
+    )

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from kernel_cases import CASES, Case
+from kernel_oracle import draw
 from tensor_run import LIMIT, TensorRun
-from test_kernels import draw
 
 MAXIMA = [case for case in CASES if case.name.startswith("maximum ")]
 DTYPES = tuple(LIMIT)

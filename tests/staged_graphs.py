@@ -8,8 +8,8 @@ import random
 
 import numpy as np
 import torch
-from graph_oracle import Tracer, arena, nchw, nhwc, relative_error
-from test_plan import elan, float32_error, grow
+from graph_oracle import Tracer, arena, float32_error, nchw, nhwc, relative_error
+from random_graphs import elan, grow
 
 from yolov9mem import _core
 

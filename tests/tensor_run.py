@@ -10,7 +10,7 @@ import math
 import cuda_emulation as ce
 import torch
 from graph_oracle import Tracer
-from test_plan import elan
+from random_graphs import elan
 
 from yolov9mem import _core
 

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 from gpu_machine import ROOT, why_no_gpu
-from test_benchmarks_session import session
+from invented_sessions import invent_step, session
 
 from benchmarks import record, render
 from benchmarks.gpu import rest, suites, table
@@ -53,22 +53,6 @@ def test_every_configuration_has_a_name_of_its_own(tmp_path: Path) -> None:
 
 
 # An invented record
-
-
-def half(gb: float, images: float, device: float) -> dict:
-    memory = {"allocated": gb * 1e9, "reserved": gb * 1.1e9, "device": device * 1e9}
-    return {"memory": memory, "images_per_s": images, "median_ms": 1.0}
-
-
-def invent_step(tasks: dict, way: str, batch: int, gb: float, images: float) -> None:
-    request = table.configuration(way, batch)
-    result = {"full": half(gb, images, gb + 1), "alone": half(gb, images * 1.2, gb)}
-    tasks[table.key(request)] = {
-        "stage": "step",
-        "outcome": "done",
-        "request": request,
-        "result": result,
-    }
 
 
 def invented() -> dict:

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 from gpu_machine import ROOT
-from test_benchmarks_session import fixed, session, whole
+from invented_sessions import fixed, session, whole
 
 from benchmarks import record
 from benchmarks.gpu import (

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import rule
 import torch
-from test_benchmarks_gpu import invent_step
+from invented_sessions import invent_step
 
 from benchmarks import bench_losses, render
 from benchmarks.exactness import ROUNDINGS, holds

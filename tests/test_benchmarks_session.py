@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from gpu_machine import ROOT, why_no_gpu
+from invented_sessions import fixed, session, whole
 
 from benchmarks import record
 from benchmarks.gpu import build, compiling, rest, stages, table
@@ -28,17 +29,6 @@ from benchmarks.gpu.names import (
     REDUCED,
 )
 from benchmarks.gpu.session import Session, Task
-
-
-def session(folder: Path, **options) -> Session:
-    made = Session(folder / "out", "cpu", True, scratch=folder / "scratch", **options)
-    made.record |= {"gpu": {"name": "invented"}, "threads": {"torch": 1}}
-    return made
-
-
-def fixed(key: str, answers: list[dict], limit_s: float = 9, need_s: float = 1) -> Task:
-    """A task that gives one answer after the other."""
-    return Task(key, limit_s, need_s, lambda session, seconds: answers.pop(0))
 
 
 def test_without_a_gpu_the_command_says_so(tmp_path: Path) -> None:
@@ -210,13 +200,6 @@ def test_what_is_not_timed_runs_side_by_side_and_what_is_alone(tmp_path: Path) -
     assert most["a"] == {"a"} and most["d"] == {"d"}
     assert {"b", "c"} in (most["b"], most["c"])
     assert list(s.record["tasks"]) in (list("abcd"), list("acbd"))
-
-
-def whole(tmp_path: Path) -> Session:
-    """As on a GPU machine, whose tasks nobody runs."""
-    made = session(tmp_path)
-    made.quick, made.device = False, "cuda"
-    return made
 
 
 def test_the_most_wanted_comes_first(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from cuda_emulation import F32, Resize, Value
+from emulated_kernels import DTYPES, LIMIT, close, exact_of, p
 from kernel_cases import Case
 from kernel_run import BILINEAR, ROUNDING, check_a_case
 from tensor_run import EMULATED
-from test_cuda_kernels import DTYPES, LIMIT, close, exact_of, p
 
 # Sides of the source and of the result.
 SIZES = [

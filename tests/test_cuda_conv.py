@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from cuda_emulation import BF16, F16, F32, Conv, Value, Weight
+from emulated_kernels import LIMIT, weight_of
 from kernel_run import ADJOINTS, ROUNDING, check_a_case
 from tensor_run import EMULATED
 
-LIMIT = {F32: 4e-6, BF16: 2**-8, F16: 2**-11}
 # n, h, w, c, k, kernel, stride, padding, dilation, groups
 CASES = {
     "3x3": (2, 7, 9, 5, 6, 3, 1, 1, 1, 1),
@@ -28,11 +28,6 @@ CASES = {
     "depthwise": (1, 6, 5, 4, 4, 3, 2, 1, 1, 4),
     "parts of the pixels": (2, 20, 17, 3, 4, 3, 1, 1, 1, 1),
 }
-
-
-def weight_of(array: np.ndarray) -> Weight:
-    """array: (K, C / groups, R, S) float32 with any strides."""
-    return Weight(ce.address(array), *array.shape, *(s // 4 for s in array.strides))
 
 
 class Case:

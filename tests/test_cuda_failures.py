@@ -5,16 +5,13 @@ do, after which the next step works. The GPU and cuDNN are emulated."""
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 import textwrap
 import warnings
 from pathlib import Path
 
-import cuda_emulation as ce
 import pytest
 import torch
+from emulated_cudnn import fake_cudnn, run  # noqa: F401
 from emulated_gpu import WAITS, autocast, gpu  # noqa: F401
 from models_for_tests import Elan
 
@@ -23,62 +20,8 @@ from yolov9mem import BackendError
 from yolov9mem.torch import devices
 from yolov9mem.torch.running import shared_call
 
-TESTS = Path(__file__).resolve().parent
-PREPARED = """
-    import torch
-    from emulated_gpu import autocast, emulated_gpu
-    from models_for_tests import Elan
-    import yolov9mem.torch as ym
 
-    def step(module, dtype=torch.float32):
-        with autocast(dtype):
-            y = module(torch.randn(2, 8, 8, 8))
-        y.float().square().sum().backward()
-
-    def attempt(call):
-        try:
-            call()
-            print("fine")
-        except Exception as error:
-            print(type(error).__name__, error)
-
-    torch.manual_seed(0)
-    module = ym.checkpoint(Elan(8, 8, 8).train())
-    gpu_context = emulated_gpu(cudnn=True)
-    gpu = gpu_context.__enter__()
-"""
-
-
-@pytest.fixture(scope="module")
-def fake_cudnn() -> Path:
-    return ce.build()
-
-
-def run(script: str, **environment: str) -> list[str]:
-    """Lines that the script prints in a process of its own: a process has one cuDNN."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-B",
-            "-c",
-            textwrap.dedent(PREPARED) + textwrap.dedent(script),
-        ],
-        cwd=TESTS,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            "YOLOV9MEM_CUDNN": "",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.splitlines()
-
-
-def test_cudnn_of_major_version_8(fake_cudnn: Path, tmp_path: Path) -> None:
+def test_cudnn_of_major_version_8(fake_cudnn: Path, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "libcudnn.so.8").symlink_to(fake_cudnn)
     (line,) = run(
         "attempt(lambda: step(module))",
@@ -89,7 +32,7 @@ def test_cudnn_of_major_version_8(fake_cudnn: Path, tmp_path: Path) -> None:
     assert "install nvidia-cudnn-cu13, or use backend 'cuda:plain'" in line
 
 
-def test_a_cudnn_that_is_too_old(fake_cudnn: Path) -> None:
+def test_a_cudnn_that_is_too_old(fake_cudnn: Path) -> None:  # noqa: F811
     (line,) = run(
         "attempt(lambda: step(module))",
         YOLOV9MEM_CUDNN=str(fake_cudnn),
@@ -110,7 +53,7 @@ def test_no_cudnn_is_an_error_that_names_the_plain_way() -> None:
     assert second == "fine"
 
 
-def test_a_gpu_without_bf16_says_so_and_fp16_works(fake_cudnn: Path) -> None:
+def test_a_gpu_without_bf16_says_so_and_fp16_works(fake_cudnn: Path) -> None:  # noqa: F811
     script = """
         gpu.lib.ym_emulation_capability(7)
         attempt(lambda: step(module, torch.bfloat16))
@@ -124,7 +67,7 @@ def test_a_gpu_without_bf16_says_so_and_fp16_works(fake_cudnn: Path) -> None:
     assert second == "fine"
 
 
-def test_a_convolution_without_an_engine_in_bf16_is_named(fake_cudnn: Path) -> None:
+def test_a_convolution_without_an_engine_in_bf16_is_named(fake_cudnn: Path) -> None:  # noqa: F811
     """On a GPU that has bfloat16 it is not the GPU's fault."""
     script = """
         attempt(lambda: step(module, torch.bfloat16))
@@ -139,7 +82,7 @@ def test_a_convolution_without_an_engine_in_bf16_is_named(fake_cudnn: Path) -> N
     assert second == "fine"
 
 
-def test_a_bias_gradient_alone_needs_no_engine(fake_cudnn: Path) -> None:
+def test_a_bias_gradient_alone_needs_no_engine(fake_cudnn: Path) -> None:  # noqa: F811
     script = """
         import ctypes as C
         import cuda_emulation as ce
@@ -163,7 +106,7 @@ def test_a_bias_gradient_alone_needs_no_engine(fake_cudnn: Path) -> None:
     assert lines == ["fine", "True"]
 
 
-def test_a_cudnn_without_its_parts_is_not_one_without_engines(fake_cudnn: Path) -> None:
+def test_a_cudnn_without_its_parts_is_not_one_without_engines(fake_cudnn: Path) -> None:  # noqa: F811
     (line,) = run(
         "attempt(lambda: step(module))",
         YOLOV9MEM_CUDNN=str(fake_cudnn),
@@ -174,7 +117,7 @@ def test_a_cudnn_without_its_parts_is_not_one_without_engines(fake_cudnn: Path) 
 
 
 @pytest.mark.parametrize("execution", ["2", "12"], ids=["forward", "backward"])
-def test_an_execution_that_fails(fake_cudnn: Path, execution: str) -> None:
+def test_an_execution_that_fails(fake_cudnn: Path, execution: str) -> None:  # noqa: F811
     script = """
         for _ in range(2):
             attempt(lambda: step(module))
@@ -190,7 +133,7 @@ def test_an_execution_that_fails(fake_cudnn: Path, execution: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_capture_runs_after_a_warm_up_only(fake_cudnn: Path, dtype: str) -> None:
+def test_a_capture_runs_after_a_warm_up_only(fake_cudnn: Path, dtype: str) -> None:  # noqa: F811
     """Plans are made outside; then a step has no call that a capture forbids."""
     script = f"""
         dtype = torch.{dtype}
@@ -209,7 +152,7 @@ def test_a_capture_runs_after_a_warm_up_only(fake_cudnn: Path, dtype: str) -> No
     assert lines[1:] == ["fine", "fine", "0 0"]
 
 
-def test_threads_share_a_handle_and_its_plans(fake_cudnn: Path) -> None:
+def test_threads_share_a_handle_and_its_plans(fake_cudnn: Path) -> None:  # noqa: F811
     """Autograd's runs backward, DataParallel starts new ones at every forward."""
     script = """
         import ctypes, threading

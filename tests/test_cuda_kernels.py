@@ -14,27 +14,9 @@ import numpy as np
 import pytest
 import torch
 from cuda_emulation import BF16, F16, F32, Brick, Norm, Pool, TermGradient, Value
+from emulated_kernels import DTYPES, LIMIT, close, exact_of, p
 from kernel_calls import ACTIVATIONS, HIGH, LOW, SLOPE
-from test_kernels import check_activation_of
-
-# One rounding to the stored type, relative to the largest value.
-LIMIT = {F32: 4e-6, BF16: 2**-8, F16: 2**-11}
-DTYPES = pytest.mark.parametrize("dtype", [F32, BF16, F16], ids=["f32", "bf16", "f16"])
-
-
-def close(made: np.ndarray, exact: np.ndarray, limit: float, what: str = "") -> None:
-    assert not np.isnan(made).any(), f"{what}: NaN"
-    error = float(np.abs(made - exact).max() / (np.abs(exact).max() + 1e-30))
-    assert error <= limit, f"{what}: {error} > {limit}"
-
-
-def exact_of(value: Value) -> Value:
-    """The same values as packed float32."""
-    return Value(value.numpy(), F32)
-
-
-def p(structure: C.Structure) -> object:
-    return C.byref(structure)
+from kernel_oracle import check_activation_of
 
 
 def statistics(backend: str, x: Value, norm: Norm, scratch: int) -> list[np.ndarray]:

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from cuda_emulation import BF16, F16, F32, Value
+from emulated_kernels import DTYPES, exact_of, p
 from kernel_cases import Case
 from maximum_run import DTYPES as TORCH_DTYPES
 from maximum_run import MAXIMA, assert_same, by_numpy, check_maxima, with_ties
 from tensor_run import EMULATED
-from test_cuda_kernels import DTYPES, exact_of, p
 
 Shape = tuple[int, int, int, int]  # N, H, W, C
 WAVE = 4 * 132  # blocks that the emulated GPU takes at once

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 from cuda_emulation import BF16, F16, F32, Value
+from emulated_kernels import DTYPES, LIMIT, close, exact_of, p
 from kernel_cases import Case
 from kernel_run import KINDS, PRODUCTS, ROUNDING, check_a_case
 from tensor_run import EMULATED
-from test_cuda_kernels import DTYPES, LIMIT, close, exact_of, p
 
 Shape = tuple[int, int, int, int]  # N, H, W, C
 NOTHING = ce.Tensor()  # data is NULL: ones

@@ -14,21 +14,12 @@ import time
 import cuda_emulation as ce
 import numpy as np
 import pytest
-import torch
-from graph_oracle import Run, Tracer
-from test_plan import check, elan, random_case
+from graph_oracle import Run, check
+from random_graphs import draw_gradients, random_case, small_elan
 
 from yolov9mem import _core
 
 TABLES = {"plain": "ym_cuda_plain_backend", "cudnn": "ym_cuda_backend"}
-
-
-def draw_gradients(t: Tracer, seed: int) -> list[torch.Tensor]:
-    random = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn(t.values[v].shape, generator=random, dtype=torch.float64)
-        for v in t.outputs
-    ]
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -38,12 +29,6 @@ def test_random_graphs(seed: int, keep: str, table: str) -> None:
     t, before = random_case(100 + seed)
     backend = ce.capsule(TABLES[table])
     check(t, before, draw_gradients(t, seed), keep=keep, backend=backend, segments=2)
-
-
-def small_elan() -> tuple[Tracer, list[dict]]:
-    t = Tracer(5)
-    t.output(elan(t, t.input(1, 8, 6, 5), 8))
-    return t, t.fresh_norms()
 
 
 @pytest.mark.parametrize("table", TABLES)

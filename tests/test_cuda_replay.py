@@ -7,7 +7,6 @@ calls and a graph is a list of them; test_gpu_torch.py has the adapter on a GPU.
 
 from __future__ import annotations
 
-import copy
 import os
 import weakref
 from unittest.mock import Mock
@@ -16,6 +15,7 @@ import cuda_emulation as ce
 import numpy as np
 import pytest
 import torch
+from backend_training import plans_of, trained_with_and_without_graphs
 from emulated_gpu import LAUNCHES, emulated_gpu
 from fixed_run import SEGMENTS, FixedRun
 from graph_oracle import arena
@@ -303,48 +303,6 @@ def test_a_graph_that_fails_to_start_loses_nothing(runs) -> None:
     ce.library().ym_emulation_fail_next(2)
     assert_same_bits(runs, 2)
     assert runs[0].plan.replays == (PARTS, PARTS, True)
-
-
-def trained_with_and_without_graphs(
-    keep: str, device: str, backend: str
-) -> torch.nn.Module:
-    """Over steps of two sizes the same bits, whatever was repeated; the one with graphs.
-
-    Until something was: the host's memory, in the emulation, comes back when it likes.
-    """
-    torch.manual_seed(0)
-    plain = Net().to(device)
-    graphs = copy.deepcopy(plain)
-    options = {"segments": 2, "backend": backend}
-    ym.checkpoint(plain, keep, **options, cuda_graphs=False)
-    ym.checkpoint(graphs, keep, **options)
-
-    def train(module: torch.nn.Module, step: int) -> None:
-        backward(module(image(size=16 + 8 * (step % 2)).to(device)), seed=step)
-        with torch.no_grad():
-            for parameter in module.parameters():
-                parameter -= 0.001 * parameter.grad.sign()
-
-    for step in range(500):
-        train(graphs, step)
-        if step >= 10 and any(plan.core.replays[1] for plan in plans_of(graphs)):
-            break
-    for again in range(step + 1):
-        train(plain, again)
-    for a, b in zip(plain.state_dict().values(), graphs.state_dict().values()):
-        assert torch.equal(a, b)
-    for p, q in zip(plain.parameters(), graphs.parameters(), strict=True):
-        assert torch.equal(p.grad, q.grad)
-    return graphs
-
-
-def plans_of(module: torch.nn.Module) -> list:
-    return [
-        plan
-        for lowered in registry.runner_of(module).lowered.values()
-        for graph in lowered.graphs
-        for plan in graph.plans.values()
-    ]
 
 
 @pytest.mark.parametrize("strict", [True, False])

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 from cuda_emulation import BF16, F16, F32, STORED
+from emulated_cudnn import fake_cudnn, run  # noqa: F401
+from emulated_kernels import weight_of
 from graph_oracle import Tracer
+from random_graphs import draw_gradients
 from tensor_run import TensorRun, traced
-from test_cuda_conv import weight_of
-from test_cuda_failures import fake_cudnn, run  # noqa: F401
-from test_cuda_plan import draw_gradients
 
 from yolov9mem.plan_table import plan_table, readable_bytes
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from allocations import peak_of
-from test_example_train import arguments, small_set  # noqa: F401
+from example_sets import arguments, small_set  # noqa: F401
 from torch import nn
 
 from yolov9 import batch, checkpoints, options

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_example_train import arguments, small_set  # noqa: F401
+from example_sets import arguments, small_set  # noqa: F401
 
 from yolov9 import checkpoints
 from yolov9.architectures import layer_table, model_names

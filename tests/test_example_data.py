@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from example_sets import write_image, write_set
 
 from yolov9 import augment
 from yolov9.dataset import DetectionDataset, collate, make_loader
@@ -28,22 +29,6 @@ from yolov9.options import REQUIRED_HYP
 from yolov9.synthetic import make_shapes
 
 PLAIN = dict.fromkeys(REQUIRED_HYP, 0.0)
-
-
-def write_image(path: Path, w: int = 40, h: int = 30) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = np.random.default_rng(0).integers(0, 255, (h, w, 3), dtype=np.uint8)
-    assert cv2.imwrite(str(path), picture)
-
-
-def write_set(root: Path, labels: dict[str, str | None]) -> list[str]:
-    """Images named by `labels` with that label text (None: no label file)."""
-    (root / "labels").mkdir(parents=True, exist_ok=True)
-    for name, text in labels.items():
-        write_image(root / "images" / name)
-        if text is not None:
-            (root / "labels" / name).with_suffix(".txt").write_text(text)
-    return list_images([str(root / "images")])
 
 
 def test_labels_of_boxes_and_polygons() -> None:

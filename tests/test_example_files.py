@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from example_sets import write_image, write_set
 from PIL import Image
-from test_example_data import write_image, write_set
 
 from yolov9.labels import (
     DataError,

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_example_options import epochs
-from test_example_train import arguments, small_set  # noqa: F401
+from example_sets import arguments, epochs, small_set  # noqa: F401
 
 from yolov9 import checkpoints, files
 from yolov9.main import main

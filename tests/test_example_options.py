@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The example's hyper-parameters, flags that meet, resuming, and its messages."""
 
-import csv
-import math
 import os
 import re
 import shutil
@@ -13,7 +11,7 @@ import cv2
 import pytest
 import torch
 import yaml
-from test_example_train import arguments, small_set  # noqa: F401
+from example_sets import arguments, epochs, small_set  # noqa: F401
 
 from yolov9 import checkpoints, options
 from yolov9.main import main
@@ -86,13 +84,6 @@ def test_momentum_of_zero_is_plain_sgd(stock: bool) -> None:
     assert torch.equal(model.weight, expected)
     groups = make_optimizer(model, "SGD", hyp | {"momentum": 0.9}, None, stock)
     assert all(group["nesterov"] for group in groups.param_groups)
-
-
-def epochs(folder: Path) -> list[str]:
-    with open(folder / "results.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
-    return [row["epoch"] for row in rows]
 
 
 def test_resuming_with_damaged_files(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from example_sets import arguments, small_set  # noqa: F401
 
 from yolov9 import checkpoints, options
 from yolov9.ema import ModelEMA
@@ -22,7 +23,6 @@ from yolov9.memory import held_by_autograd
 from yolov9.model import DetectionModel
 from yolov9.nms import detections, suppress
 from yolov9.optim import StockStep, Warmup, parameter_groups, schedule
-from yolov9.synthetic import make_shapes
 from yolov9.val import _Collector, evaluate
 
 SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "train_dual.py"
@@ -248,21 +248,7 @@ def test_field_command_lines_parse() -> None:
     assert hyp["mixup"] == 0.0
 
 
-@pytest.fixture
-def small_set(tmp_path: Path, monkeypatch) -> str:
-    monkeypatch.chdir(tmp_path)
-    torch.set_num_threads(1)
-    return str(make_shapes(tmp_path / "shapes", train=4, val=2, size=64))
-
-
-def arguments(data: str, *extra: str) -> list[str]:
-    fixed = (
-        "--cfg gelan-t --stock --device cpu --img 64 --batch 2 --workers 0 --noplots"
-    )
-    return [*fixed.split(), "--hyp", "hyp.short.yaml", "--data", data, *extra]
-
-
-def test_run_resume_and_what_it_writes(small_set: str, monkeypatch) -> None:
+def test_run_resume_and_what_it_writes(small_set: str, monkeypatch) -> None:  # noqa: F811
     keep = []
     strip = checkpoints.strip
     monkeypatch.setattr(checkpoints, "strip", keep.append)
@@ -308,14 +294,14 @@ def test_run_resume_and_what_it_writes(small_set: str, monkeypatch) -> None:
         assert torch.allclose(trained[0][key], start[key], atol=1e-7) == frozen
 
 
-def test_patience_of_zero_never_stops(small_set: str) -> None:
+def test_patience_of_zero_never_stops(small_set: str) -> None:  # noqa: F811
     extra = ("--epochs", "2", "--name", "p", "--patience", "0", "--noval", "--nosave")
     assert main(arguments(small_set, *extra)) == 0
     with open("runs/train/p/results.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 2
 
 
-def test_what_does_not_fit_is_a_message(small_set: str, monkeypatch, capsys) -> None:
+def test_what_does_not_fit_is_a_message(small_set: str, monkeypatch, capsys) -> None:  # noqa: F811
     line = [a for a in arguments(small_set, "--epochs", "1") if a != "--stock"]
     assert main([*line, "--ckpt", "some"]) == 1
     assert "--ckpt: keep: is 'some'" in capsys.readouterr().err
@@ -341,7 +327,7 @@ def test_what_does_not_fit_is_a_message(small_set: str, monkeypatch, capsys) -> 
     assert "other.pt: none of the 1 tensors" in capsys.readouterr().err
 
 
-def test_one_seed_one_training(small_set: str) -> None:
+def test_one_seed_one_training(small_set: str) -> None:  # noqa: F811
     states = []
     for name in ("a", "b"):
         extra = ("--epochs", "1", "--name", name, "--seed", "3", "--nosave")
@@ -351,7 +337,9 @@ def test_one_seed_one_training(small_set: str) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_message(
-    small_set: str, tmp_path: Path, capsys
+    small_set: str,  # noqa: F811
+    tmp_path: Path,
+    capsys,
 ) -> None:
     hyp = yaml.safe_load((options.HYP_FOLDER / "hyp.short.yaml").read_text())
     hyp["box"] = 1e39  # infinite in float32
@@ -361,7 +349,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_message(
 
 
 @pytest.mark.parametrize("way", ["--stock", "--ckpt"])
-def test_missing_package_is_a_message(way: str, small_set: str) -> None:
+def test_missing_package_is_a_message(way: str, small_set: str) -> None:  # noqa: F811
     line = [a for a in arguments(small_set, "--epochs", "1") if a != "--stock"]
     without = "import runpy, sys; sys.modules['yolov9mem'] = None; "
     without += "sys.path.insert(0, sys.argv.pop(1)); "
@@ -374,7 +362,7 @@ def test_missing_package_is_a_message(way: str, small_set: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_two_processes_agree(small_set: str, tmp_path: Path) -> None:
+def test_two_processes_agree(small_set: str, tmp_path: Path) -> None:  # noqa: F811
     line = arguments(small_set, "--epochs", "1", "--name", "ddp", "--accumulate", "1")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--master-port", str(20000 + os.getpid() % 20000), str(SCRIPT), *line]

@@ -8,10 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from gpu_machine import DEVICE, needs_gpu, on_a_gpu_only, rehearsal  # noqa: F401
+from gpu_machine import (  # noqa: F401
+    DEVICE,
+    needs_gpu,
+    on_a_gpu_only,
+    rehearsal,
+    returns_while_the_gpu_is_busy,
+)
 from loss_by_loops import HYP
-from test_gpu_step import returns_while_the_gpu_is_busy
-from test_loss import head, make_case
+from loss_cases import head, make_case
 from torch import Tensor
 
 from yolov9mem.torch.loss.detection import DetectionLoss

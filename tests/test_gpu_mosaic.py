@@ -12,7 +12,7 @@ from gpu_machine import (  # noqa: F401
     on_a_gpu_only,
     rehearsal,
 )
-from test_cuda_mosaic_batch import HYPS, make_mosaic, samples
+from mosaic_batches import HYPS, make_mosaic, samples
 
 from yolov9mem.augment import HYP_SCRATCH_HIGH, Mosaic
 from yolov9mem.torch import MosaicBatchDataset, MosaicDataset

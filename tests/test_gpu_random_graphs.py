@@ -6,9 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 from gpu_machine import PLANS, each_dtype, exact_float32, needs_gpu  # noqa: F401
+from random_graphs import draw_gradients, random_case
 from tensor_run import LIMIT, TensorRun, exact
-from test_cuda_plan import draw_gradients
-from test_plan import random_case
 
 pytestmark = needs_gpu
 # Graphs of a few pixels amplify: what one rounding in a value may become.

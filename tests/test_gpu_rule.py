@@ -20,7 +20,7 @@ from gpu_machine import (  # noqa: F401
     needs_gpu,
     rehearsal,
 )
-from test_rule import LAYERS
+from rule_layers import LAYERS
 from torch import nn
 
 from benchmarks.exactness import ROUNDINGS, holds

@@ -5,21 +5,16 @@ reserves, a module that is moved there."""
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable
 
 import pytest
 import torch
-from gpu_machine import dtypes, on_a_gpu_only
+from gpu_machine import dtypes, on_a_gpu_only, returns_while_the_gpu_is_busy
 from models_for_tests import Elan
 
 import yolov9mem.torch as ym
 from yolov9mem.torch import AccumulatingSGD, ModelEMA
 
 pytestmark = on_a_gpu_only
-COVER_CYCLES = (
-    2_000_000_000  # of the GPU's clock, about a second; a step takes milliseconds
-)
 LOSS_SCALE = 1024  # else float16's gradients would be among its smallest numbers
 RATES = dict(lr=0.01, momentum=0.937, nesterov=True, weight_decay=5e-4)
 
@@ -79,22 +74,6 @@ def test_engines_of_cudnn_are_tried(dtype, monkeypatch) -> None:
     for a, b, old in zip(first, bits(), recommended, strict=True):
         assert torch.equal(a, b)
         assert (a - old).norm() <= 1e-2 * old.norm()
-
-
-def returns_while_the_gpu_is_busy(work: Callable[[], object]) -> bool:
-    """Whether the host is done with the work long before the GPU is with what was queued
-    ahead of it: a wait for the GPU anywhere inside lasts as long as that.
-
-    PyTorch's sync debug mode sees PyTorch's own waits alone, and the core has a CUDA
-    runtime of its own.
-    """
-    torch.cuda.synchronize()
-    begin = time.perf_counter()
-    torch.cuda._sleep(COVER_CYCLES)
-    work()
-    returned = time.perf_counter() - begin
-    torch.cuda.synchronize()
-    return returned < (time.perf_counter() - begin) / 2
 
 
 def test_what_waits_is_told_from_what_does_not() -> None:

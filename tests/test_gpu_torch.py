@@ -6,6 +6,13 @@ from __future__ import annotations
 
 import pytest
 import recompute_run
+from backend_training import (
+    check_one_graph,
+    check_several_graphs,
+    check_tensors_on_the_cpu,
+    plans_of,
+    trained_with_and_without_graphs,
+)
 from gpu_machine import (  # noqa: F401
     DEVICE,
     NAMES,
@@ -14,12 +21,6 @@ from gpu_machine import (  # noqa: F401
     needs_gpu,
     on_a_gpu_only,
     rehearsal,
-)
-from test_cuda_replay import plans_of, trained_with_and_without_graphs
-from test_cuda_torch import (
-    check_one_graph,
-    check_several_graphs,
-    check_tensors_on_the_cpu,
 )
 
 pytestmark = needs_gpu

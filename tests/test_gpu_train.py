@@ -9,6 +9,7 @@ import statistics
 
 import pytest
 import torch
+from backend_training import plans_of
 from gpu_machine import (  # noqa: F401
     DEVICE,
     NAMES,
@@ -21,7 +22,6 @@ from gpu_machine import (  # noqa: F401
     warm_up,
 )
 from models_for_tests import Elan
-from test_cuda_replay import plans_of
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym

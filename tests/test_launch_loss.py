@@ -12,7 +12,7 @@ from typing import Any
 import per_image_loss
 import pytest
 import torch
-from test_loss import make_case
+from loss_cases import make_case
 
 from yolov9mem.launch import loss
 from yolov9mem.launch.patches import Patches

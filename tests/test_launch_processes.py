@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lookalike_runs import FOLDER
-from test_launch_script import python
+from lookalike_runs import FOLDER, python
 from torch import nn
 
 from yolov9mem.launch import codebases

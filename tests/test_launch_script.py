@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,29 +12,17 @@ import time
 from pathlib import Path
 
 import pytest
-from lookalike_runs import FOLDER, NO_EQUAL_BITS, SCRIPT
+from lookalike_runs import (
+    ENVIRONMENT,
+    FOLDER,
+    NO_EQUAL_BITS,
+    PACKAGE,
+    SCRIPT,
+    command,
+    python,
+)
 
-import yolov9mem
 from yolov9mem.launch import script
-
-PACKAGE = str(Path(yolov9mem.__file__).parents[1])
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join([PACKAGE, str(FOLDER.parent)]),
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "OMP_NUM_THREADS": "1",
-}
-
-
-def command(*words: object) -> list[str]:
-    return [sys.executable, *map(str, words)]
-
-
-def python(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*words), env=ENVIRONMENT, cwd=FOLDER, capture_output=True, text=True
-    )
-
 
 # accumulate
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What the example's loss reads of the network's output: against autograd of the dense
-formulas in float64, and in bytes."""
+"""What the loss reads of the network's output: against autograd of the dense formulas in
+float64, and in bytes."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from loss_by_loops import HYP
-from test_loss import head, make_case
+from loss_cases import head, make_case
 from torch import Tensor
 from traced import Traced
 

@@ -8,6 +8,7 @@ import pytest
 
 cv2 = pytest.importorskip("cv2", reason="the reference chain is made of OpenCV calls")
 
+from mosaic_data import STRONG, make_data, seed  # noqa: E402
 from official_chain import Chain, why_not_equal  # noqa: E402
 
 from yolov9mem import _core  # noqa: E402
@@ -17,13 +18,6 @@ if why_not_equal():
     pytest.skip(why_not_equal(), allow_module_level=True)
 
 PLAIN = dict.fromkeys(HYP_SCRATCH_HIGH, 0.0) | {"mosaic": 1.0}
-STRONG = HYP_SCRATCH_HIGH | {
-    "degrees": 45.0,
-    "shear": 20.0,
-    "mixup": 0.5,
-    "flipud": 0.5,
-    "copy_paste": 0.6,
-}
 CASES = {
     "official": HYP_SCRATCH_HIGH,
     "plain": PLAIN,
@@ -36,38 +30,6 @@ CASES = {
     "hsv": PLAIN | {"hsv_h": 0.9, "hsv_s": 0.9, "hsv_v": 0.9},
     "half": STRONG | {"mosaic": 0.5},
 }
-
-
-def make_segment(rng):
-    """A polygon of 3 to 40 points, normalised, (points, 2) float32."""
-    angle = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 40)))
-    radius = rng.uniform(0.03, 0.4) * rng.uniform(0.4, 1, len(angle))
-    middle = rng.uniform(0, 1, 2)
-    points = middle + radius[:, None] * np.stack((np.cos(angle), np.sin(angle)), 1)
-    return points.clip(0, 1).astype(np.float32)
-
-
-def make_data(rng, size, polygons, count=7):
-    """Tiles (long side `size`), labels and segments."""
-    images, labels, segments = [], [], []
-    for i in range(count):
-        short = int(rng.integers(max(size // 3, 2), size + 1))
-        shape = (size, short) if i % 2 else (short, size)
-        noise = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
-        noise[rng.random(shape) < 0.1] = rng.choice([0, 255])
-        images.append(noise if i % 3 else cv2.blur(noise, (5, 5)))
-        outlines = [make_segment(rng) for _ in range(rng.integers(0, 8))]
-        low = np.array([s.min(0) for s in outlines], np.float32).reshape(-1, 2)
-        high = np.array([s.max(0) for s in outlines], np.float32).reshape(-1, 2)
-        kinds = rng.integers(0, 80, (len(outlines), 1)).astype(np.float32)
-        labels.append(np.concatenate((kinds, (low + high) / 2, high - low), 1))
-        segments.append(outlines if polygons else [])
-    return images, labels, segments
-
-
-def seed(number):
-    random.seed(number)
-    np.random.seed(number)
 
 
 def assert_equal_samples(chain, ours, count, first_seed=0):

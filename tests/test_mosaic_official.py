@@ -8,8 +8,8 @@ import pytest
 
 cv2 = pytest.importorskip("cv2", reason="the reference chain is made of OpenCV calls")
 
+from mosaic_data import STRONG, make_data, seed  # noqa: E402
 from official_chain import Chain, jitter, why_not_equal  # noqa: E402
-from test_mosaic import STRONG, make_data, seed  # noqa: E402
 
 from yolov9mem.augment import Mosaic, official_item, official_sample  # noqa: E402
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from kernel_cases import brick_case
-from test_kernels import DTYPES, ROUNDING, draw, error, ours, stock
+from kernel_oracle import DTYPES, ROUNDING, draw, error, ours, stock
 
 BACKENDS = pytest.mark.parametrize("backend", ["ref", "cpu"])
 

@@ -13,9 +13,8 @@ import cuda_emulation as ce
 import numpy as np
 import pytest
 import torch
-from graph_oracle import Run, Tracer, nhwc, relative_error
-from test_cuda_plan import draw_gradients
-from test_plan import float32_error, random_case
+from graph_oracle import Run, Tracer, float32_error, nhwc, relative_error
+from random_graphs import draw_gradients, random_case
 
 BACKENDS = ["cpu", "ref", "cuda"]
 

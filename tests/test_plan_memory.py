@@ -5,29 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graph_oracle import Run, Tracer, arena
-from test_plan import elan
+from graph_oracle import Run, Tracer, arena, plan
+from random_graphs import tower
 
 from yolov9mem import _core
-
-
-def tower(depth: int = 4, px: int = 32) -> tuple[Tracer, list[dict]]:
-    """A small backbone of E-ELAN blocks with a neck that reads an early value."""
-    t = Tracer(0)
-    x = t.brick(t.input(1, 3, px, px), 8, 3, 2)
-    early = None
-    for i in range(depth):
-        x = elan(t, x, 8)
-        early = x if i == 0 else early
-    small = t.brick(t.max_pool(x, 2, 2, 0), 16)
-    x = elan(t, t.concat(t.upsample(small, scale=2), early), 8)
-    t.output(t.conv(x, 5, bias=True))
-    return t, [dict(n) for n in t.norms]
-
-
-def plan(t: Tracer, **request) -> _core.Plan:
-    sizes = [(x.shape[0], x.shape[2], x.shape[3]) for x in t.inputs]
-    return _core.Plan(t.graph, sizes, **request)
 
 
 def test_conv_keeps_convolution_outputs_only() -> None:

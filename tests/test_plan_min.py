@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable
 
 import pytest
-from test_plan_memory import plan, tower
+from graph_oracle import plan
+from random_graphs import tower
 
 import yolov9mem
 from yolov9mem.block import Block

@@ -18,10 +18,9 @@ import numpy as np
 import pytest
 import torch
 from graph_oracle import Run, Tracer, arena, nhwc
-from test_plan import output_gradients, random_case
-from test_plan_memory import tower
-from test_plan_stages import check as check_stages
-from test_plan_stages import draw, staged_case
+from random_graphs import output_gradients, random_case, tower
+from staged_graphs import check as check_stages
+from staged_graphs import draw, staged_case
 
 from yolov9mem import _core
 

@@ -11,9 +11,9 @@ import cuda_emulation as ce
 import numpy as np
 import pytest
 import torch
-from graph_oracle import Run, Tracer, relative_error
+from graph_oracle import Run, Tracer, float32_error, relative_error
 from processes import Parts
-from test_plan import float32_error, output_gradients, random_case, rep_conv
+from random_graphs import output_gradients, random_case, rep_conv
 
 from yolov9mem import _core
 

@@ -5,11 +5,12 @@ as an image that is added to the result, is as exact as there."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from emulated_gpu import autocast_of_a_gpu  # noqa: F401
 from models_for_tests import (
     Brick,
     Elan,
@@ -23,7 +24,6 @@ from torch.utils._pytree import tree_flatten
 
 import yolov9mem.torch as ym
 from yolov9.model import DetectionModel
-from yolov9mem.torch.recording import fakes
 from yolov9mem.torch.recording.fakes import FakeCopy
 from yolov9mem.torch.recording.record import record
 
@@ -183,18 +183,6 @@ def test_autocasts_copies_of_an_input_that_learns(call: Callable[..., Tensor]) -
         assert_same_training(ours, stock, x, tolerance=0.1)
         assert torch.is_autocast_cache_enabled()
     assert ym.report(ours).rows[0].state == "swapped"
-
-
-@pytest.fixture
-def autocast_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fakes are on a GPU: what its autocast casts is known without one."""
-    monkeypatch.setattr(fakes, "_place", lambda *_: torch.device("cuda", 0))
-    known = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
-    torch.set_autocast_enabled("cuda", True)
-    torch.set_autocast_dtype("cuda", torch.float16)
-    yield
-    torch.set_autocast_enabled("cuda", known[0])
-    torch.set_autocast_dtype("cuda", known[1])
 
 
 @pytest.mark.usefixtures("autocast_of_a_gpu")

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from emulated_gpu import autocast_of_a_gpu  # noqa: F401
 from models_for_tests import Apply, Brick, assert_same_training, image, ran_in_core
 from rule import check
-from test_torch_autocast import autocast_of_a_gpu  # noqa: F401
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from allocations import peak_of
+from gap_models import Call, counted, pair
 from models_for_tests import Brick, assert_close, assert_same_training, image
-from test_torch_gaps import Call, counted, pair
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 

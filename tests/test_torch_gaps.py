@@ -17,47 +17,13 @@ from functools import partial
 import pytest
 import torch
 from allocations import held_by, peak_of
-from models_for_tests import Brick, assert_close, assert_same_training, image
+from gap_models import CHANNELS, COUNTED, Call, Rows, counted, pair
+from models_for_tests import assert_close, assert_same_training, image
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import yolov9mem.torch as ym
 from yolov9mem.torch.running import registry
-
-CHANNELS = 8
-
-
-class Rows(nn.Module):
-    """``each`` between a convolution and an activation, in ``depth`` rows."""
-
-    def __init__(self, each: Callable[[], nn.Module], depth: int = 3) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.stem = nn.Conv2d(3, CHANNELS, 3, 1, 1)
-        self.rows = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(CHANNELS, CHANNELS, 3, 1, 1, bias=False), each(), nn.SiLU()
-            )
-            for _ in range(depth)
-        )
-        self.head = Brick(CHANNELS, 4, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for row in self.rows:
-            x = row(x)
-        return self.head(x)
-
-
-class Call(nn.Module):
-    """A function of its input."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 class Attend(nn.Module):
@@ -106,13 +72,6 @@ DRAWING: dict[str, Callable[[], nn.Module]] = {
 }
 PRODUCTS = {"attention": Attend}
 ALL = NORMS | DRAWING | PRODUCTS
-
-
-def pair(
-    each: Callable[[], nn.Module], depth: int = 3, **how: object
-) -> tuple[nn.Module, nn.Module]:
-    stock = Rows(each, depth)
-    return ym.checkpoint(copy.deepcopy(stock), strict=False, **how), stock
 
 
 @pytest.mark.parametrize("segments", [1, 4])
@@ -238,18 +197,6 @@ def test_a_residual_is_held_once() -> None:
 
             peaks.append(peak_of(step))
         assert peaks[0] < 0.8 * peaks[1]
-
-
-COUNTED: list[int] = []
-
-
-# With its schema, which PyTorch 2.4 does not read from annotations that are text.
-@torch.library.custom_op(
-    "yolov9mem_tests::counted", mutates_args=(), schema="(Tensor x) -> Tensor"
-)
-def counted(x: Tensor) -> Tensor:
-    COUNTED.append(1)
-    return x.sin()
 
 
 counted.register_fake(lambda x: torch.empty_like(x))

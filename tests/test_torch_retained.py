@@ -10,6 +10,7 @@ import pytest
 import torch
 from allocations import held_by
 from emulated_gpu import emulated_gpu
+from gap_models import Two, two
 from models_for_tests import (
     Brick,
     Net,
@@ -20,7 +21,6 @@ from models_for_tests import (
     pair,
     ran_in_core,
 )
-from test_torch_stages import Two, two
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym

@@ -12,36 +12,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from allocations import peak_of
+from gap_models import Between, Two, two
 from models_for_tests import Brick, Elan, assert_close, assert_same_training, image
 from models_for_tests import grads as grads_of
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
 from yolov9mem.torch.running import registry, shared_call
-
-Between = Callable[[Tensor], Tensor]
-
-
-class Two(nn.Module):
-    """Two stages: ``between`` is made of the first one's result, which also goes on."""
-
-    def __init__(self, between: Between = torch.tan) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.first, self.second = Elan(3, 8, 8), Elan(8, 8, 8)
-        self.early, self.late = nn.Conv2d(8, 2, 1), nn.Conv2d(8, 2, 1)
-        self.between = between
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.first(x)
-        between = self.between(x)
-        y = self.second(x + between)
-        return self.early(x), between, self.late(y)
-
-
-def two(between: Between = torch.tan, **how: object) -> tuple[nn.Module, nn.Module]:
-    stock = Two(between)
-    return ym.checkpoint(copy.deepcopy(stock), strict=False, **how), stock
 
 
 @pytest.mark.parametrize("segments", [1, 5])
