@@ -2,11 +2,20 @@
 """A small model twice, to step one by AccumulatingSGD and the other by stock torch."""
 
 import copy
+import math
 
 import torch
 from torch import nn
 
 OFFICIAL = dict(lr=0.01, momentum=0.937, nesterov=True)
+RATES = OFFICIAL | dict(weight_decay=5e-4)
+OPTIONS = {
+    "plain": dict(lr=0.1),
+    "momentum": dict(lr=0.01, momentum=0.9),
+    "dampening": dict(lr=0.01, momentum=0.9, dampening=0.3, weight_decay=1e-2),
+    "nesterov": RATES,
+    "maximize": dict(lr=0.01, momentum=0.9, maximize=True, weight_decay=1e-3),
+}
 
 
 class Net(nn.Module):
@@ -51,6 +60,17 @@ def official_ema_update(ema, model):
         if v.dtype.is_floating_point:
             v *= d
             v += (1 - d) * source[name].detach()
+
+
+class OfficialEMA:
+    """What train_dual.py uses: no reference to the model, an update of its own."""
+
+    def __init__(self, model):
+        self.ema = copy.deepcopy(model).eval()
+        self.updates = 0
+        self.decay = lambda x: 0.9999 * (1 - math.exp(-x / 2000))
+
+    update = official_ema_update
 
 
 def backward(net, step, scaler=None):

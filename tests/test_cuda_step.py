@@ -12,12 +12,15 @@ import math
 import pytest
 import torch
 from emulated_gpu import WAITS, gpu  # noqa: F401
-from sgd_twins import assert_same, assert_same_state, backward, official_groups, twins
-from test_sgd_deferred import (
+from sgd_twins import (
     RATES,
-    test_clipping_is_the_same,  # noqa: F401
-    test_script_gives_the_same_bits,  # noqa: F401
+    assert_same,
+    assert_same_state,
+    backward,
+    official_groups,
+    twins,
 )
+from test_sgd_deferred import test_clipping_is_the_same, test_script_gives_the_same_bits  # noqa: F401
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolov9mem.torch import AccumulatingSGD, ModelEMA, deferred

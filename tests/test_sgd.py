@@ -5,17 +5,11 @@ import math
 
 import numpy as np
 import pytest
+from sgd_twins import OPTIONS
 
 from yolov9mem.sgd import SGDGroup, clip_coefficient, inverse_scale, sgd_step
 
 SIZES = [1, 2, 7, 15, 16, 17, 33, 1023, 1025, 65535, 65536, 65537, 140001]
-OPTIONS = {
-    "plain": dict(lr=0.1),
-    "momentum": dict(lr=0.01, momentum=0.9),
-    "dampening": dict(lr=0.01, momentum=0.9, dampening=0.3, weight_decay=1e-2),
-    "nesterov": dict(lr=0.01, momentum=0.937, nesterov=True, weight_decay=5e-4),
-    "maximize": dict(lr=0.01, momentum=0.9, maximize=True, weight_decay=1e-3),
-}
 
 
 def make(rng, sizes=SIZES):

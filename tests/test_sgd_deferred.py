@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from sgd_twins import RATES, OfficialEMA
 from torch import nn
 from torch.nn.utils import clip_grad_norm_ as imported_before
 
@@ -13,26 +14,6 @@ from yolov9mem.torch.optimizer import step_table
 from yolov9mem.torch.optimizer.deferred import deferred
 from yolov9mem.torch.optimizer.ema import ModelEMA
 from yolov9mem.torch.optimizer.sgd import AccumulatingSGD
-
-RATES = dict(lr=0.01, momentum=0.937, nesterov=True, weight_decay=5e-4)
-
-
-class OfficialEMA:
-    """What train_dual.py uses: no reference to the model, an update of its own."""
-
-    def __init__(self, model):
-        self.ema = copy.deepcopy(model).eval()
-        self.updates = 0
-        self.decay = lambda x: 0.9999 * (1 - math.exp(-x / 2000))
-
-    def update(self, model):
-        self.updates += 1
-        d = self.decay(self.updates)
-        source = model.state_dict()
-        for name, v in self.ema.state_dict().items():
-            if v.dtype.is_floating_point:
-                v *= d
-                v += (1 - d) * source[name].detach()
 
 
 def twins():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from sgd_twins import (
     OFFICIAL,
+    OPTIONS,
     assert_same,
     assert_same_state,
     backward,
@@ -20,21 +21,14 @@ from torch import nn
 from yolov9mem.torch.optimizer.ema import ModelEMA
 from yolov9mem.torch.optimizer.sgd import AccumulatingSGD
 
-OPTIONS = {
-    "plain": dict(lr=0.1),
-    "momentum": dict(lr=0.01, momentum=0.9),
-    "dampening": dict(lr=0.01, momentum=0.9, dampening=0.3, weight_decay=1e-2),
-    "nesterov": dict(lr=0.01, momentum=0.937, nesterov=True, weight_decay=5e-4),
-    "maximize": dict(lr=0.01, momentum=0.9, maximize=True, weight_decay=1e-3),
-    "tensor lr": dict(lr=torch.tensor(0.05), momentum=0.9),
-}
+WITH_TENSORS = OPTIONS | {"tensor lr": dict(lr=torch.tensor(0.05), momentum=0.9)}
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", WITH_TENSORS)
 def test_bits_of_the_for_loop(name):
     mine, theirs = twins()
-    ours = AccumulatingSGD(mine.parameters(), **OPTIONS[name])
-    stock = torch.optim.SGD(theirs.parameters(), foreach=False, **OPTIONS[name])
+    ours = AccumulatingSGD(mine.parameters(), **WITH_TENSORS[name])
+    stock = torch.optim.SGD(theirs.parameters(), foreach=False, **WITH_TENSORS[name])
     for step in range(5):
         backward(mine, step)
         backward(theirs, step)
