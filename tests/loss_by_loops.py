@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The assigner and the loss of the example as loops in float64, an oracle."""
+"""The assigner and the loss of yolov9mem.torch.loss as loops in float64, an oracle."""
 
 import math
 
