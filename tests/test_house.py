@@ -50,6 +50,15 @@ def functions(path: Path) -> list[tuple[str, int]]:
     return found
 
 
+def imported(node: ast.AST) -> list[tuple[str, str]]:
+    """(module, name) of what an import statement names; the whole module is ""."""
+    if isinstance(node, ast.ImportFrom):
+        return [(node.module or "", alias.name) for alias in node.names]
+    if isinstance(node, ast.Import):
+        return [(alias.name, "") for alias in node.names]
+    return []
+
+
 def test_there_is_something_to_check() -> None:
     assert len(C_SOURCES) > 50
     assert sum(len(functions(path)) for path in C_SOURCES) > 300
@@ -98,6 +107,17 @@ def test_layers_use_those_before_them() -> None:
         for used in re.findall(r'^#include "(\w+)/', path.read_text(), re.MULTILINE):
             if layer in LAYERS and used not in LAYERS[: LAYERS.index(layer) + 1]:
                 wrong.append(f"{name_of(path)} includes {used}/")
+    assert not wrong
+
+
+def test_tests_import_no_helpers_from_one_another() -> None:
+    """Those are modules of their own. Tests may be run again, on another device."""
+    wrong = []
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            for module, name in imported(node):
+                if module.startswith("test_") and not name.startswith(("test_", "*")):
+                    wrong.append(f"{name_of(path)} imports {name} of {module}")
     assert not wrong
 
 
