@@ -70,11 +70,9 @@ class Derived:
 
     def unexpanded(self, tensor: Tensor) -> Tensor:
         """The parameter that it is, expanded; or itself."""
-        return (
-            self._expanded[id(tensor)].parameter
-            if self._is_expanded(tensor)
-            else tensor
-        )
+        if not self._is_expanded(tensor):
+            return tensor
+        return self._expanded[id(tensor)].parameter
 
     def _is_expanded(self, tensor: Tensor) -> bool:
         return id(tensor) in self._expanded and tensor in self

@@ -180,9 +180,8 @@ class Recording:
     norms: list[NormCall] = field(default_factory=list)
     calls: list[StockCall] = field(default_factory=list)  # only what results need
     parts: list[Part] = field(default_factory=list)
-    gaps: dict[int, Gap] = field(
-        default_factory=dict
-    )  # what is recomputed, by the first call
+    # Stock calls that can be recomputed, by their first.
+    gaps: dict[int, Gap] = field(default_factory=dict)
     out_leaves: list[Any] = field(default_factory=list)  # Ref or a plain object
     out_spec: Any = None
     writes: list[Write] = field(default_factory=list)

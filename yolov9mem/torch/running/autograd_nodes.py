@@ -128,9 +128,8 @@ class Forward:
         places = plan.stage_inputs[call.next_stage]
         segments = plan.stage_segments[call.next_stage]
         inputs, rebuilders = call.inputs.add(inputs)
-        self._rebuilders = (
-            self._rebuilders | rebuilders
-        )  # nodes of earlier stages keep theirs
+        # Nodes of earlier stages keep theirs.
+        self._rebuilders = self._rebuilders | rebuilders
         call.learning += map(_requires_grad, inputs)
         outputs: list[Tensor] = []
         for segment in segments:

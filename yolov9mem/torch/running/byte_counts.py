@@ -25,7 +25,7 @@ class Held(NamedTuple):
     peak: int
     stock: int
     shared: int  # of stock's: the caller has it anyway, and has its own memory of ours
-    beside: int  # what autograd keeps for stock calls that are not made recompute
+    beside: int  # what autograd keeps for stock calls that are not recomputed
     gaps: int  # of those that are
 
     @property
@@ -53,10 +53,8 @@ class Held(NamedTuple):
 
 def held_bytes(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Held:
     """Of the plans of a module's graphs, in their order."""
-    recompute, others = (
-        choose_recompute(recording, keep, plans),
-        held_by_others(recording),
-    )
+    recompute = choose_recompute(recording, keep, plans)
+    others = held_by_others(recording)
     held, stock = recompute.read_bytes(others), recompute.saved_bytes
     weights = peak = shared = 0
     beside = recompute.left_bytes(recording)
