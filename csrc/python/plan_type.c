@@ -236,9 +236,8 @@ static PyMethodDef plan_methods[] = {
      "the output's stage runs. What recompute_needs() does not tell may be None."},
     {"recompute_needs", (PyCFunction)ym_plan_recompute_needs_method, METH_NOARGS,
      "recompute_needs()\n--\n\n"
-     "What recompute() takes for each output: (bytes of workspace, flags of params, "
-     "flags "
-     "of norms), or None: it would take an input or a convolution."},
+     "What recompute() takes for each output: (bytes of workspace, flags of params, of "
+     "norms), or None: it would take an input or a convolution."},
     {"backward_workspace", (PyCFunction)ym_plan_backward_workspace_method, METH_O,
      "backward_workspace(mask)\n--\n\nBytes for that set of outputs with gradients."},
     {"reached_params", (PyCFunction)ym_plan_reached_params_method, METH_O,
@@ -266,10 +265,9 @@ static PyMethodDef plan_methods[] = {
     {"segment_stages", (PyCFunction)ym_plan_segment_stages_method, METH_NOARGS,
      "segment_stages()\n--\n\nThe stage of forward that each segment belongs to."},
     {"table", (PyCFunction)ym_plan_table_method, METH_NOARGS,
-     "table()\n--\n\nOne dict per value: name, op (what it is made by, as conv; what "
-     "was "
-     "fused with plus signs, as batch_norm+silu), shape, bytes, state, rebuilds (how "
-     "often backward computes it again), needs_grad."},
+     "table()\n--\n\nOne dict per value: name, op (what it is made by, as conv, or as "
+     "batch_norm+silu where that was fused), shape, bytes, state, rebuilds (how often "
+     "backward computes it again), needs_grad."},
     {NULL, NULL, 0, NULL},
 };
 
