@@ -107,15 +107,11 @@ def test_arguments_are_checked() -> None:
     ):
         run.plan.recompute(1, run.params, run.norms, none, *rest)
     params = [None if i == gamma else p for i, p in enumerate(run.params)]
-    with pytest.raises(
-        ValueError, match=rf"params\[{gamma}\]: is None, but the output"
-    ):
+    with pytest.raises(ValueError, match=rf"params\[{gamma}\]: is None, but is read"):
         run.plan.recompute(1, params, run.norms, run.outputs, *rest)
-    with pytest.raises(
-        ValueError, match=r"norms\[0\]: is None, but the output reads it"
-    ):
+    with pytest.raises(TypeError, match="is a NoneType, must be a tuple"):
         run.plan.recompute(1, run.params, [None, None], run.outputs, *rest)
     with pytest.raises(ValueError, match="saved: 0 bytes given, the plan needs"):
         run.plan.recompute(1, *given, None, None)
-    with pytest.raises(ValueError, match="output 0: cannot be recomputed without"):
+    with pytest.raises(ValueError, match="output: 0 cannot be recomputed without"):
         run.plan.recompute(0, *given, *rest)

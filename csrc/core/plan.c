@@ -308,3 +308,53 @@ void ym_plan_touched_params(const ym_plan *plan, const ym_schedule *schedule,
         }
     }
 }
+
+/* The weights that the first step of forward casts. */
+static void read_packed_weights(const ym_plan *plan, bool *params)
+{
+    for (int32_t i = 0; i < plan->graph->param_count; i++) {
+        params[i] = params[i] || plan->forward.weight_block[i] >= 0;
+    }
+}
+
+static void read_item(const ym_program *p, int32_t i, bool *params, bool *norms)
+{
+    const ym_item *item = &p->item[i];
+    int32_t own[4];
+    ym_item_params(p, i, own);
+    for (int k = 0; k < 4; k++) {
+        if (own[k] >= 0) {
+            params[own[k]] = true;
+        }
+    }
+    for (int32_t t = 0; item->kind == YM_ITEM_BRICK && t < item->u.brick.term_count;
+         t++) {
+        const int32_t call = item->u.brick.norm_call[t];
+        if (call >= 0) {
+            norms[p->norm_call[call].module] = true;
+        }
+    }
+}
+
+void ym_plan_reads(const ym_plan *plan, const ym_schedule *schedule, int32_t begin,
+                   int32_t end, bool *params, bool *norms)
+{
+    for (int32_t i = begin; i < end; i++) {
+        const ym_step *step = &schedule->step[i];
+        switch (step->kind) {
+        case YM_STEP_PACK_WEIGHTS:
+            read_packed_weights(plan, params);
+            break;
+        case YM_STEP_CONV:
+        case YM_STEP_CONV_DATA:
+        case YM_STEP_CONV_WEIGHT:
+        case YM_STEP_STATISTICS:
+        case YM_STEP_BRICK:
+        case YM_STEP_BRICK_BACKWARD:
+            read_item(plan->program, step->item, params, norms);
+            break;
+        default:
+            break;
+        }
+    }
+}

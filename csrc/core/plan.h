@@ -88,8 +88,5 @@ ym_status ym_plan_recompute(const ym_plan *plan, int32_t output, ym_context *con
 /* Can it be made so? Then the bytes of a workspace, apart from that of backward. */
 bool ym_plan_recompute_bytes(const ym_plan *plan, int32_t output,
                              size_t *workspace_bytes);
-/* Flags the params and norm modules that it reads. */
-void ym_plan_recompute_reads(const ym_plan *plan, int32_t output, bool *params,
-                             bool *norms);
 
 #endif

@@ -115,29 +115,3 @@ bool ym_plan_recompute_bytes(const ym_plan *plan, int32_t output,
     *workspace_bytes = recompute != NULL ? recompute->workspace_bytes : 0;
     return recompute != NULL;
 }
-
-void ym_plan_recompute_reads(const ym_plan *plan, int32_t output, bool *params,
-                             bool *norms)
-{
-    const ym_program *p = plan->program;
-    const ym_schedule *recompute = plan->recompute[output];
-    for (int32_t i = 0; recompute != NULL && i < recompute->step_count; i++) {
-        const ym_item *item = &p->item[recompute->step[i].item];
-        if (recompute->step[i].kind != YM_STEP_BRICK) {
-            continue;
-        }
-        for (int32_t t = 0; t < item->u.brick.term_count; t++) {
-            const int32_t call = item->u.brick.norm_call[t];
-            if (call >= 0) {
-                norms[p->norm_call[call].module] = true;
-            }
-        }
-        int32_t taken[4];
-        ym_item_params(p, recompute->step[i].item, taken);
-        for (int k = 0; k < 4; k++) {
-            if (taken[k] >= 0) {
-                params[taken[k]] = true;
-            }
-        }
-    }
-}

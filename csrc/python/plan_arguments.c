@@ -17,6 +17,9 @@ void ym_release_arguments(ym_run_arguments *a)
     PyMem_Free(a->norms);
     PyMem_Free(a->mask);
     PyMem_Free(a->accumulate);
+    PyMem_Free(a->reads_param);
+    PyMem_Free(a->reads_norm);
+    PyMem_Free(a->touches_param);
 }
 
 /* Norms and biases are read and written as packed vectors, whatever their shape. */
@@ -112,9 +115,9 @@ static int parse_weight(const ym_plan *plan, PyObject *object, const ym_param *p
     return read_weight(plan, object, name, param, writes, weight);
 }
 
-/* optional: None stands for one that is not there. */
+/* Those that are needed; None of a gradient stands for no place. */
 static int parse_weights(const ym_plan *plan, PyObject *object, const char *name,
-                         bool gradients, bool optional, ym_weight **weights)
+                         bool gradients, const bool *needed, ym_weight **weights)
 {
     const ym_graph *g = plan->graph;
     PyObject *list = ym_sequence_of(object, name, g->param_count);
@@ -123,14 +126,14 @@ static int parse_weights(const ym_plan *plan, PyObject *object, const char *name
     for (int32_t i = 0; status == 0 && i < g->param_count; i++) {
         PyObject *entry = PySequence_Fast_GET_ITEM(list, i);
         const ym_param *p = &g->param[i];
-        if (optional && entry == Py_None) {
-            (*weights)[i] = (ym_weight){.k = p->k, .c = p->c, .r = p->r, .s = p->s};
-        } else {
+        if (needed[i] && entry == Py_None && !gradients) {
+            PyErr_Format(PyExc_ValueError, "%s[%d]: is None, but is read here (%s)",
+                         name, i, p->name);
+            status = -1;
+        } else if (needed[i] && entry != Py_None) {
             status = parse_weight(plan, entry, p, gradients, &(*weights)[i]);
-        }
-        /* A gradient that the plan does not compute is not touched. */
-        if (gradients && !plan->program->param_grad[i]) {
-            (*weights)[i].data = NULL;
+        } else {
+            (*weights)[i] = (ym_weight){.k = p->k, .c = p->c, .r = p->r, .s = p->s};
         }
     }
     Py_XDECREF(list);
@@ -219,8 +222,8 @@ static int parse_norm(const ym_plan *plan, PyObject *object,
     return 0;
 }
 
-/* optional: None stands for one that is not there. */
-static int parse_norms(const ym_plan *plan, PyObject *object, bool optional,
+/* Those that are needed. */
+static int parse_norms(const ym_plan *plan, PyObject *object, const bool *needed,
                        ym_norm **norms)
 {
     const ym_graph *g = plan->graph;
@@ -228,9 +231,9 @@ static int parse_norms(const ym_plan *plan, PyObject *object, bool optional,
     *norms = ym_room_for(list, sizeof **norms);
     int status = *norms != NULL ? 0 : -1;
     for (int32_t i = 0; status == 0 && i < g->norm_count; i++) {
-        PyObject *entry = PySequence_Fast_GET_ITEM(list, i);
-        if (!optional || entry != Py_None) {
-            status = parse_norm(plan, entry, &g->norm[i], &(*norms)[i]);
+        if (needed[i]) {
+            status = parse_norm(plan, PySequence_Fast_GET_ITEM(list, i), &g->norm[i],
+                                &(*norms)[i]);
         }
     }
     Py_XDECREF(list);
@@ -266,25 +269,7 @@ static int parse_arena(const ym_plan *plan, PyObject *object, const char *name,
     return 0;
 }
 
-/* All but the values. optional: params and norms may be None. */
-static int parse_rest(ym_run_arguments *a, PyObject *params, PyObject *norms,
-                      bool optional, PyObject *saved, PyObject *workspace)
-{
-    if (parse_weights(a->plan, params, "params", false, optional, &a->params) < 0 ||
-        parse_norms(a->plan, norms, optional, &a->norms) < 0 ||
-        parse_arena(a->plan, saved, "saved", &a->bindings.saved,
-                    &a->bindings.saved_bytes) < 0 ||
-        parse_arena(a->plan, workspace, "workspace", &a->bindings.workspace,
-                    &a->bindings.workspace_bytes) < 0) {
-        return -1;
-    }
-    a->bindings.params = a->params;
-    a->bindings.norms = a->norms;
-    return 0;
-}
-
-int ym_parse_common(ym_run_arguments *a, PyObject *inputs, PyObject *params,
-                    PyObject *norms, PyObject *saved, PyObject *workspace)
+int ym_parse_inputs(ym_run_arguments *a, PyObject *inputs)
 {
     int32_t *items = ym_input_items(a->plan);
     if (items == NULL) {
@@ -294,20 +279,72 @@ int ym_parse_common(ym_run_arguments *a, PyObject *inputs, PyObject *params,
                           .items = items,
                           .count = a->plan->graph->input_count,
                           .may_be_planar = true};
-    int status = ym_parse_values(a->plan, inputs, &rule, &a->inputs);
+    const int status = ym_parse_values(a->plan, inputs, &rule, &a->inputs);
     PyMem_Free(items);
     a->bindings.inputs = a->inputs;
-    return status < 0 ? -1 : parse_rest(a, params, norms, false, saved, workspace);
+    return status;
 }
 
-int ym_parse_recompute(ym_run_arguments *a, PyObject *params, PyObject *norms,
-                       PyObject *saved, PyObject *workspace)
+int ym_parse_reads(ym_run_arguments *a, const ym_schedule *schedule, int32_t begin,
+                   int32_t end, PyObject *params, PyObject *norms)
 {
-    return parse_rest(a, params, norms, true, saved, workspace);
+    const ym_graph *g = a->plan->graph;
+    a->reads_param = PyMem_Calloc((size_t)g->param_count + 1, sizeof(bool));
+    a->reads_norm = PyMem_Calloc((size_t)g->norm_count + 1, sizeof(bool));
+    if (a->reads_param == NULL || a->reads_norm == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    ym_plan_reads(a->plan, schedule, begin, end, a->reads_param, a->reads_norm);
+    if (parse_weights(a->plan, params, "params", false, a->reads_param, &a->params) <
+            0 ||
+        parse_norms(a->plan, norms, a->reads_norm, &a->norms) < 0) {
+        return -1;
+    }
+    a->bindings.params = a->params;
+    a->bindings.norms = a->norms;
+    return 0;
+}
+
+int ym_parse_arenas(ym_run_arguments *a, PyObject *saved, PyObject *workspace)
+{
+    const ym_plan *plan = a->plan;
+    ym_bindings *b = &a->bindings;
+    if (parse_arena(plan, saved, "saved", &b->saved, &b->saved_bytes) < 0) {
+        return -1;
+    }
+    return parse_arena(plan, workspace, "workspace", &b->workspace,
+                       &b->workspace_bytes);
+}
+
+int ym_parse_touched(ym_run_arguments *a, const ym_schedule *schedule, int32_t segment,
+                     PyObject *grad_params)
+{
+    const ym_graph *g = a->plan->graph;
+    a->touches_param = PyMem_Calloc((size_t)g->param_count + 1, sizeof(bool));
+    if (a->touches_param == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    ym_plan_touched_params(a->plan, schedule, segment, a->touches_param);
+    if (parse_weights(a->plan, grad_params, "grad_params", true, a->touches_param,
+                      &a->grad_params) < 0) {
+        return -1;
+    }
+    a->bindings.grad_params = a->grad_params;
+    for (int32_t i = 0; i < g->param_count; i++) {
+        if (a->touches_param[i] && a->grad_params[i].data == NULL) {
+            PyErr_Format(PyExc_ValueError,
+                         "grad_params[%d]: is None, but this segment computes it (%s)",
+                         i, g->param[i].name);
+            return -1;
+        }
+    }
+    return 0;
 }
 
 int ym_parse_gradients(ym_run_arguments *a, PyObject *grad_outputs,
-                       PyObject *grad_inputs, PyObject *grad_params)
+                       PyObject *grad_inputs)
 {
     const ym_graph *g = a->plan->graph;
     int32_t *items = ym_input_items(a->plan);
@@ -321,14 +358,11 @@ int ym_parse_gradients(ym_run_arguments *a, PyObject *grad_outputs,
         .name = "grad_inputs", .items = items, .count = g->input_count, .writes = true};
     int status =
         ym_parse_values(a->plan, grad_outputs, &outputs, &a->grad_outputs) < 0 ||
-                ym_parse_values(a->plan, grad_inputs, &inputs, &a->grad_inputs) < 0 ||
-                parse_weights(a->plan, grad_params, "grad_params", true, true,
-                              &a->grad_params) < 0
+                ym_parse_values(a->plan, grad_inputs, &inputs, &a->grad_inputs) < 0
             ? -1
             : 0;
     PyMem_Free(items);
     a->bindings.grad_outputs = a->grad_outputs;
     a->bindings.grad_inputs = a->grad_inputs;
-    a->bindings.grad_params = a->grad_params;
     return status;
 }

@@ -15,6 +15,7 @@ typedef struct ym_run_arguments {
     ym_weight *params, *grad_params;
     ym_norm *norms;
     bool *mask, *accumulate;
+    bool *reads_param, *reads_norm, *touches_param; /* by param or norm */
 } ym_run_arguments;
 
 typedef struct ym_value_list {
@@ -35,13 +36,18 @@ int ym_require_device_of(const ym_array *array, const char *name, const ym_plan 
 int ym_parse_values(const ym_plan *plan, PyObject *object, const ym_value_list *rule,
                     ym_tensor **values);
 /* Inputs that the segment does not read may be missing. */
-int ym_parse_common(ym_run_arguments *a, PyObject *inputs, PyObject *params,
-                    PyObject *norms, PyObject *saved, PyObject *workspace);
-/* The same without inputs, where params and norms may be missing. */
-int ym_parse_recompute(ym_run_arguments *a, PyObject *params, PyObject *norms,
-                       PyObject *saved, PyObject *workspace);
+int ym_parse_inputs(ym_run_arguments *a, PyObject *inputs);
+/* Of a network there are a thousand params, of which a stage or a segment reads a few:
+ * those that the steps [begin, end) do are looked at. */
+int ym_parse_reads(ym_run_arguments *a, const ym_schedule *schedule, int32_t begin,
+                   int32_t end, PyObject *params, PyObject *norms);
+int ym_parse_arenas(ym_run_arguments *a, PyObject *saved, PyObject *workspace);
 int ym_parse_gradients(ym_run_arguments *a, PyObject *grad_outputs,
-                       PyObject *grad_inputs, PyObject *grad_params);
+                       PyObject *grad_inputs);
+/* The gradients of params that this segment of backward writes: each must have a place.
+ */
+int ym_parse_touched(ym_run_arguments *a, const ym_schedule *schedule, int32_t segment,
+                     PyObject *grad_params);
 void ym_release_arguments(ym_run_arguments *a);
 
 #endif

@@ -3,44 +3,28 @@
  */
 #include "python/plan_arguments.h"
 
-/* The flags of what an output reads, to be freed with PyMem_Free. */
-typedef struct reads {
-    bool *params, *norms;
-} reads;
-
-static int find_reads(const ym_plan *plan, int32_t output, reads *found)
-{
-    const ym_graph *g = plan->graph;
-    found->params = PyMem_Calloc((size_t)g->param_count + 1, sizeof(bool));
-    found->norms = PyMem_Calloc((size_t)g->norm_count + 1, sizeof(bool));
-    if (found->params == NULL || found->norms == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    ym_plan_recompute_reads(plan, output, found->params, found->norms);
-    return 0;
-}
-
-static void free_reads(reads *found)
-{
-    PyMem_Free(found->params);
-    PyMem_Free(found->norms);
-}
-
+/* (bytes, params, norms), or None. */
 static PyObject *needs_of(const ym_plan *plan, int32_t output)
 {
+    const ym_graph *g = plan->graph;
     size_t bytes;
     if (!ym_plan_recompute_bytes(plan, output, &bytes)) {
         Py_RETURN_NONE;
     }
-    reads found = {NULL, NULL};
+    bool *params = PyMem_Calloc((size_t)g->param_count + 1, sizeof *params);
+    bool *norms = PyMem_Calloc((size_t)g->norm_count + 1, sizeof *norms);
     PyObject *needs = NULL;
-    if (find_reads(plan, output, &found) == 0) {
+    if (params == NULL || norms == NULL) {
+        PyErr_NoMemory();
+    } else {
+        const ym_schedule *s = plan->recompute[output];
+        ym_plan_reads(plan, s, 0, s->step_count, params, norms);
         needs = Py_BuildValue("(nNN)", (Py_ssize_t)bytes,
-                              ym_list_of_flags(found.params, plan->graph->param_count),
-                              ym_list_of_flags(found.norms, plan->graph->norm_count));
+                              ym_list_of_flags(params, g->param_count),
+                              ym_list_of_flags(norms, g->norm_count));
     }
-    free_reads(&found);
+    PyMem_Free(params);
+    PyMem_Free(norms);
     return needs;
 }
 
@@ -60,37 +44,14 @@ PyObject *ym_plan_recompute_needs_method(plan_object *self, PyObject *unused)
     return list;
 }
 
-static PyObject *missing(const char *list, int32_t i)
+static int require_output(const ym_run_arguments *a, int32_t output)
 {
-    return PyErr_Format(PyExc_ValueError, "%s[%d]: is None, but the output reads it",
-                        list, i);
-}
-
-/* None, or NULL with an exception that names what is not there. */
-static PyObject *require_reads(const ym_run_arguments *a, int32_t output)
-{
-    const ym_graph *g = a->plan->graph;
-    reads found = {NULL, NULL};
-    PyObject *result = find_reads(a->plan, output, &found) == 0 ? Py_None : NULL;
-    for (int32_t i = 0; result != NULL && i < g->param_count; i++) {
-        if (found.params[i] && a->params[i].data == NULL) {
-            result = missing("params", i);
-        }
+    if (a->outputs[output].data == NULL) {
+        PyErr_Format(PyExc_ValueError, "outputs[%d]: is None, but is to be written",
+                     output);
+        return -1;
     }
-    for (int32_t i = 0; result != NULL && i < g->norm_count; i++) {
-        const bool is_given = a->norms[i].batch_statistics ||
-                              a->norms[i].running_mean != NULL ||
-                              g->norm[i].is_constant;
-        if (found.norms[i] && !is_given) {
-            result = missing("norms", i);
-        }
-    }
-    if (result != NULL && a->outputs[output].data == NULL) {
-        result = PyErr_Format(PyExc_ValueError,
-                              "outputs[%d]: is None, but is to be written", output);
-    }
-    free_reads(&found);
-    return result;
+    return 0;
 }
 
 static PyObject *run(ym_run_arguments *a, int32_t output, unsigned long long stream)
@@ -127,10 +88,18 @@ PyObject *ym_plan_recompute_method(plan_object *self, PyObject *args)
                                 .items = self->plan->program->output,
                                 .count = g->output_count,
                                 .writes = true};
+    const ym_schedule *schedule = self->plan->recompute[output];
     PyObject *result = NULL;
-    if (ym_parse_recompute(&a, params, norms, saved, workspace) == 0 &&
+    if (schedule == NULL) {
+        return PyErr_Format(PyExc_ValueError,
+                            "output: %d cannot be recomputed without inputs or "
+                            "convolutions",
+                            output);
+    }
+    if (ym_parse_reads(&a, schedule, 0, schedule->step_count, params, norms) == 0 &&
+        ym_parse_arenas(&a, saved, workspace) == 0 &&
         ym_parse_values(self->plan, outputs, &rule, &a.outputs) == 0 &&
-        require_reads(&a, output) != NULL) {
+        require_output(&a, output) == 0) {
         a.bindings.outputs = a.outputs;
         result = run(&a, output, stream);
     }

@@ -96,7 +96,11 @@ PyObject *ym_plan_forward_method(plan_object *self, PyObject *args)
     const ym_schedule *schedule = ym_plan_forward_schedule(self->plan);
     const int32_t segment = stages - 1 - stage;
     PyObject *result = NULL;
-    if (ym_parse_common(&a, inputs, params, norms, saved, workspace) == 0 &&
+    int32_t begin, end;
+    ym_segment_steps(schedule, segment, &begin, &end);
+    if (ym_parse_inputs(&a, inputs) == 0 &&
+        ym_parse_reads(&a, schedule, begin, end, params, norms) == 0 &&
+        ym_parse_arenas(&a, saved, workspace) == 0 &&
         ym_parse_values(self->plan, outputs, &rule, &a.outputs) == 0 &&
         require_values(&a, schedule, segment) == 0) {
         a.bindings.outputs = a.outputs;
@@ -135,30 +139,6 @@ static int parse_accumulate(ym_run_arguments *a, PyObject *accumulate)
         status = 0;
     }
     PyBuffer_Release(&bytes);
-    return status;
-}
-
-/* Every gradient of a param that this segment writes must have a place. */
-static int require_places(plan_object *self, const ym_run_arguments *a,
-                          const ym_schedule *schedule, int32_t segment)
-{
-    const ym_graph *g = self->plan->graph;
-    bool *touched = PyMem_Calloc((size_t)g->param_count + 1, sizeof *touched);
-    if (touched == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    ym_plan_touched_params(self->plan, schedule, segment, touched);
-    int status = 0;
-    for (int32_t i = 0; status == 0 && i < g->param_count; i++) {
-        if (touched[i] && a->grad_params[i].data == NULL) {
-            PyErr_Format(PyExc_ValueError,
-                         "grad_params[%d]: is None, but this segment computes it (%s)",
-                         i, g->param[i].name);
-            status = -1;
-        }
-    }
-    PyMem_Free(touched);
     return status;
 }
 
@@ -229,13 +209,20 @@ PyObject *ym_plan_backward_method(plan_object *self, PyObject *args)
     const int32_t stage = self->plan->segment_stage[segment];
     PyObject *result = NULL;
     const ym_schedule *schedule = NULL;
-    if (ym_parse_common(&a, inputs, params, norms, saved, workspace) == 0 &&
-        ym_parse_gradients(&a, grad_outputs, grad_inputs, grad_params) == 0 &&
+    int32_t begin, end;
+    if (ym_parse_inputs(&a, inputs) == 0 &&
+        ym_parse_arenas(&a, saved, workspace) == 0 &&
+        ym_parse_gradients(&a, grad_outputs, grad_inputs) == 0 &&
         parse_accumulate(&a, accumulate) == 0) {
         schedule = backward_schedule(self, &a, stage, mask);
     }
-    if (schedule != NULL && require_values(&a, schedule, segment) == 0 &&
-        require_places(self, &a, schedule, segment) == 0) {
+    if (schedule != NULL) {
+        ym_segment_steps(schedule, segment, &begin, &end);
+    }
+    if (schedule != NULL &&
+        ym_parse_reads(&a, schedule, begin, end, params, norms) == 0 &&
+        require_values(&a, schedule, segment) == 0 &&
+        ym_parse_touched(&a, schedule, segment, grad_params) == 0) {
         result = run(&a, schedule, segment, stream, sum);
     }
     ym_release_arguments(&a);

@@ -47,11 +47,9 @@ int ym_require_device_of(const ym_array *array, const char *name, const ym_plan 
     return -1;
 }
 
-/* One value in channels-last order, or an input as the plan packs it; None is allowed
- * where `optional`. */
+/* One value in channels-last order, or an input as the plan packs it. */
 static int parse_value(const ym_plan *plan, PyObject *object, const char *name,
-                       const ym_value_list *rule, int32_t item, bool optional,
-                       ym_tensor *value)
+                       const ym_value_list *rule, int32_t item, ym_tensor *value)
 {
     ym_array array;
     const ym_item *made = &plan->program->item[item];
@@ -59,10 +57,6 @@ static int parse_value(const ym_plan *plan, PyObject *object, const char *name,
     const ym_dtype dtype = is_planar ? made->u.input.form.dtype : plan->program->dtype;
     const int64_t packed[4] = {made->n, made->h, made->w, made->c};
     const int64_t planar[4] = {made->n, made->c, made->h, made->w};
-    *value = (ym_tensor){0};
-    if (optional && object == Py_None) {
-        return 0;
-    }
     if (ym_parse_array(object, name, &array) < 0 ||
         ym_require_dtype(&array, name, dtype) < 0 ||
         ym_require_shape(&array, name, 4, is_planar ? planar : packed) < 0 ||
@@ -90,11 +84,14 @@ int ym_parse_values(const ym_plan *plan, PyObject *object, const ym_value_list *
     *values = ym_room_for(list, sizeof **values);
     int status = *values != NULL ? 0 : -1;
     for (int32_t i = 0; status == 0 && i < rule->count; i++) {
+        PyObject *entry = PySequence_Fast_GET_ITEM(list, i);
+        const bool needed = rule->stage != NULL && rule->stage[i] == rule->needed_stage;
+        if (entry == Py_None && !needed) {
+            continue;
+        }
         char name[64];
         snprintf(name, sizeof name, "%s[%d]", rule->name, i);
-        const bool needed = rule->stage != NULL && rule->stage[i] == rule->needed_stage;
-        status = parse_value(plan, PySequence_Fast_GET_ITEM(list, i), name, rule,
-                             rule->items[i], !needed, &(*values)[i]);
+        status = parse_value(plan, entry, name, rule, rule->items[i], &(*values)[i]);
     }
     Py_XDECREF(list);
     return status;

@@ -62,6 +62,7 @@ class Call:
         self.consumed = False  # by a backward, of which there is no other
         self._pass = -1  # the number of the backward pass that has begun
         self.next_stage = 0  # of forward
+        self._read: tuple[list[Tensor], list[Any]] = [], []  # params, and addresses
         # By output: what stands for it, as long as a backward may ask for it.
         self.recomputed_outputs: defaultdict[int, WeakSet[Any]] = defaultdict(WeakSet)
         self._workspace: Tensor | None = None
@@ -75,7 +76,8 @@ class Call:
         channels-last."""
         plan, program, number = self.plan, self.plan.program, self.next_stage
         assert self.norms is not None
-        params, addresses = self.binding.addresses.of(self.params, self.binding.forms)
+        if number == 0:
+            self._begin_forward()
         plan.use_settings()
         given: list[Tensor | None] = [None] * len(program.outputs)
         with unfilled():
@@ -87,7 +89,7 @@ class Call:
         with devices.current(program.device):
             plan.core.forward(
                 self.inputs.addresses,
-                addresses,
+                self._read[1],
                 self.norms.arguments,
                 [None if y is None else address(y.permute(0, 2, 3, 1)) for y in given],
                 arena_address(self.saved),
@@ -99,11 +101,16 @@ class Call:
         self.inputs.end_stage()
         self.next_stage += 1
         if self.next_stage == len(plan.stage_segments):
+            self._read = [], []
             self.norms.finish()
             if not plan.keeps_workspace:
                 self.give_workspace()
         made = zip(given, program.outputs)
         return [y.to(dtype) for y, (_, dtype) in made if y is not None]
+
+    def _begin_forward(self) -> None:
+        """The parameters lie where they do until its end."""
+        self._read = self.binding.addresses.of(self.params, self.binding.forms)
 
     def _have_arenas(self) -> None:
         plan, device = self.plan, self.plan.program.device
@@ -349,4 +356,7 @@ class Call:
 
 def _only(entries: dict[int, Any], count: int) -> list[Any]:
     """So many, of which the others are None."""
-    return [entries.get(i) for i in range(count)]
+    found = [None] * count
+    for i, entry in entries.items():
+        found[i] = entry
+    return found
