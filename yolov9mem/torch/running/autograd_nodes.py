@@ -45,7 +45,7 @@ class Yolov9memSegment(torch.autograd.Function):
         stage = plan.segment_stage[segment]
         if segment != plan.stage_segments[stage][-1]:
             return (_token(call),)
-        ctx.save_for_backward(*call.inputs.saved(), *call.params)
+        ctx.save_for_backward(*call.inputs.saved())
         ctx.rebuilders = rebuilders
         outputs = call.run_stage()
         call.flows = plan.flows(tuple(call.learning))
@@ -88,6 +88,19 @@ class Yolov9memSegment(torch.autograd.Function):
         if segment == call.first:
             call.end_backward()
         return (None, None, None, *token, *inputs, *leaving)
+
+
+class SavedParams(torch.autograd.Function):
+    """Saves the parameters for all nodes of a call; no gradient comes through it."""
+
+    @staticmethod
+    def forward(ctx: Any, params: list[Tensor], learns: Tensor) -> Tensor:
+        ctx.save_for_backward(*params)
+        return learns.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise AssertionError("nothing is made of its result")
 
 
 def _refused(grads: tuple[Any, ...]) -> str | None:
@@ -140,6 +153,9 @@ class Forward:
             if segment <= call.first and not any(map(_requires_grad, tensors)):
                 call.first = segment + 1  # nothing learns so far
                 continue
+            if call.saved_params is None:
+                learns = torch.empty(0, requires_grad=True)
+                call.saved_params = SavedParams.apply(call.params, learns).grad_fn
             given = call, segment, self._rebuilders, *self._token, *tensors
             result = Yolov9memSegment.apply(*given)
             outputs, self._token = list(result[:-1]), [result[-1]]

@@ -57,6 +57,7 @@ class Call:
         self.flows: list[bool] = []  # by output: does one flow through it?
         self.norms: NormState | None = binding.norms()
         self.saved: Tensor | None = None
+        self.saved_params: Any = None  # the autograd node that has them
         self._arena: Tensor | None = None  # of backward: that, or a copy
         self.first = 0  # the first segment that hands out a gradient
         self.consumed = False  # by a backward, of which there is no other
@@ -163,8 +164,8 @@ class Call:
         self, saved: tuple[Tensor, ...], rebuilders: dict[int, Any], segment: int
     ) -> None:
         """Before the first segment that runs: ``saved`` are the inputs so far, but those
-        that the ``rebuilders`` make, and the parameters. Outputs of earlier stages will
-        have gradients, as it seems."""
+        that the ``rebuilders`` make. Outputs of earlier stages will have gradients, as it
+        seems."""
         plan, program = self.plan, self.plan.program
         assert self.norms is not None
         assert self.saved is not None
@@ -173,9 +174,8 @@ class Call:
         self._pass = torch._C._current_graph_task_id()
         self._arena = self.saved.clone() if is_retained else self.saved
         stage = plan.segment_stage[segment]
-        count = len(saved) - len(plan.program.params)
-        self.params = list(saved[count:])
-        packed = self.inputs.begin_backward(saved[:count], rebuilders, is_retained)
+        self.params = list(self.saved_params.saved_tensors)
+        packed = self.inputs.begin_backward(saved, rebuilders, is_retained)
         params, addresses = self.binding.addresses.of(self.params)
         outputs = len(program.outputs)
         mask = [
@@ -340,6 +340,7 @@ class Call:
         """Lets go of everything; there is no backward, or it is over."""
         self.give_workspace()
         self.saved = self._arena = self.norms = self._backward = None
+        self.saved_params = None
         self.inputs.free()
         self.params = []
 
