@@ -155,7 +155,7 @@ class Forward:
                 continue
             if call.saved_params is None:
                 learns = torch.empty(0, requires_grad=True)
-                call.saved_params = SavedParams.apply(call.params, learns).grad_fn
+                call.saved_params = SavedParams.apply(call.params, learns)
             given = call, segment, self._rebuilders, *self._token, *tensors
             result = Yolov9memSegment.apply(*given)
             outputs, self._token = list(result[:-1]), [result[-1]]

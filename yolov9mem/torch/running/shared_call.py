@@ -57,7 +57,7 @@ class Call:
         self.flows: list[bool] = []  # by output: does one flow through it?
         self.norms: NormState | None = binding.norms()
         self.saved: Tensor | None = None
-        self.saved_params: Any = None  # the autograd node that has them
+        self.saved_params: Tensor | None = None  # its autograd node has them
         self._arena: Tensor | None = None  # of backward: that, or a copy
         self.first = 0  # the first segment that hands out a gradient
         self.consumed = False  # by a backward, of which there is no other
@@ -174,7 +174,9 @@ class Call:
         self._pass = torch._C._current_graph_task_id()
         self._arena = self.saved.clone() if is_retained else self.saved
         stage = plan.segment_stage[segment]
-        self.params = list(self.saved_params.saved_tensors)
+        assert self.saved_params is not None
+        node: Any = self.saved_params.grad_fn
+        self.params = list(node.saved_tensors)
         packed = self.inputs.begin_backward(saved, rebuilders, is_retained)
         params, addresses = self.binding.addresses.of(self.params)
         outputs = len(program.outputs)
