@@ -17,6 +17,10 @@ TELLS_OF_HOOKS = pytest.mark.skipif(
     not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"),
     reason="this PyTorch does not tell which saved_tensors_hooks there are",
 )
+TELLS_OF_RETAINING = pytest.mark.skipif(
+    not hasattr(torch._C._autograd, "_get_current_graph_task_keep_graph"),
+    reason="this PyTorch does not tell whether a graph is retained",
+)
 
 
 class Brick(nn.Module):

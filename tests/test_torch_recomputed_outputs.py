@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from allocations import held_by, peak_of
 from models_for_tests import (
     TELLS_OF_HOOKS,
+    TELLS_OF_RETAINING,
     assert_close,
     assert_same_training,
     grads,
@@ -155,10 +156,7 @@ def test_half_precision() -> None:
         assert_same_training(ours, stock, image(size=SIZE), tolerance=0.1)
 
 
-@pytest.mark.skipif(
-    not hasattr(torch._C._autograd, "_get_current_graph_task_keep_graph"),
-    reason="this PyTorch does not tell whether a graph is retained",
-)
+@TELLS_OF_RETAINING
 @pytest.mark.parametrize("scaled", [False, True])
 def test_a_graph_that_is_retained(scaled: bool) -> None:
     ours, stock = chains(elu, scaled=scaled)

@@ -12,6 +12,7 @@ from allocations import held_by
 from emulated_gpu import emulated_gpu
 from gap_models import Two, two
 from models_for_tests import (
+    TELLS_OF_RETAINING,
     Brick,
     Net,
     assert_close,
@@ -26,11 +27,6 @@ from torch import Tensor, nn
 import yolov9mem.torch as ym
 from yolov9mem.torch.running import planned, shared_call
 
-TOLD = hasattr(torch._C._autograd, "_get_current_graph_task_keep_graph")
-told = pytest.mark.skipif(
-    not TOLD, reason="this PyTorch does not tell whether a graph is retained"
-)
-
 
 def each_loss(module: nn.Module, x: Tensor) -> list[Tensor]:
     """A backward for each output, the graph kept but for the last; then the gradients."""
@@ -40,7 +36,7 @@ def each_loss(module: nn.Module, x: Tensor) -> list[Tensor]:
     return list(grads(module).values())
 
 
-@told
+@TELLS_OF_RETAINING
 @pytest.mark.parametrize("keep", ["all", "conv", "min"])
 @pytest.mark.parametrize("segments", [1, 3])
 def test_a_backward_for_each_loss(keep: str, segments: int) -> None:
@@ -58,7 +54,7 @@ def normed() -> nn.Module:
     return nn.Sequential(Brick(3, 8, 3), *middle, nn.GroupNorm(2, 8), Brick(8, 4, 3))
 
 
-@told
+@TELLS_OF_RETAINING
 @pytest.mark.parametrize("make", [Two, normed])
 @pytest.mark.parametrize("keep", ["conv", "min"])
 def test_with_stock_calls_between(make: Callable[[], nn.Module], keep: str) -> None:
@@ -75,7 +71,7 @@ def test_with_stock_calls_between(make: Callable[[], nn.Module], keep: str) -> N
     assert ran_in_core(ours) == 1
 
 
-@told
+@TELLS_OF_RETAINING
 def test_the_same_bits_each_time() -> None:
     ours, _ = pair(keep="min", segments=2)
     loss = sum(y.square().mean() for y in leaves(ours(image())))
@@ -88,7 +84,7 @@ def test_the_same_bits_each_time() -> None:
         assert torch.equal(a, b) and torch.equal(a, c)
 
 
-@told
+@TELLS_OF_RETAINING
 @pytest.mark.parametrize("output", [0, 2])
 def test_gradients_of_some_and_then_of_all(output: int) -> None:
     """The first passes stop on the way, as where losses are weighed by their gradients
@@ -107,7 +103,7 @@ def test_gradients_of_some_and_then_of_all(output: int) -> None:
     assert_close(made[0], made[1], 1e-3)
 
 
-@told
+@TELLS_OF_RETAINING
 @pytest.mark.parametrize(
     "layout",
     [
@@ -131,7 +127,7 @@ def test_inputs_that_stay_packed(
     assert_close(made, each_loss(stock, x), 1e-3)
 
 
-@told
+@TELLS_OF_RETAINING
 def test_what_forward_kept_is_freed_by_the_last_one() -> None:
     module = ym.checkpoint(Brick(3, 16, 3), keep="conv")
     x = image(size=64)
@@ -156,7 +152,7 @@ def test_what_forward_kept_is_freed_by_the_last_one() -> None:
     assert node.call.saved is not None
 
 
-@told
+@TELLS_OF_RETAINING
 def test_after_a_backward_that_failed() -> None:
     ours, stock = pair(
         lambda: nn.Sequential(Brick(3, 8, 3), Brick(8, 4, 3)), segments=2
@@ -178,7 +174,7 @@ def test_after_a_backward_that_failed() -> None:
     assert_close(list(grads(ours).values()), list(grads(stock).values()), 1e-3)
 
 
-@told
+@TELLS_OF_RETAINING
 def test_one_that_is_not_retained_is_the_last() -> None:
     loss = ym.checkpoint(Brick(3, 4))(image()).sum()
     loss.backward(retain_graph=True)
@@ -197,7 +193,7 @@ def test_a_pytorch_that_does_not_tell_is_refused_by_name(
         loss.backward()
 
 
-@told
+@TELLS_OF_RETAINING
 def test_copies_of_a_module_with_a_retained_graph() -> None:
     """The graph is no part of the module."""
     module = ym.checkpoint(Brick(3, 4))

@@ -336,9 +336,11 @@ static void read_item(const ym_program *p, int32_t i, bool *params, bool *norms)
     }
 }
 
-void ym_plan_reads(const ym_plan *plan, const ym_schedule *schedule, int32_t begin,
-                   int32_t end, bool *params, bool *norms)
+void ym_plan_reads(const ym_plan *plan, const ym_schedule *schedule, int32_t segment,
+                   bool *params, bool *norms)
 {
+    int32_t begin, end;
+    ym_segment_steps(schedule, segment, &begin, &end);
     for (int32_t i = begin; i < end; i++) {
         const ym_step *step = &schedule->step[i];
         switch (step->kind) {

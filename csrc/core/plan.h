@@ -82,11 +82,9 @@ ym_status ym_plan_run(const ym_plan *plan, const ym_schedule *schedule, int32_t 
 
 /* Writes an output of forward once more, as forward did, from what it kept: before the
  * first segment of the output's stage runs, in backward or ahead of it. Of outputs,
- * params and norms only that one need be bound, and those that it reads. */
+ * params and norms only that one need be bound, and those that it reads; an error where
+ * that would take an input or a convolution. */
 ym_status ym_plan_recompute(const ym_plan *plan, int32_t output, ym_context *context,
                             const ym_bindings *bindings);
-/* Can it be made so? Then the bytes of a workspace, apart from that of backward. */
-bool ym_plan_recompute_bytes(const ym_plan *plan, int32_t output,
-                             size_t *workspace_bytes);
 
 #endif

@@ -28,9 +28,9 @@ struct ym_plan {
 void ym_plan_touched_params(const ym_plan *plan, const ym_schedule *schedule,
                             int32_t segment, bool *touched);
 
-/* Flags the params and norm modules that the steps [begin, end) read. */
-void ym_plan_reads(const ym_plan *plan, const ym_schedule *schedule, int32_t begin,
-                   int32_t end, bool *params, bool *norms);
+/* Flags the params and norm modules that one segment reads. */
+void ym_plan_reads(const ym_plan *plan, const ym_schedule *schedule, int32_t segment,
+                   bool *params, bool *norms);
 
 /* The steps [*begin, *end) of one segment: of backward the last runs first. */
 void ym_segment_steps(const ym_schedule *schedule, int32_t segment, int32_t *begin,

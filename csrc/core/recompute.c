@@ -4,7 +4,6 @@
 #include <stdlib.h>
 
 #include "core/backward.h"
-#include "core/plan_parts.h"
 
 static void build(ym_backwarder *s, int32_t output)
 {
@@ -106,12 +105,4 @@ void ym_hold_for_output(ym_backwarder *s, const ym_schedule *recompute, int32_t 
             hold(s, recompute, recompute->step[i].in[k], step);
         }
     }
-}
-
-bool ym_plan_recompute_bytes(const ym_plan *plan, int32_t output,
-                             size_t *workspace_bytes)
-{
-    const ym_schedule *recompute = plan->recompute[output];
-    *workspace_bytes = recompute != NULL ? recompute->workspace_bytes : 0;
-    return recompute != NULL;
 }

@@ -115,7 +115,7 @@ static int parse_weight(const ym_plan *plan, PyObject *object, const ym_param *p
     return read_weight(plan, object, name, param, writes, weight);
 }
 
-/* Those that are needed; None of a gradient stands for no place. */
+/* Those that are needed; the others may be None. */
 static int parse_weights(const ym_plan *plan, PyObject *object, const char *name,
                          bool gradients, const bool *needed, ym_weight **weights)
 {
@@ -126,11 +126,12 @@ static int parse_weights(const ym_plan *plan, PyObject *object, const char *name
     for (int32_t i = 0; status == 0 && i < g->param_count; i++) {
         PyObject *entry = PySequence_Fast_GET_ITEM(list, i);
         const ym_param *p = &g->param[i];
-        if (needed[i] && entry == Py_None && !gradients) {
-            PyErr_Format(PyExc_ValueError, "%s[%d]: is None, but is read here (%s)",
-                         name, i, p->name);
+        if (needed[i] && entry == Py_None) {
+            PyErr_Format(PyExc_ValueError, "%s[%d]: is None, but %s (%s)", name, i,
+                         gradients ? "this segment computes it" : "is read here",
+                         p->name);
             status = -1;
-        } else if (needed[i] && entry != Py_None) {
+        } else if (needed[i]) {
             status = parse_weight(plan, entry, p, gradients, &(*weights)[i]);
         } else {
             (*weights)[i] = (ym_weight){.k = p->k, .c = p->c, .r = p->r, .s = p->s};
@@ -285,8 +286,8 @@ int ym_parse_inputs(ym_run_arguments *a, PyObject *inputs)
     return status;
 }
 
-int ym_parse_reads(ym_run_arguments *a, const ym_schedule *schedule, int32_t begin,
-                   int32_t end, PyObject *params, PyObject *norms)
+int ym_parse_reads(ym_run_arguments *a, const ym_schedule *schedule, int32_t segment,
+                   PyObject *params, PyObject *norms)
 {
     const ym_graph *g = a->plan->graph;
     a->reads_param = PyMem_Calloc((size_t)g->param_count + 1, sizeof(bool));
@@ -295,7 +296,7 @@ int ym_parse_reads(ym_run_arguments *a, const ym_schedule *schedule, int32_t beg
         PyErr_NoMemory();
         return -1;
     }
-    ym_plan_reads(a->plan, schedule, begin, end, a->reads_param, a->reads_norm);
+    ym_plan_reads(a->plan, schedule, segment, a->reads_param, a->reads_norm);
     if (parse_weights(a->plan, params, "params", false, a->reads_param, &a->params) <
             0 ||
         parse_norms(a->plan, norms, a->reads_norm, &a->norms) < 0) {
@@ -332,14 +333,6 @@ int ym_parse_touched(ym_run_arguments *a, const ym_schedule *schedule, int32_t s
         return -1;
     }
     a->bindings.grad_params = a->grad_params;
-    for (int32_t i = 0; i < g->param_count; i++) {
-        if (a->touches_param[i] && a->grad_params[i].data == NULL) {
-            PyErr_Format(PyExc_ValueError,
-                         "grad_params[%d]: is None, but this segment computes it (%s)",
-                         i, g->param[i].name);
-            return -1;
-        }
-    }
     return 0;
 }
 

@@ -38,9 +38,9 @@ int ym_parse_values(const ym_plan *plan, PyObject *object, const ym_value_list *
 /* Inputs that the segment does not read may be missing. */
 int ym_parse_inputs(ym_run_arguments *a, PyObject *inputs);
 /* Of a network there are a thousand params, of which a stage or a segment reads a few:
- * those that the steps [begin, end) do are looked at. */
-int ym_parse_reads(ym_run_arguments *a, const ym_schedule *schedule, int32_t begin,
-                   int32_t end, PyObject *params, PyObject *norms);
+ * those are looked at. */
+int ym_parse_reads(ym_run_arguments *a, const ym_schedule *schedule, int32_t segment,
+                   PyObject *params, PyObject *norms);
 int ym_parse_arenas(ym_run_arguments *a, PyObject *saved, PyObject *workspace);
 int ym_parse_gradients(ym_run_arguments *a, PyObject *grad_outputs,
                        PyObject *grad_inputs);

@@ -7,8 +7,8 @@
 static PyObject *needs_of(const ym_plan *plan, int32_t output)
 {
     const ym_graph *g = plan->graph;
-    size_t bytes;
-    if (!ym_plan_recompute_bytes(plan, output, &bytes)) {
+    const ym_schedule *schedule = plan->recompute[output];
+    if (schedule == NULL) {
         Py_RETURN_NONE;
     }
     bool *params = PyMem_Calloc((size_t)g->param_count + 1, sizeof *params);
@@ -17,9 +17,8 @@ static PyObject *needs_of(const ym_plan *plan, int32_t output)
     if (params == NULL || norms == NULL) {
         PyErr_NoMemory();
     } else {
-        const ym_schedule *s = plan->recompute[output];
-        ym_plan_reads(plan, s, 0, s->step_count, params, norms);
-        needs = Py_BuildValue("(nNN)", (Py_ssize_t)bytes,
+        ym_plan_reads(plan, schedule, 0, params, norms);
+        needs = Py_BuildValue("(nNN)", (Py_ssize_t)schedule->workspace_bytes,
                               ym_list_of_flags(params, g->param_count),
                               ym_list_of_flags(norms, g->norm_count));
     }
@@ -96,7 +95,7 @@ PyObject *ym_plan_recompute_method(plan_object *self, PyObject *args)
                             "convolutions",
                             output);
     }
-    if (ym_parse_reads(&a, schedule, 0, schedule->step_count, params, norms) == 0 &&
+    if (ym_parse_reads(&a, schedule, 0, params, norms) == 0 &&
         ym_parse_arenas(&a, saved, workspace) == 0 &&
         ym_parse_values(self->plan, outputs, &rule, &a.outputs) == 0 &&
         require_output(&a, output) == 0) {

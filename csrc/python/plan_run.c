@@ -96,10 +96,8 @@ PyObject *ym_plan_forward_method(plan_object *self, PyObject *args)
     const ym_schedule *schedule = ym_plan_forward_schedule(self->plan);
     const int32_t segment = stages - 1 - stage;
     PyObject *result = NULL;
-    int32_t begin, end;
-    ym_segment_steps(schedule, segment, &begin, &end);
     if (ym_parse_inputs(&a, inputs) == 0 &&
-        ym_parse_reads(&a, schedule, begin, end, params, norms) == 0 &&
+        ym_parse_reads(&a, schedule, segment, params, norms) == 0 &&
         ym_parse_arenas(&a, saved, workspace) == 0 &&
         ym_parse_values(self->plan, outputs, &rule, &a.outputs) == 0 &&
         require_values(&a, schedule, segment) == 0) {
@@ -209,18 +207,13 @@ PyObject *ym_plan_backward_method(plan_object *self, PyObject *args)
     const int32_t stage = self->plan->segment_stage[segment];
     PyObject *result = NULL;
     const ym_schedule *schedule = NULL;
-    int32_t begin, end;
     if (ym_parse_inputs(&a, inputs) == 0 &&
         ym_parse_arenas(&a, saved, workspace) == 0 &&
         ym_parse_gradients(&a, grad_outputs, grad_inputs) == 0 &&
         parse_accumulate(&a, accumulate) == 0) {
         schedule = backward_schedule(self, &a, stage, mask);
     }
-    if (schedule != NULL) {
-        ym_segment_steps(schedule, segment, &begin, &end);
-    }
-    if (schedule != NULL &&
-        ym_parse_reads(&a, schedule, begin, end, params, norms) == 0 &&
+    if (schedule != NULL && ym_parse_reads(&a, schedule, segment, params, norms) == 0 &&
         require_values(&a, schedule, segment) == 0 &&
         ym_parse_touched(&a, schedule, segment, grad_params) == 0) {
         result = run(&a, schedule, segment, stream, sum);

@@ -17,7 +17,6 @@ from .running.byte_counts import held_bytes
 from .running.entry import Entry
 from .running.lowered import Graph
 from .running.planned import TorchPlan
-from .running.recompute_choice import choose_recompute
 
 
 @dataclass(frozen=True)
@@ -188,9 +187,9 @@ def _row(path: str, module: nn.Module, entry: Entry) -> Row:
     plans = [plan for _, plan in planned]
     assert entry.latest is not None  # as there are plans
     recording = entry.latest.recording
-    count = len(choose_recompute(recording, entry.keep, plans).gaps)
-    if count:
-        pieces = f"{count} pieces" if count > 1 else "a piece"
+    held = held_bytes(recording, entry.keep, plans)
+    if held.gaps:
+        pieces = f"{held.gaps} pieces" if held.gaps > 1 else "a piece"
         detail += f", {pieces} of stock calls made again"
     replays = [plan.core.replays for _, plan in planned]
     repeated = sum(found[1] for found in replays if found)
@@ -200,7 +199,6 @@ def _row(path: str, module: nn.Module, entry: Entry) -> Row:
         detail += ", given up since one could not be recorded"
     if reasons:
         detail += "; sometimes stock: " + "; ".join(reasons)
-    held = held_bytes(recording, entry.keep, plans)
     return Row(
         path,
         kind,

@@ -77,8 +77,6 @@ class Call:
         channels-last."""
         plan, program, number = self.plan, self.plan.program, self.next_stage
         assert self.norms is not None
-        if number == 0:
-            self._begin_forward()
         plan.use_settings()
         given: list[Tensor | None] = [None] * len(program.outputs)
         with unfilled():
@@ -86,7 +84,7 @@ class Call:
                 shape, _ = program.outputs[i]
                 given[i] = empty_output(shape, program.dtype, program.device)
             if number == 0:
-                self._have_arenas()
+                self._begin_forward()
         with devices.current(program.device):
             plan.core.forward(
                 self.inputs.addresses,
@@ -110,10 +108,8 @@ class Call:
         return [y.to(dtype) for y, (_, dtype) in made if y is not None]
 
     def _begin_forward(self) -> None:
-        """The parameters lie where they do until its end."""
+        """Has the arenas; the parameters lie where they do until the end."""
         self._read = self.binding.addresses.of(self.params, self.binding.forms)
-
-    def _have_arenas(self) -> None:
         plan, device = self.plan, self.plan.program.device
         self.saved = torch.empty(plan.saved_bytes, dtype=torch.uint8, device=device)
         self._workspace = take_workspace(plan.forward_workspace_bytes, device)
