@@ -143,6 +143,11 @@ def attended(conv: nn.Module, x: Tensor) -> Tensor:
     return (y @ weights).view(x.shape)
 
 
+def activated(conv: nn.Module, x: Tensor) -> Tensor:
+    """Fused attention, of activations."""
+    return fused(conv, F.silu(conv(F.silu(conv(x)))))
+
+
 @pytest.mark.parametrize(
     ("step", "keep", "again"),
     [
@@ -151,7 +156,10 @@ def attended(conv: nn.Module, x: Tensor) -> Tensor:
         (resized, "min", 0),
         pytest.param(shuffled, "conv", 3, marks=TELLS_OF_HOOKS),
         pytest.param(shuffled, "min", 1, marks=TELLS_OF_HOOKS),
+        (attended, "conv", 3),
         (attended, "min", 3),
+        (activated, "conv", 0),  # all of the work, for what autograd keeps of it
+        (activated, "min", 3),
     ],
 )
 def test_it_is_made_again_where_that_saves(step: Step, keep: str, again: int) -> None:

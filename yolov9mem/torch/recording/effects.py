@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -34,7 +36,7 @@ class Effects(NamedTuple):
     """Of one stock call."""
 
     draws: bool = False  # from PyTorch's default generators
-    multiplies: bool = False  # matrices, or it is a convolution
+    work: int = 0  # of products and convolutions: FLOP times the bytes of a number
     from_its_own: bool = False  # draws from a generator that it is given
     lasting: bool = False  # it moves statistics, or may do so
     exchanges: bool = False  # tensors with other processes
@@ -52,7 +54,8 @@ def watched(function: Callable[..., Any], *args: Any) -> tuple[Any, Effects]:
     """The result of a call on fakes, and what its operators do."""
     # Not the tensors, which hold autograd, which holds who is told of them.
     saved: set[int] = set()
-    with _OperatorWatch() as watch, nothing_saved(lambda x: saved.add(memory_of(x))):
+    keep = nothing_saved(lambda x: saved.add(memory_of(x)))
+    with _OperatorWatch() as watch, _FusedAttention(watch), keep:
         result = function(*args)
     given = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
     places = [("argument", i) for i in range(len(given))]
@@ -63,7 +66,7 @@ def watched(function: Callable[..., Any], *args: Any) -> tuple[Any, Effects]:
         inner.pop(memory, None)
     return result, Effects(
         watch.draws,
-        watch.multiplies,
+        watch.work,
         watch.from_its_own,
         watch.lasting,
         watch.exchanges,
@@ -101,8 +104,9 @@ class _OperatorWatch(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.draws = self.multiplies = self.from_its_own = self.lasting = False
-        self.exchanges = False
+        self.draws = self.from_its_own = self.lasting = self.exchanges = False
+        self.work = 0
+        self.is_fused = False  # what runs now
         # Alive, so that no memory has the place of another.
         self.made: list[Tensor] = []
 
@@ -110,7 +114,6 @@ class _OperatorWatch(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         self.draws |= torch.Tag.nondeterministic_seeded in func.tags
-        self.multiplies |= func.overloadpacket in flop_registry
         given = dict(zip((a.name for a in func._schema.arguments), args))
         given |= kwargs or {}
         self.from_its_own |= any(isinstance(x, torch.Generator) for x in given.values())
@@ -119,10 +122,37 @@ class _OperatorWatch(TorchDispatchMode):
         self.lasting |= moves or func.namespace not in _OURS
         self.exchanges |= "c10d" in func.namespace
         result = func(*args, **(kwargs or {}))
+        self.work += _work(func, args, kwargs or {}, result)
         operator = func.overloadpacket.__name__
         result = ordered(operator, args[0] if args else None, result)
-        self.made += (x for x in tree_leaves(result) if isinstance(x, Tensor))
+        if not self.is_fused:
+            self.made += (x for x in tree_leaves(result) if isinstance(x, Tensor))
         return result
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Its kernels keep no weights. With fakes PyTorch chooses one that is not fused."""
+
+    def __init__(self, watch: _OperatorWatch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self._watch.is_fused = func is F.scaled_dot_product_attention
+        result = func(*args, **(kwargs or {}))
+        self._watch.is_fused = False
+        return result
+
+
+def _work(func: Any, args: Any, kwargs: Any, result: Any) -> int:
+    """As in `Effects`: numbers of half the bytes are multiplied in half the time."""
+    if func.overloadpacket not in flop_registry:
+        return 0
+    flop: int = flop_registry[func.overloadpacket](*args, **kwargs, out_val=result)
+    sizes = (x.element_size() for x in tree_leaves(result) if isinstance(x, Tensor))
+    return flop * max(sizes)
 
 
 def _memory(leaf: Any) -> int:

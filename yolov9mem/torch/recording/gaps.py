@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
 
+from .effects import Effects
 from .ir import Recording, Ref, StockCall
 from .refs import memory_of_result, results
 
@@ -37,15 +38,20 @@ class Gap:
     outer_bytes: int = 0  # handed out
     most_bytes: int = 0  # made and not yet let go, while its calls run one by one
     draws: bool = False
-    multiplies: bool = False
+    work: int = 0  # of products, up to what autograd keeps last
+    feed_work: int = 0  # and from there to what it feeds
+
+    def bytes_of(self, feeds: Collection[Ref]) -> int:
+        """Not held for it, if of its feeds these are recomputed."""
+        fed = sum(size for ref, size in self.feed_bytes.items() if ref in feeds)
+        return self.saved_bytes + fed
 
     def is_worth_it(
-        self, own: Collection[Ref], held: Collection[Ref], free: Collection[Ref]
+        self, feeds: Collection[Ref], held: Collection[Ref], free: Collection[Ref]
     ) -> bool:
-        """Does it save enough, if of its feeds the ``own`` ones alone are recomputed? Of
-        what it reads, ``held`` is there in any case, were it not ``free`` then."""
-        fed = sum(size for ref, size in self.feed_bytes.items() if ref in own)
-        saved = self.saved_bytes + fed
+        """Does it save enough, if of its feeds these are recomputed? Of what it reads,
+        ``held`` is there in any case, were it not ``free`` then."""
+        saved = self.bytes_of(feeds)
         for ref, size in self.read_bytes.items():
             saved += size * ((ref in held) - (ref not in free))
         return saved >= max(1, WORTH * self.outer_bytes)
@@ -233,7 +239,21 @@ def _fill_in(done: Recording, gap: Gap, held: set[Ref]) -> None:
     gap.saved_bytes = sum(call.effects.saved_bytes for call in calls)
     gap.saved_bytes += sum(kept[where] for where in kept.keys() - outer.keys())
     gap.draws = any(call.effects.draws for call in calls)
-    gap.multiplies = any(call.effects.multiplies for call in calls)
+    _fill_in_work(gap, [call.effects for call in calls])
+
+
+def _fill_in_work(gap: Gap, calls: list[Effects]) -> None:
+    """torch.utils.checkpoint stops when it has made the last of what autograd keeps: of
+    what a call is given, or has made."""
+    saving = [i for i, does in enumerate(calls) if does.saves or does.saved_bytes]
+    last = saving[-1] if saving else -1
+    for place, does in enumerate(calls):
+        kinds = {kind for kind, _ in does.saves}
+        makes_it = does.saved_bytes > 0 or "result" in kinds
+        if place < last or (place == last and makes_it):
+            gap.work += does.work
+        else:
+            gap.feed_work += does.work
 
 
 def held_by_others(done: Recording, freed: Collection[int] = ()) -> set[Ref]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import compress
 from typing import NamedTuple
 
@@ -46,12 +46,24 @@ class Recompute(NamedTuple):
         return sum(size for ref, size in read.items() if ref not in free)
 
 
-def is_recomputed(keep: Keep) -> Callable[[Gap], bool]:
-    """Which gaps are: with "min" all, with "all" none, else those without products of
-    matrices, which cost as much as convolutions."""
+def _is_cheap(work: int, saved_bytes: int) -> bool:
+    """Is it worth its time, for these bytes? Products with few numbers in each sum take as
+    long as their results are written and read: a head of attention has 32 or 64."""
+    return work <= 2 * 64 * saved_bytes
+
+
+def _feeds(gap: Gap, keep: Keep, own: set[Ref]) -> set[Ref]:
+    """Which are recomputed of those that graphs alone hold: all, if they are cheap."""
+    feeds = own.intersection(gap.feeds)
+    fed = gap.bytes_of(feeds) - gap.bytes_of(set())
+    return feeds if keep.rule == "min" or _is_cheap(gap.feed_work, fed) else set()
+
+
+def _is_considered(gap: Gap, keep: Keep, feeds: set[Ref]) -> bool:
+    """With "min" every gap is, with "all" none, else those that are cheap."""
     if keep.rule in ("min", "all"):
-        return lambda gap: keep.rule == "min"
-    return lambda gap: not gap.multiplies
+        return keep.rule == "min"
+    return _is_cheap(gap.work + gap.feed_work * bool(feeds), gap.bytes_of(feeds))
 
 
 def choose_recompute(
@@ -68,8 +80,12 @@ def choose_recompute(
         ]
         if TELLS_OF_HOOKS:
             outputs.update(compress(values, plan.recompute))
-    is_chosen = is_recomputed(keep)
-    gaps = {first: gap for first, gap in recording.gaps.items() if is_chosen(gap)}
+    feeds = {first: _feeds(gap, keep, own) for first, gap in recording.gaps.items()}
+    gaps = {
+        first: gap
+        for first, gap in recording.gaps.items()
+        if _is_considered(gap, keep, feeds[first])
+    }
     inputs = {ref for part in recording.parts for ref in part.sources} - own
     held = held_by_others(recording) | inputs
     chosen: dict[int, Gap] = {}
@@ -78,10 +94,13 @@ def choose_recompute(
         chosen = gaps
         freed = {number for gap in chosen.values() for number in gap.calls}
         free = outputs - held_by_others(recording, freed) - inputs
-        gaps = {n: gap for n, gap in chosen.items() if gap.is_worth_it(own, held, free)}
+        gaps = {
+            first: gap
+            for first, gap in chosen.items()
+            if gap.is_worth_it(feeds[first], held, free)
+        }
     read = {ref for gap in gaps.values() for ref in gap.read_bytes}
-    feeds = {ref for gap in gaps.values() for ref in gap.feeds if ref in own}
-    return Recompute(gaps, feeds, free & read)
+    return Recompute(gaps, {ref for first in gaps for ref in feeds[first]}, free & read)
 
 
 def _bytes(gap: Gap, free: set[Ref]) -> int:
