@@ -200,26 +200,6 @@ def test_a_norm_with_settings_of_its_own() -> None:
     assert ran_in_core(ours) == 1
 
 
-@pytest.mark.parametrize("gains", [np.array([2.0, 3.0]), [2.0], 2.0, True])
-def test_an_argument_that_is_not_its_default_runs_stock(gains: object) -> None:
-    class Gained(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.brick = Brick(3, 6)
-
-        def forward(self, x: Tensor, gains: object = None) -> Tensor:
-            return self.brick(x) * (1 if gains is None else float(np.sum(gains)))
-
-    stock = Gained()
-    ours = ym.checkpoint(copy.deepcopy(stock))
-    with pytest.warns(ym.StockForwardWarning, match="gains.* is not its default"):
-        assert_close(ours(image(), gains), stock(image(), gains))
-    (row,) = ym.report(ours).rows
-    assert row.state == "stock" and "is not its default" in row.detail
-    assert_close(ours(image()), stock(image()))
-    assert ran_in_core(ours) == 1
-
-
 @pytest.mark.parametrize("kind", ["list", "dict"])
 def test_settings_within_containers_are_seen(kind: str) -> None:
     class Scaled(nn.Module):

@@ -37,36 +37,6 @@ def test_eval_and_no_grad_are_stock() -> None:
     assert trains_in_core(module.train())
 
 
-def test_arguments_that_are_not_default_are_stock() -> None:
-    module = ym.checkpoint(Net())
-    with pytest.warns(ym.StockForwardWarning, match="augment=True is not its default"):
-        backward(module(image(), augment=True))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # it is said once
-        backward(module(image(), True))
-    assert ran_in_core(module) == 0
-    assert "augment=True is not its default" in ym.report(module).rows[0].detail
-    assert trains_in_core(module, image(), False)
-
-
-def test_the_parts_are_not_where_the_module_is_for_its_arguments() -> None:
-    """As in DAMO-YOLO, whose forward takes boxes in objects of its own."""
-
-    class Trained(Net):
-        def forward(self, x: Tensor, targets: object = None) -> Tensor:
-            return sum(leaf.square().mean() for leaf in leaves(super().forward(x)))
-
-    stock = Trained()
-    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
-    with pytest.warns(
-        ym.StockForwardWarning, match="targets, list, is not its default"
-    ):
-        losses = [module(image(), [object()]) for module in (ours, stock)]
-    assert_close(*losses)
-    states = {row.path: row.state for row in ym.report(ours).rows}
-    assert states.pop("") == "stock" and "swapped" in states.values()
-
-
 @JIT
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_tracing_is_stock() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from enum import Enum
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,9 @@ GLOBAL_HOOKS = (
     "_global_backward_hooks",
     "_global_backward_pre_hooks",
 )
+# Arguments of the official forwards that ask for more than results: prints, files.
+LOOKS = frozenset({"augment", "profile", "visualize"})
+CHOICES = (type(None), bool, str, Enum, torch.dtype)  # of few values: each is recorded
 # The second logs a warning in those versions that have the first.
 _fx_is_tracing: Callable[[], bool] = getattr(
     _symbolic_trace, "is_fx_symbolic_tracing", _symbolic_trace.is_fx_tracing
@@ -114,7 +118,7 @@ def unusual_tensor(leaf: Tensor) -> Reason | None:
 
 
 class Defaults:
-    """Are the arguments that have a default left at it?"""
+    """Are the arguments that have a default left at it, or is one chosen of a few?"""
 
     def __init__(self, forward: Callable[..., Any]) -> None:
         """``forward`` is the unbound stock forward."""
@@ -139,6 +143,8 @@ class Defaults:
                 continue
             value = given[name]
             if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
+                continue
+            if name not in LOOKS and isinstance(value, CHOICES):
                 continue
             if value is not default and _differ(value, default):
                 # Values that change from call to call are not shown: reasons are counted.
