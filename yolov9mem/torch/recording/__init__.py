@@ -26,6 +26,7 @@ closures            functions that hold parts, or another's forward
 leaked_fakes        fakes that a forward leaves behind in a cache outside
 isolation           the random generators stay as they were
 fingerprint         whether the module has changed since
+collecting_hooks    transformers' hooks, which are a part of a forward
 contents, spies     objects in attributes: their content, and which ones forward reads
 cpu_orders          orders of memory that fakes do not have as kernels do
 effects, gaps       what a stock call does beside its result; which are recomputed

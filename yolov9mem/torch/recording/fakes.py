@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A deep copy of a module whose tensors are fakes: shape, dtype and device, no memory.
 
-The copy has no hooks and shares nothing that forward could change, so running it leaves
-the original's buffers, flags and hooks as they were.
+The copy has no hooks but those that forward collects with, and shares nothing that forward
+could change, so running it leaves the original's buffers, flags and hooks as they were.
 """
 
 from __future__ import annotations
@@ -22,18 +22,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layout import follows_channels_last
 from .closures import Rebinding
+from .collecting_hooks import HOOKS, collecting_hooks
 from .contents import objects_in
 from .forwards import forward_of
 from .ir import CannotLower
 from .spies import Spies
 
 SYNCED = nn.SyncBatchNorm.forward
-HOOKS = (  # what a plain call of a module would run
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
 HOOK_DICTS = (
     *HOOKS,
     "_forward_hooks_with_kwargs",
@@ -121,6 +116,7 @@ class FakeCopy:
             for name in HOOK_DICTS:
                 if name in module.__dict__:
                     memo[id(module.__dict__[name])] = OrderedDict()
+            memo[id(module._forward_hooks)].update(collecting_hooks(module))
             if isinstance(module, nn.SyncBatchNorm) and module.process_group:
                 memo[id(module.process_group)] = module.process_group  # has no copy
         known = {id(fake) for fake in self._fakes}

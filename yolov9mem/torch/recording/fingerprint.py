@@ -20,8 +20,9 @@ from torch import nn
 
 from yolov9mem import _core
 
+from .collecting_hooks import HOOKS, has_other_hooks
 from .contents import Freezer
-from .fakes import HOOK_DICTS, HOOKS
+from .fakes import HOOK_DICTS
 from .forwards import Forwards
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -121,6 +122,6 @@ class Fingerprint:
             for kind, identities in state.named:
                 if list(map(id, own[kind].values())) != identities:
                     return state.path, None
-            if known is not module and any(own[name] for name in HOOKS):
+            if known is not module and has_other_hooks(known):
                 hooked = state.path
         return None, hooked
