@@ -8,6 +8,7 @@ conditions          the reasons for stock
 replica             the module as torch.nn.DataParallel copies it for one forward
 invocation          one call of forward: the module, its arguments, its stock forward
 lower               from a part of a recording to a graph of the core
+gradient_flow       what in a recording wants gradients
 planned             the plans of such a graph
 lowered             a recording with its graphs, and their tensors in a module
 binding             those tensors: parameters and batch norm state, found by path

@@ -335,6 +335,10 @@ class Outside:
         """The tensor at ``path``."""
         return self._slots[path].get()
 
+    def learning(self) -> tuple[bool, ...]:
+        """Of the tensors that stock calls read, which want gradients."""
+        return tuple(bool(slot.get().requires_grad) for slot in self._slots.values())
+
     def count_batches(self) -> None:
         """num_batches_tracked += 1 per call of the batch norm."""
         for counters, count in self._bumps:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,8 @@ from yolov9mem.plan_table import readable_bytes
 
 from ..recording.gaps import held_by_others
 from ..recording.ir import Node, Recording, Ref
-from .lower import Program, flows
+from .gradient_flow import flows
+from .lower import Program
 from .planned import TorchPlan
 from .recompute_choice import choose_recompute
 
@@ -58,9 +60,9 @@ def held_bytes(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Held
     held, stock = recompute.read_bytes(others), recompute.saved_bytes
     weights = peak = shared = 0
     beside = recompute.left_bytes(recording)
-    seen = set(recompute.feeds)
+    seen = set(recompute.feeds)  # and what is held from there
     for plan in plans:  # all before it are held while one runs
-        held += _input_bytes(plan.program, seen)
+        held += _input_bytes(plan, seen)
         peak = max(peak, held + plan.core.peak_bytes)
         held += plan.saved_bytes
         weights += plan.core.weight_bytes
@@ -74,10 +76,13 @@ def held_bytes(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Held
     return Held(held, weights, peak, stock, shared, beside, len(recompute.gaps))
 
 
-def _input_bytes(program: Program, seen: set[Ref]) -> int:
-    """Of the inputs that are not among ``seen``, where they are noted."""
-    inputs = [node for node in program.part.nodes if node.op == "input"]
-    new = [(ref, x) for ref, x in zip(program.part.sources, inputs) if ref not in seen]
+def _input_bytes(plan: TorchPlan, seen: set[Ref]) -> int:
+    """Of the inputs that backward reads and that are not among ``seen``, where they are
+    noted."""
+    part = plan.program.part
+    inputs = [node for node in part.nodes if node.op == "input"]
+    read = list(compress(zip(part.sources, inputs), plan.read_back))
+    new = [(ref, x) for ref, x in read if ref not in seen]
     seen.update(ref for ref, _ in new)
     return sum(node.nbytes for _, node in new)
 

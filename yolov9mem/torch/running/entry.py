@@ -143,15 +143,14 @@ class Entry:
         resized = self._latest_on.get(place) is not lowered
         self.latest = self._latest_on[place] = lowered.running()
         arguments = call.args, call.kwargs
+        learns = tuple(tuple(p.requires_grad for p in own) for own in params)
+        learning = lowered.learning_inputs(call.leaves, outside, learns), learns
         replay = Replay(lowered, outside, arguments, call.leaves, self.keep)
-        for graph, binding, own in zip(lowered.graphs, bindings, params):
+        for graph, binding, own, *wanted in zip(
+            lowered.graphs, bindings, params, *learning
+        ):
             part = graph.program.part
-            plan = self._plan(
-                graph,
-                tuple(map(replay.learns, part.sources)),
-                tuple(p.requires_grad for p in own),
-                graph.planar(call.leaves),
-            )
+            plan = self._plan(graph, *wanted, graph.planar(call.leaves))
             if resized or plan is not graph.last:
                 device = graph.program.device
                 make_room(device, plan.saved_bytes, plan.core.peak_bytes)
@@ -357,7 +356,7 @@ class Entry:
             raise CannotLower("forward", "", held.comparison)
 
     def _held(self, made: Lowered, leaves: list[Any]) -> Held:
-        graphs = zip(made.graphs, made.learning(leaves))
+        graphs = zip(made.graphs, made.learning_at_most(leaves))
         plans = [self._plan(graph, *learning) for graph, learning in graphs]
         return held_bytes(made.recording, self.keep, plans)
 

@@ -55,13 +55,6 @@ class Replay:
         """What the stage reads."""
         return [self._source(ref) for ref in stage.sources]
 
-    def learns(self, ref: Ref) -> bool:
-        """Could what a later stage reads want a gradient?"""
-        if ref.kind == "stock" and ref not in self._made and ref not in self._fed:
-            return self._recording.calls[ref.key[0]].carries
-        learns: bool = self._source(ref).requires_grad
-        return learns
-
     def plan(self, plan: TorchPlan, params: list[Tensor]) -> None:
         """Of the next graph."""
         self._plans, self._params = (*self._plans, plan), params

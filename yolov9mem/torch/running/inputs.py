@@ -34,7 +34,8 @@ class Inputs:
     def __init__(self, plan: TorchPlan, counts: Counter[str]) -> None:
         self._plan, self._counts = plan, counts
         # Without their history, which begins with our own nodes: these hold this, and a
-        # cycle through the engine is never collected. None: it is recomputed.
+        # cycle through the engine is never collected. None: it is recomputed, or backward
+        # does not read it.
         self._given: list[Tensor | None] = []
         self.layouts: list[Layout] = []
         self._packed: list[Tensor | None] = []
@@ -58,7 +59,8 @@ class Inputs:
                 rebuilders[place] = node
             elif alone:
                 x = held_as_read(x, plan.program.dtype)
-            self._given.append(x.detach() if node is None else None)
+            held = node is None and plan.read_back[place]
+            self._given.append(x.detach() if held else None)
             self.layouts.append(Layout(x.dtype, is_channels_last(x)))
             made.append(x)
         for place, x in enumerate(self._as_read(made, first), first):
@@ -90,7 +92,8 @@ class Inputs:
         what it gives back in backward counts, for hooks may have kept that elsewhere."""
         given = self._given[place]
         is_copy = given is None or given.data_ptr() != packed.data_ptr()
-        if is_copy and packed.nbytes <= self._room:
+        is_read = self._plan.read_back[place]
+        if is_read and is_copy and packed.nbytes <= self._room:
             self._room -= packed.nbytes
         else:
             self._packed[place] = self.addresses[place] = None
@@ -102,14 +105,20 @@ class Inputs:
         self._given = []
 
     def begin_backward(
-        self, saved: tuple[Tensor, ...], rebuilders: dict[int, Any], is_retained: bool
+        self,
+        saved: tuple[Tensor, ...],
+        rebuilders: dict[int, Any],
+        count: int,
+        is_retained: bool,
     ) -> list[Tensor | None]:
-        """Of the stages so far, whose `saved` and `add` gave these: those still packed,
-        which another backward finds again where the graph ``is_retained``."""
-        held = iter(saved)
-        places = range(len(saved) + len(rebuilders))
-        self._given = [None if place in rebuilders else next(held) for place in places]
-        packed = self._packed[: len(places)]
+        """Of the first ``count``, of whose stages `saved` and `add` gave the others: those
+        still packed, which another backward finds again where the graph ``is_retained``."""
+        held, read_back = iter(saved), self._plan.read_back
+        self._given = [
+            next(held) if place not in rebuilders and read_back[place] else None
+            for place in range(count)
+        ]
+        packed = self._packed[:count]
         if not is_retained:
             self._packed = []
         return packed

@@ -243,35 +243,6 @@ def compute_dtype(part: Part, device: torch.device) -> torch.dtype:
     return kinds.pop() if len(kinds) == 1 and kinds <= half else torch.float32
 
 
-def flows(
-    program: Program, inputs: tuple[bool, ...], params: tuple[bool, ...]
-) -> list[bool]:
-    """By value of the part: does a wanted gradient flow through it?"""
-    wanted = {path for path, grad in zip(program.params, params) if grad}
-    grads = iter(inputs)
-    flowing: list[bool] = []
-    for node in program.part.nodes:
-        if node.op == "input":
-            flowing.append(next(grads))
-            continue
-        own: tuple[str | None, ...] = ()
-        if node.op == "conv":
-            own = node.attributes[:2]
-        elif node.op == "conv_transpose":
-            own = node.attributes[:1]
-        elif node.op == "affine":
-            own = node.attributes[2:]
-        elif node.op == "prelu":
-            own = node.attributes
-        elif node.op == "norm":
-            call = program.part.norms[node.attributes[0]]
-            own = (call.gamma, call.beta)
-        flowing.append(
-            any(flowing[v] for v in node.operands) or bool(wanted & set(own))
-        )
-    return flowing
-
-
 def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters, buffers and tensor attributes by path, tied ones under each path."""
     return {

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from yolov9mem._keep import Keep
 from ..layout import follows_channels_last
 from ..recording.ir import Recording, Ref
 from .binding import Binding, Outside, Stale, planar_dtype
+from .gradient_flow import learning_inputs
 from .lower import Program
 from .planned import TorchPlan
 from .recompute_choice import Recompute, choose_recompute
@@ -54,6 +55,7 @@ class Lowered:
         self.ran = 0
         self.draws = any(call.name in DRAWS for call in recording.calls)
         self._order: list[bool] | None = None
+        self._learning: dict[Any, list[tuple[bool, ...]]] = {}
         self._recompute: dict[tuple[Any, ...], Recompute] = {}
 
     def check_order(self, params: list[list[Tensor]]) -> None:
@@ -83,14 +85,38 @@ class Lowered:
         bindings = [Binding(graph.program, module) for graph in self.graphs]
         return bindings, Outside(self.recording, module)
 
-    def learning(self, leaves: list[Any]) -> Iterator[tuple[Any, ...]]:
+    def learning_inputs(
+        self, leaves: list[Any], outside: Outside, params: tuple[tuple[bool, ...], ...]
+    ) -> list[tuple[bool, ...]]:
+        """By graph, which inputs want gradients; ``params``: which of its params do."""
+        given = tuple(x.requires_grad for x in leaves if isinstance(x, Tensor))
+        key = given, outside.learning(), params
+        known = self._learning.get(key)
+        if known is None:
+
+            def learns(ref: Ref) -> bool:
+                is_input = ref.kind == "input"
+                tensor = leaves[ref.key] if is_input else outside.tensor(ref.key)
+                return bool(tensor.requires_grad)
+
+            known = self._learning_inputs(params, learns)
+            self._learning[key] = known
+        return known
+
+    def learning_at_most(self, leaves: list[Any]) -> Iterator[tuple[Any, ...]]:
         """By graph, the inputs and the params that want gradients when all params learn:
         those that are frozen now may not be later; and the planar inputs."""
 
-        def learns(source: Ref) -> bool:
-            return source.kind != "input" or leaves[source.key].requires_grad
+        def learns(ref: Ref) -> bool:
+            return ref.kind != "input" or bool(leaves[ref.key].requires_grad)
 
-        for graph in self.graphs:
-            sources, params = graph.program.part.sources, graph.program.params
-            learning = tuple(map(learns, sources))
-            yield learning, (True,) * len(params), graph.planar(leaves)
+        params = tuple((True,) * len(graph.program.params) for graph in self.graphs)
+        inputs = self._learning_inputs(params, learns)
+        for graph, *learning in zip(self.graphs, inputs, params):
+            yield (*learning, graph.planar(leaves))
+
+    def _learning_inputs(
+        self, params: tuple[tuple[bool, ...], ...], learns: Callable[[Ref], bool]
+    ) -> list[tuple[bool, ...]]:
+        programs = [graph.program for graph in self.graphs]
+        return learning_inputs(self.recording, programs, params, learns)

@@ -16,7 +16,8 @@ from yolov9mem._keep import Keep
 
 from .. import devices
 from .binding import DTYPE_NAMES
-from .lower import Program, flows
+from .gradient_flow import flows
+from .lower import Program
 
 # Gradients of a large graph leave backward in parts of about this many bytes.
 SEGMENT_BYTES = 8 << 20
@@ -80,7 +81,7 @@ class TorchPlan:
             else RecomputeNeeds(needs[0], *map(_numbers, needs[1:]))
             for needs in self.core.recompute_needs()
         ]
-        self.own = self._own_inputs()
+        self._place_reads()
 
     def _usual_segments(self) -> int:
         """Where nobody says how many: by the bytes of the gradients that are wanted."""
@@ -140,18 +141,22 @@ class TorchPlan:
         self.stage_outputs = _ranges([len(stage.outputs) for stage in stages])
         self.last_reads: list[int] = self.core.input_stages()  # by input: of forward
 
-    def _own_inputs(self) -> list[bool]:
-        """By input: does no stage of backward need it before its own, the one that the gap
-        before it follows? Else many would be recomputed at once."""
+    def _place_reads(self) -> None:
+        """By input, what backward does with it."""
         all_given = (True,) * len(self.program.part.outputs)
         needed = self.backward_plan(all_given).needed
+        count = len(self.input_grads)
+        read = {i for places in needed for i in places}
+        self.read_back = [i in read for i in range(count)]
+        # Does no stage of backward need it before its own, the one that the gap before it
+        # follows? Else many would be recomputed at once.
         early = {
             i
             for stage, places in enumerate(self.stage_inputs)
             for i in needed[stage]
             if i not in places
         }
-        return [i not in early for i in range(len(self.input_grads))]
+        self.own = [i in read and i not in early for i in range(count)]
 
     def use_settings(self) -> None:
         """Before the core is asked for sizes or runs: cuDNN's, as they were recorded."""

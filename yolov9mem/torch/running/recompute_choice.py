@@ -71,10 +71,12 @@ def choose_recompute(
 ) -> Recompute:
     """With these plans of its graphs, the first so many."""
     own: set[Ref] = set()
+    read: set[Ref] = set()
     outputs: set[Ref] = set()
     for plan in plans:
         part = plan.program.part
         own.update(compress(part.sources, plan.own))
+        read.update(compress(part.sources, plan.read_back))
         values = [
             Ref("value", value) for stage in part.stages for value in stage.values
         ]
@@ -86,7 +88,9 @@ def choose_recompute(
         for first, gap in recording.gaps.items()
         if _is_considered(gap, keep, feeds[first])
     }
-    inputs = {ref for part in recording.parts for ref in part.sources} - own
+    planned = {ref for plan in plans for ref in plan.program.part.sources}
+    later = {ref for part in recording.parts for ref in part.sources} - planned
+    inputs = (read | later) - own
     held = held_by_others(recording) | inputs
     chosen: dict[int, Gap] = {}
     free: set[Ref] = set()
@@ -99,8 +103,8 @@ def choose_recompute(
             for first, gap in chosen.items()
             if gap.is_worth_it(feeds[first], held, free)
         }
-    read = {ref for gap in gaps.values() for ref in gap.read_bytes}
-    return Recompute(gaps, {ref for first in gaps for ref in feeds[first]}, free & read)
+    free &= {ref for gap in gaps.values() for ref in gap.read_bytes}
+    return Recompute(gaps, {ref for first in gaps for ref in feeds[first]}, free)
 
 
 def _bytes(gap: Gap, free: set[Ref]) -> int:

@@ -103,7 +103,7 @@ class Call:
             self._read = [], []
             self.norms.finish()
             if not plan.keeps_workspace:
-                self.give_workspace()
+                self.give_workspace(plan.core.backward_workspace_bytes)
         made = zip(given, program.outputs)
         return [y.to(dtype) for y, (_, dtype) in made if y is not None]
 
@@ -173,7 +173,8 @@ class Call:
         assert self.saved_params is not None
         node: Any = self.saved_params.grad_fn
         self.params = list(node.saved_tensors)
-        packed = self.inputs.begin_backward(saved, rebuilders, is_retained)
+        count = plan.stage_inputs[stage].stop
+        packed = self.inputs.begin_backward(saved, rebuilders, count, is_retained)
         params, addresses = self.binding.addresses.of(self.params)
         outputs = len(program.outputs)
         mask = [
@@ -347,9 +348,10 @@ class Call:
             self._workspace = None
             self._workspace = take_workspace(size, device)
 
-    def give_workspace(self) -> None:
+    def give_workspace(self, wanted: int | None = None) -> None:
+        """``wanted``: bytes that are taken next, if that is known."""
         if self._workspace is not None:
-            give_workspace(self._workspace)
+            give_workspace(self._workspace, wanted)
         self._workspace = None
 
 
