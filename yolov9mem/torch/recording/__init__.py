@@ -4,6 +4,7 @@
 ==================  ================================================================
 record              runs forward on fakes, leaving nothing behind
 recorder            sees every call of a torch function and writes it down
+names               what the name of a torch function says
 calls               which calls the C core can do: shapes
 calls_arithmetic    the same for sums, and for arithmetic with numbers
 calls_layers        the same for layers: convolution, batch norm, pooling, ...
@@ -24,6 +25,7 @@ fakes               the copy of the module that is recorded, without memory
 forwards            the forward that a class has beneath ours
 closures            functions that hold parts, or another's forward
 leaked_fakes        fakes that a forward leaves behind in a cache outside
+global_values       what a forward would overwrite outside with its fakes
 isolation           the random generators stay as they were
 fingerprint         whether the module has changed since
 collecting_hooks    transformers' hooks, which are a part of a forward

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..layout import follows_channels_last, is_channels_last
 from .ir import CannotLower
+from .names import name_of
 from .sharing import note_views
 
 if TYPE_CHECKING:
@@ -26,11 +27,6 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 FULL = slice(None)
 OF_NUMPY = {"axis": "dim", "keepdims": "keepdim"}  # torch takes both names
 HANDLERS: dict[str, Callable[..., Any]] = {}
-
-
-def name_of(function: Any) -> str:
-    """The name that a user would know the function by."""
-    return str(getattr(function, "__name__", function))
 
 
 def handles(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .calls import FLOATS, handles, identity, name_of
+from .calls import FLOATS, handles, identity
 from .frozen_norms import frozen_norm_sum
+from .names import is_in_place, name_of
 from .own_numbers import plus_parameter
 from .sharing import check_in_place
 
@@ -24,12 +25,6 @@ def is_number(x: Any) -> bool:
     """Of Python or NumPy, and no bool."""
     kinds = (int, float, np.integer, np.floating)
     return isinstance(x, kinds) and not isinstance(x, bool)
-
-
-def is_in_place(func: Any) -> bool:
-    """Does it put its result into its first argument, as mul_ and __imul__ do?"""
-    name = name_of(func)
-    return name.startswith("__i") or (name[-1] == "_" and name[-2:] != "__")
 
 
 def affine(

@@ -8,15 +8,17 @@ A value of one pixel is often viewed as (N, C), for linear layers: it stays the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .. import devices
-from .calls import FLOATS, handles, identity, name_of
-from .calls_arithmetic import affine, is_in_place, is_number
+from .calls import FLOATS, handles, identity
+from .calls_arithmetic import affine, is_number
 from .frozen_norms import frozen_norm_product
+from .names import is_in_place, name_of
 from .own_numbers import expanded, times_parameter
 from .sharing import check_in_place, note_views
 
@@ -72,7 +74,7 @@ def _max(
 def _adaptive(rec: Recorder, op: str, func: Any, input: Tensor, size: Any) -> Any:
     """Adaptive pooling where each side becomes 1 or stays."""
     x = rec.value(input)
-    sizes = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    sizes = tuple(size) if isinstance(size, Iterable) else (size, size)
     if x is None or len(sizes) != 2:
         return None
     sides = rec.shape(x)[2:]

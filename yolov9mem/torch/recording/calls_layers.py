@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from .. import devices
 from ..layout import follows_channels_last
 from ..processes import sharing_of
-from .calls import FLOATS, handles, identity, name_of, operand
+from .calls import FLOATS, handles, identity, operand
 from .calls_gates import reduced
 from .ir import CannotLower, NormCall
+from .names import name_of
 from .sharing import check_in_place
 
 if TYPE_CHECKING:

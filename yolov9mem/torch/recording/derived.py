@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .calls import name_of
 from .effects import memory_of
 from .ir import Ref, StockCall
+from .names import name_of
 from .sharing import note_read, note_views
 
 if TYPE_CHECKING:

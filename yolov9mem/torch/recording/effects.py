@@ -4,7 +4,7 @@ memory would that save?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -44,6 +44,9 @@ class Effects(NamedTuple):
     saved_bytes: int = 0  # of these: autograd keeps them for backward
     # What else it keeps: ("argument", tensor) and ("result", leaf), as in StockCall.made.
     saves: frozenset[tuple[str, int]] = frozenset()
+    writes: frozenset[int] = (
+        frozenset()
+    )  # of these, by place; in-place calls tell others
     strides: tuple[tuple[int, ...], ...] = ()  # of the tensors that it is given
 
 
@@ -73,6 +76,7 @@ def watched(function: Callable[..., Any], *args: Any) -> tuple[Any, Effects]:
         sum(inner.values()),
         sum(size for memory, size in inner.items() if memory in saved),
         frozenset(place for place, memory in zip(places, outer) if memory in saved),
+        frozenset(i for i, x in enumerate(given) if memory_of(x) in watch.written),
         tuple(map(_strides, given)),
     )
 
@@ -107,6 +111,7 @@ class _OperatorWatch(TorchDispatchMode):
         self.draws = self.from_its_own = self.lasting = self.exchanges = False
         self.work = 0
         self.is_fused = False  # what runs now
+        self.written: set[int] = set()  # memory of what no result tells
         # Alive, so that no memory has the place of another.
         self.made: list[Tensor] = []
 
@@ -119,7 +124,9 @@ class _OperatorWatch(TorchDispatchMode):
         self.from_its_own |= any(isinstance(x, torch.Generator) for x in given.values())
         # Not all schemas say that running statistics are changed.
         moves = given.get("running_mean") is not None
-        self.lasting |= moves or func.namespace not in _OURS
+        written = list(_silently_written(func._schema, given))
+        self.lasting |= moves or bool(written) or func.namespace not in _OURS
+        self.written.update(map(memory_of, written))
         self.exchanges |= "c10d" in func.namespace
         result = func(*args, **(kwargs or {}))
         self.work += _work(func, args, kwargs or {}, result)
@@ -144,6 +151,26 @@ class _FusedAttention(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         self._watch.is_fused = False
         return result
+
+
+def _silently_written(schema: Any, given: dict[str, Any]) -> Iterator[Tensor]:
+    """What an operator writes and does not return, as those for lists of tensors do. It
+    may be saved for backward before, which is where a recomputation stops."""
+    returned = {
+        name
+        for result in schema.returns
+        if result.alias_info is not None
+        for name in result.alias_info.before_set
+    }
+    for argument in schema.arguments:
+        alias = argument.alias_info
+        if (
+            alias is not None
+            and alias.is_write
+            and returned.isdisjoint(alias.before_set)
+        ):
+            leaves = tree_leaves(given.get(argument.name))
+            yield from (x for x in leaves if isinstance(x, Tensor))
 
 
 def _work(func: Any, args: Any, kwargs: Any, result: Any) -> int:

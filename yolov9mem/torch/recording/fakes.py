@@ -24,6 +24,7 @@ from ..layout import follows_channels_last
 from .closures import Rebinding
 from .collecting_hooks import HOOKS, collecting_hooks
 from .contents import objects_in
+from .effects import memory_of
 from .forwards import forward_of
 from .ir import CannotLower
 from .spies import Spies
@@ -177,6 +178,10 @@ class FakeCopy:
     def own(self) -> set[int]:
         """Ids of the fakes that stand for the module's tensors."""
         return set(map(id, self._fakes))
+
+    def memories(self) -> list[int]:
+        """Where these lie: another tensor may be set in the place of one."""
+        return list(map(memory_of, self._fakes))
 
     def discard(self) -> None:
         """After a recording that failed: forward may have changed the copy."""

@@ -17,6 +17,10 @@ from collections import deque
 from collections.abc import Container
 from typing import Any
 
+from torch._subclasses.fake_tensor import FakeTensor
+
+from .global_values import GlobalValues
+
 MUTABLE = (list, dict, set, deque)
 CONTAINERS = (tuple, functools._lru_cache_wrapper, *MUTABLE)
 DEEPEST = 8  # containers within containers
@@ -27,12 +31,13 @@ class Watch:
     """Around a recording, which lists its fakes. Nothing else may hold them at the end.
 
     Python collects no garbage meanwhile: what the recording makes can be told by its age.
-    own: ids of the module's fakes, which the copy holds and calls may hand on.
+    own: ids of the module's fakes, which the copy holds and calls may hand on. values:
+    what is put back where fakes were in its place.
     """
 
-    def __init__(self, own: Container[int]) -> None:
+    def __init__(self, own: Container[int], values: GlobalValues) -> None:
         self.fakes: list[Any] = []
-        self._own = own
+        self._own, self._values = own, values
 
     def __enter__(self) -> Watch:
         self._collects, self._outer = gc.isenabled(), sys.exc_info()[1]
@@ -52,8 +57,8 @@ class Watch:
 
     def take_back(self) -> str:
         """Forgets the fakes; where others hold them, takes them away and says where."""
-        made = (fake for fake in self.fakes if id(fake) not in self._own)
-        watched = list(map(weakref.ref, made))
+        fakes = (x for x in self.fakes if isinstance(x, FakeTensor))  # and constants
+        watched = [weakref.ref(x) for x in fakes if id(x) not in self._own]
         self.fakes.clear()
         if not any(ref() is not None for ref in watched):
             return ""
@@ -63,6 +68,7 @@ class Watch:
             if not any(ref() is not None for ref in watched):
                 return ""
         named = _Holders(watched, young).clean()
+        self._values.put_back()
         return ", ".join(named[:MOST_NAMED]) or "what Python does not see"
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from .autograd_functions import autograd_functions_recorded
 from .closures import changed
 from .fakes import VALUE_ERRORS, FakeCopy
-from .ir import CannotLower, Recording
+from .global_values import GlobalValues
+from .ir import CannotLower, Node, Recording
 from .isolation import is_seeded, random_states, undisturbed
 from .leaked_fakes import Watch
 from .recorder import Recorder
@@ -20,7 +21,8 @@ def record(fakes: FakeCopy, leaves: list[Any], spec: Any, strict: bool) -> Recor
     ``leaves`` and ``spec`` are ``(args, kwargs)`` flattened. Raises CannotLower for what
     cannot be lowered (strict) or replayed, and whatever the module's own forward raises.
     """
-    with undisturbed(), autograd_functions_recorded(), Watch(fakes.own()) as watch:
+    watch = Watch(fakes.own(), GlobalValues(fakes.module))
+    with undisturbed(), autograd_functions_recorded(), watch:
         made = _record(Recorder(fakes, strict, watch.fakes), leaves, spec)
         if isinstance(made, CannotLower):
             fakes.discard()
@@ -46,6 +48,8 @@ def _record(
         call = type(error).__name__
         reason = "forward depends on the values of tensors, not only on sizes"
         return CannotLower(call, recorder.path, reason)
+    if (read := _statistics_read(made)) is not None:
+        return read
     if changed(recorder.fakes.known):
         reason = "a function of the module changes what it holds"
         return CannotLower("setattr", recorder.path, reason)
@@ -55,3 +59,28 @@ def _record(
     if is_seeded():
         return CannotLower("manual_seed", "", "forward seeds PyTorch's generator")
     return made
+
+
+def _statistics_read(done: Recording) -> CannotLower | None:
+    """The core writes running statistics and counts of batches at the end of a forward:
+    nothing else in it may read them."""
+    moving = set(done.bumps)
+    for norm in done.norms:
+        if norm.batch_statistics:
+            moving.update(path for path in (norm.mean, norm.variance) if path)
+    for call in done.calls:
+        for ref in call.refs:
+            if ref.kind == "path" and ref.key in moving:
+                reason = f"it reads {ref.key}, which a batch norm moves in this forward"
+                return CannotLower(call.name, call.path, reason)
+    for node in done.nodes:
+        if node.op != "norm" and not moving.isdisjoint(_paths(node)):
+            reason = (
+                "it reads running statistics that a batch norm moves in this forward"
+            )
+            return CannotLower(node.op, node.path, reason)
+    return None
+
+
+def _paths(node: Node) -> set[str]:
+    return {x for x in node.attributes if isinstance(x, str)}

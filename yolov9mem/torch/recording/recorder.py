@@ -37,6 +37,7 @@ from .ir import (
     items_of,
 )
 from .isolation import nothing_saved
+from .names import name_of
 from .parts import divide
 from .trees import flatten, map_leaves
 
@@ -161,6 +162,7 @@ class Recorder(TorchFunctionMode):
         self._handed_out = [x for x in fakes if isinstance(x, Tensor)]
         hooks = self._track_modules()
         before = Fingerprint(self.fakes.module, self.fakes.objects)
+        memories = self.fakes.memories()
         try:
             with self.fakes.mode, nothing_saved(), self:
                 self._pack = packing()
@@ -175,6 +177,8 @@ class Recorder(TorchFunctionMode):
                 hook.remove()
         if (changed := before.difference(self.fakes.module)) is not None:
             raise CannotLower("setattr", changed, CHANGES)
+        if self.fakes.memories() != memories:
+            raise CannotLower("set_", "", CHANGES)
         self._note_writes(containers, held, out)
         self._finish(out)
         return self.recording
@@ -218,7 +222,7 @@ class Recorder(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        name = calls.name_of(func)
+        name = name_of(func)
         if packing() is not self._pack:
             reason = "forward has saved_tensors_hooks of its own, as of checkpointing"
             raise CannotLower(name, self.path, reason)
@@ -256,7 +260,7 @@ class Recorder(TorchFunctionMode):
         sharing.note_views(self, list(made.values()), leaves)
         others: list[Ref] = []
         for place, (tensor, version) in enumerate(zip(leaves, before)):
-            if tensor._version != version:
+            if tensor._version != version or place in does.writes:
                 others += sharing.check_change(self, tensor, name)
                 made["argument", place] = tensor
         if name in SIDE_EFFECTS:

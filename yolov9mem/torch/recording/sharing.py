@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_flatten
 
 from .effects import bytes_of, memory_of
 from .fakes import own_tensors
 from .ir import CannotLower, Ref, StockCall
+from .names import is_in_place
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -92,6 +94,7 @@ def note_views(
 def called(rec: Recorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     """The result of a call; a change of an input is refused as such, where PyTorch says
     that a leaf is changed, which it is in a recording alone."""
+    _check_written(rec, func, name, args, kwargs)
     try:
         return func(*args, **kwargs)
     except RuntimeError as error:
@@ -99,6 +102,16 @@ def called(rec: Recorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         if "a leaf Variable" in str(error) and any(id(x) in rec.inputs for x in given):
             raise CannotLower(name, rec.path, INPUT) from error
         raise
+
+
+def _check_written(rec: Recorder, func: Any, name: str, args: Any, kwargs: Any) -> None:
+    """Raises CannotLower where a call would change somebody's tensor, which is no fake."""
+    written = args[:1] if is_in_place(func) or name == "__setitem__" else ()
+    given = [*written, kwargs.get("out")]
+    if not all(isinstance(x, FakeTensor) for x in tensors_in(given)):
+        raise CannotLower(
+            name, rec.path, "it changes a tensor that is not the module's"
+        )
 
 
 def check_in_place(rec: Recorder, tensor: Tensor, name: str) -> list[Ref]:

@@ -112,6 +112,8 @@ def unusual_tensor(leaf: Tensor) -> Reason | None:
         return Reason(f"an argument is a {type(leaf).__name__}", spares_parts=True)
     if leaf.layout is not torch.strided:
         return Reason(f"an argument is {leaf.layout}")
+    if leaf.ndim == 4 and leaf.numel() == 0:  # of which plans are never made
+        return Reason("an argument is an empty batch")
     if leaf.is_inference():  # which autograd refuses to hold, once statistics had moved
         return Reason("an argument was made in inference_mode()", "argument")
     return None
