@@ -27,7 +27,7 @@ class Held(NamedTuple):
     peak: int
     stock: int
     shared: int  # of stock's: the caller has it anyway, and has its own memory of ours
-    beside: int  # what autograd keeps for stock calls that are not recomputed
+    beside: int  # outputs of graphs that autograd keeps for stock calls
     gaps: int  # of those that are
 
     @property
@@ -57,9 +57,10 @@ def held_bytes(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Held
     """Of the plans of a module's graphs, in their order."""
     recompute = choose_recompute(recording, keep, plans)
     others = held_by_others(recording)
-    held, stock = recompute.read_bytes(others), recompute.saved_bytes
-    weights = peak = shared = 0
-    beside = recompute.left_bytes(recording)
+    left = recompute.left_bytes(recording)
+    held = recompute.read_bytes(others) + left
+    stock = recompute.saved_bytes + left
+    weights = peak = shared = beside = 0
     seen = set(recompute.feeds)  # and what is held from there
     for plan in plans:  # all before it are held while one runs
         held += _input_bytes(plan, seen)
