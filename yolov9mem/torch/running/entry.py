@@ -143,7 +143,7 @@ class Entry:
         resized = self._latest_on.get(place) is not lowered
         self.latest = self._latest_on[place] = lowered.running()
         arguments = call.args, call.kwargs
-        learns = tuple(tuple(p.requires_grad for p in own) for own in params)
+        learns = tuple(tuple([p.requires_grad for p in own]) for own in params)
         learning = lowered.learning_inputs(call.leaves, outside, learns), learns
         replay = Replay(lowered, outside, arguments, call.leaves, self.keep)
         for graph, binding, own, *wanted in zip(
