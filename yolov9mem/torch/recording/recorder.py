@@ -89,7 +89,8 @@ class Recorder(TorchFunctionMode):
         ref = self.ref.get(id(tensor))
         if self.strict or ref is None or ref.kind != "stock":
             return self.value(tensor)
-        if tensor.ndim != 4 or tensor.dtype not in calls.FLOATS or 0 in tensor.shape:
+        is_image = tensor.ndim == 4 and tensor.dtype in calls.FLOATS
+        if not (is_image and tensor.numel()) or sharing.is_of_calls(self, tensor):
             return None
         name, path = self.recording.calls[ref.key[0]].cause
         if not self.recording.is_left(name, path):
@@ -267,14 +268,14 @@ class Recorder(TorchFunctionMode):
             raise CannotLower(name, self.path, "it has an effect beyond its result")
         if made:
             call = self.write_call(func, name, args, kwargs, made)
-            call.changes, call.effects = tuple(others), does
+            sharing.note_changes(self, call, list(made.values()), others, does)
         return result
 
     def _check_question(self, getter: Any, asked: list[Tensor]) -> None:
         """Raises CannotLower where forward asks a tensor for its history."""
         name = getattr(getattr(getter, "__self__", None), "__name__", "")
         ref = self.ref.get(id(asked[0])) if name in OF_AUTOGRAD else None
-        carries = ref is not None and self._carries(ref, asked[0])
+        carries = ref is not None and self.carries(ref, asked[0])
         if carries or (name in OF_AUTOGRAD and asked[0] in self.derived):
             raise CannotLower(name, self.path, "it is not known before the forward")
 
@@ -295,7 +296,7 @@ class Recorder(TorchFunctionMode):
                 return leaf
             refs.append(self._ref_of(leaf, name))
             sharing.note_read(self, leaf, refs[-1])
-            carries = carries or self._carries(refs[-1], leaf)
+            carries = carries or self.carries(refs[-1], leaf)
             return refs[-1]
 
         ref_args, ref_kwargs = map_leaves(to_ref, args), map_leaves(to_ref, kwargs)
@@ -318,7 +319,7 @@ class Recorder(TorchFunctionMode):
             self.alive.append(tensor)
             self.ref[id(tensor)] = Ref("stock", (len(self.recording.calls) - 1, leaf))
 
-    def _carries(self, ref: Ref, tensor: Tensor) -> bool:
+    def carries(self, ref: Ref, tensor: Tensor) -> bool:
         """Could a gradient flow through ``tensor``, which ``ref`` stands for?"""
         if ref.kind == "stock":
             return self._carrying[ref.key[0]]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_flatten
 
-from .effects import bytes_of, memory_of
+from .effects import Effects, bytes_of, memory_of
 from .fakes import own_tensors
 from .ir import CannotLower, Ref, StockCall
 from .names import is_in_place
@@ -47,6 +47,7 @@ class Memory:
     of_others: set[int] = field(default_factory=set)  # of arguments and the module
     of_graphs: set[int] = field(default_factory=set)  # what stock calls read of theirs
     changes: dict[int, Change] = field(default_factory=dict)  # by memory
+    of_calls: set[int] = field(default_factory=set)  # changed, and stock calls' alone
 
     def note_others(self, arguments: list[Any], module: nn.Module) -> None:
         """Notes the memory that a forward shares with its caller or that graphs read."""
@@ -137,8 +138,34 @@ def check_in_place(rec: Recorder, tensor: Tensor, name: str) -> list[Ref]:
     if memory in rec.memory.of_others or told_apart or unsure or unknown:
         raise CannotLower(name, rec.path, NOT_OURS)
     _check_shown(rec, tensor)  # it is read as well as written
-    rec.memory.changes[memory] = Change(name, rec.path, {id(tensor)})
+    if all(_was_made_by_calls(rec, x) for x in same):
+        rec.memory.of_calls.add(memory)
+    else:
+        rec.memory.changes[memory] = Change(name, rec.path, {id(tensor)})
     return [rec.ref[id(x)] for x in same if x is not tensor and id(x) in rec.ref]
+
+
+def _was_made_by_calls(rec: Recorder, tensor: Tensor) -> bool:
+    """Is it the result of a stock call, of nothing that learns? A replay makes such calls
+    in their order and views as views: who reads that memory sees its changes."""
+    ref = rec.ref.get(id(tensor))
+    return ref is not None and ref.kind == "stock" and not rec.carries(ref, tensor)
+
+
+def is_of_calls(rec: Recorder, tensor: Tensor) -> bool:
+    """Then no node may read it: nodes do not keep that order."""
+    return memory_of(tensor) in rec.memory.of_calls
+
+
+def note_changes(
+    rec: Recorder, call: StockCall, made: list[Tensor], others: list[Ref], does: Effects
+) -> None:
+    """Of a call that is written down: ``others`` than those made share their memory."""
+    if any(is_of_calls(rec, tensor) for tensor in made):
+        if call.carries:
+            raise CannotLower(call.name, call.path, SEEN)
+        does = does._replace(lasting=True)  # nobody may read what it makes by that name
+    call.changes, call.effects = tuple(others), does
 
 
 def check_change(rec: Recorder, tensor: Tensor, name: str) -> list[Ref]:
