@@ -17,6 +17,7 @@ from models_for_tests import Brick, assert_same_training, image, ran_in_core
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
+from yolov9mem.torch.running import lowered, registry
 
 Between = Callable[["Front", Tensor], Tensor]
 
@@ -115,3 +116,19 @@ def test_no_more_is_held_than_in_stock(name: str) -> None:
     slack = 40 * 1024  # the result, and what the loss keeps of it
     assert row.held_bytes <= held[0] <= row.held_bytes + slack
     assert row.stock_bytes <= held[1] <= row.stock_bytes + slack
+
+
+def test_plans_of_earlier_choices_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which layers are frozen: LISA (arXiv:2403.17919) draws others all the time."""
+    monkeypatch.setattr(lowered, "MOST_KNOWN", 3)
+    stock = Front(plain)
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    layers = [[*module.first, *module.second, *module.head] for module in (ours, stock)]
+    for choice in (0, 1, 2, 3, 5, 0, 3):
+        for own in layers:
+            for number, layer in enumerate(own):
+                layer.requires_grad_(number == choice)
+        assert_same_training(ours, stock, image(size=32))
+    (made,) = registry.runner_of(ours).lowered.values()
+    assert [len(graph.plans) for graph in made.graphs] == [3]
+    assert ran_in_core(ours) == 7

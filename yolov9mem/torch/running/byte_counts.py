@@ -28,7 +28,7 @@ class Held(NamedTuple):
     stock: int
     shared: int  # of stock's: the caller has it anyway, and has its own memory of ours
     beside: int  # outputs of graphs that autograd keeps for stock calls
-    gaps: int  # of those that are
+    gaps: int  # pieces of stock calls that are recomputed
 
     @property
     def _beside_stocks(self) -> int:
@@ -41,7 +41,7 @@ class Held(NamedTuple):
         return self._beside_stocks >= self.stock
 
     def is_less_than(self, other: Held) -> bool:
-        """Is the peak lower, with what stock calls hold? No fewer of them must be
+        """Is the peak lower, with what stock calls hold? No fewer pieces of them must be
         recomputed."""
         lower = self.peak + self.beside < other.peak + other.beside
         return lower and self.gaps >= other.gaps

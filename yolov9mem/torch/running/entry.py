@@ -31,7 +31,7 @@ from .conditions import Reason, StockForwardWarning
 from .forward_calls import Replay
 from .invocation import Invocation
 from .lower import lower
-from .lowered import Graph, Lowered
+from .lowered import Graph, Lowered, drop_oldest
 from .planned import TorchPlan
 from .replica import ReplicaEntry
 
@@ -395,5 +395,6 @@ class Entry:
                     cuda_graphs=self.cuda_graphs and len(others) < MOST_WITH_GRAPHS,
                 )
                 graph.plans[key] = plan
+                drop_oldest(graph.plans)
                 self.counts["plans"] += 1
         return plan

@@ -21,7 +21,16 @@ from .planned import TorchPlan
 from .recompute_choice import Recompute, choose_recompute
 from .stock_calls import DRAWS
 
+# Of one graph or recording: a training that freezes other layers at every step would add
+# to them as long as it runs.
+MOST_KNOWN = 64
 _runs = itertools.count(1)
+
+
+def drop_oldest(known: dict[Any, Any]) -> None:
+    """Leaves the latest so many. Other threads may do so too."""
+    for key in list(known)[:-MOST_KNOWN]:
+        known.pop(key, None)
 
 
 class Graph:
@@ -73,6 +82,7 @@ class Lowered:
         if known is None:
             known = choose_recompute(self.recording, keep, plans)
             self._recompute[(keep, *plans)] = known
+            drop_oldest(self._recompute)
         return known
 
     def running(self) -> Lowered:
@@ -101,6 +111,7 @@ class Lowered:
 
             known = self._learning_inputs(params, learns)
             self._learning[key] = known
+            drop_oldest(self._learning)
         return known
 
     def learning_at_most(self, leaves: list[Any]) -> Iterator[tuple[Any, ...]]:
