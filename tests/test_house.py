@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -26,6 +27,10 @@ LIBRARY = [path for path in C_SOURCES if ROOT / "csrc" in path.parents]
 SCHEDULER = ROOT / "csrc/emulation/threads.cpp"
 # Each folder of csrc may use those before it, and itself.
 LAYERS = ("core", "math", "ops", "ref", "cpu", "cuda", "python", "python_cuda")
+TOP_LEVEL = {
+    *FOLDERS, ".ci", ".clang-format", ".gitignore", "CONTRIBUTING.md", "LICENSE",
+    "MANIFEST.in", "Makefile", "README.md", "build_cuda.py", "pyproject.toml", "setup.py",
+}  # fmt: skip
 FILE_LINES = 400
 FUNCTION_LINES = 60  # about 50, says CONTRIBUTING.md
 
@@ -62,6 +67,18 @@ def imported(node: ast.AST) -> list[tuple[str, str]]:
 def test_there_is_something_to_check() -> None:
     assert len(C_SOURCES) > 50
     assert sum(len(functions(path)) for path in C_SOURCES) > 300
+
+
+def test_the_top_level_has_nothing_else() -> None:
+    """A log or a scratch file is committed easily, and not seen for long."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("no git work tree: what is tracked is not known")
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode != 0:
+        pytest.skip(f"git does not tell what is tracked: {listed.stderr.strip()}")
+    assert {name.split("/")[0] for name in listed.stdout.splitlines()} <= TOP_LEVEL
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
