@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import copy
+import enum
 import warnings
 
 import numpy as np
 import pytest
+import torch
 from models_for_tests import (
     Brick,
     Net,
@@ -21,6 +23,7 @@ from models_for_tests import (
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
+from yolov9mem.torch.running import conditions, registry
 
 
 def test_arguments_that_are_not_default_are_stock() -> None:
@@ -112,3 +115,57 @@ def test_a_choice_of_few_is_recorded(strict: bool) -> None:
         for a, b in zip(made[0][1:], made[1][1:]):
             assert_close(a, b)
     assert ran_in_core(ours) == len(choices)
+
+
+class Kind(enum.Enum):
+    """Prints all the same."""
+
+    HALF = 0.5
+    DOUBLE = 2.0
+
+    def __repr__(self) -> str:
+        return "a kind"
+
+
+class Kinds(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.brick = Brick(3, 6)
+
+    def forward(self, x: Tensor, kind: Kind | str | None = None) -> Tensor:
+        gain = kind.value if isinstance(kind, Kind) else len(kind or "")
+        return self.brick(x) * gain
+
+
+def test_choices_are_told_apart_by_what_they_are() -> None:
+    stock = Kinds()
+    ours = ym.checkpoint(copy.deepcopy(stock))
+    for kind in (Kind.HALF, Kind.DOUBLE, Kind.HALF):
+        assert_close(ours(image(), kind), stock(image(), kind))
+    assert ran_in_core(ours) == 3
+
+
+def test_a_text_that_is_another_in_each_call_is_no_choice() -> None:
+    ours = ym.checkpoint(Kinds(), strict=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number in range(20):
+            backward(ours(image(), f"{number}.jpg"))
+    assert registry.runner_of(ours).counts["recordings"] == conditions.MOST_CHOICES
+
+
+def test_what_asks_for_more_than_results_runs_stock(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Talks(Kinds):
+        def forward(self, x: Tensor, verbose: bool = False) -> Tensor:
+            if verbose:
+                print("forward")
+            return self.brick(x)
+
+    ours = ym.checkpoint(Talks())
+    with pytest.warns(ym.StockForwardWarning, match="verbose=True"):
+        backward(ours(image(), verbose=True))
+    backward(ours(image(), verbose=True))
+    assert capsys.readouterr().out.count("forward") == 2

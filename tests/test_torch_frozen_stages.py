@@ -124,6 +124,82 @@ def test_no_more_is_held_than_in_stock(name: str) -> None:
     assert row.stock_bytes <= held[1] <= row.stock_bytes + slack
 
 
+OTHERS = torch.rand(1, 8, 1, 1)
+
+
+class Prompted(nn.Module):
+    """Adds what is no parameter, and may learn: an attribute, a buffer, or somebody's."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind = kind
+        self.first, self.last = Brick(3, 8, 3), Brick(8, 4, 3)
+        self.attribute = torch.rand(1, 8, 1, 1)
+        self.register_buffer("buffer", torch.rand(1, 8, 1, 1))
+        self.requires_grad_(False)
+
+    def prompt(self) -> Tensor:
+        return OTHERS if self.kind == "others" else getattr(self, self.kind)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x) + torch.tan(self.prompt()))
+
+
+@pytest.mark.parametrize("keep", ["conv", "min"])
+@pytest.mark.parametrize("kind", ["attribute", "buffer", "others"])
+def test_what_is_no_parameter_may_learn(kind: str, keep: str) -> None:
+    """From the first step, or from a later one."""
+    for learns in ((True, True), (False, True), (True, False, True)):
+        stock = Prompted(kind)
+        ours = ym.checkpoint(copy.deepcopy(stock), keep, strict=False)
+        for does in learns:
+            gradients = []
+            for module in (ours, stock):
+                prompt = module.prompt().requires_grad_(does)
+                prompt.grad = None
+                x = image(size=32).requires_grad_(not does)
+                module(x).square().sum().backward()
+                gradients.append(prompt.grad if does else x.grad)
+            assert_close(*gradients, 1e-3)
+    assert ran_in_core(ours) > 0
+
+
+def test_a_tensor_made_in_forward_may_learn() -> None:
+    made: list[Tensor] = []
+
+    def prompted(module: Front, x: Tensor) -> Tensor:
+        made.append(torch.ones(8, 1, 1, requires_grad=True))
+        return x.sinh() + made[-1].cos()
+
+    stock = Front(prompted)
+    for module in (ym.checkpoint(copy.deepcopy(stock), strict=False), stock):
+        module(image(size=32)).square().sum().backward()
+    assert_close(made[-2].grad, made[-1].grad, 1e-3)
+
+
+def test_no_gradient_is_wanted_through_a_mask() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.head = Brick(3, 8, 3), Brick(8, 4, 3)
+            self.frozen = nn.Sequential(*[Brick(8, 8, 3) for _ in range(4)])
+            self.frozen.requires_grad_(False)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = self.first(x)
+            return self.head(y), self.frozen((y > 0).float())
+
+    stock = Masked()
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    assert_same_training(ours, stock, image(size=32))
+    (row, *_) = ym.report(ours).rows
+    value = 2 * 8 * 32 * 32 * 4
+    assert row.state == "swapped" and row.held_bytes < 3 * value
+    assert not ours(image(size=32))[1].requires_grad
+
+
 def test_plans_of_earlier_choices_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of which layers are frozen: LISA (arXiv:2403.17919) draws others all the time."""
     monkeypatch.setattr(lowered, "MOST_KNOWN", 3)

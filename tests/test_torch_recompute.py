@@ -148,6 +148,14 @@ def activated(conv: nn.Module, x: Tensor) -> Tensor:
     return fused(conv, F.silu(conv(F.silu(conv(x)))))
 
 
+def masked(conv: nn.Module, x: Tensor) -> Tensor:
+    """By a mask that learns, for which PyTorch has no fused kernel."""
+    rows = F.silu(conv(F.silu(conv(x)))).flatten(2).transpose(1, 2)[:, None]
+    mask = rows.mean((0, 3)).expand(rows.shape[2], -1)
+    y = F.scaled_dot_product_attention(rows, rows, rows, attn_mask=mask)
+    return y.reshape(x.shape)
+
+
 @pytest.mark.parametrize(
     ("step", "keep", "again"),
     [
@@ -160,6 +168,7 @@ def activated(conv: nn.Module, x: Tensor) -> Tensor:
         (attended, "min", 3),
         (activated, "conv", 0),  # all of the work, for what autograd keeps of it
         (activated, "min", 3),
+        (masked, "conv", 3),  # its weights are kept
     ],
 )
 def test_it_is_made_again_where_that_saves(step: Step, keep: str, again: int) -> None:

@@ -28,7 +28,7 @@ leaked_fakes        fakes that a forward leaves behind in a cache outside
 global_values       what a forward would overwrite outside with its fakes
 isolation           the random generators stay as they were
 fingerprint         whether the module has changed since
-collecting_hooks    transformers' hooks, which are a part of a forward
+hooks               of modules: those that look on, and those of a forward's own
 contents, spies     objects in attributes: their content, and which ones forward reads
 cpu_orders          orders of memory that fakes do not have as kernels do
 effects, gaps       what a stock call does beside its result; which are recomputed

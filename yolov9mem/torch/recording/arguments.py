@@ -15,8 +15,9 @@ from torch import Tensor
 
 from .ir import CannotLower
 
-PRINTED = (  # their repr says all
-    *(type(None), bool, int, float, complex, str, bytes, range, slice, Enum, PurePath),
+NUMBERS = (bool, int, float, complex, str, bytes)
+PRINTED = (  # their repr says all, if their class has none of its own
+    *(type(None), *NUMBERS, range, slice, Enum, PurePath),
     *(torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format),
 )
 MOST_BYTES = 1 << 16  # of an array, which is part of a key
@@ -44,6 +45,11 @@ def kind_of(leaf: Any) -> Hashable:
     """
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.dtype, leaf.get_device()
+    if isinstance(leaf, Enum):
+        return type(leaf), leaf.name, repr(leaf.value)
+    for kind in NUMBERS:
+        if isinstance(leaf, kind):
+            return type(leaf), kind.__repr__(leaf)
     if isinstance(leaf, PRINTED):
         return type(leaf), repr(leaf)
     if isinstance(leaf, KEPT):

@@ -44,9 +44,8 @@ class Effects(NamedTuple):
     saved_bytes: int = 0  # of these: autograd keeps them for backward
     # What else it keeps: ("argument", tensor) and ("result", leaf), as in StockCall.made.
     saves: frozenset[tuple[str, int]] = frozenset()
-    writes: frozenset[int] = (
-        frozenset()
-    )  # of these, by place; in-place calls tell others
+    # Of the tensors that it is given, by place: those that it changes without a sign of it.
+    writes: frozenset[int] = frozenset()
     strides: tuple[tuple[int, ...], ...] = ()  # of the tensors that it is given
 
 
@@ -138,7 +137,7 @@ class _OperatorWatch(TorchDispatchMode):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Its kernels keep no weights. With fakes PyTorch chooses one that is not fused."""
+    """Fused kernels keep no weights. With fakes PyTorch chooses one that is not fused."""
 
     def __init__(self, watch: _OperatorWatch) -> None:
         super().__init__()
@@ -147,10 +146,25 @@ class _FusedAttention(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        self._watch.is_fused = func is F.scaled_dot_product_attention
-        result = func(*args, **(kwargs or {}))
-        self._watch.is_fused = False
-        return result
+        kwargs = kwargs or {}
+        self._watch.is_fused = _is_fused(func, args, kwargs)
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self._watch.is_fused = False
+
+
+def _is_fused(func: Any, args: Any, kwargs: Any) -> bool:
+    """Has PyTorch a fused kernel for it? Not for a mask that learns, nor for dropout on
+    the CPU."""
+    if func is not F.scaled_dot_product_attention:
+        return False
+    given = (
+        dict(zip(("query", "key", "value", "attn_mask", "dropout_p"), args)) | kwargs
+    )
+    mask, dropout = given.get("attn_mask"), given.get("dropout_p", 0.0)
+    learns = isinstance(mask, Tensor) and mask.requires_grad
+    return not learns and (dropout == 0 or given["query"].device.type != "cpu")
 
 
 def _silently_written(schema: Any, given: dict[str, Any]) -> Iterator[Tensor]:

@@ -22,10 +22,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layout import follows_channels_last
 from .closures import Rebinding
-from .collecting_hooks import HOOKS, collecting_hooks
 from .contents import objects_in
 from .effects import memory_of
 from .forwards import forward_of
+from .hooks import HOOKS, collecting_hooks
 from .ir import CannotLower
 from .spies import Spies
 

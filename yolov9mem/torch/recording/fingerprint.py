@@ -20,10 +20,10 @@ from torch import nn
 
 from yolov9mem import _core
 
-from .collecting_hooks import HOOKS, has_other_hooks
 from .contents import Freezer
 from .fakes import HOOK_DICTS
 from .forwards import Forwards
+from .hooks import HOOKS, has_other_hooks
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 INTERNAL = {

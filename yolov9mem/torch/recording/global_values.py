@@ -24,16 +24,17 @@ class GlobalValues:
         for space in _spaces(module):
             self._note(space)
             for value in list(space.values()):
-                if isinstance(value, list) and _has_tensor(value):
+                kind = type(value)  # a proxy's __class__ may be anything
+                if issubclass(kind, list) and _has_tensor(value):
                     self._lists.append((value, list(value)))
-                elif isinstance(value, dict):
+                elif issubclass(kind, dict):
                     self._note(value)
-                elif isinstance(value, type) and value.__module__ == space["__name__"]:
+                elif issubclass(kind, type) and value.__module__ == space["__name__"]:
                     self._note(vars(value), value)
 
     def _note(self, space: Any, owner: type | None = None) -> None:
         if len(space) <= MOST_ITEMS:
-            tensors = {k: x for k, x in list(space.items()) if isinstance(x, Tensor)}
+            tensors = {k: x for k, x in list(space.items()) if _is_tensor(x)}
             if tensors:
                 self._dicts.append((space if owner is None else owner, tensors))
 
@@ -66,4 +67,8 @@ def _spaces(module: nn.Module) -> list[dict[str, Any]]:
 
 
 def _has_tensor(values: list[Any]) -> bool:
-    return len(values) <= MOST_ITEMS and any(isinstance(x, Tensor) for x in values)
+    return len(values) <= MOST_ITEMS and any(map(_is_tensor, values))
+
+
+def _is_tensor(value: Any) -> bool:
+    return issubclass(type(value), Tensor)

@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..processes import Sharing
 from .effects import NO_EFFECTS, Effects
+from .names import cuts_gradients
 
 if TYPE_CHECKING:
     from .gaps import Gap
@@ -127,10 +129,18 @@ class StockCall:
     changes: tuple[Ref, ...] = ()  # beside arguments: what they are views of
     memory: tuple[int | None, ...] = ()  # of what it makes: equal numbers, the same
     after: int = 0  # the stage that it follows, counted from 1; 0: it comes before all
-    carries: bool = True  # could a gradient flow through its result?
+    carries: bool = True  # could a gradient flow through its result, as recorded?
+    cuts: bool = False  # none does, whatever it reads
     done_with: tuple[Ref, ...] = ()  # what nobody reads after it
     bytes: tuple[int, ...] = ()  # of that memory
     effects: Effects = NO_EFFECTS
+
+    def note_gradients(self, made: list[Tensor], carries: bool) -> None:
+        """Of what it has made, where what it reads ``carries`` one, as recorded."""
+        learns = carries or (not self.refs and any(x.requires_grad for x in made))
+        numbers = any(x.is_floating_point() or x.is_complex() for x in made)
+        self.cuts = not numbers or cuts_gradients(self.function)
+        self.carries = learns and not self.cuts
 
     @property
     def changed(self) -> tuple[Ref, ...]:

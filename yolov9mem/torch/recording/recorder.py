@@ -68,7 +68,6 @@ class Recorder(TorchFunctionMode):
         self.alive = alive  # keeps the ids valid
         self._handed_out: list[Tensor] = []  # what the caller has afterwards
         self._norm_index: dict[NormCall, int] = {}
-        self._carrying: list[bool] = []  # by stock call: may a gradient flow?
 
     # What calls.py asks and tells.
 
@@ -306,14 +305,14 @@ class Recorder(TorchFunctionMode):
         cause = self._cause(name, refs)
         call = StockCall(func, ref_args, ref_kwargs, name, self.path, cause, autocast)
         call.refs, call.made = tuple(refs), tuple(made)
-        self.append_call(call, list(made.values()), carries and name != "detach")
+        self.append_call(call, list(made.values()), carries)
         return call
 
     def append_call(self, call: StockCall, made: list[Tensor], carries: bool) -> None:
         """Writes a stock call down, which has made these tensors."""
-        call.nodes_before, call.carries = len(self.recording.nodes), carries
+        call.nodes_before = len(self.recording.nodes)
+        call.note_gradients(made, carries)
         sharing.note_memory(call, made)
-        self._carrying.append(carries)
         self.recording.calls.append(call)
         for leaf, tensor in enumerate(made):
             self.alive.append(tensor)
@@ -321,9 +320,10 @@ class Recorder(TorchFunctionMode):
 
     def carries(self, ref: Ref, tensor: Tensor) -> bool:
         """Could a gradient flow through ``tensor``, which ``ref`` stands for?"""
+        learns = isinstance(tensor, nn.Parameter) or tensor.requires_grad
         if ref.kind == "stock":
-            return self._carrying[ref.key[0]]
-        learns = ref.kind in ("value", "input") or isinstance(tensor, nn.Parameter)
+            learns = self.recording.calls[ref.key[0]].carries
+        learns = learns or ref.kind in ("value", "input")
         return learns and (tensor.is_floating_point() or tensor.is_complex())
 
     def _cause(self, name: str, refs: list[Ref]) -> tuple[str, str]:
@@ -361,7 +361,7 @@ class Recorder(TorchFunctionMode):
             reason = "it reads a tensor kept in a container of the module"
             raise CannotLower(name, self.path, reason)
         if type(tensor) is Tensor:
-            return Ref("constant", tensor)
+            return sharing.constant(self, tensor)
         raise CannotLower(name, self.path, "it reads a tensor of unknown origin")
 
     def _note_writes(self, containers: Any, held: Any, out: Any) -> None:

@@ -92,10 +92,19 @@ def note_views(
             rec.memory.has_views.update(shared)
 
 
+def constant(rec: Recorder, tensor: Tensor) -> Ref:
+    """What stands for a tensor of somebody else's, and whose memory nobody may change."""
+    rec.memory.of_others.add(memory_of(rec.fakes.mode.from_tensor(tensor)))
+    return Ref("constant", tensor)
+
+
 def called(rec: Recorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     """The result of a call; a change of an input is refused as such, where PyTorch says
     that a leaf is changed, which it is in a recording alone."""
     _check_written(rec, func, name, args, kwargs)
+    if name == "batch_norm" and id(rec.modules[-1][1]) in rec.fakes.cumulative:
+        reason = "its momentum is None, a cumulative average, which a replay lacks"
+        raise CannotLower(name, rec.path, reason)
     try:
         return func(*args, **kwargs)
     except RuntimeError as error:
@@ -125,11 +134,12 @@ def check_in_place(rec: Recorder, tensor: Tensor, name: str) -> list[Ref]:
         raise CannotLower(name, rec.path, f"it changes {known} in place")
     if id(tensor) in rec.ref and id(tensor) in rec.inputs:
         raise CannotLower(name, rec.path, INPUT)
+    memory = memory_of(tensor)
     if not tensor._is_view() and id(tensor) not in rec.memory.has_views:
-        if id(tensor) in rec.memory.may_be_shared:
+        is_others = memory in rec.memory.of_others
+        if is_others or id(tensor) in rec.memory.may_be_shared:
             raise CannotLower(name, rec.path, NOT_OURS)
         return []
-    memory = memory_of(tensor)
     same = [x for x in rec.alive if memory_of(x) == memory]
     told_apart = any(rec.value(x) in rec.copies for x in same)
     unsure = any(id(x) in rec.memory.may_be_shared for x in same)

@@ -63,14 +63,10 @@ def take_workspace(size: int, device: torch.device) -> Tensor:
         return torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
-def give_workspace(workspace: Tensor, wanted: int | None = None) -> None:
-    """Keeps the workspace for the next call, if it is the largest, and unless that one
-    takes less than half of it, ``wanted`` bytes: backward does after a frozen front, and
-    has gradients beside it."""
+def give_workspace(workspace: Tensor) -> None:
+    """Keeps the workspace for the next call, if it is the largest."""
     global _kept
     if devices.kind(workspace.device) != "cpu":
-        return
-    if wanted is not None and 2 * wanted < workspace.numel():
         return
     with _lock:
         if _kept is None or _kept.numel() < workspace.numel():

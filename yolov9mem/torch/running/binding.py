@@ -330,14 +330,16 @@ class Outside:
         refs += [leaf for leaf in recording.out_leaves if isinstance(leaf, Ref)]
         refs += [write.ref for write in recording.writes]
         self._slots = {r.key: _Slot(root, r.key) for r in refs if r.kind == "path"}
+        self._others = [ref.key for ref in refs if ref.kind == "constant"]
 
     def tensor(self, path: str) -> Any:
         """The tensor at ``path``."""
         return self._slots[path].get()
 
     def learning(self) -> tuple[bool, ...]:
-        """Of the tensors that stock calls read, which want gradients."""
-        return tuple(bool(slot.get().requires_grad) for slot in self._slots.values())
+        """Of the tensors that are needed, the module's and others': which learn."""
+        tensors = [slot.get() for slot in self._slots.values()] + self._others
+        return tuple([bool(tensor.requires_grad) for tensor in tensors])
 
     def count_batches(self) -> None:
         """num_batches_tracked += 1 per call of the batch norm."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import defaultdict
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, NamedTuple
@@ -29,9 +30,12 @@ GLOBAL_HOOKS = (
     "_global_backward_hooks",
     "_global_backward_pre_hooks",
 )
-# Arguments of the official forwards that ask for more than results: prints, files.
-LOOKS = frozenset({"augment", "profile", "visualize"})
+# Names of arguments that ask for more than results: prints, files, times.
+LOOKS = frozenset(
+    {"augment", "debug", "embed", "log", "print", "profile", "verbose", "visualize"}
+)
 CHOICES = (type(None), bool, str, Enum, torch.dtype)  # of few values: each is recorded
+MOST_CHOICES = 16  # of one argument; a text that is another in each call is none
 # The second logs a warning in those versions that have the first.
 _fx_is_tracing: Callable[[], bool] = getattr(
     _symbolic_trace, "is_fx_symbolic_tracing", _symbolic_trace.is_fx_tracing
@@ -112,7 +116,7 @@ def unusual_tensor(leaf: Tensor) -> Reason | None:
         return Reason(f"an argument is a {type(leaf).__name__}", spares_parts=True)
     if leaf.layout is not torch.strided:
         return Reason(f"an argument is {leaf.layout}")
-    if leaf.ndim == 4 and leaf.numel() == 0:  # of which plans are never made
+    if leaf.ndim == 4 and 0 in leaf.shape:  # of which no plan is made
         return Reason("an argument is an empty batch")
     if leaf.is_inference():  # which autograd refuses to hold, once statistics had moved
         return Reason("an argument was made in inference_mode()", "argument")
@@ -127,6 +131,7 @@ class Defaults:
         self.forward = forward
         self._signature = inspect.signature(forward)
         self._names = list(self._signature.parameters)[1:]
+        self._chosen: dict[str, set[Any]] = defaultdict(set)
 
     def changed(
         self, module: nn.Module, args: Any, kwargs: dict[str, Any]
@@ -146,7 +151,7 @@ class Defaults:
             value = given[name]
             if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
                 continue
-            if name not in LOOKS and isinstance(value, CHOICES):
+            if name not in LOOKS and self._is_choice(name, value):
                 continue
             if value is not default and _differ(value, default):
                 # Values that change from call to call are not shown: reasons are counted.
@@ -157,6 +162,15 @@ class Defaults:
                 text = f"argument {shown} is not its default"
                 return Reason(text, "argument", spares_parts=True)
         return None
+
+    def _is_choice(self, name: str, value: Any) -> bool:
+        """Is it one of few that this argument has had?"""
+        if not isinstance(value, CHOICES):
+            return False
+        known = self._chosen[name]
+        if len(known) < MOST_CHOICES:
+            known.add(value)
+        return value in known
 
 
 def _differ(value: Any, default: Any) -> bool:

@@ -54,8 +54,8 @@ def learning_inputs(
 ) -> list[tuple[bool, ...]]:
     """By graph and input: does it want a gradient?
 
-    params: by graph, which of its params want one. learns: does what comes from outside,
-    an argument of forward or a tensor of the module's?
+    params: by graph, which of its params want one. learns: does an argument of forward or
+    a tensor of the module's? Those of others are asked here.
     """
     flow = _Flow(recording, learns)
     return [flow.inputs(program, own) for program, own in zip(programs, params)]
@@ -68,8 +68,8 @@ class _Flow:
         self._nodes, self._calls = recording.nodes, recording.calls
         self._learns = learns
         self._made: set[Ref] = set()  # in the forward, and wants one
-        self._next = 0  # stock call
-        self._stages = 0
+        self._next = 0  # number of the next stock call
+        self._stages = 0  # how many have been passed
 
     def inputs(self, program: Program, params: tuple[bool, ...]) -> tuple[bool, ...]:
         """Of the next graph."""
@@ -101,7 +101,9 @@ class _Flow:
         calls = self._calls
         while self._next < len(calls) and calls[self._next].after <= self._stages:
             call = calls[self._next]
-            if call.carries and any(map(self._wants, call.refs)):
+            # A tensor that it makes of nothing may want one by itself.
+            wants = any(map(self._wants, call.refs)) if call.refs else call.carries
+            if wants and not call.cuts:
                 leaves = range(len(call.made))
                 self._made |= {Ref("stock", (self._next, leaf)) for leaf in leaves}
                 self._made |= set(call.changed)

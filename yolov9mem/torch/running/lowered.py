@@ -109,7 +109,7 @@ class Lowered:
                 tensor = leaves[ref.key] if is_input else outside.tensor(ref.key)
                 return bool(tensor.requires_grad)
 
-            known = self._learning_inputs(params, learns)
+            known = self._follow(params, learns)
             self._learning[key] = known
             drop_oldest(self._learning)
         return known
@@ -122,11 +122,11 @@ class Lowered:
             return ref.kind != "input" or bool(leaves[ref.key].requires_grad)
 
         params = tuple((True,) * len(graph.program.params) for graph in self.graphs)
-        inputs = self._learning_inputs(params, learns)
+        inputs = self._follow(params, learns)
         for graph, *learning in zip(self.graphs, inputs, params):
             yield (*learning, graph.planar(leaves))
 
-    def _learning_inputs(
+    def _follow(
         self, params: tuple[tuple[bool, ...], ...], learns: Callable[[Ref], bool]
     ) -> list[tuple[bool, ...]]:
         programs = [graph.program for graph in self.graphs]

@@ -117,6 +117,9 @@ class TorchPlan:
             self.forward_workspace_bytes = max(
                 self.forward_workspace_bytes, self.core.backward_workspace_bytes
             )
+        # Behind a frozen front backward takes less, and has gradients beside it.
+        least = 2 * self.core.backward_workspace_bytes
+        self.drops_workspace = least < self.forward_workspace_bytes
         # The launches of a part are repeated where all that it works on lies in the same
         # place; what the allocator gives after the loss may be elsewhere.
         small = KEPT_WORKSPACE * self.core.peak_bytes

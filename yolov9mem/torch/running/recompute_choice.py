@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import compress
 from typing import NamedTuple
@@ -46,10 +47,14 @@ class Recompute(NamedTuple):
         return sum(size for ref, size in read.items() if ref not in free)
 
 
+# Numbers in each sum of a product of matrices that takes about as long as its results are
+# written and read: a head of attention in a detector has 32.
+SHORT_SUM = 32
+
+
 def _is_cheap(work: int, saved_bytes: int) -> bool:
-    """Is it worth its time, for these bytes? Products with few numbers in each sum take as
-    long as their results are written and read: a head of attention has 32 or 64."""
-    return work <= 2 * 64 * saved_bytes
+    """For so many bytes, is the time small that their products take?"""
+    return work <= 2 * SHORT_SUM * saved_bytes
 
 
 def _feeds(gap: Gap, keep: Keep, own: set[Ref]) -> set[Ref]:
@@ -82,6 +87,9 @@ def choose_recompute(
         ]
         if TELLS_OF_HOOKS:
             outputs.update(compress(values, plan.recompute))
+    sources = [ref for part in recording.parts for ref in part.sources]
+    # What is recomputed is handed out once: not to two graphs.
+    own -= {ref for ref, count in Counter(sources).items() if count > 1}
     feeds = {first: _feeds(gap, keep, own) for first, gap in recording.gaps.items()}
     gaps = {
         first: gap
@@ -89,7 +97,7 @@ def choose_recompute(
         if _is_considered(gap, keep, feeds[first])
     }
     planned = {ref for plan in plans for ref in plan.program.part.sources}
-    later = {ref for part in recording.parts for ref in part.sources} - planned
+    later = set(sources) - planned
     inputs = (read | later) - own
     held = held_by_others(recording) | inputs
     chosen: dict[int, Gap] = {}

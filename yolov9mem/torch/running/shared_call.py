@@ -102,8 +102,10 @@ class Call:
         if self.next_stage == len(plan.stage_segments):
             self._read = [], []
             self.norms.finish()
-            if not plan.keeps_workspace:
-                self.give_workspace(plan.core.backward_workspace_bytes)
+            if plan.drops_workspace:
+                self._workspace = None
+            elif not plan.keeps_workspace:
+                self.give_workspace()
         made = zip(given, program.outputs)
         return [y.to(dtype) for y, (_, dtype) in made if y is not None]
 
@@ -348,10 +350,9 @@ class Call:
             self._workspace = None
             self._workspace = take_workspace(size, device)
 
-    def give_workspace(self, wanted: int | None = None) -> None:
-        """``wanted``: bytes that are taken next, if that is known."""
+    def give_workspace(self) -> None:
         if self._workspace is not None:
-            give_workspace(self._workspace, wanted)
+            give_workspace(self._workspace)
         self._workspace = None
 
 

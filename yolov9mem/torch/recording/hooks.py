@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Hooks with which a forward collects what it hands out: they are a part of it.
+"""Hooks of modules: those that look on, and those that are a part of a forward.
 
 transformers puts forward hooks on layers by itself, once hidden states or attentions are
 asked for. They append to what the model's forward has in `_active_collector` then, and do
