@@ -146,7 +146,9 @@ def test_effects_are_stocks(name: str, keep: str) -> None:
         assert_close(a.float(), b.float(), 1e-3)
 
 
-@pytest.mark.parametrize("name", EFFECTS)
+# PyTorch refuses to swap a tensor that has weak references, as a fake may have: then the
+# stock forward runs, to see if that is the module's own error.
+@pytest.mark.parametrize("name", sorted(EFFECTS.keys() - {"swap"}))
 def test_strict_refuses_them_and_leaves_all_as_it_was(name: str) -> None:
     ours = ym.checkpoint(Net(EFFECTS[name]))
     clear()
