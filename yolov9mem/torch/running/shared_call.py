@@ -102,10 +102,8 @@ class Call:
         if self.next_stage == len(plan.stage_segments):
             self._read = [], []
             self.norms.finish()
-            if plan.drops_workspace:
-                self._workspace = None
-            elif not plan.keeps_workspace:
-                self.give_workspace()
+            if not plan.keeps_workspace:
+                self.give_workspace(plan.drops_workspace)
         made = zip(given, program.outputs)
         return [y.to(dtype) for y, (_, dtype) in made if y is not None]
 
@@ -350,9 +348,12 @@ class Call:
             self._workspace = None
             self._workspace = take_workspace(size, device)
 
-    def give_workspace(self) -> None:
-        if self._workspace is not None:
-            give_workspace(self._workspace)
+    def give_workspace(self, drops: bool = False) -> None:
+        """``drops``: unless it is larger than ours, and so somebody else's as well."""
+        found = self._workspace
+        is_ours = found is None or found.numel() <= self.plan.forward_workspace_bytes
+        if found is not None and not (drops and is_ours):
+            give_workspace(found)
         self._workspace = None
 
 
