@@ -7,11 +7,13 @@ there before would be lost: `COUNTS["steps"] = COUNTS["steps"] + 1`.
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict
 from typing import Any
 
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+DICTS = (dict, OrderedDict, defaultdict)
 MOST_ITEMS = 1000  # of a container: a larger one is not what a forward counts in
 
 
@@ -24,10 +26,11 @@ class GlobalValues:
         for space in _spaces(module):
             self._note(space)
             for value in list(space.values()):
-                kind = type(value)  # a proxy's __class__ may be anything
-                if issubclass(kind, list) and _has_tensor(value):
+                # A proxy's __class__ may be anything, and others import what they list.
+                kind = type(value)
+                if kind is list and _has_tensor(value):
                     self._lists.append((value, list(value)))
-                elif issubclass(kind, dict):
+                elif kind in DICTS:
                     self._note(value)
                 elif issubclass(kind, type) and value.__module__ == space["__name__"]:
                     self._note(vars(value), value)

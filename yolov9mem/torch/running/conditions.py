@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from torch.utils._device import DeviceContext
 from torch.utils._pytree import tree_leaves
 
 from .. import devices
+from ..recording.arguments import kind_of
 from ..recording.isolation import is_recording
 from ..versions import packing
 
@@ -131,7 +132,7 @@ class Defaults:
         self.forward = forward
         self._signature = inspect.signature(forward)
         self._names = list(self._signature.parameters)[1:]
-        self._chosen: dict[str, set[Any]] = defaultdict(set)
+        self._chosen: dict[str, set[Hashable]] = defaultdict(set)
 
     def changed(
         self, module: nn.Module, args: Any, kwargs: dict[str, Any]
@@ -167,10 +168,10 @@ class Defaults:
         """Is it one of few that this argument has had?"""
         if not isinstance(value, CHOICES):
             return False
-        known = self._chosen[name]
+        known, kind = self._chosen[name], kind_of(value)
         if len(known) < MOST_CHOICES:
-            known.add(value)
-        return value in known
+            known.add(kind)
+        return kind in known
 
 
 def _differ(value: Any, default: Any) -> bool:
