@@ -160,6 +160,34 @@ def test_products_of_long_sums_are_made_again_for_the_smallest_peak_alone(
     assert made[0] - made[1] == 3 * products
 
 
+class Heads(nn.Module):
+    """Attention of one call, with 32 numbers in each sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(CHANNELS, 64, 1)
+        self.attend = nn.MultiheadAttention(64, 2, batch_first=True)
+        self.narrow = nn.Conv2d(64, CHANNELS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.wide(x).flatten(2).transpose(1, 2)
+        y, _ = self.attend(rows, rows, rows)
+        return self.narrow(y.transpose(1, 2).view(-1, 64, *x.shape[2:]))
+
+
+@pytest.mark.parametrize("size, times", [(16, 2), (4, 1)])
+def test_heads_are_made_again_where_their_weights_are_many(
+    size: int, times: int
+) -> None:
+    """For each pixel as many as there are pixels."""
+    ours, stock = pair(Heads, depth=1, keep="conv")
+    for module, expected in ((ours, times), (stock, 1)):
+        module(image(size=size))
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            module(image(size=size)).square().sum().backward()
+        assert sum(e.name == "aten::softmax" for e in seen.events()) == expected
+
+
 @pytest.mark.parametrize(
     "name, keep, values",
     [

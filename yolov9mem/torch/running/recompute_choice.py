@@ -15,6 +15,13 @@ from ..recording.ir import Recording, Ref
 from ..versions import TELLS_OF_HOOKS
 from .planned import TorchPlan
 
+# Numbers in each sum of a product of matrices that takes about as long as its results are
+# written and read: a head of attention in a detector has 32.
+SHORT_SUM = 32
+# Times as many are worth it for what has MANY times the bytes of all that is made with it,
+# as attention's weights: nn.MultiheadAttention multiplies twice, and its input before.
+FOR_MANY, MANY = 4, 8
+
 
 class Recompute(NamedTuple):
     """What of one forward is recomputed in backward."""
@@ -47,14 +54,9 @@ class Recompute(NamedTuple):
         return sum(size for ref, size in read.items() if ref not in free)
 
 
-# Numbers in each sum of a product of matrices that takes about as long as its results are
-# written and read: a head of attention in a detector has 32.
-SHORT_SUM = 32
-
-
-def _is_cheap(work: int, saved_bytes: int) -> bool:
+def _is_cheap(work: int, saved_bytes: int, sums: int = SHORT_SUM) -> bool:
     """For so many bytes, is the time small that their products take?"""
-    return work <= 2 * SHORT_SUM * saved_bytes
+    return work <= 2 * sums * saved_bytes
 
 
 def _feeds(gap: Gap, keep: Keep, own: set[Ref]) -> set[Ref]:
@@ -68,7 +70,10 @@ def _is_considered(gap: Gap, keep: Keep, feeds: set[Ref]) -> bool:
     """With "min" every gap is, with "all" none, else those that are cheap."""
     if keep.rule in ("min", "all"):
         return keep.rule == "min"
-    return _is_cheap(gap.work + gap.feed_work * bool(feeds), gap.bytes_of(feeds))
+    many = gap.saved_bytes >= MANY * gap.outer_bytes
+    sums = SHORT_SUM * (FOR_MANY if many else 1)
+    work = gap.work + gap.feed_work * bool(feeds)
+    return _is_cheap(work, gap.bytes_of(feeds), sums)
 
 
 def choose_recompute(
