@@ -4,7 +4,8 @@ memory would that save?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -125,9 +126,10 @@ class _OperatorWatch(TorchDispatchMode):
         self.from_its_own |= any(isinstance(x, torch.Generator) for x in given.values())
         # Not all schemas say that running statistics are changed.
         moves = given.get("running_mean") is not None
-        written = list(_silently_written(func._schema, given))
+        leaves = tree_leaves([given.get(name) for name in _silently_written(func)])
+        written = [memory_of(x) for x in leaves if isinstance(x, Tensor)]
         self.lasting |= moves or bool(written) or func.namespace not in _OURS
-        self.written.update(map(memory_of, written))
+        self.written.update(written)
         self.exchanges |= "c10d" in func.namespace
         result = func(*args, **(kwargs or {}))
         self.work += _work(func, args, kwargs or {}, result)
@@ -169,23 +171,27 @@ def _is_fused(func: Any, args: Any, kwargs: Any) -> bool:
     return not learns and (dropout == 0 or given["query"].device.type != "cpu")
 
 
-def _silently_written(schema: Any, given: dict[str, Any]) -> Iterator[Tensor]:
-    """What an operator writes and does not return, as those for lists of tensors do. It
-    may be saved for backward before, which is where a recomputation stops."""
+@functools.cache
+def _silently_written(operator: Any) -> tuple[str, ...]:
+    """The arguments that it writes and does not return, as those for lists of tensors do.
+    They may be saved for backward before, which is where a recomputation stops."""
+    schema = operator._schema
     returned = {
         name
         for result in schema.returns
         if result.alias_info is not None
         for name in result.alias_info.before_set
     }
-    for argument in schema.arguments:
-        alias = argument.alias_info
-        writes = alias is not None and alias.is_write
-        if (schema.name, argument.name) in UNMARKED or (
-            writes and returned.isdisjoint(alias.before_set)
-        ):
-            leaves = tree_leaves(given.get(argument.name))
-            yield from (x for x in leaves if isinstance(x, Tensor))
+    return tuple(
+        argument.name
+        for argument in schema.arguments
+        if (schema.name, argument.name) in UNMARKED
+        or (
+            argument.alias_info is not None
+            and argument.alias_info.is_write
+            and returned.isdisjoint(argument.alias_info.before_set)
+        )
+    )
 
 
 def _work(func: Any, args: Any, kwargs: Any, result: Any) -> int:

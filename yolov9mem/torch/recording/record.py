@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 from .autograd_functions import autograd_functions_recorded
 from .closures import changed
 from .fakes import VALUE_ERRORS, FakeCopy
 from .global_values import GlobalValues
-from .ir import CannotLower, Node, Recording
+from .ir import CannotLower, Recording, StockCall
 from .isolation import is_seeded, random_states, undisturbed
 from .leaked_fakes import Watch
 from .recorder import Recorder
@@ -68,19 +69,14 @@ def _statistics_read(done: Recording) -> CannotLower | None:
     for norm in done.norms:
         if norm.batch_statistics:
             moving.update(path for path in (norm.mean, norm.variance) if path)
-    for call in done.calls:
-        for ref in call.refs:
-            if ref.kind == "path" and ref.key in moving:
-                reason = f"it reads {ref.key}, which a batch norm moves in this forward"
-                return CannotLower(call.name, call.path, reason)
-    for node in done.nodes:
-        if node.op != "norm" and not moving.isdisjoint(_paths(node)):
-            reason = (
-                "it reads running statistics that a batch norm moves in this forward"
-            )
-            return CannotLower(node.op, node.path, reason)
+    calls = ((call.name, call.path, _paths_of(call)) for call in done.calls)
+    nodes = ((x.op, x.path, x.attributes) for x in done.nodes if x.op != "norm")
+    for name, path, read in chain(calls, nodes):
+        for key in moving.intersection(read):
+            reason = f"it reads {key}, which a batch norm moves in this forward"
+            return CannotLower(name, path, reason)
     return None
 
 
-def _paths(node: Node) -> set[str]:
-    return {x for x in node.attributes if isinstance(x, str)}
+def _paths_of(call: StockCall) -> list[str]:
+    return [ref.key for ref in call.refs if ref.kind == "path"]

@@ -115,7 +115,8 @@ def called(rec: Recorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
 
 
 def _check_written(rec: Recorder, func: Any, name: str, args: Any, kwargs: Any) -> None:
-    """Raises CannotLower where a call would change somebody's tensor, which is no fake."""
+    """Raises CannotLower where a call would change somebody's tensor, before it does. Of
+    views of one, which are fakes, `constant` has noted the memory."""
     written = args[:1] if is_in_place(func) or name == "__setitem__" else ()
     given = [*written, kwargs.get("out")]
     if not all(isinstance(x, FakeTensor) for x in tensors_in(given)):

@@ -213,8 +213,8 @@ class _Slots:
     """Tensors by path, found together."""
 
     def __init__(self, root: nn.Module, paths: list[str]) -> None:
-        self._slots = [_Slot(root, path) for path in paths]
-        self._places: list[Any] = [(s.module, s.members, s.name) for s in self._slots]
+        self.slots = [_Slot(root, path) for path in paths]
+        self._places: list[Any] = [(s.module, s.members, s.name) for s in self.slots]
 
     def get(self) -> list[Any]:
         """In the order of the paths: what _Slot.get finds, without a call for each."""
@@ -223,7 +223,7 @@ class _Slots:
             for module, members, name in self._places
         ]
         if any(map(is_, found, repeat(None))):  # a replica
-            return [slot.get() for slot in self._slots]
+            return [slot.get() for slot in self.slots]
         return found
 
 
@@ -329,7 +329,9 @@ class Outside:
         refs = [ref for call in recording.calls for ref in call.refs]
         refs += [leaf for leaf in recording.out_leaves if isinstance(leaf, Ref)]
         refs += [write.ref for write in recording.writes]
-        self._slots = {r.key: _Slot(root, r.key) for r in refs if r.kind == "path"}
+        paths = list(dict.fromkeys(ref.key for ref in refs if ref.kind == "path"))
+        self._read = _Slots(root, paths)
+        self._slots = dict(zip(paths, self._read.slots))
         self._others = [ref.key for ref in refs if ref.kind == "constant"]
 
     def tensor(self, path: str) -> Any:
@@ -338,7 +340,7 @@ class Outside:
 
     def learning(self) -> tuple[bool, ...]:
         """Of the tensors that are needed, the module's and others': which learn."""
-        tensors = [slot.get() for slot in self._slots.values()] + self._others
+        tensors = self._read.get() + self._others
         return tuple([bool(tensor.requires_grad) for tensor in tensors])
 
     def count_batches(self) -> None:
