@@ -186,7 +186,7 @@ def test_one_that_is_not_retained_is_the_last() -> None:
 def test_a_pytorch_that_does_not_tell_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shared_call, "_is_retained", lambda: False)
+    monkeypatch.setattr(shared_call, "is_retained", lambda: False)
     loss = ym.checkpoint(Brick(3, 4))(image()).sum()
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="Brick: backward ran a second time"):

@@ -51,6 +51,7 @@ def _guard(guards: Any, tensors: Sequence[Tensor]) -> Callable[..., bool]:
 
 _SEVERAL = _takes_several()
 _GUARDS = _guards()
+_keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
 _top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 
@@ -63,6 +64,11 @@ def saving_hooks() -> Hooks | None:
     """The innermost torch.autograd.graph.saved_tensors_hooks, (pack, unpack); None: there
     are none, or this PyTorch (2.4) does not tell."""
     return None if _top_hooks is None else _top_hooks(True)
+
+
+def is_retained() -> bool:
+    """Is the graph of the backward that runs kept for another one?"""
+    return _keeps_graph is not None and bool(_keeps_graph())
 
 
 def packing() -> Callable[[Tensor], Any] | None:

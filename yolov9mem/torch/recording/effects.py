@@ -33,6 +33,9 @@ OF_MEMORY = {
 # What an operator writes, and its schema in PyTorch 2.4 does not say.
 UNMARKED = {("aten::rrelu_with_noise", "noise")}
 _OURS = ("aten", "prim", "prims")  # whose operators say what they do
+# Numbers in each sum of a product of matrices that takes about as long as its results are
+# written and read: a head of attention in a detector has 32.
+SHORT_SUM = 32
 
 
 class Effects(NamedTuple):
@@ -53,6 +56,11 @@ class Effects(NamedTuple):
 
 
 NO_EFFECTS = Effects()
+
+
+def is_cheap(work: int, made_bytes: int, sums: int = SHORT_SUM) -> bool:
+    """Is the time small that the products take which make so many bytes?"""
+    return work <= 2 * sums * made_bytes
 
 
 def watched(function: Callable[..., Any], *args: Any) -> tuple[Any, Effects]:

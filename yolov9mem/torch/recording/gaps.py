@@ -31,11 +31,13 @@ class Gap:
     calls: range  # their numbers
     reads: list[Ref] = field(default_factory=list)  # made elsewhere
     makes: list[Ref] = field(default_factory=list)  # read by other calls, or results
+    shares: list[Ref] = field(default_factory=list)  # of these: see light_gaps.py
     feeds: list[Ref] = field(default_factory=list)  # read by stages
     feed_bytes: dict[Ref, int] = field(default_factory=dict)  # that stages alone read
     read_bytes: dict[Ref, int] = field(default_factory=dict)  # of graphs' values
     saved_bytes: int = 0  # made on the way, and kept by autograd for backward
-    outer_bytes: int = 0  # handed out
+    outer_bytes: int = 0  # handed out, and held elsewhere
+    fresh_bytes: int = 0  # of what it reads: nothing else would hold them
     most_bytes: int = 0  # made and not yet let go, while its calls run one by one
     draws: bool = False
     work: int = 0  # of products, up to what autograd keeps last
@@ -51,7 +53,7 @@ class Gap:
     ) -> bool:
         """Does it save enough, if of its feeds these are recomputed? Of what it reads,
         ``held`` is there in any case, were it not ``free`` then."""
-        saved = self.bytes_of(feeds)
+        saved = self.bytes_of(feeds) - self.fresh_bytes
         for ref, size in self.read_bytes.items():
             saved += size * ((ref in held) - (ref not in free))
         return saved >= max(1, WORTH * self.outer_bytes)
@@ -61,30 +63,30 @@ def gaps_of(done: Recording) -> dict[int, Gap]:
     """By the number of their first call. Without the end of what follows the last stage,
     which is needed first in backward."""
     held = held_by_others(done)
-    runs = [_Run(done, calls, held) for calls in _runs(done) if calls]
+    runs = [Run(done, calls, held) for calls in runs_of(done) if calls]
     has_tail = bool(done.calls) and done.calls[-1].after == len(done.stages)
     end = len(done.calls) if has_tail else None
     found: dict[int, Gap] = {}
     for calls, most in _pieces(runs):
         gap = Gap(calls, most_bytes=most)
-        _fill_in(done, gap, held)
+        fill_in(done, gap, held)
         carries = any(done.calls[number].carries for number in calls)
-        if carries and calls.stop != end and not _is_changed_after(done, gap):
+        if carries and calls.stop != end and not is_changed_after(done, gap):
             found[calls.start] = gap
     return found
 
 
-def _is_changed_after(done: Recording, gap: Gap) -> bool:
+def is_changed_after(done: Recording, gap: Gap) -> bool:
     """Is something that it reads changed in place later?"""
     memory = {memory_of_result(done, ref) for ref in gap.reads} - {None}
     return any(
-        not memory.isdisjoint(_changed_by(call))
+        not memory.isdisjoint(changed_by(call))
         or not set(gap.reads).isdisjoint(call.changed)
         for call in done.calls[gap.calls.stop :]
     )
 
 
-def _runs(done: Recording) -> Iterator[range]:
+def runs_of(done: Recording) -> Iterator[range]:
     """Calls after the same stage, of which each can be recomputed."""
     first = 0
     for number, call in enumerate(done.calls):
@@ -99,7 +101,7 @@ def _runs(done: Recording) -> Iterator[range]:
 
 def _changes_its_own(done: Recording, first: int, call: StockCall) -> bool:
     """Is what it changes in place of memory that was made from that call on?"""
-    changed = _changed_by(call)
+    changed = changed_by(call)
     if not changed:
         return not call.changes
     not_own = {place for other in done.calls[:first] for place in other.memory}
@@ -112,13 +114,13 @@ def _read_after(done: Recording, calls: range) -> set[Ref]:
     return read.union(results(done))
 
 
-def _changed_by(call: StockCall) -> set[int | None]:
+def changed_by(call: StockCall) -> set[int | None]:
     """The memory that it changes in place."""
     made = zip(call.made, call.memory)
     return {memory for (kind, _), memory in made if kind == "argument"}
 
 
-class _Run:
+class Run:
     """Calls one after the other, and where to cut them."""
 
     def __init__(self, done: Recording, calls: range, held: set[Ref]) -> None:
@@ -134,12 +136,12 @@ class _Run:
             for ref in call.refs:
                 if ref in memory:
                     last[memory[ref]] = max(last[memory[ref]], place)
-            for ref, where, count in _made_by(call, calls[place]):
+            for ref, where, count in made_of(call, calls[place]):
                 memory[ref], size[where] = where, count
                 first.setdefault(where, place)
                 end = len(inside) if ref in outside else place
                 last[where] = max(last.get(where, 0), end)
-            for where in _changed_by(call):
+            for where in changed_by(call):
                 self.whole.update(range(first[where] + 1, place + 1))
         kept = {where for ref, where in memory.items() if ref in held}
         saved = [call.effects.saved_bytes for call in inside]
@@ -187,7 +189,7 @@ class _Run:
         return held, max(self.saved[b] - self.saved[a] for a, b in pairwise(ends))
 
 
-def _pieces(runs: list[_Run]) -> Iterator[tuple[range, int]]:
+def _pieces(runs: list[Run]) -> Iterator[tuple[range, int]]:
     """Of all runs: pieces of a size at which what is held between them and what autograd
     keeps of one are least together; and the most bytes of each."""
     most = max((run.bytes_saved for run in runs), default=0)
@@ -202,7 +204,7 @@ def _pieces(runs: list[_Run]) -> Iterator[tuple[range, int]]:
             yield run.calls[first:end], run.most(first, end)
 
 
-def _made_by(call: StockCall, number: int) -> Iterator[tuple[Ref, Any, int]]:
+def made_of(call: StockCall, number: int) -> Iterator[tuple[Ref, Any, int]]:
     """Its results, the memory of each and its bytes. What others have is there anyway, and
     of what a node became the memory is its own."""
     refs = [Ref("stock", (number, leaf)) for leaf in range(len(call.made))]
@@ -211,12 +213,12 @@ def _made_by(call: StockCall, number: int) -> Iterator[tuple[Ref, Any, int]]:
         yield ref, where, 0 if where is None else count
 
 
-def _fill_in(done: Recording, gap: Gap, held: set[Ref]) -> None:
+def fill_in(done: Recording, gap: Gap, held: set[Ref]) -> None:
     calls = [done.calls[number] for number in gap.calls]
     memory: dict[Ref, Any] = {}  # of all that it makes
     size: dict[Any, int] = {}  # by memory
     for number, call in zip(gap.calls, calls):
-        for ref, where, count in _made_by(call, number):
+        for ref, where, count in made_of(call, number):
             memory[ref], size[where] = where, count
     read = dict.fromkeys(ref for call in calls for ref in call.refs)
     gap.reads = [ref for ref in read if ref not in memory and ref.kind != "constant"]
@@ -271,3 +273,10 @@ def held_by_others(done: Recording, freed: Collection[int] = ()) -> set[Ref]:
         if not held.isdisjoint(views):
             held.update(call.refs)
     return held
+
+
+def lasting_values(done: Recording) -> set[Ref]:
+    """What the caller has, and what is changed in place: it can't be recomputed for those
+    who have read it."""
+    changed = {ref for call in done.calls for ref in call.changed}
+    return held_by_others(done, range(len(done.calls))) | changed

@@ -192,6 +192,7 @@ class Recording:
     parts: list[Part] = field(default_factory=list)
     # Stock calls that can be recomputed, by their first.
     gaps: dict[int, Gap] = field(default_factory=dict)
+    light_gaps: dict[int, Gap] = field(default_factory=dict)  # what is cheap of them
     out_leaves: list[Any] = field(default_factory=list)  # Ref or a plain object
     out_spec: Any = None
     writes: list[Write] = field(default_factory=list)

@@ -22,6 +22,7 @@ import torch
 
 from .gaps import gaps_of
 from .ir import CannotLower, Node, NothingToRun, Part, Recording, Ref, Stage, StockCall
+from .light_gaps import light_gaps_of
 from .refs import memory_of_result, renumber_calls, replace_refs, results
 from .to_stock import can_be_left, leave_to_stock, tails, without_gradient
 
@@ -53,7 +54,7 @@ def divide(done: Recording, strict: bool) -> None:
     _check_changes(done, stages)
     _note_last_uses(done)
     _note_lone_sources(done)
-    done.gaps = gaps_of(done)
+    done.gaps, done.light_gaps = gaps_of(done), light_gaps_of(done)
 
 
 def _ordered(done: Recording) -> list[int]:

@@ -22,7 +22,8 @@ forward_calls       one forward: the stages and the stock calls around them, in 
 stock_calls         these calls, replayed
 recompute           those between two stages, recomputed in backward
 recompute_choice    which of them are, and which outputs of stages for them
-recomputed_outputs  these outputs, which the core recomputes
+promises            what autograd saves for stock calls in place of a tensor
+recomputed_outputs  outputs of stages for which it does, which the core recomputes
 surroundings        what the calls find in backward as it was around forward
 byte_counts         what is held between forward and backward, by us and by stock
 ==================  ================================================================

@@ -29,6 +29,7 @@ class Held(NamedTuple):
     shared: int  # of stock's: the caller has it anyway, and has its own memory of ours
     beside: int  # outputs of graphs that autograd keeps for stock calls
     gaps: int  # pieces of stock calls that are recomputed
+    saved: int  # bytes that autograd would keep for these
 
     @property
     def _beside_stocks(self) -> int:
@@ -41,10 +42,10 @@ class Held(NamedTuple):
         return self._beside_stocks >= self.stock
 
     def is_less_than(self, other: Held) -> bool:
-        """Is the peak lower, with what stock calls hold? No fewer pieces of them must be
+        """Is the peak lower, with what stock calls hold? No less of theirs must be
         recomputed."""
         lower = self.peak + self.beside < other.peak + other.beside
-        return lower and self.gaps >= other.gaps
+        return lower and self.saved >= other.saved
 
     @property
     def comparison(self) -> str:
@@ -74,7 +75,8 @@ def held_bytes(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Held
         freed = _bytes_of(plan.program, others & recompute.outputs)
         stock += freed - _bytes_of(plan.program, others & recompute.outputs, kept)
     peak += recompute.most_bytes
-    return Held(held, weights, peak, stock, shared, beside, len(recompute.gaps))
+    again = len(recompute.gaps), recompute.saved_bytes
+    return Held(held, weights, peak, stock, shared, beside, *again)
 
 
 def _input_bytes(plan: TorchPlan, seen: set[Ref]) -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from .autograd_nodes import made_by
 from .binding import Outside
 from .lowered import Lowered
 from .planned import TorchPlan
-from .recompute import recomputed_later
+from .promises import Promise, promised
+from .recompute import SharedResult, rebuilder, recomputed_later
 from .recomputed_outputs import RecomputedOutput
 from .stock_calls import Caller
 
@@ -44,7 +46,7 @@ class Replay:
         self._plans: tuple[TorchPlan, ...] = ()  # of the graphs so far
         self._params: list[Tensor] = []  # of the latest
         self._recompute = lowered.recompute((), keep)
-        self._outputs: dict[Ref, RecomputedOutput] = {}  # that are not held
+        self._promises: dict[Ref, Promise] = {}  # of what is not held
         self._made: dict[Ref, Tensor] = {}  # values and results of stock calls
         self._fed: dict[Ref, Tensor] = {}  # what is recomputed, as stages read it
         self._stages = 0  # how many have run
@@ -67,7 +69,7 @@ class Replay:
             self._made[ref] = y
             made = made_by(y) if ref in self._recompute.outputs else None
             if made is not None:
-                self._outputs[ref] = RecomputedOutput(*made, self._params, y)
+                self._promises[ref] = RecomputedOutput(*made, self._params, y)
         self._let_go(stage)
         self._stages += 1
 
@@ -82,8 +84,15 @@ class Replay:
                 self._make(calls[self._next])
 
     def _make(self, call: StockCall) -> None:
-        for leaf, tensor in enumerate(self._caller.make(call, self._resolve)):
-            self._made[Ref("stock", (self._next, leaf))] = tensor
+        promises = self._promises_of(call.refs)
+        with promised(promises):
+            made = self._caller.make(call, self._resolve)
+        for leaf, tensor in enumerate(made):
+            ref = Ref("stock", (self._next, leaf))
+            self._made[ref] = tensor
+            for promise in promises:
+                if promise.has_memory_of(tensor):  # a view
+                    self._promises[ref] = promise
         self._let_go(call)
         self._next += 1
 
@@ -117,6 +126,9 @@ class Replay:
         fed = self._fed.get(ref)
         return self._resolve(ref) if fed is None else fed
 
+    def _promises_of(self, refs: Collection[Ref]) -> list[Promise]:
+        return [self._promises[ref] for ref in refs if ref in self._promises]
+
     def _can_be_recomputed(self, gap: Gap) -> bool:
         if gap.draws and devices.is_capturing(self._device):
             return False  # the generator's state, which would be put back, is not there
@@ -126,13 +138,17 @@ class Replay:
     def _make_gap(self, gap: Gap) -> None:
         given = [self._resolve(ref) for ref in gap.reads]
         calls = self._recording.calls
-        outputs = [self._outputs[ref] for ref in gap.reads if ref in self._outputs]
-        chosen = self._recompute.feeds
-        makes, feeds = recomputed_later(
-            gap, calls, self._caller, given, chosen, outputs
+        promises = self._promises_of(gap.reads)
+        made = recomputed_later(
+            gap, calls, self._caller, given, self._recompute.feeds, promises
         )
-        self._made.update(makes)
-        self._fed.update(feeds)
+        self._made.update(made.makes)
+        self._fed.update(made.feeds)
+        for ref, tensor in made.shares:
+            self._made[ref] = tensor
+            node = rebuilder(tensor)
+            if node is not None:
+                self._promises[ref] = SharedResult(tensor, node)
         for number in gap.calls:
             self._let_go(calls[number])
         self._next = gap.calls.stop
@@ -141,4 +157,4 @@ class Replay:
         for ref in step.done_with:
             self._made.pop(ref, None)
             self._fed.pop(ref, None)
-            self._outputs.pop(ref, None)
+            self._promises.pop(ref, None)

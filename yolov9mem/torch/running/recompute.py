@@ -9,8 +9,9 @@ own calls.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import Any
+import weakref
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,11 +19,20 @@ from torch.utils.checkpoint import checkpoint
 
 from ..recording.gaps import Gap
 from ..recording.ir import Ref, StockCall
-from .recomputed_outputs import RecomputedOutput, not_held
+from ..versions import is_retained
+from .promises import Promise, promised
 from .stock_calls import Caller
 from .surroundings import Surroundings
 
-Made = Iterator[tuple[Ref, Tensor]]
+Made = Sequence[tuple[Ref, Tensor]]
+
+
+class Remade(NamedTuple):
+    """What a gap has made, by ref."""
+
+    makes: Made  # for others
+    shares: Made  # for stock calls, to which `SharedResult`s promise it
+    feeds: Made  # for stages: `rebuilder` tells how to get it in backward
 
 
 def recomputed_later(
@@ -31,13 +41,13 @@ def recomputed_later(
     caller: Caller,
     given: list[Any],
     feeds: Collection[Ref],
-    outputs: list[RecomputedOutput],
-) -> tuple[Made, Made]:
-    """What the gap makes for others, and what it feeds to stages of which `rebuilder` will
-    tell how to get it in backward: ``feeds``, of which nothing is held. Nor is it of what
-    of ``given`` the ``outputs`` are."""
+    promises: Collection[Promise],
+) -> Remade:
+    """Runs the gap and holds none of its ``feeds`` nor what it shares; nor of what of
+    ``given`` the ``promises`` are."""
     fed = [ref for ref in gap.feeds if ref in feeds]
-    makes = dict.fromkeys(gap.makes + [ref for ref in gap.feeds if ref not in feeds])
+    others = gap.makes + [ref for ref in gap.feeds if ref not in feeds]
+    makes = list(dict.fromkeys(ref for ref in others if ref not in gap.shares))
     surroundings = Surroundings()
 
     def make(*given: Any) -> list[Tensor]:
@@ -55,16 +65,15 @@ def recomputed_later(
             made |= {Ref("stock", (number, i)): x for i, x in enumerate(results)}
             for ref in calls[number].done_with:
                 made.pop(ref, None)
-        return [
-            *(made[ref] for ref in makes),
-            *(Fed.apply(made[ref]) for ref in fed),
-        ]
+        found = [Fed.apply(made[ref]) for ref in (*gap.shares, *fed)]
+        return [*(made[ref] for ref in makes), *found]
 
-    with not_held(outputs):
+    with promised(promises):
         made = checkpoint(
             make, *given, use_reentrant=False, preserve_rng_state=gap.draws
         )
-    return zip(makes, made), zip(fed, made[len(makes) :])
+    each = iter(made)
+    return Remade(*(list(zip(refs, each)) for refs in (makes, gap.shares, fed)))
 
 
 class Fed(torch.autograd.Function):
@@ -78,6 +87,9 @@ class Fed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> Tensor | None:
+        shared = getattr(ctx, "shared", lambda: None)()
+        if shared is not None:
+            shared.end_backward()
         return grad
 
 
@@ -92,3 +104,31 @@ def rebuilt(node: Any) -> Tensor:
     (tensor,) = node.saved_tensors
     found: Tensor = tensor.detach()
     return found
+
+
+class SharedResult(Promise):
+    """What a gap shares with stock calls, of which several may have saved it."""
+
+    def __init__(self, tensor: Tensor, node: Any) -> None:
+        """``node``: its `rebuilder`."""
+        super().__init__(tensor)
+        node.shared = weakref.ref(self)
+        self._node = node
+        self._made: Tensor | None = None
+
+    def tensor(self) -> Tensor:
+        """Recomputed, by the first who asks."""
+        if self._made is not None:
+            return self._made
+        made = rebuilt(self._node)
+        if len(self.saved) > 1:
+            self._made = made
+        return made
+
+    def end_backward(self) -> None:
+        """Its gradient is complete. Those for whom the gradient of none has come may have
+        a backward of their own, and the gap can't be made again for them."""
+        if is_retained() or not self.saved:
+            self._made = None
+        else:
+            self._made = self.tensor()

@@ -10,14 +10,12 @@ from typing import NamedTuple
 
 from yolov9mem._keep import Keep
 
-from ..recording.gaps import Gap, held_by_others
+from ..recording.effects import SHORT_SUM, is_cheap
+from ..recording.gaps import Gap, held_by_others, lasting_values
 from ..recording.ir import Recording, Ref
 from ..versions import TELLS_OF_HOOKS
 from .planned import TorchPlan
 
-# Numbers in each sum of a product of matrices that takes about as long as its results are
-# written and read: a head of attention in a detector has 32.
-SHORT_SUM = 32
 # Times as many are worth it for what has MANY times the bytes of all that is made with it,
 # as attention's weights: nn.MultiheadAttention multiplies twice, and its input before.
 FOR_MANY, MANY = 4, 8
@@ -28,7 +26,7 @@ class Recompute(NamedTuple):
 
     gaps: dict[int, Gap]  # by their first call
     feeds: set[Ref]  # inputs of graphs that are not held
-    outputs: set[Ref]  # values of graphs that are not held for these gaps
+    outputs: set[Ref]  # values of graphs that are not held for stock calls
 
     @property
     def saved_bytes(self) -> int:
@@ -43,81 +41,92 @@ class Recompute(NamedTuple):
 
     def left_bytes(self, recording: Recording) -> int:
         """That autograd keeps for the calls of gaps which are not recomputed."""
-        gaps = recording.gaps.items()
-        return sum(gap.saved_bytes for n, gap in gaps if n not in self.gaps)
+        left = (gap for n, gap in recording.gaps.items() if self.gaps.get(n) is not gap)
+        return sum(max(0, gap.saved_bytes - self._saved_in(gap.calls)) for gap in left)
+
+    def _saved_in(self, calls: range) -> int:
+        """By light gaps that begin there."""
+        gaps = self.gaps.values()
+        return sum(gap.saved_bytes for gap in gaps if gap.calls.start in calls)
 
     def read_bytes(self, others: set[Ref]) -> int:
         """Held for the gaps, and neither for these ``others`` nor recomputed."""
         gaps = self.gaps.values()
         read = {ref: size for gap in gaps for ref, size in gap.read_bytes.items()}
         free = others | self.outputs
-        return sum(size for ref, size in read.items() if ref not in free)
-
-
-def _is_cheap(work: int, saved_bytes: int, sums: int = SHORT_SUM) -> bool:
-    """For so many bytes, is the time small that their products take?"""
-    return work <= 2 * sums * saved_bytes
-
-
-def _feeds(gap: Gap, keep: Keep, own: set[Ref]) -> set[Ref]:
-    """Which are recomputed of those that graphs alone hold: all, if they are cheap."""
-    feeds = own.intersection(gap.feeds)
-    fed = gap.bytes_of(feeds) - gap.bytes_of(set())
-    return feeds if keep.rule == "min" or _is_cheap(gap.feed_work, fed) else set()
-
-
-def _is_considered(gap: Gap, keep: Keep, feeds: set[Ref]) -> bool:
-    """With "min" every gap is, with "all" none, else those that are cheap."""
-    if keep.rule in ("min", "all"):
-        return keep.rule == "min"
-    many = gap.saved_bytes >= MANY * gap.outer_bytes
-    sums = SHORT_SUM * (FOR_MANY if many else 1)
-    work = gap.work + gap.feed_work * bool(feeds)
-    return _is_cheap(work, gap.bytes_of(feeds), sums)
+        values = sum(size for ref, size in read.items() if ref not in free)
+        return values + sum(gap.fresh_bytes for gap in gaps)
 
 
 def choose_recompute(
     recording: Recording, keep: Keep, plans: Sequence[TorchPlan]
 ) -> Recompute:
-    """With these plans of its graphs, the first so many."""
-    own: set[Ref] = set()
-    read: set[Ref] = set()
-    outputs: set[Ref] = set()
-    for plan in plans:
-        part = plan.program.part
-        own.update(compress(part.sources, plan.own))
-        read.update(compress(part.sources, plan.read_back))
-        values = [
-            Ref("value", value) for stage in part.stages for value in stage.values
-        ]
-        if TELLS_OF_HOOKS:
-            outputs.update(compress(values, plan.recompute))
-    sources = [ref for part in recording.parts for ref in part.sources]
-    # What is recomputed is handed out once: not to two graphs.
-    own -= {ref for ref, count in Counter(sources).items() if count > 1}
-    feeds = {first: _feeds(gap, keep, own) for first, gap in recording.gaps.items()}
-    gaps = {
-        first: gap
-        for first, gap in recording.gaps.items()
-        if _is_considered(gap, keep, feeds[first])
-    }
-    planned = {ref for plan in plans for ref in plan.program.part.sources}
-    later = set(sources) - planned
-    inputs = (read | later) - own
-    held = held_by_others(recording) | inputs
-    chosen: dict[int, Gap] = {}
-    free: set[Ref] = set()
-    while chosen != gaps:  # one that is left out holds what others counted on
-        chosen = gaps
-        freed = {number for gap in chosen.values() for number in gap.calls}
-        free = outputs - held_by_others(recording, freed) - inputs
-        gaps = {
+    """With these plans of its graphs, the first so many: with "min" every gap that saves
+    memory is recomputed, with "all" none, else those that are cheap."""
+    if keep.rule == "all":
+        return Recompute({}, set(), set())
+    graphs = _Graphs(recording, keep, plans)
+    gaps = graphs.worth_it(recording.gaps)
+    if keep.rule != "min":
+        gaps = {n: gap for n, gap in gaps.items() if graphs.is_cheap(gap)}
+        light = graphs.worth_it(recording.light_gaps) if TELLS_OF_HOOKS else {}
+        taken = {number for gap in gaps.values() for number in gap.calls}
+        gaps |= {n: gap for n, gap in light.items() if taken.isdisjoint(gap.calls)}
+    fed = {ref for gap in gaps.values() for ref in graphs.feeds(gap)}
+    read = {ref for gap in gaps.values() for ref in gap.read_bytes}
+    return Recompute(gaps, fed, graphs.free & (graphs.kept | read))
+
+
+class _Graphs:
+    """What graphs with these plans hold of what stock calls make and read."""
+
+    def __init__(
+        self, recording: Recording, keep: Keep, plans: Sequence[TorchPlan]
+    ) -> None:
+        self._keep = keep
+        own: set[Ref] = set()
+        read: set[Ref] = set()
+        outputs: set[Ref] = set()
+        for plan in plans:
+            part = plan.program.part
+            own.update(compress(part.sources, plan.own))
+            read.update(compress(part.sources, plan.read_back))
+            values = [value for stage in part.stages for value in stage.values]
+            if TELLS_OF_HOOKS:
+                refs = (Ref("value", value) for value in values)
+                outputs.update(compress(refs, plan.recompute))
+        sources = [ref for part in recording.parts for ref in part.sources]
+        # What is recomputed is handed out once: not to two graphs.
+        own -= {ref for ref, count in Counter(sources).items() if count > 1}
+        planned = {ref for plan in plans for ref in plan.program.part.sources}
+        inputs = (read | (set(sources) - planned)) - own
+        self._own = own
+        self.kept = held_by_others(recording)
+        self.free = outputs - lasting_values(recording) - inputs
+        self._held = (self.kept | inputs) - self.free
+
+    def feeds(self, gap: Gap) -> set[Ref]:
+        """Which are recomputed of those that graphs alone hold: all, if they are cheap."""
+        feeds = self._own.intersection(gap.feeds)
+        fed = gap.bytes_of(feeds) - gap.bytes_of(set())
+        is_min = self._keep.rule == "min"
+        return feeds if is_min or is_cheap(gap.feed_work, fed) else set()
+
+    def worth_it(self, gaps: dict[int, Gap]) -> dict[int, Gap]:
+        """Those that save enough."""
+        return {
             first: gap
-            for first, gap in chosen.items()
-            if gap.is_worth_it(feeds[first], held, free)
+            for first, gap in gaps.items()
+            if gap.is_worth_it(self.feeds(gap), self._held, self.free)
         }
-    free &= {ref for gap in gaps.values() for ref in gap.read_bytes}
-    return Recompute(gaps, {ref for first in gaps for ref in feeds[first]}, free)
+
+    def is_cheap(self, gap: Gap) -> bool:
+        """Are its products, for what it saves?"""
+        feeds = self.feeds(gap)
+        many = gap.saved_bytes >= MANY * gap.outer_bytes
+        work = gap.work + gap.feed_work * bool(feeds)
+        sums = SHORT_SUM * (FOR_MANY if many else 1)
+        return is_cheap(work, gap.bytes_of(feeds), sums)
 
 
 def _bytes(gap: Gap, free: set[Ref]) -> int:

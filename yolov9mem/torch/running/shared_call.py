@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import devices
 from ..processes import sums_of
+from ..versions import is_retained
 from .arenas import arena_address, give_workspace, take_workspace, unfilled
 from .backward_state import BackwardState
 from .binding import (
@@ -30,12 +31,6 @@ from .binding import (
 from .gradients import TakenGrads
 from .inputs import Inputs
 from .planned import TorchPlan
-
-
-def _is_retained() -> bool:
-    """Is the graph of the backward that runs kept for another one?"""
-    keeps = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return keeps is not None and bool(keeps())
 
 
 class Call:
@@ -165,16 +160,16 @@ class Call:
         plan, program = self.plan, self.plan.program
         assert self.norms is not None
         assert self.saved is not None
-        is_retained = _is_retained()
-        self.consumed = not is_retained
+        retained = is_retained()
+        self.consumed = not retained
         self._pass = torch._C._current_graph_task_id()
-        self._arena = self.saved.clone() if is_retained else self.saved
+        self._arena = self.saved.clone() if retained else self.saved
         stage = plan.segment_stage[segment]
         assert self.saved_params is not None
         node: Any = self.saved_params.grad_fn
         self.params = list(node.saved_tensors)
         count = plan.stage_inputs[stage].stop
-        packed = self.inputs.begin_backward(saved, rebuilders, count, is_retained)
+        packed = self.inputs.begin_backward(saved, rebuilders, count, retained)
         params, addresses = self.binding.addresses.of(self.params)
         outputs = len(program.outputs)
         mask = [
