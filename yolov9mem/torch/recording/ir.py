@@ -134,6 +134,7 @@ class StockCall:
     done_with: tuple[Ref, ...] = ()  # what nobody reads after it
     bytes: tuple[int, ...] = ()  # of that memory
     effects: Effects = NO_EFFECTS
+    fill: Any = None  # of its arguments (trees.filler), once it has been replayed
 
     def note_gradients(self, made: list[Tensor], carries: bool) -> None:
         """Of what it has made, where what it reads ``carries`` one, as recorded."""

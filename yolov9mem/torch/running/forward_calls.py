@@ -23,6 +23,7 @@ from .promises import Promise, promised
 from .recompute import SharedResult, rebuilder, recomputed_later
 from .recomputed_outputs import RecomputedOutput
 from .stock_calls import Caller
+from .surroundings import Surroundings
 
 
 class Replay:
@@ -47,6 +48,7 @@ class Replay:
         self._params: list[Tensor] = []  # of the latest
         self._recompute = lowered.recompute((), keep)
         self._promises: dict[Ref, Promise] = {}  # of what is not held
+        self._surroundings: Surroundings | None = None  # once a gap asks
         self._made: dict[Ref, Tensor] = {}  # values and results of stock calls
         self._fed: dict[Ref, Tensor] = {}  # what is recomputed, as stages read it
         self._stages = 0  # how many have run
@@ -139,8 +141,16 @@ class Replay:
         given = [self._resolve(ref) for ref in gap.reads]
         calls = self._recording.calls
         promises = self._promises_of(gap.reads)
+        if self._surroundings is None:
+            self._surroundings = Surroundings()
         made = recomputed_later(
-            gap, calls, self._caller, given, self._recompute.feeds, promises
+            gap,
+            calls,
+            self._caller,
+            given,
+            self._recompute.feeds,
+            promises,
+            self._surroundings,
         )
         self._made.update(made.makes)
         self._fed.update(made.feeds)

@@ -9,6 +9,7 @@ own calls.
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -42,15 +43,18 @@ def recomputed_later(
     given: list[Any],
     feeds: Collection[Ref],
     promises: Collection[Promise],
+    surroundings: Surroundings,
 ) -> Remade:
     """Runs the gap and holds none of its ``feeds`` nor what it shares; nor of what of
-    ``given`` the ``promises`` are."""
+    ``given`` the ``promises`` are. ``surroundings``: of the forward."""
     fed = [ref for ref in gap.feeds if ref in feeds]
     others = gap.makes + [ref for ref in gap.feeds if ref not in feeds]
     makes = list(dict.fromkeys(ref for ref in others if ref not in gap.shares))
-    surroundings = Surroundings()
+    runs = itertools.count()
 
     def make(*given: Any) -> list[Tensor]:
+        if next(runs) == 0:  # in forward
+            return make_in_them(*given)
         with surroundings.restored():
             return make_in_them(*given)
 

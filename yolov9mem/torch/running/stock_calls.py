@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,17 +12,7 @@ from torch import Tensor
 
 from .. import devices
 from ..recording.ir import Ref, StockCall
-from ..recording.trees import flatten, map_leaves
-
-
-@contextmanager
-def _autocast(kind: str, dtype: torch.dtype | None) -> Iterator[None]:
-    """Autocast to ``dtype``, or none, as the call had it when it was recorded."""
-    if devices.autocast_dtype(torch.device(kind)) == dtype:
-        yield
-        return
-    with torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
-        yield
+from ..recording.trees import filler, flatten
 
 
 def _view(tensor: Tensor, *shape: Any, **named: Any) -> Tensor:
@@ -127,25 +116,24 @@ class Caller:
             raise
 
     def _make(self, call: StockCall, resolve: Callable[[Ref], Any]) -> list[Tensor]:
-        given = [resolve(ref) for ref in call.refs]
-        read = given
+        read = given = [resolve(ref) for ref in call.refs]
         if call.name in DRAWS:  # in the order that stock PyTorch's values have
             read = list(map(_laid_out, given, call.effects.strides))
-        following = iter(read)
-
-        def leaf(found: Any) -> Any:
-            if isinstance(found, Ref):
-                return next(following)
-            elsewhere = isinstance(found, torch.device) and found.index is not None
-            same = elsewhere and found.type == self._device.type
-            return self._device if same else found
-
-        with _autocast(self._device.type, call.autocast):
-            tree = call.args, call.kwargs
-            arguments = map_leaves(leaf, tree)
-            made = _function(call)(*arguments[0], **arguments[1])
+        if call.fill is None:
+            call.fill = filler((call.args, call.kwargs))
+        args, kwargs = call.fill(iter(read), self._device)
+        function = _function(call)
+        if devices.autocast_dtype(self._device) == call.autocast:
+            made = function(*args, **kwargs)
+        else:
+            with self._autocast(call.autocast):
+                made = function(*args, **kwargs)
         for kind, i in call.made:
             if kind == "argument" and read[i] is not given[i]:
                 given[i].copy_(read[i])
-        flat = flatten(made)[0]
+        flat = [made] if isinstance(made, Tensor) else flatten(made)[0]
         return [flat[i] if kind == "result" else given[i] for kind, i in call.made]
+
+    def _autocast(self, dtype: torch.dtype | None) -> torch.autocast:
+        """To ``dtype``, or none, as a call had it when it was recorded."""
+        return torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
