@@ -56,6 +56,14 @@ class Triple(ComputeLoss):
     branches = 3
 
 
+class Weighted(ComputeLoss):
+    def __call__(
+        self, p: Any, targets: torch.Tensor, img: Any = None, weight: float = 1.0
+    ) -> Any:
+        total, parts = super().__call__(p, targets)
+        return total * weight, parts
+
+
 class Old:
     """As YOLOv5's."""
 
@@ -110,7 +118,7 @@ def test_the_same_loss_is_swapped(base: type) -> None:
     p, targets = output(base.branches)  # type: ignore[attr-defined]
     tried = made.calls
     found = made(p, targets)
-    in_evaluation = made((torch.zeros(1), p), targets, epoch=3)
+    in_evaluation = made((torch.zeros(1), p), targets)
     assert made.calls == tried > 0
     truth = base(SimpleNamespace(nc=NC))(p, targets)
     for a, b, e in zip(found, in_evaluation, truth, strict=True):
@@ -139,6 +147,20 @@ def test_another_loss_stays_and_is_named(base: type, reason: str) -> None:
         more = (None,) if base is Masked else ()
         made(p[0] if base is Old else p, targets, *more)
         assert calls is None or made.calls == calls + 1
+
+
+def test_a_call_with_more_arguments_is_stock() -> None:
+    launched = Launched(Weighted)
+    made, truth = launched.made(), Weighted(SimpleNamespace(nc=NC))
+    assert launched.lines[-1][0] == "loss"
+    p, targets = output(2)
+    for more, named in [((None, 0.5), {}), ((), {"weight": 2.0})]:
+        found, wanted = (
+            made(p, targets, *more, **named),
+            truth(p, targets, *more, **named),
+        )
+        assert torch.equal(found[0], wanted[0])
+    assert torch.equal(made(p=p, targets=targets)[0], truth(p, targets)[0])
 
 
 def test_each_object_is_tried_by_itself() -> None:

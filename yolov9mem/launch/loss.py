@@ -49,10 +49,11 @@ def watch(
         tried(self)
 
     @functools.wraps(stock_call)
-    def call(self: Any, p: Any, targets: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         ours = tried(self).ours
-        if ours is None:
-            return stock_call(self, p, targets, *args, **kwargs)
+        if ours is None or len(args) != 2 or kwargs:  # with more it was not tried
+            return stock_call(self, *args, **kwargs)
+        p, targets = args
         # In evaluation the decoded output comes first.
         return ours(p[1] if isinstance(p, tuple) else p, targets)
 
