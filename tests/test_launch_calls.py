@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.sgd import SGD
 
 from yolov9mem.launch.launch import Launch
+from yolov9mem.torch.running.registry import runner_of
 
 IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -96,6 +97,28 @@ def test_a_model_is_swapped_however_it_gets_its_images(
     assert without_pieces(line) == f"swapped: {kind.__name__}; keep=conv"
     for mine, theirs in zip(ours, stock, strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_stop_ends_every_training_not_the_latest_alone(launch: Launch) -> None:
+    nets = [ByName(), ByName()]
+    made = [torch.optim.SGD(net.parameters(), lr=0.1) for net in nets[:1]]
+
+    def train(number: int) -> None:
+        nets[number](IMAGES).square().mean().backward()
+        made[number].step(), made[number].zero_grad()
+
+    train(0)
+    made.append(torch.optim.SGD(nets[1].parameters(), lr=0.1))
+    for number in (1, 0, 1):
+        train(number)
+    assert all(runner_of(net) is not None for net in nets)
+    assert all(hasattr(optimizer, "yolov9mem_deferred") for optimizer in made)
+    made.append(torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1))
+    train(0), train(1)  # looked at again, as an optimizer is new
+    assert all(map(torch.equal, nets[0].parameters(), nets[1].parameters()))
+    launch.stop()
+    assert all(runner_of(net) is None for net in nets)
+    assert not any(hasattr(optimizer, "yolov9mem_deferred") for optimizer in made)
 
 
 def test_a_model_that_stays_stock_is_named(launch: Launch) -> None:

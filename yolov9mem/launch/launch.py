@@ -8,6 +8,7 @@ optimizer step and moving average are swapped; data sets are when a loader is ma
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -60,7 +61,8 @@ class Launch:
     ) -> None:
         self.settings, self.target, self.arguments = settings, target, arguments
         self.applied = set(applied)
-        self.session: Session | None = None
+        self.session: Session | None = None  # the latest of these
+        self._sessions: list[Session] = []
         self.lines: list[banner.Line] = list(notes)
         self.ending: list[banner.Line] = []
         self._patches = Patches()
@@ -98,9 +100,10 @@ class Launch:
         self._disarm()
         dataset.restore_all()
         self._patches.undo()
-        if self.session is not None:
-            self.session.end()
-            self.session = None
+        sessions, self._sessions, self.session = self._sessions, [], None
+        with contextlib.ExitStack() as ends:  # all, though one may fail
+            for session in sessions:
+                ends.callback(session.end)
 
     def _patch(
         self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Any]
@@ -183,8 +186,12 @@ class Launch:
         session = self.session
         if session is not None and session.model() is unwrap(module):
             return False  # a second optimizer over the same model
+        self._sessions = [known for known in self._sessions if known.is_there]
+        if any(known.optimizer() is optimizer for known in self._sessions):
+            return False  # it was swapped before another model was trained
         self._check_applied()
         self.session = Session(self.settings, module, optimizer)
+        self._sessions.append(self.session)
         self.session.begin(self._patches, images_of(given), lambda: self.session)
         return True
 

@@ -68,6 +68,11 @@ class Session:
             kind = str(images.dtype).removeprefix("torch.")
             self.lines += banner.image_lines(self.shape, images.element_size(), kind)
 
+    @property
+    def is_there(self) -> bool:
+        """Is something left that `end` would change?"""
+        return self.model() is not None or self.optimizer() is not None
+
     def end(self) -> None:
         """Model and optimizer are stock again."""
         model, optimizer = self.model(), self.optimizer()
