@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""How many threads the core runs on beside PyTorch."""
+"""Threads: how many the core runs on beside PyTorch, and recordings in several."""
 
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
+import threading
+from typing import Any
 
 import pytest
+import torch
+
+from yolov9mem.torch.recording import isolation
 
 CPUS = len(os.sched_getaffinity(0))
 PROGRAM = """
@@ -50,3 +56,40 @@ def test_threads_are_those_of_pytorch(
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == threads
+
+
+class SeenLock:
+    """Tells by ``asked`` when a second thread has come to it."""
+
+    def __init__(self) -> None:
+        self.lock, self.asked = threading.Lock(), threading.Event()
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(blocking=False):
+            self.asked.set()
+            self.lock.acquire()
+
+    def __exit__(self, *error: Any) -> None:
+        self.lock.release()
+
+
+def test_a_recording_that_waits_for_another_takes_none_of_its_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lock, seeded = SeenLock(), list[bool]()
+    monkeypatch.setattr(isolation, "_lock", lock)
+    before = random.getstate(), torch.get_rng_state()
+
+    def second() -> None:
+        with isolation.undisturbed():
+            seeded.append(isolation.is_seeded())
+
+    thread = threading.Thread(target=second)
+    with isolation.undisturbed():
+        torch.manual_seed(5), random.seed(5)
+        thread.start()
+        assert lock.asked.wait(60)
+    thread.join()
+    assert seeded == [False]
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])

@@ -61,11 +61,11 @@ def undisturbed() -> Iterator[None]:
     """One recording at a time; its thread is marked, and the generators are put back.
 
     Autocast keeps no copies of fakes, which would outlive the recording."""
-    caches = torch.is_autocast_cache_enabled()
-    python, default = random.getstate(), torch.get_rng_state()
-    numpy = sys.modules.get("numpy")
-    legacy = numpy.random.get_state() if numpy is not None else None
-    with _lock:
+    with _lock:  # first: the one before puts back what is read here
+        caches = torch.is_autocast_cache_enabled()
+        python, default = random.getstate(), torch.get_rng_state()
+        numpy = sys.modules.get("numpy")
+        legacy = numpy.random.get_state() if numpy is not None else None
         _recording.active, _recording.default = True, default
         _fake_log.addFilter(_is_of_others)
         torch.set_autocast_cache_enabled(False)
