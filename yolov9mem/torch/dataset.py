@@ -99,7 +99,7 @@ def _columns(
 
 
 def _numbered(labels: np.ndarray) -> torch.Tensor:
-    made = torch.zeros((len(labels), 6), device="cpu")
+    made = torch.zeros((len(labels), 6), dtype=torch.float32, device="cpu")
     made[:, 1:] = torch.from_numpy(labels)
     return made
 

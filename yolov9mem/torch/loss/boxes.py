@@ -26,7 +26,7 @@ def make_anchors(
         y = torch.arange(height, device=device, dtype=torch.float32) + 0.5
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
         points.append(torch.stack((grid_x, grid_y), -1).view(-1, 2))
-        scales.append(torch.full((height * width, 1), float(stride), device=device))
+        scales.append(points[-1].new_full((height * width, 1), float(stride)))
     return torch.cat(points), torch.cat(scales)
 
 

@@ -89,9 +89,9 @@ class _Read(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.box_channels, ctx.of_absent = box_channels, of_absent
         device, start = levels[0].device, 0
-        total = torch.zeros((), device=device)
+        total = torch.zeros((), dtype=torch.float32, device=device)
         channel = _channels(box_channels, cells.label)
-        image, read = cells.image[:, None], torch.zeros(channel.shape, device=device)
+        image, read = cells.image[:, None], total.new_zeros(channel.shape)
         rows: list[Tensor] = []
         for level in levels:
             for part in _in_parts(level[:, box_channels:], ELEMENTS):

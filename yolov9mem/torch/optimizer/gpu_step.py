@@ -33,7 +33,9 @@ class Scaling:
     @classmethod
     def of(cls, scale: Tensor, device: torch.device | None) -> Scaling:
         """Gradients on ``device`` that are multiplied by ``scale``."""
-        return cls(scale.to(device), torch.zeros((), device=device))
+        return cls(
+            scale.to(device), torch.zeros((), dtype=torch.float32, device=device)
+        )
 
     def pointers(self) -> dict[str, int]:
         """As the extension takes them."""

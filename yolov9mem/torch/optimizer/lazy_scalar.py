@@ -23,9 +23,11 @@ class LazyScalar(Tensor):
 
     @staticmethod
     def __new__(cls, compute: Callable[[], float]) -> LazyScalar:
-        made = Tensor._make_subclass(cls, torch.zeros((), device="cpu"))
+        made = Tensor._make_subclass(
+            cls, torch.zeros((), dtype=torch.float32, device="cpu")
+        )
         made._compute = compute
-        made._value = torch.zeros((), device="cpu")
+        made._value = torch.zeros((), dtype=torch.float32, device="cpu")
         return made
 
     def resolve(self) -> Tensor:

@@ -327,7 +327,7 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
         if scaled.scale is not None and scaled.founds is None:
             pending.measure(table)
             is_finite = pending.is_finite
-            found = torch.full((), float(not is_finite), device=scaled.scale.device)
+            found = scaled.scale.new_full((), float(not is_finite))
         if pending.max_norm is not None:
             pending.measure(table)
         table.run(

@@ -106,8 +106,8 @@ class Rest:
             lots.setdefault((g.device, g.dtype, g.is_neg()), []).append(g)
         finite = True
         for (device, _, is_negated), grads in lots.items():
-            found = torch.zeros((), device=device)
-            factor = torch.full((), inverse, device=device)
+            found = torch.zeros((), dtype=torch.float32, device=device)
+            factor = torch.full((), inverse, dtype=torch.float32, device=device)
             plain = [g.resolve_neg() for g in grads] if is_negated else grads
             torch._amp_foreach_non_finite_check_and_unscale_(plain, found, factor)
             for g, unscaled in zip(grads, plain, strict=True) if is_negated else ():
