@@ -11,12 +11,14 @@ import mmap
 import sys
 import types
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_flatten
 
 from yolov9mem.launch import averages, banner, codebases, files
 from yolov9mem.launch.cli import Settings
@@ -324,6 +326,26 @@ def test_results_that_cannot_be_joined_are_not_sliced() -> None:
     with torch.no_grad():
         assert slices.wanted(nn.Identity().eval(), (images,), {"mask": None})
         assert not slices.wanted(nn.Identity().eval(), (images,), {"mask": images})
+
+
+def test_results_that_slices_give_differently_are_those_of_the_whole() -> None:
+    images = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    results: list[Callable[[torch.Tensor], Any]] = [
+        lambda x: (x, float(x.sum())),
+        lambda x: [x] * len(x),
+        lambda x: {"best": str(x.argmax().item()), "x": x},
+        lambda x: x[:, :, : len(x)],
+    ]
+    for forward in results:
+        slices = Slices()
+        slices.trained = 4
+        made = tree_flatten(slices.run(forward, images))
+        wanted = tree_flatten(forward(images))
+        assert made[1] == wanted[1]
+        for found, whole in zip(made[0], wanted[0], strict=True):
+            is_tensor = isinstance(whole, torch.Tensor)
+            assert torch.equal(found, whole) if is_tensor else found == whole
+        assert slices.refused == "results that slices give differently"
 
 
 def test_sizes_and_tables() -> None:

@@ -59,9 +59,14 @@ class Slices:
         """forward(images), slice by slice."""
         assert self.most is not None
         parts: list[list[Any]] = []
+        alike: Any = None
         for part in images.split(self.most):
             leaves, spec = tree_flatten(forward(part))
+            now = spec, list(map(_same_in_all, leaves))
+            alike = now if alike is None else alike
             self.refused = _why_not(leaves, len(part))
+            if self.refused is None and now != alike:
+                self.refused = "results that slices give differently"
             if self.refused is not None:
                 return forward(images)
             parts.append(leaves)
@@ -78,6 +83,11 @@ def _why_not(leaves: list[Any], count: int) -> str | None:
         elif leaf is not None and not isinstance(leaf, (bool, int, float, str)):
             return f"a result of type {type(leaf).__name__}"
     return None
+
+
+def _same_in_all(leaf: Any) -> Any:
+    """What of a result must be the same in all slices."""
+    return (leaf.dtype, leaf.shape[1:]) if isinstance(leaf, Tensor) else leaf
 
 
 def _joined(parts: Sequence[Any]) -> Any:
