@@ -202,6 +202,26 @@ def test_functions_in_attributes_hold_the_parts_of_the_copy() -> None:
     assert ran_in_core(ours) == 2
 
 
+def test_attributes_of_functions_are_those_of_the_copy_s() -> None:
+    """What they hold is of the copy as well, functools.wraps()'s original too."""
+
+    def scaled(forward: Forward) -> Forward:
+        @functools.wraps(forward)
+        def scale(x: Tensor) -> Tensor:
+            return scale.__wrapped__(x) * scale.by[0]  # type: ignore[attr-defined]
+
+        scale.by = [2.0]  # type: ignore[attr-defined]
+        return scale
+
+    ours, stock = twins()
+    for module in (ours, stock):
+        module.first.forward = scaled(module.first.forward)
+    ym.checkpoint(ours)
+    for _ in range(2):
+        assert_same_training(ours, stock, image())
+    assert ran_in_core(ours) == 2
+
+
 class Growing:
     """Multiplies by the number of its calls."""
 
@@ -239,8 +259,20 @@ def growing_object(forward: Forward) -> Forward:
     return lambda x: growing(x)
 
 
+def growing_attribute(forward: Forward) -> Forward:
+    def grow(x: Tensor) -> Tensor:
+        grow.count += 1  # type: ignore[attr-defined]
+        return forward(x) * grow.count  # type: ignore[attr-defined]
+
+    grow.count = 0  # type: ignore[attr-defined]
+    return grow
+
+
+GROWING = [growing_number, growing_list, growing_object, growing_attribute]
+
+
 @pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize("growing", [growing_number, growing_list, growing_object])
+@pytest.mark.parametrize("growing", GROWING)
 def test_one_within_that_counts_is_not_recorded(
     growing: Callable[[Forward], Forward], strict: bool
 ) -> None:

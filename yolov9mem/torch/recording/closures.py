@@ -36,6 +36,7 @@ def _places_in(thing: Any) -> Iterator[Place]:
     if isinstance(thing, FunctionType):
         for cell in filter(_is_full, thing.__closure__ or ()):
             yield cell.cell_contents, functools.partial(setattr, cell, "cell_contents")
+        yield from _places_of(vars(thing))
     elif callable(thing) and not isinstance(thing, (type, nn.Module)):
         yield from _places_of(getattr(thing, "__dict__", {}))
 
@@ -142,7 +143,9 @@ class Rebinding:
         for cell, own in zip(cells, copied):
             if _is_full(cell):
                 own.cell_contents = self._rebound_or_copied(cell.cell_contents)
-        self._know(lambda: [cell.cell_contents for cell in filter(_is_full, copied)])
+        for name, value in vars(function).items():
+            vars(made)[name] = self._rebound_or_copied(value)
+        self._know(lambda: [held for held, _ in _places_in(made)])
 
     def _rebound_or_copied(self, thing: Any) -> Any:
         if isinstance(thing, CONTAINERS):
