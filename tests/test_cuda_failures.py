@@ -205,11 +205,16 @@ def test_a_step_never_waits_for_the_gpu(gpu) -> None:  # noqa: F811
     assert gpu.count(2) == 0, "copies from the host"
 
 
-def test_a_build_without_cuda_runs_stock_and_says_so_once(gpu, monkeypatch) -> None:  # noqa: F811
+@pytest.mark.parametrize("backend", ["auto", "cuda", "cuda:plain"])
+def test_a_build_without_cuda_runs_stock_and_says_so_once(
+    backend,
+    gpu,  # noqa: F811
+    monkeypatch,
+) -> None:
     monkeypatch.setattr(
         devices, "why_not_built", lambda: "yolov9mem was built without CUDA: build it"
     )
-    module = ym.checkpoint(Elan(16, 24, 8).train())
+    module = ym.checkpoint(Elan(16, 24, 8).train(), backend=backend)
     with pytest.warns(ym.StockForwardWarning, match="built without CUDA"):
         train(module)
     with warnings.catch_warnings():

@@ -101,13 +101,14 @@ def unusual_device(tensors: list[Tensor], backend: Any) -> Reason | None:
     if len(places) > 1:
         return Reason(f"arguments are on {' and '.join(sorted(map(str, places)))}")
     for place in places:
-        kind = devices.kind(place)
-        wanted = "cuda" if str(backend).startswith("cuda") else "cpu"
-        if backend == "auto" and kind == "cuda":
-            missing = devices.why_not_built()
-            return None if missing is None else Reason(missing, "build")
-        if kind != wanted:
+        kind, on_cuda = devices.kind(place), str(backend).startswith("cuda")
+        if backend == "auto":
+            on_cuda = kind == "cuda"
+        if kind != ("cuda" if on_cuda else "cpu"):
             return Reason(f"an argument is on {place}")
+        missing = devices.why_not_built() if on_cuda else None
+        if missing is not None:
+            return Reason(missing, "build")
     return None
 
 
