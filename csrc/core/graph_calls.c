@@ -150,6 +150,16 @@ ym_status ym_graph_activation(ym_graph *g, int32_t x, ym_activation activation,
     return YM_OK;
 }
 
+/* Takes back what was appended since there were `count`. */
+static void drop_nodes(ym_graph *g, int32_t count)
+{
+    while (g->node_count > count) {
+        ym_node *node = &g->node[--g->node_count];
+        free(node->operand);
+        free(node->name);
+    }
+}
+
 /* Longer sums become a chain of pairs, added from the left. */
 ym_status ym_graph_add(ym_graph *g, const int32_t *x, int32_t count, const char *name,
                        int32_t *made, ym_error *error)
@@ -162,12 +172,17 @@ ym_status ym_graph_add(ym_graph *g, const int32_t *x, int32_t count, const char 
                  "add %s: addend %d has %d channels, must have %d as the first", name,
                  i, g->node[x[i]].channels, g->node[x[0]].channels);
     }
+    const int32_t before = g->node_count;
     int32_t sum = x[0];
     for (int32_t i = count > 1 ? 1 : 0; i < count; i++) {
         ym_node *node = NULL;
         int32_t pair[2] = {sum, x[i]};
-        YM_TRY(
-            ym_graph_append(g, YM_OP_ADD, pair, count > 1 ? 2 : 1, name, &node, error));
+        const ym_status status =
+            ym_graph_append(g, YM_OP_ADD, pair, count > 1 ? 2 : 1, name, &node, error);
+        if (status != YM_OK) {
+            drop_nodes(g, before);
+            return status;
+        }
         node->channels = g->node[x[0]].channels;
         sum = g->node_count - 1;
     }
