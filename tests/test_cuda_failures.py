@@ -205,6 +205,13 @@ def test_a_step_never_waits_for_the_gpu(gpu) -> None:  # noqa: F811
     assert gpu.count(2) == 0, "copies from the host"
 
 
+@pytest.mark.parametrize("number", [1, 2**31, 2**32, 2**64])
+def test_a_gpu_that_is_not_there(number: int, gpu) -> None:  # noqa: F811
+    name = f"cuda:{number}"
+    with pytest.raises(ValueError, match=f"is '{name}', there are 1 devices"):
+        gpu.extension.backend(name)
+
+
 @pytest.mark.parametrize("backend", ["auto", "cuda", "cuda:plain"])
 def test_a_build_without_cuda_runs_stock_and_says_so_once(
     backend,

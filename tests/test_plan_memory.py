@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from graph_oracle import Run, Tracer, arena, plan
@@ -331,3 +333,18 @@ class TestBadInput:
         g.output(g.conv(g.input(3), w, name="stem"))
         with pytest.raises(MemoryError, match=r"conv stem: .* fewer than 9e\+15"):
             _core.Plan(g, [(2_000_000, 30_000, 30_000)])
+
+
+@pytest.mark.parametrize("backend", [3, None, b"cpu"])
+def test_a_backend_is_a_text(backend: object) -> None:
+    with pytest.raises(
+        TypeError, match=f"backend: is {backend!r}, must be a text: cpu"
+    ):
+        _core.Plan(_core.Graph(), [], backend=backend)
+
+
+def test_a_build_without_cuda_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yolov9mem._cuda", None)
+    for backend in ("cuda", "cuda:1:plain"):
+        with pytest.raises(ImportError, match=f"'{backend}', .* built without CUDA"):
+            _core.Plan(_core.Graph(), [], backend=backend)

@@ -18,6 +18,7 @@
 #include "core/tensor.h"
 
 #define YM_BACKEND_API_VERSION 11
+#define YM_BACKEND_CAPSULE "yolov9mem.backend" /* in which Python holds a table */
 
 #define YM_MOST_PROCESSES 65536
 

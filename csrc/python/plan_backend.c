@@ -8,11 +8,9 @@
 
 #include <string.h>
 
-#define CAPSULE_NAME "yolov9mem.backend"
-
 static int take_capsule(PyObject *capsule, ym_plan_request *request)
 {
-    request->backend = PyCapsule_GetPointer(capsule, CAPSULE_NAME);
+    request->backend = PyCapsule_GetPointer(capsule, YM_BACKEND_CAPSULE);
     if (request->backend == NULL) {
         return -1;
     }
@@ -33,6 +31,12 @@ static int ask_cuda(const char *text, ym_plan_request *request)
 {
     PyObject *module = PyImport_ImportModule("yolov9mem._cuda");
     if (module == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_ModuleNotFoundError)) {
+            PyErr_Format(PyExc_ModuleNotFoundError,
+                         "backend: is '%s', and yolov9mem was built without CUDA: "
+                         "build it again with YOLOV9MEM_CUDA=1",
+                         text);
+        }
         return -1;
     }
     PyObject *capsule = PyObject_CallMethod(module, "backend", "s", text);
@@ -51,6 +55,12 @@ int ym_parse_backend(PyObject *object, ym_plan_request *request)
     request->device = -1;
     if (object != NULL && PyCapsule_CheckExact(object)) {
         return take_capsule(object, request);
+    }
+    if (object != NULL && !PyUnicode_Check(object)) {
+        PyErr_Format(PyExc_TypeError,
+                     "backend: is %R, must be a text: cpu, ref, cuda or cuda:N",
+                     object);
+        return -1;
     }
     const char *text = object == NULL ? "cpu" : PyUnicode_AsUTF8(object);
     if (text == NULL) {

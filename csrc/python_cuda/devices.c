@@ -5,14 +5,13 @@
 
 #include "cuda/cudnn_cache.h"
 
+#include <limits.h>
 #include <string.h>
 #include <unistd.h>
 
 #ifndef YM_CUDA_ARCHS
 #define YM_CUDA_ARCHS ""
 #endif
-
-#define CAPSULE_NAME "yolov9mem.backend"
 
 int ym_cuda_check_process(void)
 {
@@ -40,6 +39,17 @@ static int count_devices(int *count)
     }
     ym_status status =
         cuda_check(&context, cudaGetDeviceCount(count), "cudaGetDeviceCount");
+    if (status != YM_OK) {
+        ym_raise(status, &context.error);
+        return -1;
+    }
+    return 0;
+}
+
+static int current_device(int *device)
+{
+    ym_context context = {.device = -1};
+    ym_status status = cuda_check(&context, cudaGetDevice(device), "cudaGetDevice");
     if (status != YM_OK) {
         ym_raise(status, &context.error);
         return -1;
@@ -125,15 +135,17 @@ static PyObject *cudnn(PyObject *module, PyObject *args)
 /* "cuda", "cuda:1", "cuda:plain", "cuda:1:plain"; -1: no number. */
 static int parse_device(const char *text, int *device, bool *plain)
 {
-    const char *rest = text + 4;
+    const bool is_cuda = strncmp(text, "cuda", 4) == 0;
+    const char *rest = is_cuda ? text + 4 : text;
     *device = -1;
-    if (rest[0] == ':' && rest[1] >= '0' && rest[1] <= '9') {
+    if (is_cuda && rest[0] == ':' && rest[1] >= '0' && rest[1] <= '9') {
         char *end;
-        *device = (int)strtol(rest + 1, &end, 10);
+        const long number = strtol(rest + 1, &end, 10);
+        *device = number < INT_MAX ? (int)number : INT_MAX;
         rest = end;
     }
     *plain = strcmp(rest, ":plain") == 0;
-    if (strncmp(text, "cuda", 4) == 0 && (*plain || rest[0] == '\0')) {
+    if (is_cuda && (*plain || rest[0] == '\0')) {
         return 0;
     }
     PyErr_Format(PyExc_ValueError,
@@ -213,8 +225,8 @@ static PyObject *backend(PyObject *module, PyObject *argument)
         count_devices(&count) < 0) {
         return NULL;
     }
-    if (device < 0) {
-        cudaGetDevice(&device);
+    if (device < 0 && current_device(&device) < 0) {
+        return NULL;
     }
     if (device >= count) {
         return PyErr_Format(PyExc_ValueError, "backend: is '%s', there are %d devices",
@@ -226,7 +238,7 @@ static PyObject *backend(PyObject *module, PyObject *argument)
     if (status != YM_OK) {
         return ym_raise(status, &error);
     }
-    PyObject *capsule = PyCapsule_New((void *)table, CAPSULE_NAME, NULL);
+    PyObject *capsule = PyCapsule_New((void *)table, YM_BACKEND_CAPSULE, NULL);
     if (capsule != NULL) {
         PyCapsule_SetContext(capsule, (void *)(intptr_t)(device + 1));
     }
