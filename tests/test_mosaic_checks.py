@@ -223,11 +223,12 @@ def test_tiles_off_the_canvas_are_refused(scene, error):
         _core.mosaic_render(out, ((scene, (SIZE, SIZE), 0, None, None),))
 
 
-def test_short_paste_mask_is_refused():
+@pytest.mark.parametrize("row, rule", [(8, "at least 16"), (2**25, "at most 33554431")])
+def test_paste_masks_of_other_sizes_are_refused(row, rule):
     out = np.zeros((3, SIZE, SIZE), np.uint8)
-    scene = ((), (SIZE, SIZE), 0, None, np.zeros((SIZE, SIZE // 8), np.uint8))
-    with pytest.raises(ValueError, match="paste mask has 8 bytes"):
-        _core.mosaic_render(out, (scene,))
+    mask = np.zeros((SIZE, row), np.uint8)  # memory that nobody touches
+    with pytest.raises(ValueError, match=f"paste mask has {row} bytes, .* {rule}"):
+        _core.mosaic_render(out, (((), (SIZE, SIZE), 0, None, mask),))
 
 
 def test_mosaic_checks_its_data():

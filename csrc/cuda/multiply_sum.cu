@@ -345,8 +345,10 @@ ym_status sum_channels(ym_context *context, const ym_tensor &a, const ym_tensor 
         *made = divide(all, *y, chunks_of(sums, wave, most_by_packs(pixels, packs)));
         made->partial = static_cast<float *>(context->scratch); YM_CHECK(
             &context->error, (int64_t)made->chunk * packs <= INT32_MAX - EACH * LANES,
-            YM_ERR_UNSUPPORTED, "cuda: multiply: %lld channels of %d in one sum",
-            (long long)made->chunk * all.c, made->chunks);
+            YM_ERR_UNSUPPORTED,
+            "cuda: multiply: a sum of %lld numbers in one chunk, at most %lld are "
+            "possible",
+            (long long)made->chunk * all.c, (INT32_MAX - EACH * LANES) * (long long)V);
         const int64_t groups = sums * made->chunks;
         const dim3 block((unsigned)lanes, (unsigned)(YM_BLOCK / lanes));
         const dim3 grid((unsigned)quotient_up(groups, block.y));

@@ -93,13 +93,17 @@ static ym_status check_scene(const ym_mosaic_job *job, const ym_scene *scene,
                  "mosaic: element (%d, %d) of the inverse matrix is %g, must be finite",
                  i / 3, i % 3, scene->inverse[i]);
     }
-    YM_CHECK(error,
-             scene->paste == NULL ||
-                 (scene->paste_row_bytes >= (scene->width + 7) / 8 + 8 &&
-                  scene->paste_row_bytes * scene->height <= INT32_MAX),
-             YM_ERR_ARGUMENT,
+    if (scene->paste == NULL) {
+        return YM_OK;
+    }
+    const int64_t row_bytes = scene->paste_row_bytes;
+    YM_CHECK(error, row_bytes >= (scene->width + 7) / 8 + 8, YM_ERR_ARGUMENT,
              "mosaic: a row of the paste mask has %lld bytes, must have at least %d",
-             (long long)scene->paste_row_bytes, (scene->width + 7) / 8 + 8);
+             (long long)row_bytes, (scene->width + 7) / 8 + 8);
+    YM_CHECK(error, row_bytes <= INT32_MAX / scene->height, YM_ERR_ARGUMENT,
+             "mosaic: a row of the paste mask has %lld bytes, must have at most %d in "
+             "each of %d rows",
+             (long long)row_bytes, INT32_MAX / scene->height, scene->height);
     return YM_OK;
 }
 
