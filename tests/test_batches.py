@@ -46,7 +46,7 @@ class Line:
         return self.latest, self.room
 
     def largest(self, **options: object) -> ym.LargestBatch:
-        return ym.largest_batch(self.prepare, meter=self.meter, **options)
+        return ym.largest_batch(self.prepare, **{"meter": self.meter, **options})
 
 
 def test_a_straight_line_takes_six_trials() -> None:
@@ -283,6 +283,11 @@ def test_arguments() -> None:
         ({"memory": float("nan")}, "memory: is nan, must be above 0 bytes"),
         ({"memory": "6XB"}, "memory: is '6XB', must be .* a size such as '6GB'"),
         ({"memory": "0GB"}, "memory: is '0GB', must be above 0 bytes"),
+        ({"devices": ["gpu 0"]}, "devices: .*gpu 0"),
+        (
+            {"devices": ["cpu"], "meter": None},
+            "has cpu, must be GPUs where there is no",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             line.largest(**options)
@@ -290,6 +295,7 @@ def test_arguments() -> None:
         ({"most": 2.5}, "most: is 2.5, must be a whole number"),
         ({"share": "a"}, "share: is 'a', must be a number"),
         ({"memory": [1]}, r"memory: is \[1\], must be a number"),
+        ({"devices": "cuda:0"}, "devices: is 'cuda:0', must be a sequence of devices"),
     ):
         with pytest.raises(TypeError, match=words):
             line.largest(**options)
@@ -300,6 +306,13 @@ def test_memory_may_be_a_size() -> None:
     found = [Line(lambda n: 10_000_000 * n).largest(memory=size) for size in sizes]
     assert found[0].chosen.limit_bytes == 205_000_000
     assert all(other == found[0] for other in found)
+
+
+def test_devices_may_be_named() -> None:
+    given = ["cuda:1", torch.device("cuda"), "cpu"]
+    found = batches._gpus_among(given, others=True)
+    assert found == [torch.device("cuda", 1), torch.device("cuda")]
+    assert Line(lambda n: ROOM // 5 * n).largest(devices=["cpu"]).batch == 4
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

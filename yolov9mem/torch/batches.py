@@ -96,7 +96,7 @@ class LargestBatch:
 def largest_batch(
     prepare: Callable[[], Step],
     *,
-    devices: Sequence[torch.device] | None = None,
+    devices: Sequence[torch.device | str] | None = None,
     memory: int | str | None = None,
     share: float = SHARE,
     most: int = MOST,
@@ -112,7 +112,7 @@ def largest_batch(
             What it made is let go at the end, so nothing of yours has changed; the random
             numbers of Python, NumPy and PyTorch go on as if nothing had been drawn. A
             deep copy of a checkpointed model is stock: checkpoint the copy.
-        devices: GPUs that the step uses; None: the current one.
+        devices: GPUs that the step uses, e.g. "cuda:1"; None: the current one.
         memory: bytes that the process may take of each, at most, or such as "6GB".
         share: of what each has for this process (free, or reserved by torch already).
         most: images at most.
@@ -138,7 +138,7 @@ def largest_batch(
     if not 0 < share <= 1:
         raise ValueError(f"share: is {share}, must be above 0 and at most 1")
     limit = None if memory is None else _bytes_of(memory)
-    gpus = [device for device in devices or () if device.type == "cuda"]
+    gpus = _gpus_among(devices or (), others=meter is not None)
     if meter is None:
         if not torch.cuda.is_available():
             raise ValueError("devices: this PyTorch sees no GPU, and there is no meter")
@@ -158,6 +158,24 @@ def largest_batch(
         raise MemoryError(measuring.why(trials[0]))
     best = max(trial.batch for trial in trials if trial.fits)
     return LargestBatch(best, tuple(trials))
+
+
+def _gpus_among(
+    devices: Sequence[torch.device | str], others: bool
+) -> list[torch.device]:
+    """GPUs; others: devices that are none are passed over, not refused."""
+    if isinstance(devices, (str, torch.device)):
+        raise TypeError(f"devices: is {devices!r}, must be a sequence of devices")
+    try:
+        found = [torch.device(device) for device in devices]
+    except RuntimeError as error:  # a text that names none
+        raise ValueError(f"devices: {error}") from error
+    for device in found:
+        if device.type != "cuda" and not others:
+            raise ValueError(
+                f"devices: has {device}, must be GPUs where there is no meter"
+            )
+    return [device for device in found if device.type == "cuda"]
 
 
 def _bytes_of(memory: int | str) -> int:
