@@ -81,14 +81,42 @@ static ym_status open_store(const cudnn_library *library, int device, ym_error *
     return YM_OK;
 }
 
+/* How many that may go were last used by then; a graph may replay one that compiles. */
+static int32_t idle_since(const store *s, uint64_t time)
+{
+    int32_t count = 0;
+    for (int i = 0; i < BUCKETS; i++) {
+        for (const entry *e = s->bucket[i]; e != NULL; e = e->next) {
+            count += e->used <= time && !e->plan.compiles;
+        }
+    }
+    return count;
+}
+
+/* By when the older half was last used. */
+static uint64_t middle_of(const store *s)
+{
+    const int32_t half = (idle_since(s, s->clock) + 1) / 2;
+    uint64_t low = 0, high = s->clock;
+    while (low < high) {
+        const uint64_t middle = low + (high - low) / 2;
+        if (idle_since(s, middle) < half) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
 /* Drops the older half: rare, and a new plan costs milliseconds. */
 static void make_room(store *s, const cudnn_library *library)
 {
-    uint64_t limit = s->clock > YM_CUDNN_PLANS / 2 ? s->clock - YM_CUDNN_PLANS / 2 : 0;
+    const uint64_t limit = middle_of(s);
     for (int i = 0; i < BUCKETS; i++) {
         for (entry **at = &s->bucket[i]; *at != NULL;) {
             entry *old = *at;
-            if (old->used > limit || old->plan.compiles) { /* a graph may replay it */
+            if (old->used > limit || old->plan.compiles) {
                 at = &old->next;
                 continue;
             }
