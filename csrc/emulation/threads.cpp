@@ -5,6 +5,7 @@
  * when the whole warp has. A thread that ends while others wait at a barrier, or a warp
  * that shuffles in part, is a bug in the kernel: the process ends with a message.
  */
+#include "core/sanitize.h"
 #include "cuda_runtime.h"
 #include "fibers.h"
 
@@ -12,7 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#if defined(__SANITIZE_ADDRESS__)
+#if YM_SANITIZED
 #include <sanitizer/common_interface_defs.h>
 #else
 static void __sanitizer_start_switch_fiber(void **, const void *, size_t)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * yolov9mem._core: threads, and what this build is.
  */
+#include "core/sanitize.h"
 #include "cpu/kernels.h"
 #include "cpu/pool.h"
 #include "python/module.h"
@@ -17,7 +18,7 @@
 #define DEBUG_BUILD Py_False
 #endif
 
-#if defined(__SANITIZE_ADDRESS__)
+#if YM_SANITIZED
 #define SANITIZED Py_True
 #else
 #define SANITIZED Py_False
