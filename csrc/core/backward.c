@@ -31,7 +31,7 @@ static void visit_conv_weight(ym_backwarder *s, int32_t i, ym_view dy)
     if (!ym_wants_params(s->b.program, i)) {
         return;
     }
-    /* A bias alone reads no value: the convolution's own gradient stands for x. */
+    /* For a bias alone x is absent: only its shape is read. */
     ym_view x = YM_NO_VIEW;
     if (s->b.program->param_grad[item->u.conv.weight]) {
         x = ym_packed_view(&s->b, item->operand[0], ym_read_value(s, item->operand[0]));

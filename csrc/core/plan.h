@@ -14,8 +14,8 @@
 typedef enum ym_keep {
     YM_KEEP_ALL = 0, /* all that backward reads, as eager */
     YM_KEEP_CONV,    /* convolution outputs: no convolution is run twice */
-    YM_KEEP_MIN,     /* the smallest peak that is found, in a large graph to 3 %, with
-                        each convolution run at most twice */
+    YM_KEEP_MIN,     /* the smallest peak found, in a large graph to a 32nd, with each
+                        convolution run at most twice */
     YM_KEEP_BUDGET,  /* the cheapest of all whose peak fits budget_bytes */
 } ym_keep;
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * The inner loops of backend "cpu". They are written once (kernels_rows.h,
- * kernels_product.h), compiled for several instruction sets (kernels_avx512_bf16.c,
- * kernels_avx512.c, kernels_avx2.c, kernels_neon.c, kernels_plain.c) and chosen at run
- * time (isa.c).
+ * kernels_product.h, kernels_winograd.h), compiled for several instruction sets
+ * (kernels_avx512_bf16.c, kernels_avx512.c, kernels_avx2.c, kernels_neon.c,
+ * kernels_plain.c) and chosen at run time (isa.c).
  *
  * Row loops work on `n` floats that lie in the first-level cache; arrays of one call do
  * not overlap unless said. The callers move tensors of any dtype and pitch in and out

@@ -104,8 +104,7 @@ static ym_status run_conv_weight(const ym_runner *r, const ym_step *step)
         dw = r->bindings->grad_params[weight];
     }
     if (x.data == NULL) {
-        /* Only the bias: any memory of the right size stands for x, nothing reads it.
-         */
+        /* For a bias alone x is absent: only its shape is read. */
         const ym_item *from = &r->plan->program->item[item->operand[0]];
         x = (ym_tensor){NULL, dy.dtype, from->n, from->h, from->w, from->c, from->c};
         dw.data = NULL;

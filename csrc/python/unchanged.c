@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Whether objects are as they were: what yolov9mem.torch.fingerprint asks of a thousand
- * modules at every forward. Only "yes" is an answer; after a "no" Python looks for what
- * it is.
+ * Whether objects are as they were: what yolov9mem.torch.recording.fingerprint asks of
+ * a thousand modules at every forward. Only "yes" is an answer; after a "no" Python
+ * looks for what it is.
  */
 #include "python/module.h"
 

@@ -36,9 +36,9 @@ def checkpoint(
             parameters, state_dict keys, pickles; copies of it are stock.
         keep: what is kept between forward and backward: "conv" (convolution outputs, no
             convolution runs twice), "min" (the smallest peak that is found with each
-            convolution run at most twice, in a whole network to 3 %), "all" (as eager) or
-            a size (the cheapest plan that fits it, none below that of "min"). Where "min"
-            would leave a small module to stock PyTorch, it is "conv".
+            convolution run at most twice, in a whole network to a 32nd), "all" (as eager)
+            or a size (the cheapest plan that fits it, none below that of "min"). Where
+            "min" would leave a small module to stock PyTorch, it is "conv".
         strict: raise CannotLower, naming the call and the path, when a part of the module
             can't be lowered; False leaves that part in stock PyTorch (see report()). The
             module's graph is then run in several stages, with stock calls before, between

@@ -4,7 +4,8 @@
 A handler takes the recorder, the function and the call's own arguments, so Python binds
 them as torch does. It returns the fake result, or None to let the call run as a stock call;
 it raises CannotLower for a layer that has no place in the tail of a strict recording.
-calls_*.py have the handlers of layers, gates and arithmetic.
+calls_*.py have the handlers of layers, gates, arithmetic and random draws, own_numbers.py
+that of PReLU.
 """
 
 from __future__ import annotations
