@@ -13,8 +13,10 @@ C_FORMATTED := $(C_FILES) $(wildcard csrc/*/*.cpp csrc/*/include/*.h tests/arm/*
 PYTHON_FOLDERS := yolov9mem tests benchmarks examples $(wildcard *.py)
 SANITIZED := build/sanitize
 # Those that reach every C file in little time.
-SANITIZE_TESTS := tests/test_blocks.py tests/test_leaks.py tests/test_plan.py \
-    tests/test_plan_memory.py tests/test_plan_planar.py tests/test_sgd.py $(wildcard tests/test_mosaic*.py)
+SANITIZE_TESTS := tests/test_blocks.py tests/test_graph.py tests/test_leaks.py \
+    tests/test_plan.py tests/test_plan_memory.py tests/test_plan_planar.py \
+    tests/test_plan_recompute.py::test_random_graphs tests/test_plan_stages.py \
+    tests/test_sgd.py tests/test_torch_unchanged.py $(wildcard tests/test_mosaic*.py)
 
 # A process for each core, whatever psutil takes for one, but at most four: each may need
 # 2 GB. The tests of a file stay in one, for they share fixtures; files in the order of
