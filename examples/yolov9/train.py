@@ -254,7 +254,7 @@ class Trainer:
                 self._note_epoch(epoch, losses, metrics)
                 stop = overdue and epoch != self.best_epoch
                 if not opt.nosave or final or stop:
-                    saved_all = self._save(epoch, metrics)
+                    saved_all = self._save(epoch)
             if self._all_stop(stop):
                 break
         if self.processes.is_main:
@@ -347,7 +347,7 @@ class Trainer:
             f"{metrics.recall:.3f} mAP50 {metrics.map50:.3f} mAP50-95 {metrics.map:.3f}"
         )
 
-    def _save(self, epoch: int, metrics: Metrics) -> bool:
+    def _save(self, epoch: int) -> bool:
         """Writes last.pt, best.pt and periodic files; False if one could not be."""
         model = unwrapped(self.model)
         content = {

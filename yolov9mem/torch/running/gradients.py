@@ -179,7 +179,6 @@ def _can_be_added_to(grads: list[Any], parameters: list[Tensor]) -> bool:
         and set(map(_dtype, parameters)) == {torch.float32}
         and _holders(grads) == _ALONE
         and not any(map(_requires_grad, grads))
-        and not any(map(Tensor.is_neg, grads))
         and not any(map(_hooks, parameters))
     )
 
