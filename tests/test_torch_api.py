@@ -100,7 +100,9 @@ def test_the_report_prints() -> None:
     assert "0 Brick" in text
     assert "swapped" in text
     assert "keep=conv" in text
-    assert "kept" in ym.report(module).plan("0")
+    heading, rule, *values = ym.report(module).plan("0").splitlines()
+    assert heading.split("  ")[0] == "value" and set(rule) == {"-"}
+    assert any(line.endswith("kept") for line in values)
     with pytest.raises(KeyError, match="has no plan"):
         ym.report(module).plan("2")
     assert "nothing is checkpointed" in str(ym.report(nn.SiLU()))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A plan as text: what is kept, what is rebuilt, and what that makes in bytes."""
 
+from typing import Any
+
 from yolov9mem import _core
 
 
@@ -14,10 +16,10 @@ def readable_bytes(count: int) -> str:
     return f"{size:.3g} GB"
 
 
-def plan_table(plan: _core.Plan) -> str:
-    """One line per value in the order of forward, then the totals."""
+def value_lines(table: list[dict[str, Any]]) -> list[str]:
+    """A heading, a rule, and one line per value of ``Plan.table()``."""
     rows = [("value", "made by", "shape (N, H, W, C)", "bytes", "state")]
-    for row in plan.table():
+    for row in table:
         shape = " x ".join(str(size) for size in row["shape"])
         again = f" x {row['rebuilds']}" if row["rebuilds"] > 1 else ""
         size = readable_bytes(row["bytes"])
@@ -28,6 +30,12 @@ def plan_table(plan: _core.Plan) -> str:
         text = f"{name:{widths[0]}}  {op:{widths[1]}}  {shape:{widths[2]}}"
         lines.append(f"{text}  {size:>{widths[3]}}  {state}".rstrip())
     lines.insert(1, "-" * max(len(line) for line in lines))
+    return lines
+
+
+def plan_table(plan: _core.Plan) -> str:
+    """One line per value in the order of forward, then the totals."""
+    lines = value_lines(plan.table())
     lines += [
         "",
         f"saved from forward to backward  {readable_bytes(plan.saved_bytes):>9}",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from yolov9mem.plan_table import readable_bytes
+from yolov9mem.plan_table import readable_bytes, value_lines
 
 from .checks import check_module
 from .recording.fakes import join
@@ -77,16 +77,7 @@ class Report:
         """The latest plan of a swapped module: every value, its bytes and its state."""
         if path not in self.tables:
             raise KeyError(f"{path!r} has no plan; there are {sorted(self.tables)}")
-        lines = []
-        for value in self.tables[path]:
-            shape = "x".join(str(size) for size in value["shape"])
-            lines.append((str(value["name"]), str(value["op"]), shape,
-                          readable_bytes(int(value["bytes"])), str(value["state"])))  # type: ignore[call-overload]  # fmt: skip
-        width = [max(len(line[k]) for line in lines) for k in range(5)]
-        return "\n".join(
-            "  ".join(cell.ljust(w) for cell, w in zip(line, width)).rstrip()
-            for line in lines
-        )
+        return "\n".join(value_lines(self.tables[path]))
 
 
 def report(module: nn.Module) -> Report:
