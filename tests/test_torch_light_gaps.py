@@ -107,6 +107,31 @@ def split(x: Tensor) -> Tensor:
     return torch.cat([F.gelu(a) * b, b], -1)
 
 
+class Twice(torch.autograd.Function):
+    """A product that asks for what it has saved twice."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x @ weight.T
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, _ = ctx.saved_tensors
+        _, weight = ctx.saved_tensors
+        return grad @ weight, grad.flatten(0, 2).T @ x.flatten(0, 2)
+
+
+class OfItsOwn(Mixer):
+    """Beside a linear layer that keeps the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.norm(x.permute(0, 2, 3, 1))
+        grown = self.activation(self.grow(rows))
+        rows = self.shrink(grown) + Twice.apply(grown, self.shrink.weight)
+        return x + rows.permute(0, 3, 1, 2)
+
+
 class Net(nn.Module):
     def __init__(self, make: Callable[[], nn.Module], depth: int = 3) -> None:
         super().__init__()
@@ -142,6 +167,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "dropout": lambda: Mixer(dropped),
     "in place": lambda: Mixer(in_place),
     "halves": lambda: Mixer(split),
+    "a function": OfItsOwn,
     "a lasting call": lambda: Mixer(Counting(4 * WIDTH)),
 }
 

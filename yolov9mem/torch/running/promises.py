@@ -7,6 +7,7 @@ stage (recomputed_outputs.py), or what a gap shares with stock calls (recompute.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -36,11 +37,10 @@ class Promise:
         same = _memory(tensor) == self.memory and tensor.dtype == self._dtype
         return same and not (tensor.is_conj() or tensor.is_neg())
 
-
-def _memory(tensor: Tensor) -> int:
-    """Where it lies; 0: it has none of its own."""
-    is_plain = tensor.layout is torch.strided
-    return tensor.untyped_storage().data_ptr() if is_plain else 0
+    def give(self, made: Tensor) -> None:
+        """To all who will ask for it, that it is not made again: they let go of it then."""
+        for saved in self.saved:
+            saved.made = made
 
 
 class Saved:
@@ -49,11 +49,25 @@ class Saved:
     def __init__(self, promise: Promise, view: Tensor) -> None:
         self._promise = promise
         self._place = view.shape, view.stride(), view.storage_offset()
+        self.made: Tensor | None = None
+        self._last: Any = None  # a weak reference: a backward may ask twice
         promise.saved.add(self)
 
     def tensor(self) -> Tensor:
         """As it was saved."""
-        return self._promise.tensor().as_strided(*self._place)
+        made = self.made
+        if made is None and self._last is not None:
+            made = self._last()
+        if made is None:
+            made = self._promise.tensor()
+        self.made, self._last = None, weakref.ref(made)
+        return made.as_strided(*self._place)
+
+
+def _memory(tensor: Tensor) -> int:
+    """Where it lies; 0: it has none of its own."""
+    is_plain = tensor.layout is torch.strided
+    return tensor.untyped_storage().data_ptr() if is_plain else 0
 
 
 class _Held:

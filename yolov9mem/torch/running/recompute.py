@@ -118,21 +118,18 @@ class SharedResult(Promise):
         super().__init__(tensor)
         node.shared = weakref.ref(self)
         self._node = node
-        self._made: Tensor | None = None
+        self._pass = -1  # the backward in which it was made
 
     def tensor(self) -> Tensor:
-        """Recomputed, by the first who asks."""
-        if self._made is not None:
-            return self._made
+        """Recomputed, for all: a gap is made again once in a backward."""
+        self._pass = torch._C._current_graph_task_id()
         made = rebuilt(self._node)
-        if len(self.saved) > 1:
-            self._made = made
+        self.give(made)
         return made
 
     def end_backward(self) -> None:
-        """Its gradient is complete. Those for whom the gradient of none has come may have
-        a backward of their own, and the gap can't be made again for them."""
-        if is_retained() or not self.saved:
-            self._made = None
-        else:
-            self._made = self.tensor()
+        """Its gradient is complete. Stock calls that had no gradient may have a backward of
+        their own, and then the gap can't be made again for them."""
+        is_made = self._pass == torch._C._current_graph_task_id()
+        if self.saved and not is_made and not is_retained():
+            self.tensor()
