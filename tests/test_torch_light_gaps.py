@@ -26,7 +26,7 @@ from models_for_tests import (
     image,
 )
 from torch import Tensor, nn
-from torch.autograd.graph import save_on_cpu
+from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 
 import yolov9mem.torch as ym
 from yolov9mem.torch.running import registry
@@ -339,3 +339,56 @@ def test_it_does_without_hooks_where_they_are_forbidden(name: str) -> None:
     assert_same_training(ours, stock, image(size=SIZE))
     with torch.autograd.graph.disable_saved_tensors_hooks("no hooks here"):
         assert_same_training(ours, stock, image(size=SIZE))
+
+
+class Turned(Mixer):
+    """A product's result that is not contiguous, as GELU's is then."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(2).transpose(1, 2)
+        grown = torch.einsum("nlc,dc->dnl", rows, self.grow.weight).permute(1, 2, 0)
+        rows = self.shrink(self.activation(grown))
+        return x + rows.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def test_hooks_that_give_another_layout_back() -> None:
+    """As save_on_cpu(pin_memory=True) does."""
+    ours, stock = pair(Turned)
+    x = image(size=SIZE)
+    for module in (ours, stock):
+        with saved_tensors_hooks(lambda t: t.contiguous(), lambda t: t):
+            made = module(x)
+        made.square().mean().backward()
+    assert gaps_of(ours)
+    of_stock = grads(stock)
+    assert_close([*grads(ours).values()], [of_stock[n] for n in grads(ours)], 1e-3)
+
+
+class DeadEnd(nn.Module):
+    """Only the values of a branch are read, and stock PyTorch lets the rest of it go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.stem = nn.Sequential(Brick(3, WIDTH, 1), Brick(WIDTH, WIDTH, 3))
+        self.norm, self.aside = nn.LayerNorm(WIDTH), Mixer()
+        self.a, self.b = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        rows = self.a(x.permute(0, 2, 3, 1))
+        aside = self.aside(rows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.b(F.gelu(self.a(F.gelu(rows + self.norm(aside).detach()))))
+
+
+@pytest.mark.parametrize("keep", ["conv", "min"])
+def test_a_branch_without_gradient_is_not_held(keep: str) -> None:
+    stock = DeadEnd()
+    ours = ym.checkpoint(copy.deepcopy(stock), keep=keep, strict=False)
+    held = []
+    for module in (ours, stock):
+        x = image(size=SIZE)
+        module(x).square().mean().backward()
+        held.append(held_by(lambda m=module, x=x: m(x)))
+    assert_same_training(ours, stock, image(size=SIZE))
+    assert held[0] < 0.8 * held[1]

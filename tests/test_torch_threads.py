@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+import yolov9mem.torch as ym
 from yolov9mem.torch.recording import isolation
 
 CPUS = len(os.sched_getaffinity(0))
@@ -93,3 +95,50 @@ def test_a_recording_that_waits_for_another_takes_none_of_its_numbers(
     assert seeded == [False]
     assert random.getstate() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def trained(**how: Any) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Conv2d(3, 3, 3), nn.SiLU()) for _ in range(4)]
+    module = ym.checkpoint(nn.Sequential(*layers), **how)
+    return module, module(torch.rand(1, 3, 16, 16)).square().mean()
+
+
+def test_two_backwards_of_one_forward_at_once_are_refused() -> None:
+    """One begins while another is between two segments, or within one."""
+    module, loss = trained(segments=4)
+    others: list[BaseException | None] = []
+
+    def another() -> None:
+        try:
+            torch.autograd.grad(loss, module[3][0].weight, retain_graph=True)
+        except RuntimeError as error:
+            others.append(error)
+
+    def in_between(_: Tensor) -> None:
+        thread = threading.Thread(target=another)
+        thread.start()
+        thread.join()
+
+    handle = module[3][0].weight.register_post_accumulate_grad_hook(in_between)
+    with pytest.raises(RuntimeError, match="two backwards of one forward"):
+        loss.backward(retain_graph=True)
+    handle.remove()
+    assert not others
+    node: Any = loss.grad_fn
+    while not hasattr(node, "call"):
+        node = node.next_functions[0][0]
+    with node.call.alone():
+        another()
+    assert "two backwards of one forward" in str(others)
+
+
+def test_backwards_after_each_other_are_not() -> None:
+    module, loss = trained(segments=4)
+    thread = threading.Thread(target=lambda: loss.backward(retain_graph=True))
+    thread.start()
+    thread.join()
+    grads = [p.grad.clone() for p in module.parameters()]
+    loss.backward()
+    for p, grad in zip(module.parameters(), grads):
+        torch.testing.assert_close(p.grad, 2 * grad)

@@ -32,6 +32,7 @@ hooks               of modules: those that look on, and those of a forward's own
 contents, spies     objects in attributes: their content, and which ones forward reads
 cpu_orders          orders of memory that fakes do not have as kernels do
 effects, gaps       what a stock call does beside its result; which are recomputed
+gradient_paths      to which calls gradients come back
 light_gaps          which are where others next to them take too long
 arguments           which arguments of forward a recording is for
 ==================  ================================================================

@@ -17,6 +17,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from .effects import Effects
+from .gradient_paths import reached
 from .ir import Recording, Ref, StockCall
 from .refs import memory_of_result, results
 
@@ -30,6 +31,9 @@ class Gap:
 
     calls: range  # their numbers
     reads: list[Ref] = field(default_factory=list)  # made elsewhere
+    learns: list[bool] = field(
+        default_factory=list
+    )  # by read: does a gradient go there?
     makes: list[Ref] = field(default_factory=list)  # read by other calls, or results
     shares: list[Ref] = field(default_factory=list)  # of these: see light_gaps.py
     feeds: list[Ref] = field(default_factory=list)  # read by stages
@@ -48,15 +52,15 @@ class Gap:
         fed = sum(size for ref, size in self.feed_bytes.items() if ref in feeds)
         return self.saved_bytes + fed
 
-    def is_worth_it(
+    def gain(
         self, feeds: Collection[Ref], held: Collection[Ref], free: Collection[Ref]
-    ) -> bool:
-        """Does it save enough, if of its feeds these are recomputed? Of what it reads,
-        ``held`` is there in any case, were it not ``free`` then."""
+    ) -> int:
+        """Bytes that are not held then, if of its feeds these are recomputed. Of what it
+        reads, ``held`` is there in any case, were it not ``free`` then."""
         saved = self.bytes_of(feeds) - self.fresh_bytes
         for ref, size in self.read_bytes.items():
             saved += size * ((ref in held) - (ref not in free))
-        return saved >= max(1, WORTH * self.outer_bytes)
+        return saved
 
 
 def gaps_of(done: Recording) -> dict[int, Gap]:
@@ -228,6 +232,8 @@ def fill_in(done: Recording, gap: Gap, held: set[Ref]) -> None:
     sources = {ref for stage in done.stages for ref in stage.sources}
     gap.makes = [ref for ref in memory if ref in others]
     gap.feeds = [ref for ref in memory if ref in sources]
+    learning = reached(zip(gap.calls, calls), gap.makes + gap.feeds)
+    gap.learns = [ref in learning for ref in gap.reads]
 
     def sizes(refs: Iterable[Ref]) -> dict[Any, int]:
         return {memory[ref]: size[memory[ref]] for ref in refs}
@@ -263,16 +269,22 @@ def held_by_others(done: Recording, freed: Collection[int] = ()) -> set[Ref]:
     caller has."""
     held = set(results(done))
     for number, call in reversed(list(enumerate(done.calls))):
-        made = [Ref("stock", (number, leaf)) for leaf in range(len(call.made))]
         if number not in freed:
-            saves = call.effects.saves
-            read = enumerate(call.refs)
-            held.update(ref for i, ref in read if ("argument", i) in saves)
-            held.update(ref for ref, place in zip(made, call.made) if place in saves)
+            held.update(kept_by(call, number))
+        made = (Ref("stock", (number, leaf)) for leaf in range(len(call.made)))
         views = (ref for ref, memory in zip(made, call.memory) if memory is None)
         if not held.isdisjoint(views):
             held.update(call.refs)
     return held
+
+
+def kept_by(call: StockCall, number: int) -> Iterator[Ref]:
+    """What of its arguments and results autograd keeps for its backward."""
+    saves = call.effects.saves
+    yield from (ref for i, ref in enumerate(call.refs) if ("argument", i) in saves)
+    for leaf, place in enumerate(call.made):
+        if place in saves:
+            yield Ref("stock", (number, leaf))
 
 
 def lasting_values(done: Recording) -> set[Ref]:

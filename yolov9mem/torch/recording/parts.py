@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from .gaps import gaps_of
+from .gradient_paths import forget_dead_ends
 from .ir import CannotLower, Node, NothingToRun, Part, Recording, Ref, Stage, StockCall
 from .light_gaps import light_gaps_of
 from .refs import memory_of_result, renumber_calls, replace_refs, results
@@ -54,6 +55,7 @@ def divide(done: Recording, strict: bool) -> None:
     _check_changes(done, stages)
     _note_last_uses(done)
     _note_lone_sources(done)
+    forget_dead_ends(done)
     done.gaps, done.light_gaps = gaps_of(done), light_gaps_of(done)
 
 

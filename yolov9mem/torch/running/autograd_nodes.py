@@ -57,15 +57,20 @@ class Yolov9memSegment(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         call: Call = ctx.call
-        plan, segment = call.plan, int(ctx.segment)
-        stage = plan.segment_stage[segment]
-        segments = plan.stage_segments[stage]
         refused = _refused(grads)
         if refused is not None:
             raise RuntimeError(
                 f"yolov9mem: {call.name}: {refused} is not supported; release() the "
                 "module to run it in stock PyTorch"
             )
+        with call.alone():
+            return Yolov9memSegment._run_back(ctx, call, grads)
+
+    @staticmethod
+    def _run_back(ctx: Any, call: Call, grads: tuple[Any, ...]) -> Any:
+        plan, segment = call.plan, int(ctx.segment)
+        stage = plan.segment_stage[segment]
+        segments = plan.stage_segments[stage]
         if segment == segments[-1]:
             if not call.is_next(segment):
                 raise RuntimeError(
@@ -80,6 +85,8 @@ class Yolov9memSegment(torch.autograd.Function):
             call.begin_stage(stage)
             if call.consumed:
                 ctx.rebuilders = None
+        elif not call.is_begun:
+            raise call.two_at_once()
         nodes = [node for node, _ in ctx.next_functions]
         count = len(plan.leaving[segment])
         leaving = call.backward(segment, nodes[len(nodes) - count :])

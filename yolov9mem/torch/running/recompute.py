@@ -50,13 +50,15 @@ def recomputed_later(
     fed = [ref for ref in gap.feeds if ref in feeds]
     others = gap.makes + [ref for ref in gap.feeds if ref not in feeds]
     makes = list(dict.fromkeys(ref for ref in others if ref not in gap.shares))
+    given = [x if learns else x.detach() for x, learns in zip(given, gap.learns)]
+    strides = [x.stride() if x.layout is torch.strided else None for x in given]
     runs = itertools.count()
 
     def make(*given: Any) -> list[Tensor]:
         if next(runs) == 0:  # in forward
             return make_in_them(*given)
         with surroundings.restored():
-            return make_in_them(*given)
+            return make_in_them(*map(_laid_out, given, strides))
 
     def make_in_them(*given: Any) -> list[Tensor]:
         made = dict(zip(gap.reads, given))
@@ -78,6 +80,19 @@ def recomputed_later(
         )
     each = iter(made)
     return Remade(*(list(zip(refs, each)) for refs in (makes, gap.shares, fed)))
+
+
+def _laid_out(x: Tensor, strides: tuple[int, ...] | None) -> Tensor:
+    """As forward has read it: a hook on what is saved may have made another layout of it,
+    from which other layouts would be made."""
+    if strides is None or x.stride() == strides:
+        return x
+    sizes = [size if stride else 1 for size, stride in zip(x.shape, strides)]
+    with torch.no_grad():
+        made = torch.empty_strided(sizes, strides, dtype=x.dtype, device=x.device)
+        made.copy_(x[tuple(slice(size) for size in sizes)])
+        made = made.expand(x.shape)
+    return made.requires_grad_(x.requires_grad)
 
 
 class Fed(torch.autograd.Function):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from yolov9mem._keep import Keep
 
 from ..recording.effects import SHORT_SUM, is_cheap
-from ..recording.gaps import Gap, held_by_others, lasting_values
+from ..recording.gaps import WORTH, Gap, held_by_others, kept_by, lasting_values
 from ..recording.ir import Recording, Ref
 from ..versions import TELLS_OF_HOOKS
 from .planned import TorchPlan
@@ -68,8 +68,12 @@ def choose_recompute(
     graphs = _Graphs(recording, keep, plans)
     gaps = graphs.worth_it(recording.gaps)
     if keep.rule != "min":
-        gaps = {n: gap for n, gap in gaps.items() if graphs.is_cheap(gap)}
         light = graphs.worth_it(recording.light_gaps) if TELLS_OF_HOOKS else {}
+        gaps = {
+            n: gap
+            for n, gap in gaps.items()
+            if graphs.is_cheap(gap) and graphs.saves_more_than(gap, light)
+        }
         taken = {number for gap in gaps.values() for number in gap.calls}
         gaps |= {n: gap for n, gap in light.items() if taken.isdisjoint(gap.calls)}
     fed = {ref for gap in gaps.values() for ref in graphs.feeds(gap)}
@@ -103,7 +107,12 @@ class _Graphs:
         self._own = own
         self.kept = held_by_others(recording)
         self.free = outputs - lasting_values(recording) - inputs
-        self._held = (self.kept | inputs) - self.free
+        # A view of a value may be a copy, for values are channels_last: of what is kept in
+        # views, the value is free for gaps alone.
+        calls = enumerate(recording.calls)
+        plainly = {ref for number, call in calls for ref in kept_by(call, number)}
+        in_views = self.kept - plainly
+        self._held = (self.kept | inputs) - (self.free - in_views)
 
     def feeds(self, gap: Gap) -> set[Ref]:
         """Which are recomputed of those that graphs alone hold: all, if they are cheap."""
@@ -117,8 +126,16 @@ class _Graphs:
         return {
             first: gap
             for first, gap in gaps.items()
-            if gap.is_worth_it(self.feeds(gap), self._held, self.free)
+            if self._gain(gap) >= max(1, WORTH * gap.outer_bytes)
         }
+
+    def saves_more_than(self, gap: Gap, light: dict[int, Gap]) -> bool:
+        """More than those ``light`` ones together that have calls of it."""
+        others = (x for x in light.values() if not set(x.calls).isdisjoint(gap.calls))
+        return self._gain(gap) > sum(map(self._gain, others))
+
+    def _gain(self, gap: Gap) -> int:
+        return gap.gain(self.feeds(gap), self._held, self.free)
 
     def is_cheap(self, gap: Gap) -> bool:
         """Are its products, for what it saves?"""

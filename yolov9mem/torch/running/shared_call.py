@@ -7,7 +7,10 @@ for another one, it works on a copy.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
@@ -64,6 +67,7 @@ class Call:
         self._workspace: Tensor | None = None
         self._backward: BackwardState | None = None
         self._taken = TakenGrads()
+        self._turn = threading.Lock()
 
     # Forward
 
@@ -143,6 +147,24 @@ class Call:
         return made.to(dtype)
 
     # Backward
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Two threads may retain a graph and go backward through it at once; here they
+        would work in the same memory."""
+        if not self._turn.acquire(blocking=False):
+            raise self.two_at_once()
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def two_at_once(self) -> RuntimeError:
+        """Another backward has begun before this one's end."""
+        return RuntimeError(
+            f"yolov9mem: {self.name}: two backwards of one forward at the same time are "
+            "not supported: one after the other is, with retain_graph=True in the first"
+        )
 
     def begin_stage(self, stage: int) -> None:
         """Its backward is about to change what forward kept, if no other one follows."""
