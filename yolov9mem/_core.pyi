@@ -219,6 +219,7 @@ def sgd_check(
     table: bytes | memoryview | Any,
     groups: bytes | memoryview | Any,
     *,
+    update: bool = True,
     ema_decay: float | None = None,
 ) -> None: ...
 def sgd_step(

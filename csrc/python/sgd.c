@@ -204,21 +204,22 @@ static PyObject *sgd_step(PyObject *module, PyObject *args, PyObject *kwargs)
 
 PyDoc_STRVAR(
     sgd_check_doc,
-    "sgd_check(table, groups, *, ema_decay=None)\n\n"
+    "sgd_check(table, groups, *, update=True, ema_decay=None)\n\n"
     "Raises what sgd_step would raise, and touches no tensor: the rows' memory\n"
     "may be a GPU's.");
 
 static PyObject *sgd_check(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     (void)module;
-    static char *names[] = {"table", "groups", "ema_decay", NULL};
+    static char *names[] = {"table", "groups", "update", "ema_decay", NULL};
     Py_buffer table, groups;
+    int update = 1;
     PyObject *ema_decay = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*y*|$O:sgd_check", names, &table,
-                                     &groups, &ema_decay)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*y*|$pO:sgd_check", names, &table,
+                                     &groups, &update, &ema_decay)) {
         return NULL;
     }
-    call c = {.job = {.update = true}};
+    call c = {.job = {.update = update != 0}};
     int read = read_job(&c.job, &table, &groups, YM_SGD_GRADIENT_KEEP, ema_decay);
 
     ym_error error;

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import types
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -155,12 +155,12 @@ def _install() -> None:
     _patch(scaler, "unscale_", _unscale)
     for module in (torch.nn.utils, clip_grad):
         _patch(module, "clip_grad_norm_", _clip_grad_norm)
-        _patch(module, "clip_grad_value_", _applied_first(clip_grad.clip_grad_value_))
+        _patch(module, "clip_grad_value_", _clip_grad_value)
     # What clip_grad_norm_ calls first (before PyTorch 2.6 the latter): caught here too is a
     # script that imported it by name before us.
     for name in ("_get_total_norm", "_group_tensors_by_device_and_dtype"):
         if hasattr(clip_grad, name):
-            _patch(clip_grad, name, _applied_first(getattr(clip_grad, name)))
+            _patch(clip_grad, name, _finished_first(getattr(clip_grad, name)))
             break
 
 
@@ -204,9 +204,21 @@ def _clip_grad_norm(
         optimizer = _owner_of(parameters)
         if optimizer is not None:
             return optimizer.defer_clip(max_norm)
-    _apply_all()
+    _finish(parameters)
     original: Callable[..., Tensor] = _originals[clip_grad, "clip_grad_norm_"]
     return original(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
+
+
+def _clip_grad_value(
+    parameters: Tensor | Iterable[Tensor],
+    clip_value: float,
+    foreach: bool | None = None,
+) -> None:
+    if not isinstance(parameters, (Tensor, list, tuple)):
+        parameters = list(parameters)
+    _finish(parameters)
+    original: Callable[..., None] = _originals[clip_grad, "clip_grad_value_"]
+    original(parameters, clip_value, foreach)
 
 
 def _owner_of(parameters: Tensor | Iterable[Tensor]) -> AccumulatingSGD | None:
@@ -225,14 +237,27 @@ def _owner_of(parameters: Tensor | Iterable[Tensor]) -> AccumulatingSGD | None:
     return None
 
 
-def _apply_all() -> None:
-    for optimizer in _active:
-        optimizer.apply_deferred()
+def _finish(tensors: Any) -> None:
+    """Finishes what these parameters or gradients wait for: nothing of another model's,
+    whose own calls are to be told where it cannot be done."""
+    listed = list(_tensors_in(tensors))
+    for optimizer in list(_active):
+        if optimizer.waits_near(listed):
+            optimizer.apply_deferred()
 
 
-def _applied_first(original: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        _apply_all()
-        return original(*args, **kwargs)
+def _tensors_in(found: Any) -> Iterator[Tensor]:
+    """Of a tensor or of lists of them, some of which may be None."""
+    if isinstance(found, Tensor):
+        yield found
+    elif found is not None:
+        for entry in found:
+            yield from _tensors_in(entry)
+
+
+def _finished_first(original: Callable[..., Any]) -> Callable[..., Any]:
+    def call(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        _finish(tensors)
+        return original(tensors, *args, **kwargs)
 
     return call

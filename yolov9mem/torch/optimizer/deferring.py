@@ -132,6 +132,11 @@ class DeferringOptimizer(torch.optim.Optimizer):
         """Is there something that the gradient of this tensor waits for?"""
         return self._pending is not None and self._pending.concerns(p)
 
+    def waits_near(self, tensors: list[Tensor]) -> bool:
+        """As waits_with, of any of these parameters or gradients; those that lie in the
+        memory of a gradient that waits count too."""
+        return self._pending is not None and self._pending.touches(tensors)
+
     def _still_waiting(self) -> Pending | None:
         """What waits; raises RuntimeError if its gradients were written since."""
         if self._pending is not None:

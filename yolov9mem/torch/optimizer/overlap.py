@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,12 @@ def share_memory(tensors: Sequence[Tensor]) -> list[bool]:
     shares: np.ndarray[Any, Any] = np.empty(len(first), bool)
     shares[order] = np.bincount(heap)[heap] > 1
     return list(map(bool, shares))
+
+
+def storages(tensors: Iterable[Tensor | None]) -> set[int]:
+    """Addresses of the blocks of memory that the dense ones of these lie in."""
+    dense = [x for x in tensors if x is not None and x.layout is torch.strided]
+    return {x.untyped_storage().data_ptr() for x in dense} - {0}
 
 
 def _extent(x: Tensor) -> int:

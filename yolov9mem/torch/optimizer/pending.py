@@ -16,6 +16,7 @@ from yolov9mem.sgd import clip_coefficient
 from .gpu_step import Scaling
 from .gradients import grad_of
 from .lazy_scalar import LazyScalar
+from .overlap import storages
 from .step_table import StepTable
 
 
@@ -64,6 +65,14 @@ class Pending:
         if not self._ids:
             self._ids = set(map(id, self._params))
         return id(p) in self._ids
+
+    def touches(self, tensors: list[Tensor]) -> bool:
+        """Is one of them a parameter, or does it or its gradient lie in the memory of one
+        of the gradients?"""
+        if any(map(self.concerns, tensors)):
+            return True
+        theirs = [grad_of(x) for x in tensors if x.is_leaf]
+        return not storages(self._grads).isdisjoint(storages([*tensors, *theirs]))
 
     def written(self, params: Sequence[Tensor]) -> Tensor | None:
         """The first parameter whose gradient was written or replaced since, or None."""

@@ -237,7 +237,8 @@ class StepTable:
         # The kernels' rows are looked at when they are uploaded.
         rows = self._table if self.rest else self._table[:0]
         with self._naming():
-            _core.sgd_check(rows, hyper_of(self._groups), ema_decay=decay)
+            hyper = hyper_of(self._groups)
+            _core.sgd_check(rows, hyper, update=update, ema_decay=decay)
         self.rest.check(update=update, writes=writes)
 
     @contextmanager
