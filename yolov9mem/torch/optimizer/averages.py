@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_module
+
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside DataParallel, DistributedDataParallel and torch.compile."""
@@ -63,16 +65,22 @@ class AveragePairs:
 
     Args:
         average: the module that holds the averages (`ema.ema`).
-        model: the live module; wrappers are taken off.
+        model: the live module; wrappers are taken off both.
 
     Raises:
+        TypeError: the average is no module.
         ValueError: an entry of the average is missing in the model.
     """
 
     def __init__(self, average: nn.Module, model: nn.Module) -> None:
-        self.average = average
+        check_module("ema: ema", average)
+        self.average = unwrap(average)
         self.model = unwrap(model)
         self._read()
+
+    def are_of(self, average: nn.Module) -> bool:
+        """Are the averages this module's?"""
+        return average is self.average or unwrap(average) is self.average
 
     def _read(self) -> None:
         self._tree = [_Tree(self.average), _Tree(self.model)]

@@ -212,9 +212,15 @@ class DeferringOptimizer(torch.optim.Optimizer):
         """Is this the live module of the attached average?"""
         return self._pairs is not None and self._pairs.model is model
 
+    def _follow_ema(self) -> None:
+        """Attaches anew where the script has given its average another module."""
+        if self._pairs is not None and not self._pairs.are_of(self._ema.ema):
+            self._pairs = AveragePairs(self._ema.ema, self._pairs.model)
+
     @torch.no_grad()
     def update_ema(self) -> None:
         """`ema.update(model)`: counts only if the last step has moved the average."""
+        self._follow_ema()
         if not self._ema_is_ahead:
             decay = float(self._ema.decay(self._ema.updates + 1))
             StepTable([], self.state, self._pairs or ()).run(gradient=KEEP, decay=decay)

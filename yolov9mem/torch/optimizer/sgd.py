@@ -71,10 +71,11 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
             torch.optim.SGD (foreach matters only to what stock torch steps on a GPU).
         accumulate: micro-batches per step; may be assigned at any time.
         max_norm: clip the norm of all gradients, as clip_grad_norm_(params, max_norm).
-        ema: an object with `.ema` (module), `.updates` (int) and `.decay` (function of
-            updates), such as the official ModelEMA. Each step counts `updates` up and
-            moves every floating-point entry of ema.ema.state_dict(), frozen parameters
-            and batch-norm statistics too; do not call `ema.update` besides.
+        ema: an object with `.ema` (module, another one at any time), `.updates` (int) and
+            `.decay` (function of updates), as the official ModelEMA. Each step counts
+            `updates` up and moves every floating-point entry of ema.ema.state_dict(),
+            frozen parameters and batch-norm statistics too; do not call `ema.update`
+            besides.
         model: the live module that `ema.ema` averages. Found by itself if only one
             module of that class owns these parameters.
         zero_grads: zero the gradients within the step.
@@ -211,7 +212,7 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
                 (see yolov9mem.torch.deferred).
 
         Raises:
-            TypeError: ema lacks `.ema`, `.updates` or `.decay`, or decay is no function.
+            TypeError: ema lacks `.ema` (a module), `.updates` or `.decay` (a function).
             ValueError: the live model is not found, or has not the average's tensors.
         """
         if ema is None:
@@ -289,6 +290,7 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
         return self._accumulate > 1 or waits or not self.has_pre_hooks()
 
     def _act(self, scaler: Any, max_norm: float | None) -> None:
+        self._follow_ema()
         scaled = Scaled.of(self, scaler)
         if scaler is not None or scaled.scale is not None or max_norm is not None:
             self.apply_deferred()
