@@ -110,3 +110,57 @@ def test_a_replacement_that_cannot_be_moved_is_refused_by_a_step_that_does_nothi
     ema.ema = mended
     ours.step()
     assert ema.updates == 1 and ours.stepped
+
+
+def make_complex(net, ema):
+    net.conv.bias.data = net.conv.bias.data.to(torch.complex64)
+
+
+def expand_average(net, ema):
+    ema.ema.conv.bias.data = torch.zeros(1).expand(13)
+
+
+def average_of_inference(net, ema):
+    with torch.inference_mode():
+        made = torch.zeros(13, dtype=torch.float64)
+    ema.ema.conv._buffers["bias"] = made
+    del ema.ema.conv._parameters["bias"]
+
+
+HARMS = {
+    make_complex: "parameter 1 of shape .13,.: is torch.complex64, which its average, tor",
+    expand_average: "several elements of its average are one in memory .strides .0,",
+    average_of_inference: "its average was made in inference mode",
+}
+
+
+@pytest.mark.parametrize(("harm", "text"), HARMS.items())
+def test_an_average_that_cannot_be_written_is_refused_before_anything_is(harm, text):
+    net, _ = twins()
+    ema = ModelEMA(net)
+    ours = AccumulatingSGD(net.parameters(), **RATES, ema=ema, model=net)
+    harm(net, ema)
+    for p in net.parameters():
+        p.grad = torch.ones_like(p) if p.requires_grad else None
+    before = copy.deepcopy((net.state_dict(), ema.ema.state_dict()))
+    with pytest.raises(ValueError, match=f"ema: .*{text}"):
+        ours.step()
+    assert all(bool((p.grad == 1).all()) for p in net.parameters() if p.requires_grad)
+    with pytest.raises(ValueError, match=text.rpartition("shape")[2]):
+        ema.update(net)
+    assert_same(net, before[0])
+    assert_same(ema.ema, before[1])
+    assert ema.updates == 0 and not ours.state
+
+
+def test_an_average_of_another_device_is_refused_by_a_step_that_does_nothing():
+    net, _ = twins()
+    ema = ModelEMA(net)
+    ours = AccumulatingSGD(net.parameters(), **RATES, ema=ema, model=net)
+    ema.ema.norm.to("meta")
+    backward(net, 0)
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(ValueError, match="is on cpu, its average on meta"):
+        ours.step()
+    assert_same(net, before)
+    assert ema.updates == 0

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_module
+from .overlap import repeats
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -158,6 +159,20 @@ class _Tree:
         return list(map(len, self._dicts)) != self._sizes or not all(
             map(operator.is_, children, self._children)
         )
+
+
+def why_not_moved(average: Tensor, live: Tensor) -> str | None:
+    """Why `move_average` could not write the average; None: it can."""
+    if average.device != live.device and not (live.is_cpu and live.ndim == 0):
+        return f"is on {live.device}, its average on {average.device}"
+    if not torch.can_cast(torch.result_type(average, live), average.dtype):
+        return f"is {live.dtype}, which its average, {average.dtype}, cannot hold"
+    if repeats(average):
+        strides = average.stride()
+        return f"several elements of its average are one in memory (strides {strides})"
+    if average.is_inference() and not torch.is_inference_mode_enabled():
+        return "its average was made in inference mode and cannot be written outside"
+    return None
 
 
 @torch.no_grad()

@@ -223,6 +223,8 @@ class DeferringOptimizer(torch.optim.Optimizer):
         self._follow_ema()
         if not self._ema_is_ahead:
             decay = float(self._ema.decay(self._ema.updates + 1))
-            StepTable([], self.state, self._pairs or ()).run(gradient=KEEP, decay=decay)
+            table = StepTable([], self.state, self._pairs or ())
+            table.check(decay=decay)
+            table.run(gradient=KEEP, decay=decay)
         self._ema_is_ahead = False
         self._ema.updates += 1

@@ -69,7 +69,9 @@ class ModelEMA:
         """Counts one update and moves the average towards the model."""
         decay = self.decay(self.updates + 1)
         pairs = AveragePairs(self.ema, model)
-        StepTable([], {}, pairs).run(gradient=KEEP, decay=decay)
+        table = StepTable([], {}, pairs)
+        table.check(decay=decay)
+        table.run(gradient=KEEP, decay=decay)
         self.updates += 1
 
     def update_attr(

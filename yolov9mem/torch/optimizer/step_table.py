@@ -18,7 +18,7 @@ from yolov9mem.sgd import named
 from .. import devices
 from ..layout import is_flat, matches
 from ..versions import count_up
-from .averages import move_average
+from .averages import move_average, why_not_moved
 from .gpu_step import DeviceTable, Scaling
 from .gradients import grad_of
 from .hyper import hyper_of
@@ -230,6 +230,10 @@ class StepTable:
             decay, update: as `run`'s.
             writes: gradients are to be unscaled or clipped.
         """
+        for average, live in self._late if decay is not None else ():
+            reason = why_not_moved(average, live)
+            if reason is not None:
+                raise ValueError(f"ema: {name_of(self._groups, live)}: {reason}")
         if not self.rest and not self.on_gpu:
             return  # C asks by itself before it writes
         if update:
