@@ -40,6 +40,11 @@ def test_data_yaml(tmp_path: Path) -> None:
         read_data_yaml(description)
     with pytest.raises(DataError, match="does not exist"):
         read_data_yaml(tmp_path / "none.yaml")
+    with pytest.raises(DataError, match="folder, must be a YAML file, usually named"):
+        read_data_yaml(tmp_path / "set")
+    write(**dict.fromkeys(("train", "val"), "set"), names=["x"])
+    with pytest.raises(DataError, match=r"a folder, must be .* such as .*/data\.yaml"):
+        read_data_yaml(tmp_path)
     good = {"train": "set", "val": "set", "names": ["x"]}
     for change, words in (
         ({"names": 5}, "names is 5"),

@@ -13,7 +13,7 @@ import torch
 import yaml
 from example_sets import arguments, epochs, small_set  # noqa: F401
 
-from yolov9 import checkpoints, options
+from yolov9 import checkpoints, demo, options
 from yolov9.main import main
 from yolov9.optim import make_optimizer
 from yolov9.train import Trainer
@@ -149,6 +149,36 @@ OFFICIAL = """weights cfg data hyp epochs batch-size imgsz img img-size rect res
     fixed-lr label-smoothing patience freeze save-period seed local_rank min-items
     close-mosaic entity upload_dataset bbox_interval artifact_alias"""
 OURS = "ckpt accumulate mosaic mixup amp stock demo"
+
+
+def test_the_demo_says_which_options_it_has_no_use_for(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained = []
+
+    class Quick:
+        def __init__(self, opt, hyp, folder) -> None:
+            trained.append(opt)
+
+        def run(self) -> Metrics:
+            return Metrics()
+
+    monkeypatch.setattr(demo, "Trainer", Quick)
+    monkeypatch.setattr(demo, "memory_table", lambda *_: None)
+    assert main(["--demo"]) == 0
+    assert "WARNING" not in capsys.readouterr().out
+    ignored = (
+        "--cfg x --epochs 0 --imgsz 64 --device 0 --ckpt junk --data d.yaml --stock"
+    )
+    ignored += " --batch-size 3 --fixed-lr --cache disk --name a"
+    followed = "--optimizer Adam --freeze 3 --rect --min-items 1 --workers 0"
+    assert main(["--demo", *ignored.split(), *followed.split()]) == 0
+    said = capsys.readouterr().out
+    (told,) = re.findall("WARNING (.*): no effect", said)
+    assert set(told.split(", ")) == {x for x in ignored.split() if x.startswith("--")}
+    assert [opt.stock for opt in trained] == [True, False] * 2
+    assert {(opt.optimizer, opt.rect) for opt in trained[2:]} == {("Adam", True)}
 
 
 def test_the_options_are_those_that_readme_names() -> None:

@@ -216,6 +216,8 @@ def test_held_bytes_of_a_known_graph() -> None:
         (["--optimizer", "LION"], "-m yolov9mem train_dual.py"),
         (["--batch", "0"], "--batch-size is 0: must be at least 1"),
         (["--demo", "--seed", str(2**64)], "--seed is 18446744073709551616"),
+        (["--demo", "--resume"], "--resume can't be combined with --demo"),
+        (["--demo", "--resume", "last.pt"], "--resume can't be combined with --demo"),
         (["--hyp", "/no/hyp.short.yaml"], "--hyp '/no/hyp.short.yaml'"),
         (["--hyp", "none.yaml"], "--hyp 'none.yaml'"),
         (["--data", "none.yaml"], "'none.yaml' does not exist"),

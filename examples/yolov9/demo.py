@@ -12,11 +12,32 @@ from .synthetic import make_shapes
 from .train import Trainer
 
 PICTURE_BATCH = 4  # images at most in the step that is pictured
+# Of both trainings, whatever the command line says.
+SETTINGS = {
+    "name": "demo",
+    "cfg": "yolov9-t",
+    "hyp": "hyp.short.yaml",
+    "imgsz": 96,
+    "batch_size": 8,
+    "epochs": 9,
+    "accumulate": 1,
+    "close_mosaic": 4,
+    "cos_lr": True,
+    "flat_cos_lr": False,
+    "fixed_lr": False,
+    "device": "cpu",
+    "workers": 0,
+    "cache": "ram",
+}
 
 
 def run_demo(opt: argparse.Namespace) -> None:
-    """Trains both ways on drawn shapes, then prints the memory table."""
-    folder = options.run_folder(argparse.Namespace(**vars(opt) | {"name": "demo"}))
+    """Trains both ways on drawn shapes, then prints the memory table.
+
+    Raises OptionError for --resume and for values that can't work.
+    """
+    _check_given(opt)
+    folder = options.run_folder(argparse.Namespace(**vars(opt) | SETTINGS))
     rows = []
     for stock in (True, False):
         name = "stock" if stock else "yolov9mem"
@@ -34,21 +55,29 @@ def run_demo(opt: argparse.Namespace) -> None:
     memory_table("yolov9-s", 320, folder)
 
 
+def _check_given(opt: argparse.Namespace) -> None:
+    """Refuses what the demo can't do, and tells which options it has no use for."""
+    if opt.resume:
+        raise options.OptionError(
+            "--resume can't be combined with --demo, whose trainings begin anew"
+        )
+    usual = options.parser().parse_args([])
+    unused = [
+        f"--{name.replace('_', '-')}"
+        for name in (*SETTINGS, "data", "stock", "ckpt")
+        if getattr(opt, name) not in (getattr(usual, name), SETTINGS.get(name))
+    ]
+    if unused:
+        print(
+            f"WARNING {', '.join(unused)}: no effect, --demo trains {SETTINGS['cfg']} on "
+            f"drawn shapes at {SETTINGS['imgsz']} px for {SETTINGS['epochs']} epochs on "
+            "the CPU, both ways"
+        )
+
+
 def _demo_options(opt: argparse.Namespace, stock: bool) -> argparse.Namespace:
-    data = make_shapes(Path("runs/data/shapes"))
-    wanted = {
-        "cfg": "yolov9-t",
-        "data": str(data),
-        "hyp": "hyp.short.yaml",
-        "imgsz": 96,
-        "batch_size": 8,
-        "epochs": 9,
-        "accumulate": 1,
-        "close_mosaic": 4,
-        "cos_lr": True,
-        "device": "cpu",
-        "workers": 0,
-        "cache": "ram",
+    wanted = SETTINGS | {
+        "data": str(make_shapes(Path("runs/data/shapes"))),
         "stock": stock,
         "ckpt": None if stock else "conv",
     }

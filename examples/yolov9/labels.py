@@ -63,6 +63,12 @@ def read_data_yaml(path: str | Path) -> dict:
     Raises DataError naming what is missing.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = path / "data.yaml"
+        hint = f" such as {inside}" if inside.is_file() else ", usually named data.yaml"
+        raise DataError(
+            f"data set description {str(path)!r} is a folder, must be a YAML file{hint}"
+        )
     if not path.is_file():
         raise DataError(f"data set description {str(path)!r} does not exist")
     try:
