@@ -35,7 +35,7 @@ class SgdGroup(C.Structure):
         (n, C.c_float)
         for n in ("weight_decay", "momentum", "gradient_weight", "minus_lr")
     ]
-    _fields_ += [("nesterov", C.c_bool), ("maximize", C.c_bool)]
+    _fields_ += [(n, C.c_bool) for n in ("nesterov", "maximize", "decays", "moves")]
 
 
 @ce.mirrors("cuda_sgd_table")
@@ -113,6 +113,7 @@ def cuda_step(
     for g, row in zip(call.group, GROUPS, strict=False):
         g.minus_lr, g.momentum, g.gradient_weight = -row[0], row[1], 1 - row[2]
         g.weight_decay, g.nesterov, g.maximize = row[3], bool(row[4]), bool(row[5])
+        g.decays, g.moves = row[3] != 0, row[1] != 0
     ce.call("cuda_sgd_run_norm", C.byref(call))
     ce.call("cuda_sgd_run_step", C.byref(call), C.c_bool(True))
     return float(C.cast(table.state + 8, C.POINTER(C.c_float))[0])

@@ -41,6 +41,35 @@ def test_bits_of_the_for_loop(name):
             assert p.grad is None or torch.equal(p.grad, q.grad)
 
 
+RATES_SET_LATER = [
+    dict(momentum=1e-46, dampening=0.5),  # 0 in float32, and a momentum to torch
+    dict(momentum=1e-40, dampening=0.5, weight_decay=1e-46),
+    dict(weight_decay=1e-46),
+    dict(weight_decay=-0.1),
+    dict(momentum=-0.5),
+    dict(momentum=-0.5, dampening=0.3, weight_decay=-1e-3, lr=-0.1),
+]
+
+
+@pytest.mark.parametrize("rates", RATES_SET_LATER)
+def test_bits_of_rates_that_a_script_sets_in_its_groups(rates):
+    mine, theirs = twins()
+    ours = AccumulatingSGD(mine.parameters(), lr=0.1)
+    stock = torch.optim.SGD(theirs.parameters(), lr=0.1, foreach=False)
+    for step in range(4):
+        for net, optimizer in ((mine, ours), (theirs, stock)):
+            backward(net, step)
+            net.conv.bias.grad.fill_(-0.0)
+            optimizer.param_groups[0].update(rates)
+            optimizer.step()
+        stock.zero_grad(set_to_none=False)
+        assert_same(mine, theirs)
+        for x, y in zip(mine.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(x.signbit(), y.signbit())
+    assert_same_state(ours, stock)
+    assert ours.fallback is None
+
+
 @pytest.mark.parametrize(
     "sizes", [[1, 2, 15, 16, 17, 31, 63, 1023, 1025, 65537, 131073]]
 )

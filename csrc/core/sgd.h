@@ -35,6 +35,7 @@ typedef struct ym_sgd_group {
     float gradient_weight; /* 1 - dampening */
     float minus_lr;
     bool nesterov, maximize;
+    bool decays, moves; /* weight_decay or momentum was not 0 before it was rounded */
 } ym_sgd_group;
 
 typedef enum ym_sgd_gradient {

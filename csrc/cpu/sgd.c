@@ -104,12 +104,12 @@ static VECTORISED void update_block(const ym_sgd_group *group, const ym_sgd_tens
             g[i] = -g[i];
         }
     }
-    if (group->weight_decay != 0) {
+    if (group->decays) {
         for (int i = 0; i < n; i++) {
             g[i] = ym_sgd_weight_decay(g[i], p[i], group->weight_decay);
         }
     }
-    if (group->momentum != 0) {
+    if (group->moves) {
         momentum_block(group, t->first_step, n, t->momentum + first, g);
     }
     for (int i = 0; i < n; i++) {

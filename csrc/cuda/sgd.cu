@@ -141,14 +141,14 @@ step_elements(const work &w, int64_t i, const float (&gradient)[V], float (&para
 {
     const ym_sgd_group &group = w.group;
     float buffer[V] = {};
-    const bool moves = group.momentum != 0;
+    const bool moves = group.moves;
     if (moves && !w.tensor.first_step) {
         load<float, V>(w.tensor.momentum + i, buffer);
     }
 #pragma unroll
     for (int v = 0; v < V; v++) {
         float g = group.maximize ? -gradient[v] : gradient[v];
-        if (group.weight_decay != 0) {
+        if (group.decays) {
             g = ym_sgd_weight_decay(g, param[v], group.weight_decay);
         }
         if (moves) {

@@ -70,15 +70,15 @@ static ym_status check_overlap(const ym_sgd_job *job, interval *list, ym_error *
 
 static ym_status check_group(const ym_sgd_group *group, int32_t index, ym_error *error)
 {
-    /* A scheduler may end a hair below 0, which torch accepts. */
+    /* A script may set rates below 0, as a scheduler that ends a hair below does: torch
+     * accepts them. */
     YM_CHECK(error, isfinite(group->minus_lr), YM_ERR_ARGUMENT,
              "group %d: lr is %g, must be finite", index, (double)-group->minus_lr);
-    YM_CHECK(error, isfinite(group->momentum) && group->momentum >= 0, YM_ERR_ARGUMENT,
-             "group %d: momentum is %g, must be finite and at least 0", index,
+    YM_CHECK(error, isfinite(group->momentum), YM_ERR_ARGUMENT,
+             "group %d: momentum is %g, must be finite", index,
              (double)group->momentum);
-    YM_CHECK(error, isfinite(group->weight_decay) && group->weight_decay >= 0,
-             YM_ERR_ARGUMENT,
-             "group %d: weight_decay is %g, must be finite and at least 0", index,
+    YM_CHECK(error, isfinite(group->weight_decay), YM_ERR_ARGUMENT,
+             "group %d: weight_decay is %g, must be finite", index,
              (double)group->weight_decay);
     YM_CHECK(error, isfinite(group->gradient_weight), YM_ERR_ARGUMENT,
              "group %d: dampening is %g, must be finite", index,
@@ -104,8 +104,7 @@ static ym_status check_tensor(const ym_sgd_job *job, int32_t index, ym_error *er
     YM_CHECK(error, t->group >= 0 && t->group < job->group_count, YM_ERR_ARGUMENT,
              "tensor %d: group is %d, must be in [0, %d)", index, t->group,
              job->group_count);
-    YM_CHECK(error,
-             !job->update || t->momentum != NULL || job->group[t->group].momentum == 0,
+    YM_CHECK(error, !job->update || t->momentum != NULL || !job->group[t->group].moves,
              YM_ERR_ARGUMENT,
              "tensor %d: has no momentum buffer, its group's momentum is %g", index,
              (double)job->group[t->group].momentum);

@@ -60,6 +60,8 @@ void ym_sgd_read_groups(const Py_buffer *groups, int32_t count, ym_sgd_group *ou
             .momentum = (float)row[GROUP_MOMENTUM],
             .gradient_weight = (float)(1.0 - row[GROUP_DAMPENING]),
             .minus_lr = (float)-row[GROUP_LR],
+            .decays = row[GROUP_WEIGHT_DECAY] != 0,
+            .moves = row[GROUP_MOMENTUM] != 0,
             .nesterov = row[GROUP_NESTEROV] != 0,
             .maximize = row[GROUP_MAXIMIZE] != 0,
         };

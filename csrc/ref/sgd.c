@@ -26,10 +26,10 @@ static void step_element(const ym_sgd_job *job, const ym_sgd_tensor *t, int64_t 
     float unscaled = ym_sgd_unscale(t->grad[i], job->inverse_scale, job->clip);
     float g = group->maximize ? -unscaled : unscaled;
     float p = t->param[i];
-    if (group->weight_decay != 0) {
+    if (group->decays) {
         g = ym_sgd_weight_decay(g, p, group->weight_decay);
     }
-    if (group->momentum != 0) {
+    if (group->moves) {
         float buffer = t->first_step
                            ? g
                            : ym_sgd_momentum(t->momentum[i], g, group->momentum,
