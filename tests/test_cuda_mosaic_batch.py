@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from emulated_gpu import WAITS, gpu  # noqa: F401
@@ -68,6 +69,10 @@ def test_a_wrong_place_is_refused() -> None:
         batch.render(torch.empty(2, 3, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"recipes: sizes are \[\], must be one size"):
         MosaicBatch.of([])
+    with pytest.raises(TypeError, match="recipes: is a str, must be a sequence"):
+        MosaicBatch.of("abc")
+    with pytest.raises(TypeError, match="entry 0 is a ndarray, must be a Recipe"):
+        MosaicBatch.of([np.zeros(3)])
     with pytest.raises(ValueError, match="batch: is on meta, must be on the CPU or a"):
         batch.to("meta").render()
 

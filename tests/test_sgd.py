@@ -202,6 +202,8 @@ MISALIGNED = np.zeros(17, np.uint8)[1:].view(np.float32)
         (bad(grads=None), TypeError, "group 0: grads: is a NoneType, must be a seq"),
         (bad(momentum_buffers=5), TypeError, "group 0: momentum_buffers: is a int"),
         (bad(averages=5), TypeError, "group 0: averages: is a int, must be a seq"),
+        (bad(grads=np.array(5)), TypeError, r"grads: is a ndarray of shape \(\), must"),
+        (np.array(5), TypeError, r"groups: is a ndarray of shape \(\), must be a seq"),
         (None, TypeError, "groups: is a NoneType, must be a sequence"),
         ([bad(), [F]], TypeError, "group 1: is a list, must be an SGDGroup"),
     ],

@@ -143,6 +143,11 @@ def test_zero_grad_keeps_torchs_meaning():
         (dict(accumulate=1.5), ValueError, "accumulate: is 1.5"),
         (dict(max_norm=-1.0), ValueError, "max_norm: is -1"),
         (dict(ema=object()), TypeError, "no attribute 'ema'"),
+        (
+            dict(zero_grads="False"),
+            TypeError,
+            "zero_grads: is 'False', must be True or",
+        ),
     ],
 )
 def test_bad_settings(settings, error, text):

@@ -45,8 +45,11 @@ def check_flag(name: str, value: Any) -> None:
 def check_sequence(name: str, value: Any) -> None:
     """A list, tuple, array, ...: what has a length and entries by number."""
     sized = hasattr(value, "__len__") and hasattr(value, "__getitem__")
+    kind = type(value).__name__
+    if getattr(value, "ndim", 1) == 0:  # an array of one number has no length
+        raise TypeError(f"{name}: is a {kind} of shape (), must be a sequence")
     if isinstance(value, str | Mapping) or not sized:
-        raise TypeError(f"{name}: is a {type(value).__name__}, must be a sequence")
+        raise TypeError(f"{name}: is a {kind}, must be a sequence")
 
 
 def check_mapping(name: str, value: Any) -> None:

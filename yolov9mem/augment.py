@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """YOLOv9's training augmentation: random draws in its order, pixels in one pass."""
 
-import math
 import operator
 import os
 import random
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from yolov9mem._checks import (
+    check_flag,
     check_real,
     check_sequence,
     check_whole,
@@ -30,6 +30,9 @@ from yolov9mem.warp import HYP_SCRATCH_HIGH
 __all__ = ["HYP_SCRATCH_HIGH", "Mosaic", "official_item", "official_sample"]
 
 
+_LARGEST = 1e9  # of a gain: nothing that is drawn or worked out from it overflows
+
+
 def _check_hyp(hyp: Any) -> dict[str, float]:
     """With what is missing; entries that augmentation does not read are not looked at."""
     if hyp is not None and not isinstance(hyp, Mapping):
@@ -37,8 +40,11 @@ def _check_hyp(hyp: Any) -> dict[str, float]:
     full = {**HYP_SCRATCH_HIGH, **(hyp or {})}
     for name in HYP_SCRATCH_HIGH:
         check_real(f"hyp: {name}", full[name])
-        if not math.isfinite(full[name]):
-            raise ValueError(f"hyp: {name}: is {full[name]}, must be finite")
+        if not abs(full[name]) <= _LARGEST:
+            raise ValueError(
+                f"hyp: {name}: is {full[name]}, must be finite and at most "
+                f"{_LARGEST:g} from 0"
+            )
     if not 0 <= full["copy_paste"] <= 1:
         raise ValueError(f"hyp: copy_paste: is {full['copy_paste']}, must be 0 to 1")
     return full
@@ -77,6 +83,7 @@ class Mosaic:
         image_size = check_whole("image_size", image_size, 2, MAX_SIDE // 2)
         if image_size % 2:
             raise ValueError(f"image_size: is {image_size}, must be even, at least 2")
+        check_flag("nine", nine)
         check_sequence("labels", labels)
         if not callable(images):
             check_sequence("images", images)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from yolov9mem import _core
-from yolov9mem._checks import check_bytes, check_real, check_text
+from yolov9mem._checks import check_bytes, check_flag, check_real, check_text
 from yolov9mem.copy_paste import paste_objects
 from yolov9mem.labels import outline_boxes, warp_labels
 from yolov9mem.warp import NO_WARP, Warp
@@ -163,6 +163,8 @@ def render(
     if hsv is not None:
         check_bytes("hsv", hsv)
     check_real("ratio", ratio)
+    check_flag("flip_vertical", flip_vertical)
+    check_flag("flip_horizontal", flip_horizontal)
     check_text("backend", backend)
     scenes = tuple(s.packed() for s in (scene, partner) if s is not None)
     _core.mosaic_render(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from yolov9mem import _core
+from yolov9mem._checks import check_sequence
 from yolov9mem.draws import Recipe
 from yolov9mem.scene import Scene, Tile
 
@@ -111,8 +112,14 @@ class MosaicBatch:
     def of(cls, recipes: Sequence[Recipe]) -> MosaicBatch:
         """Cuts the tiles to what is seen and packs them.
 
-        Raises ValueError if there are no samples, or samples of different sizes.
+        Raises TypeError for what are no recipes, ValueError if there are no samples, or
+        samples of different sizes.
         """
+        check_sequence("recipes", recipes)
+        for i, recipe in enumerate(recipes):
+            if not isinstance(recipe, Recipe):
+                kind = type(recipe).__name__
+                raise TypeError(f"recipes: entry {i} is a {kind}, must be a Recipe")
         sizes = {recipe.picture.size for recipe in recipes}
         if len(sizes) != 1:
             raise ValueError(f"recipes: sizes are {sorted(sizes)}, must be one size")

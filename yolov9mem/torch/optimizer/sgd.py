@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolov9mem._checks import check_flag
 from yolov9mem.sgd import checked_max_norm, inverse_scale
 
 from ..checks import check_attributes
@@ -124,6 +125,7 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
         self._set_defaults()
         self.accumulate = accumulate
         self.max_norm = max_norm
+        check_flag("zero_grads", zero_grads)
         self.zero_grads = bool(zero_grads)
         if ema is not None:
             self.attach_ema(ema, model)
