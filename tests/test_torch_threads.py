@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from models_for_tests import TELLS_OF_RETAINING
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
@@ -104,6 +105,7 @@ def trained(**how: Any) -> tuple[nn.Module, Tensor]:
     return module, module(torch.rand(1, 3, 16, 16)).square().mean()
 
 
+@TELLS_OF_RETAINING
 def test_two_backwards_of_one_forward_at_once_are_refused() -> None:
     """One begins while another is between two segments, or within one."""
     module, loss = trained(segments=4)
@@ -133,6 +135,7 @@ def test_two_backwards_of_one_forward_at_once_are_refused() -> None:
     assert "two backwards of one forward" in str(others)
 
 
+@TELLS_OF_RETAINING
 def test_backwards_after_each_other_are_not() -> None:
     module, loss = trained(segments=4)
     thread = threading.Thread(target=lambda: loss.backward(retain_graph=True))
