@@ -325,7 +325,7 @@ static uint64_t optimizer_step(void)
     static float p[COUNT], g[COUNT], m[COUNT], e[COUNT];
     fill(p, COUNT), fill(g, COUNT), fill(m, COUNT), fill(e, COUNT);
     ym_sgd_tensor tensor = {p, g, m, e, COUNT, 0, false};
-    ym_sgd_group group = {5e-4f, 0.937f, 1, -1e-2f, true, false};
+    ym_sgd_group group = {5e-4f, 0.937f, 1, -1e-2f, true, false, true, true};
     ym_sgd_job job = {.tensor = &tensor,
                       .tensor_count = 1,
                       .group = &group,

@@ -42,7 +42,7 @@ def divide(done: Recording, strict: bool) -> None:
     the stages would be too small or a stock call changes what another one reads.
     """
     leave_to_stock(done, tails(done.nodes))
-    leave_to_stock(done, without_gradient(done))
+    leave_to_stock(done, without_gradient(done), learns=False)
     stages = _ordered(done)
     while poor := _saves_nothing(done, stages, strict):
         leave_to_stock(done, poor, SAVES_NOTHING)

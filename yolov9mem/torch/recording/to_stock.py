@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .effects import NO_EFFECTS, Effects
 from .ir import CannotLower, Node, Recording, Ref, StockCall
 from .refs import renumber_calls
 
@@ -197,7 +199,29 @@ def _last_of_convolutions(nodes: list[Node]) -> list[int]:
     ]
 
 
-def _stock_call(number: int, node: Node) -> StockCall:
+def _effects(node: Node) -> Effects:
+    """What eager PyTorch keeps for its backward; indices are int64."""
+    of_first = frozenset([("argument", 0)])
+    if node.op == "activation":
+        name, slope, *_ = node.attributes
+        keeps_result = name in ("relu", "sigmoid")
+        keeps_result = keeps_result or (name == "leaky_relu" and slope > 0)
+        return Effects(saves=frozenset([("result", 0)]) if keeps_result else of_first)
+    if node.op == "multiply":
+        return Effects(saves=of_first | {("argument", 1)})
+    if node.op in ("max_pool", "maximum"):
+        indices = 8 * math.prod(node.shape)
+        is_pool = node.op == "max_pool" or node.attributes[0] == "hw"
+        return Effects(saves=of_first if is_pool else frozenset(), saved_bytes=indices)
+    if _scales_by_a_parameter(node) and node.attributes[:2] != (1, 0):
+        return Effects(saved_bytes=node.nbytes)  # what numbers have made of it before
+    if node.op in ("avg_pool", "prelu") or _scales_by_a_parameter(node):
+        return Effects(saves=of_first)
+    return NO_EFFECTS
+
+
+def stock_call(number: int, node: Node) -> StockCall:
+    """That does what the node does, of this number."""
     name = node.attributes[0] if node.op == "activation" else node.op
     if node.op == "affine":
         name = "mul" if node.attributes[0] != 1 or node.attributes[2] else "add"
@@ -223,16 +247,23 @@ def _stock_call(number: int, node: Node) -> StockCall:
         None,
     )
     made.refs, made.made, made.nodes_before = refs, (("result", 0),), number
-    made.bytes = (0 if node.op == "slice" else node.nbytes,)
+    made.bytes, made.effects = (node.nbytes,), _effects(node)
+    if node.op == "slice":
+        made.memory = (None,)  # a view
     return made
 
 
-def leave_to_stock(done: Recording, numbers: list[int], reason: str = "") -> None:
+def leave_to_stock(
+    done: Recording, numbers: list[int], reason: str = "", learns: bool = True
+) -> None:
     """The nodes become stock calls, in the order of the module, and their values inputs,
-    which are the results of these. With a reason the report tells of it."""
+    which are the results of these. With a reason the report tells of it. ``learns``: they
+    may want gradients."""
     for number in numbers:
         node = done.nodes[number]
-        call = _stock_call(number, node)
+        call = stock_call(number, node)
+        if not learns:
+            call.effects = NO_EFFECTS
         place = sum(other.nodes_before <= number for other in done.calls)
         renumber_calls(
             done, {old: old + (old >= place) for old in range(len(done.calls))}

@@ -7,7 +7,6 @@ stage (recomputed_outputs.py), or what a gap shares with stock calls (recompute.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -16,6 +15,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.weak import TensorWeakRef
 
 from ..versions import saving_hooks
 
@@ -50,7 +50,7 @@ class Saved:
         self._promise = promise
         self._place = view.shape, view.stride(), view.storage_offset()
         self.made: Tensor | None = None
-        self._last: Any = None  # a weak reference: a backward may ask twice
+        self._last: TensorWeakRef | None = None  # a backward may ask twice
         promise.saved.add(self)
 
     def tensor(self) -> Tensor:
@@ -60,7 +60,7 @@ class Saved:
             made = self._last()
         if made is None:
             made = self._promise.tensor()
-        self.made, self._last = None, weakref.ref(made)
+        self.made, self._last = None, TensorWeakRef(made)
         return made.as_strided(*self._place)
 
 
@@ -74,8 +74,8 @@ class _Held:
     """A tensor that is saved itself. Under hooks autograd does not look at versions."""
 
     def __init__(self, tensor: Tensor) -> None:
-        # A result would hold the node that holds it.
-        self._tensor = tensor.detach()
+        # A result would hold the node that holds it. A parameter stays the same object.
+        self._tensor = tensor if tensor.is_leaf else tensor.detach()
         self._version = tensor._version
 
     def tensor(self) -> Tensor:

@@ -67,15 +67,15 @@ def choose_recompute(
         return Recompute({}, set(), set())
     graphs = _Graphs(recording, keep, plans)
     gaps = graphs.worth_it(recording.gaps)
+    light = graphs.worth_it(recording.light_gaps) if TELLS_OF_HOOKS else {}
     if keep.rule != "min":
-        light = graphs.worth_it(recording.light_gaps) if TELLS_OF_HOOKS else {}
         gaps = {
             n: gap
             for n, gap in gaps.items()
             if graphs.is_cheap(gap) and graphs.saves_more_than(gap, light)
         }
-        taken = {number for gap in gaps.values() for number in gap.calls}
-        gaps |= {n: gap for n, gap in light.items() if taken.isdisjoint(gap.calls)}
+    taken = {number for gap in gaps.values() for number in gap.calls}
+    gaps |= {n: gap for n, gap in light.items() if taken.isdisjoint(gap.calls)}
     fed = {ref for gap in gaps.values() for ref in graphs.feeds(gap)}
     read = {ref for gap in gaps.values() for ref in gap.read_bytes}
     return Recompute(gaps, fed, graphs.free & (graphs.kept | read))
