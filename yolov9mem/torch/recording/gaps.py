@@ -264,12 +264,11 @@ def _fill_in_work(gap: Gap, calls: list[Effects]) -> None:
             gap.feed_work += does.work
 
 
-def held_by_others(done: Recording, freed: Collection[int] = ()) -> set[Ref]:
-    """What autograd keeps for the backward of stock calls, but those numbers, and what the
-    caller has."""
+def held_by_others(done: Recording, keeps: bool = True) -> set[Ref]:
+    """What the caller has, and what autograd ``keeps`` for the backward of stock calls."""
     held = set(results(done))
     for number, call in reversed(list(enumerate(done.calls))):
-        if number not in freed:
+        if keeps:
             held.update(kept_by(call, number))
         made = (Ref("stock", (number, leaf)) for leaf in range(len(call.made)))
         views = (ref for ref, memory in zip(made, call.memory) if memory is None)
@@ -291,4 +290,4 @@ def lasting_values(done: Recording) -> set[Ref]:
     """What the caller has, and what is changed in place: it can't be recomputed for those
     who have read it."""
     changed = {ref for call in done.calls for ref in call.changed}
-    return held_by_others(done, range(len(done.calls))) | changed
+    return held_by_others(done, keeps=False) | changed

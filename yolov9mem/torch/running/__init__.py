@@ -21,7 +21,7 @@ arenas              memory for the core, from torch's allocator
 forward_calls       one forward: the stages and the stock calls around them, in order
 stock_calls         these calls, replayed
 recompute           those between two stages, recomputed in backward
-recompute_choice    which of them are, and which outputs of stages for them
+recompute_choice    which of them are, and which outputs of stages for stock calls
 promises            what autograd saves for stock calls in place of a tensor
 recomputed_outputs  outputs of stages for which it does, which the core recomputes
 surroundings        what the calls find in backward as it was around forward

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which gaps are recomputed in backward, and which outputs of stages for them."""
+"""Which gaps are recomputed in backward, and which outputs of stages for stock calls."""
 
 from __future__ import annotations
 
