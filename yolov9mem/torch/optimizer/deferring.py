@@ -18,7 +18,7 @@ from .gradients import wait_for, wait_no_longer
 from .lazy_scalar import LazyScalar
 from .names import name_of
 from .pending import Pending
-from .step_table import KEEP, WRITE, StepTable
+from .step_table import WRITE, StepTable
 from .table_cache import TableCache
 
 
@@ -223,8 +223,6 @@ class DeferringOptimizer(torch.optim.Optimizer):
         self._follow_ema()
         if not self._ema_is_ahead:
             decay = float(self._ema.decay(self._ema.updates + 1))
-            table = StepTable([], self.state, self._pairs or ())
-            table.check(decay=decay)
-            table.run(gradient=KEEP, decay=decay)
+            StepTable([], self.state, self._pairs or ()).move_averages(decay)
         self._ema_is_ahead = False
         self._ema.updates += 1

@@ -16,7 +16,7 @@ from yolov9mem.sgd import is_finite
 
 from ..checks import check_module
 from .averages import AveragePairs, unwrap
-from .step_table import KEEP, StepTable
+from .step_table import StepTable
 
 
 class ModelEMA:
@@ -69,9 +69,7 @@ class ModelEMA:
         """Counts one update and moves the average towards the model."""
         decay = self.decay(self.updates + 1)
         pairs = AveragePairs(self.ema, model)
-        table = StepTable([], {}, pairs)
-        table.check(decay=decay)
-        table.run(gradient=KEEP, decay=decay)
+        StepTable([], {}, pairs).move_averages(decay)
         self.updates += 1
 
     def update_attr(

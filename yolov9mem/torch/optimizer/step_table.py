@@ -245,6 +245,11 @@ class StepTable:
             _core.sgd_check(rows, hyper, update=update, ema_decay=decay)
         self.rest.check(update=update, writes=writes)
 
+    def move_averages(self, decay: float) -> None:
+        """Nothing else; raises before any is moved."""
+        self.check(decay=decay)
+        self.run(gradient=KEEP, decay=decay)
+
     @contextmanager
     def _naming(self) -> Iterator[None]:
         """C knows tensors by their rows."""

@@ -31,9 +31,7 @@ class Gap:
 
     calls: range  # their numbers
     reads: list[Ref] = field(default_factory=list)  # made elsewhere
-    learns: list[bool] = field(
-        default_factory=list
-    )  # by read: does a gradient go there?
+    learns: list[bool] = field(default_factory=list)  # by read: has it a gradient?
     makes: list[Ref] = field(default_factory=list)  # read by other calls, or results
     shares: list[Ref] = field(default_factory=list)  # of these: see light_gaps.py
     feeds: list[Ref] = field(default_factory=list)  # read by stages
@@ -74,13 +72,18 @@ def gaps_of(done: Recording) -> dict[int, Gap]:
     for calls, most in _pieces(runs):
         gap = Gap(calls, most_bytes=most)
         fill_in(done, gap, held)
-        carries = any(done.calls[number].carries for number in calls)
-        if carries and calls.stop != end and not is_changed_after(done, gap):
+        if calls.stop != end and can_be_recomputed(done, gap):
             found[calls.start] = gap
     return found
 
 
-def is_changed_after(done: Recording, gap: Gap) -> bool:
+def can_be_recomputed(done: Recording, gap: Gap) -> bool:
+    """Does it have a backward, which finds what the gap reads as it was?"""
+    carries = any(done.calls[number].carries for number in gap.calls)
+    return carries and not _is_changed_after(done, gap)
+
+
+def _is_changed_after(done: Recording, gap: Gap) -> bool:
     """Is something that it reads changed in place later?"""
     memory = {memory_of_result(done, ref) for ref in gap.reads} - {None}
     return any(
@@ -211,7 +214,7 @@ def _pieces(runs: list[Run]) -> Iterator[tuple[range, int]]:
 def made_of(call: StockCall, number: int) -> Iterator[tuple[Ref, Any, int]]:
     """Its results, the memory of each and its bytes. What others have is there anyway, and
     of what a node became the memory is its own."""
-    refs = [Ref("stock", (number, leaf)) for leaf in range(len(call.made))]
+    refs = call.results(number)
     sizes = call.bytes or [0] * len(refs)
     for ref, where, count in zip(refs, call.memory or refs, sizes):
         yield ref, where, 0 if where is None else count
@@ -270,8 +273,8 @@ def held_by_others(done: Recording, keeps: bool = True) -> set[Ref]:
     for number, call in reversed(list(enumerate(done.calls))):
         if keeps:
             held.update(kept_by(call, number))
-        made = (Ref("stock", (number, leaf)) for leaf in range(len(call.made)))
-        views = (ref for ref, memory in zip(made, call.memory) if memory is None)
+        made = zip(call.results(number), call.memory)
+        views = (ref for ref, memory in made if memory is None)
         if not held.isdisjoint(views):
             held.update(call.refs)
     return held
@@ -281,9 +284,8 @@ def kept_by(call: StockCall, number: int) -> Iterator[Ref]:
     """What of its arguments and results autograd keeps for its backward."""
     saves = call.effects.saves
     yield from (ref for i, ref in enumerate(call.refs) if ("argument", i) in saves)
-    for leaf, place in enumerate(call.made):
-        if place in saves:
-            yield Ref("stock", (number, leaf))
+    made = zip(call.results(number), call.made)
+    yield from (ref for ref, place in made if place in saves)
 
 
 def lasting_values(done: Recording) -> set[Ref]:

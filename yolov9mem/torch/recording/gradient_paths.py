@@ -29,5 +29,5 @@ def forget_dead_ends(done: Recording) -> None:
 
 
 def _leads(call: StockCall, number: int, reached: set[Ref]) -> bool:
-    made = (Ref("stock", (number, leaf)) for leaf in range(len(call.made)))
+    made = call.results(number)
     return not call.cuts and (bool(call.changed) or not reached.isdisjoint(made))

@@ -143,6 +143,10 @@ class StockCall:
         self.cuts = not numbers or cuts_gradients(self.function)
         self.carries = learns and not self.cuts
 
+    def results(self, number: int) -> list[Ref]:
+        """What it makes, if it has this number."""
+        return [Ref("stock", (number, leaf)) for leaf in range(len(self.made))]
+
     @property
     def changed(self) -> tuple[Ref, ...]:
         """What it changes in place: arguments, and what shares their memory."""

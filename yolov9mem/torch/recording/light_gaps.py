@@ -18,10 +18,10 @@ from .effects import is_cheap
 from .gaps import (
     Gap,
     Run,
+    can_be_recomputed,
     changed_by,
     fill_in,
     held_by_others,
-    is_changed_after,
     made_of,
     runs_of,
 )
@@ -57,6 +57,7 @@ class _Memories:
 
     done: Recording
     light: set[int]  # calls that can be made again in little time
+    held: set[Ref]  # in stock PyTorch
     of: dict[Ref, Any] = field(default_factory=dict)
     known: dict[Any, _Memory] = field(default_factory=dict)
     ends: dict[int, list[_Memory]] = field(default_factory=dict)  # by their last call
@@ -71,7 +72,7 @@ class _Memories:
         for ref in bound:
             if ref in self.of:
                 self.known[self.of[ref]].is_bound = True
-        for ref in held_by_others(done):
+        for ref in self.held:
             if ref in self.of:
                 self.known[self.of[ref]].is_kept = True
         for memory in self.known.values():
@@ -118,15 +119,14 @@ def light_gaps_of(done: Recording) -> dict[int, Gap]:
     runs = [calls for calls in runs_of(done) if calls]
     every = (number for calls in runs for number in calls)
     light = {number for number in every if is_light(done.calls[number])}
-    memories = _Memories(done, light)
+    memories = _Memories(done, light, held)
     found: dict[int, Gap] = {}
     for calls in runs:
         run = Run(done, calls, held)
         for cheap in _light(calls, light):
             for best in _bests(memories, run, cheap):
-                gap = _gap(memories, run, best, held)
-                carries = any(done.calls[number].carries for number in gap.calls)
-                if carries and not is_changed_after(done, gap):
+                gap = _gap(memories, run, best)
+                if can_be_recomputed(done, gap):
                     found[gap.calls.start] = gap
     last = max(found, default=0)
     if found and done.calls[last].after == len(done.stages):
@@ -184,11 +184,11 @@ def _best(memories: _Memories, run: Run, calls: range) -> _Best | None:
     return best
 
 
-def _gap(memories: _Memories, run: Run, best: _Best, held: set[Ref]) -> Gap:
+def _gap(memories: _Memories, run: Run, best: _Best) -> Gap:
     first = run.calls.start
     most = run.most(best.calls.start - first, best.calls.stop - first)
     gap = Gap(best.calls, most_bytes=most)
-    fill_in(memories.done, gap, held)
+    fill_in(memories.done, gap, memories.held)
     whole = memories.released(best.calls, best.calls.start)
     shared = {id(memory) for memory in whole}
     gap.shares = [

@@ -375,5 +375,5 @@ def _in_order(done: Recording) -> Iterator[tuple[Stage | StockCall, list[Ref]]]:
             yield stage, [*stage.sources, *(Ref("value", v) for v in stage.values)]
         while calls and calls[0][1].after == number:
             i, call = calls.popleft()
-            made = (Ref("stock", (i, leaf)) for leaf in range(len(call.made)))
+            made = call.results(i)
             yield call, [*call.refs, *made]

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.weak import TensorWeakRef
 
+from ..recording.effects import memory_of
 from ..versions import saving_hooks
 
 
@@ -24,7 +25,7 @@ class Promise:
     """To make a tensor again, in the same layout."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.memory = _memory(tensor)
+        self.memory = memory_of(tensor)
         self._dtype = tensor.dtype
         self.saved: WeakSet[Saved] = WeakSet()  # where it is still wanted
 
@@ -34,7 +35,7 @@ class Promise:
 
     def has_memory_of(self, tensor: Tensor) -> bool:
         """Are its numbers some of them?"""
-        same = _memory(tensor) == self.memory and tensor.dtype == self._dtype
+        same = memory_of(tensor) == self.memory and tensor.dtype == self._dtype
         return same and not (tensor.is_conj() or tensor.is_neg())
 
     def give(self, made: Tensor) -> None:
@@ -64,12 +65,6 @@ class Saved:
         return made.as_strided(*self._place)
 
 
-def _memory(tensor: Tensor) -> int:
-    """Where it lies; 0: it has none of its own."""
-    is_plain = tensor.layout is torch.strided
-    return tensor.untyped_storage().data_ptr() if is_plain else 0
-
-
 class _Held:
     """A tensor that is saved itself. Under hooks autograd does not look at versions."""
 
@@ -94,11 +89,11 @@ def promised(promises: Collection[Promise]) -> AbstractContextManager[Any]:
     tensors are, as the caller's hooks say. All is held where hooks are forbidden."""
     if not (promises and torch._C._autograd._saved_tensors_hooks_is_enabled()):
         return nullcontext()
-    known = {promise.memory: promise for promise in promises if promise.memory}
+    known = {promise.memory: promise for promise in promises}
     hooks = saving_hooks()
 
     def pack(tensor: Tensor) -> Any:
-        promise = known.get(_memory(tensor))
+        promise = known.get(memory_of(tensor))
         if promise is not None and promise.has_memory_of(tensor):
             return Saved(promise, tensor)
         return _Held(tensor) if hooks is None else hooks[0](tensor)

@@ -58,7 +58,7 @@ def recomputed_later(
         if next(runs) == 0:  # in forward
             return make_in_them(*given)
         with surroundings.restored():
-            return make_in_them(*map(_laid_out, given, strides))
+            return make_in_them(*map(_as_in_forward, given, strides))
 
     def make_in_them(*given: Any) -> list[Tensor]:
         made = dict(zip(gap.reads, given))
@@ -82,7 +82,7 @@ def recomputed_later(
     return Remade(*(list(zip(refs, each)) for refs in (makes, gap.shares, fed)))
 
 
-def _laid_out(x: Tensor, strides: tuple[int, ...] | None) -> Tensor:
+def _as_in_forward(x: Tensor, strides: tuple[int, ...] | None) -> Tensor:
     """As forward has read it: a hook on what is saved may have made another layout of it,
     from which other layouts would be made."""
     if strides is None or x.stride() == strides:
