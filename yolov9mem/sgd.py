@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from yolov9mem import _core
-from yolov9mem._checks import check_sequence, check_text
+from yolov9mem._checks import check_flag, check_sequence, check_text
 
 _GRADIENT = {"keep": 0, "zero": 1, "write": 2}
 
@@ -85,9 +85,12 @@ def is_finite(name: str, value: Any) -> bool:
 
     Raises:
         TypeError: it is no number.
+        ValueError: it is too large for a float.
     """
     try:
         return math.isfinite(value)
+    except OverflowError:
+        raise ValueError(f"{name}: is too large, must fit in a float") from None
     except (TypeError, ValueError, RuntimeError):  # the last two: several numbers
         kind = type(value).__name__
         raise TypeError(f"{name}: expected a number, got {kind}: {value!r}") from None
@@ -222,6 +225,8 @@ def _check_group(group: SGDGroup, number: int) -> None:
             )
     if not is_finite(f"{where}: dampening", group.dampening):
         raise ValueError(f"{where}: dampening is {group.dampening}, must be finite")
+    for name in ("nesterov", "maximize"):
+        check_flag(f"{where}: {name}", getattr(group, name))
     if group.nesterov and (group.momentum == 0 or group.dampening != 0):
         raise ValueError(
             f"{where}: nesterov: momentum is {group.momentum} and dampening "
