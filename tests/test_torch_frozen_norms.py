@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import rule
 import torch
+from allocations import held_by
 from models_for_tests import (
     Brick,
     assert_close,
@@ -163,6 +164,35 @@ def test_it_is_held_as_one_of_pytorchs_own(formula: Formula) -> None:
     plain = net(formula)
     plain[1] = nn.BatchNorm2d(12).eval().requires_grad_(False)
     assert held_in_core(net(formula), 32) == held_in_core(plain, 32)
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_stocks_bytes_are_those_of_the_product(learns: bool) -> None:
+    """Which keeps its other factor only where the scale learns."""
+    stock, x = net(of_images, learns), image(size=32)
+    ours = ym.checkpoint(copy.deepcopy(stock))
+    for module in (stock, ours):
+        module(x).sum().backward()
+    held = held_by(lambda: stock(x)) + x.nbytes - stock(x).nbytes
+    small = 2**11
+    assert abs(ym.report(ours).rows[0].stock_bytes - held) < small
+
+
+def test_where_all_norms_are_written_so_conv_gains_nothing() -> None:
+    """A result of relu to a convolution is all that stock PyTorch keeps."""
+    torch.manual_seed(3)
+    pairs = [
+        part
+        for _ in range(4)
+        for part in (nn.Conv2d(12, 12, 3, bias=False), Frozen(12, of_images), nn.ReLU())
+    ]
+    stock = nn.Sequential(*pairs)
+    ran = {}
+    for keep in ("conv", "min"):
+        ours = ym.checkpoint(copy.deepcopy(stock), keep, strict=False)
+        assert_same_training(ours, stock, image(c=12, size=32))
+        ran[keep] = ran_in_core(ours)
+    assert ran == {"conv": 0, "min": 1}
 
 
 def test_it_keeps_the_error_rule() -> None:

@@ -126,6 +126,7 @@ def frozen_norm_sum(
             momentum=0.0,
             call=0,
             sharing=None,
+            in_products=True,
         )
         if not _are_vectors(rec, call, product.shape[1]):
             continue

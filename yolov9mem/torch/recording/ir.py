@@ -86,6 +86,7 @@ class NormCall(NamedTuple):
     momentum: float | None  # None: read from the module
     call: int  # tells calls of one module apart where each has its own momentum
     sharing: Sharing | None  # of the batch's statistics with other processes
+    in_products: bool = False  # a product and a sum of vectors, no call of a norm
 
 
 class Write(NamedTuple):

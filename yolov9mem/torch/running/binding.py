@@ -313,6 +313,11 @@ class Binding:
             raise Stale
         return found
 
+    def may_learn(self) -> tuple[bool, ...]:
+        """By param number: parameters that are frozen now may not be later."""
+        found = self._params.get()
+        return tuple([isinstance(x, nn.Parameter) or x.requires_grad for x in found])
+
     def norms(self) -> NormState:
         """The state of the batch norms now."""
         return NormState(self._norms)

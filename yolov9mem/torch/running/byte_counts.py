@@ -120,9 +120,10 @@ def _kept_by_stock(program: Program, plan: TorchPlan) -> dict[object, int]:
     """What eager autograd keeps for this graph from forward to backward, in bytes.
 
     Counted by storage, under its number where it is a value: a convolution keeps its input
-    (a channel slice keeps its whole parent), batch norm its input and 2 C floats, an
-    activation its input (in place: a copy of it), max pooling its input and int64 indices,
-    a product its factors. Parameters are not counted.
+    (a channel slice keeps its whole parent), batch norm its input and 2 C floats (nothing,
+    where it is written as a product with a fixed vector), an activation its input (in
+    place: a copy of it), max pooling its input and int64 indices, a product its factors.
+    Parameters are not counted.
     """
     nodes = program.part.nodes
     wanted = {p for p, grad in zip(program.params, plan.param_grads) if grad}
@@ -146,8 +147,11 @@ def _kept_by_stock(program: Program, plan: TorchPlan) -> dict[object, int]:
         ):
             keep(node.operands[0])
         elif node.op == "norm":
-            keep(node.operands[0])
-            kept["statistics", number] = 2 * 4 * node.shape[1]
+            norm = program.part.norms[node.attributes[0]]
+            if not norm.in_products or norm.gamma in wanted:
+                keep(node.operands[0])
+            if norm.batch_statistics:
+                kept["statistics", number] = 2 * 4 * node.shape[1]
         elif node.op == "activation":
             keep(number if _keeps_result(node) else node.operands[0])
         elif node.op in ("max_pool", "avg_pool"):

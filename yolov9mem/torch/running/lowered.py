@@ -115,13 +115,13 @@ class Lowered:
         return known
 
     def learning_at_most(self, leaves: list[Any]) -> Iterator[tuple[Any, ...]]:
-        """By graph, the inputs and the params that want gradients when all params learn:
-        those that are frozen now may not be later; and the planar inputs."""
+        """By graph, the inputs and the params that want gradients when all learn that may;
+        and the planar inputs."""
 
         def learns(ref: Ref) -> bool:
             return ref.kind != "input" or bool(leaves[ref.key].requires_grad)
 
-        params = tuple((True,) * len(graph.program.params) for graph in self.graphs)
+        params = tuple(graph.binding.may_learn() for graph in self.graphs)
         inputs = self._follow(params, learns)
         for graph, *learning in zip(self.graphs, inputs, params):
             yield (*learning, graph.planar(leaves))
