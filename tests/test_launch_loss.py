@@ -113,7 +113,7 @@ def output(branches: int) -> tuple[Any, torch.Tensor]:
 def test_the_same_loss_is_swapped(base: type) -> None:
     launched = Launched(base)
     made = launched.made()
-    text = "ComputeLoss swapped: no copy of the output in float32"
+    text = "ComputeLoss(outputs, targets) swapped: no float32 copy of the outputs"
     assert launched.lines == [("loss", text)]
     p, targets = output(base.branches)  # type: ignore[attr-defined]
     tried = made.calls

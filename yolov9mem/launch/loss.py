@@ -85,7 +85,10 @@ class _Tried:
     def line(self, name: str) -> Line:
         if self.ours is None:
             return "loss, stock", f"{name}: {self.reason}"
-        return "loss", f"{name} swapped: no copy of the output in float32"
+        return (
+            "loss",
+            f"{name}(outputs, targets) swapped: no float32 copy of the outputs",
+        )
 
 
 def _rule(loss: Any) -> dict[str, Any]:
