@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 import torch
 from allocations import peak_of
+from emulated_gpu import autocast_of_a_gpu  # noqa: F401
 from models_for_tests import Brick, assert_same_training, image, trained_with_seed
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_flatten
 
 import yolov9mem.torch as ym
+from yolov9mem.torch.recording.fakes import FakeCopy
+from yolov9mem.torch.recording.record import record
 
 
 class Swish(Function):
@@ -266,3 +270,74 @@ def test_what_would_hold_the_copy_is_refused() -> None:
         assert_same_training(ours, stock, image())
         row = ym.report(ours).rows[0]
         assert row.state == "stock" and why in row.detail
+
+
+ADDRESSES: list[tuple[int, int]] = []
+
+
+class ByAddress(Function):
+    """Runs a kernel that takes addresses, as of Triton or of an extension in C++."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        made = torch.empty_like(x)
+        ADDRESSES.append((x.data_ptr(), made.data_ptr()))
+        return made.copy_(x).mul_(2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * 2
+
+
+class Addressing(nn.Module):
+    """Asks for the address of a value or of a parameter, or calls such a function."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.scale, self.kind = nn.Parameter(torch.ones(1)), kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "function":
+            return ByAddress.apply(x) * self.scale
+        given = self.scale if self.kind == "parameter" else x
+        ADDRESSES.append((given.data_ptr(), 1))
+        return x * self.scale
+
+
+@pytest.mark.parametrize("kind", ["function", "value", "parameter"])
+def test_no_kernel_gets_the_address_of_a_fake(kind: str) -> None:
+    """It would work at address 0, which on a GPU ends the process's use of it."""
+    torch.manual_seed(1)
+    first = nn.Sequential(Brick(3, 8), Brick(8, 8))
+    stock = nn.Sequential(first, Addressing(kind), Brick(8, 4))
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    ADDRESSES.clear()
+    assert_same_training(ours, stock, image())
+    assert ADDRESSES and 0 not in {place for pair in ADDRESSES for place in pair}
+    row, *parts = ym.report(ours).rows
+    assert row.state == "stock" and "by the addresses of tensors" in row.detail
+    assert "swapped" in [part.state for part in parts]
+    with pytest.raises(ym.CannotLower, match="by the addresses of tensors"):
+        ym.checkpoint(copy.deepcopy(stock))(image())
+
+
+@pytest.mark.usefixtures("autocast_of_a_gpu")
+def test_a_recurrent_layer_asks_for_addresses_in_vain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Many call flatten_parameters() in their forward, which on a GPU compares them."""
+    monkeypatch.setattr(torch.backends.cudnn, "is_acceptable", lambda x: True)
+
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.rows = Brick(3, 8), nn.LSTM(8, 8, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.rows.flatten_parameters()
+            return self.first(x)
+
+    module = Recurrent().requires_grad_(False)
+    leaves, spec = tree_flatten(((image(),), {}))
+    assert record(FakeCopy(module), leaves, spec, strict=True).parts
+    assert "flatten_parameters" not in vars(module.rows)

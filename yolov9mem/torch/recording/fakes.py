@@ -71,6 +71,10 @@ def _home(module: nn.Module) -> int | None:
     return next((index for index in indices if index is not None), None)
 
 
+def _nothing() -> None:
+    pass
+
+
 def join(path: str, name: str) -> str:
     """The path of ``name`` inside the module at ``path``."""
     return f"{path}.{name}" if path else name
@@ -104,6 +108,9 @@ class FakeCopy:
     ) -> None:
         """``forward`` is what is to be recorded, unbound; None: its class's."""
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        # Else their address is 0, and a kernel that a forward calls by address would work
+        # there: a GPU is lost to the process then.
+        self.mode._allow_unsafe_data_ptr_access = False
         self.places = places_of(original)
         self._home = _home(original)
         self.path_of: dict[int, str] = {}  # by id of a fake
@@ -148,6 +155,10 @@ class FakeCopy:
                 if module.momentum is None:  # would ask for the value of a fake
                     module.momentum = 0.5
                     self.cumulative.add(id(module))
+            if isinstance(
+                module, nn.RNNBase
+            ):  # asks for addresses, and changes no number
+                vars(module)["flatten_parameters"] = _nothing
             if vars(module).get("forward", forward_of(type(module))) is SYNCED:
                 # The same call of F.batch_norm; who shares is known by the module.
                 module.forward = MethodType(_BatchNorm.forward, module)

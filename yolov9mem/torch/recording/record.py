@@ -15,6 +15,8 @@ from .isolation import is_seeded, random_states, undisturbed
 from .leaked_fakes import Watch
 from .recorder import Recorder
 
+NO_ADDRESS = "Cannot access data pointer"  # how PyTorch's error begins
+
 
 def record(fakes: FakeCopy, leaves: list[Any], spec: Any, strict: bool) -> Recording:
     """Records one training forward of the module that ``fakes`` was copied from.
@@ -49,6 +51,13 @@ def _record(
         call = type(error).__name__
         reason = "forward depends on the values of tensors, not only on sizes"
         return CannotLower(call, recorder.path, reason)
+    except RuntimeError as error:
+        if NO_ADDRESS not in str(error):
+            raise
+        reason = (
+            "forward calls a kernel by the addresses of tensors, which fakes have not"
+        )
+        return CannotLower("data_ptr", recorder.path, reason)
     if (read := _statistics_read(made)) is not None:
         return read
     if changed(recorder.fakes.known):
