@@ -7,11 +7,12 @@ import copy
 import subprocess
 import sys
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 import torch
 from emulated_gpu import gpu  # noqa: F401
-from models_for_tests import Elan, assert_close, assert_same_training, image
+from models_for_tests import Brick, Elan, assert_close, assert_same_training, image
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
@@ -259,3 +260,41 @@ def test_objects_go_to_a_gpu_by_pinned_memory() -> None:
         tensors = [OnHost() for _ in Objects._fields[:-1]]
         made = Objects(*tensors, [3, 1]).to(torch.device(kind))
         assert made.counts == [3, 1]
+
+
+def test_a_recording_leaves_a_gpu_s_generator_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch.manual_seed() sets it as well, torch.cuda.manual_seed() nothing else: then what
+    is drawn is not what a replay would draw."""
+    of_gpu = torch.Generator().manual_seed(1)
+    known = [torch.default_generator, of_gpu]
+    monkeypatch.setattr(devices, "generators", lambda device: known)
+
+    class Seeded(nn.Module):
+        def __init__(self, draws: bool) -> None:
+            super().__init__()
+            self.brick, self.draws = Brick(3, 4), draws
+
+        def forward(self, x):
+            of_gpu.manual_seed(2)
+            x = self.brick(x)
+            return x + torch.rand_like(x) if self.draws else x
+
+    for draws in (False, True):
+        before = of_gpu.get_state()
+        with pytest.raises(ym.CannotLower, match="seeds PyTorch's generator"):
+            ym.checkpoint(Seeded(draws))(image())
+        assert torch.equal(of_gpu.get_state(), before)
+
+
+def test_the_generators_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_gpus = (torch.Generator(), torch.Generator())
+    monkeypatch.setattr(torch.cuda, "default_generators", of_gpus)
+    found = []
+    for captures in (False, True):
+        answer = partial(bool, captures)
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", answer)
+        found += map(devices.generators, (torch.device("cuda", 1), torch.device("cpu")))
+    default = torch.default_generator
+    assert found == [[default, of_gpus[1]], [default], [default], [default]]

@@ -74,6 +74,14 @@ def is_capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
+def generators(device: torch.device) -> list[torch.Generator]:
+    """PyTorch's default ones, of the CPU and of the device: without that of a GPU whose
+    stream is being captured, for then it does not tell its state."""
+    if device.type != "cuda" or is_capturing(device):
+        return [torch.default_generator]
+    return [torch.default_generator, torch.cuda.default_generators[index(device)]]
+
+
 def extension() -> Any:
     """yolov9mem._cuda, without a CUDA call. Raises ImportError where it was not built."""
     from yolov9mem import _cuda  # type: ignore[attr-defined, unused-ignore]

@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 
+from .. import devices
+
+CPU = torch.device("cpu")
 _lock = threading.RLock()
 _recording = threading.local()
 # Where a call fails, it logs the error that it raises: 40 lines beside one message.
@@ -34,10 +37,13 @@ def random_states() -> tuple[Any, ...]:
 
 
 def is_seeded() -> bool:
-    """Has PyTorch's generator another state than before the recording? Fakes draw nothing
-    from it: whoever moves it sets it."""
+    """Has a generator of PyTorch another state than before the recording? Fakes draw
+    nothing from it: whoever moves it sets it."""
     with torch._C._DisableTorchDispatch():  # the mode of fakes would make it one
-        return not torch.equal(torch.get_rng_state(), _recording.default)
+        return any(
+            not torch.equal(generator.get_state(), before)
+            for generator, before in _recording.defaults
+        )
 
 
 def nothing_saved(
@@ -57,16 +63,18 @@ def _is_of_others(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """One recording at a time; its thread is marked, and the generators are put back.
+def undisturbed(device: torch.device = CPU) -> Iterator[None]:
+    """One recording at a time; its thread is marked, and the generators are put back, the
+    device's too: torch.manual_seed() sets all.
 
     Autocast keeps no copies of fakes, which would outlive the recording."""
     with _lock:  # first: the one before puts back what is read here
         caches = torch.is_autocast_cache_enabled()
-        python, default = random.getstate(), torch.get_rng_state()
+        python = random.getstate()
+        defaults = [(known, known.get_state()) for known in devices.generators(device)]
         numpy = sys.modules.get("numpy")
         legacy = numpy.random.get_state() if numpy is not None else None
-        _recording.active, _recording.default = True, default
+        _recording.active, _recording.defaults = True, defaults
         _fake_log.addFilter(_is_of_others)
         torch.set_autocast_cache_enabled(False)
         try:
@@ -74,8 +82,9 @@ def undisturbed() -> Iterator[None]:
         finally:
             torch.set_autocast_cache_enabled(caches)
             _fake_log.removeFilter(_is_of_others)
-            _recording.active, _recording.default = False, None
+            _recording.active, _recording.defaults = False, ()
             random.setstate(python)
-            torch.set_rng_state(default)
+            for generator, before in defaults:
+                generator.set_state(before)
             if numpy is not None:
                 numpy.random.set_state(legacy)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
+from .. import devices
 from .autograd_functions import autograd_functions_recorded
 from .closures import changed
 from .fakes import VALUE_ERRORS, FakeCopy
@@ -25,7 +26,7 @@ def record(fakes: FakeCopy, leaves: list[Any], spec: Any, strict: bool) -> Recor
     cannot be lowered (strict) or replayed, and whatever the module's own forward raises.
     """
     watch = Watch(fakes.own(), GlobalValues(fakes.module))
-    with undisturbed(), autograd_functions_recorded(), watch:
+    with undisturbed(devices.of(leaves)), autograd_functions_recorded(), watch:
         made = _record(Recorder(fakes, strict, watch.fakes), leaves, spec)
         if isinstance(made, CannotLower):
             fakes.discard()
