@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import yolov9mem.torch as ym
+from yolov9mem.torch.running import registry
 
 
 class Transformer(nn.Module):
@@ -166,3 +167,18 @@ def test_what_is_handed_out_to_calls_that_keep_nothing_is_not_held(name: str) ->
         peaks.append(peak_of(lambda m=module: m(x).sum().backward()))
     assert peaks[0] < 0.8 * peaks[1]
     assert ym.report(ours).rows[0].state == "swapped"
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_attention_draws_for_dropout_alone(dropout: float) -> None:
+    """A gap that draws is not made again where a stream is captured."""
+
+    def attend(x: Tensor) -> Tensor:
+        q = x.flatten(2).transpose(1, 2).unsqueeze(1)
+        made = F.scaled_dot_product_attention(q, q, q, dropout_p=dropout)
+        return made.squeeze(1).transpose(1, 2).reshape(x.shape)
+
+    ours, _ = pair(lambda: Call(attend), keep="min")
+    ours(image())
+    gaps = registry.runner_of(ours).latest.recording.gaps
+    assert {gap.draws for gap in gaps.values()} == {dropout > 0}

@@ -128,9 +128,9 @@ class _OperatorWatch(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        self.draws |= torch.Tag.nondeterministic_seeded in func.tags
         given = dict(zip((a.name for a in func._schema.arguments), args))
         given |= kwargs or {}
+        self.draws |= _draws(func, given)
         self.from_its_own |= any(isinstance(x, torch.Generator) for x in given.values())
         # Not all schemas say that running statistics are changed.
         moves = given.get("running_mean") is not None
@@ -177,6 +177,15 @@ def _is_fused(func: Any, args: Any, kwargs: Any) -> bool:
     mask, dropout = given.get("attn_mask"), given.get("dropout_p", 0.0)
     learns = isinstance(mask, Tensor) and mask.requires_grad
     return not learns and (dropout == 0 or given["query"].device.type != "cpu")
+
+
+def _draws(operator: Any, given: dict[str, Any]) -> bool:
+    """From PyTorch's default generators? Fused attention has the tag without dropout too:
+    it does not then, and a stream that is being captured lets nobody draw again."""
+    if torch.Tag.nondeterministic_seeded not in operator.tags:
+        return False
+    may_drop = any(a.name == "dropout_p" for a in operator._schema.arguments)
+    return not may_drop or given.get("dropout_p", 0.0) != 0
 
 
 @functools.cache
