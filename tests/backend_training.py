@@ -8,9 +8,20 @@ import re
 from typing import Any
 
 import torch
-from models_for_tests import Detector, Elan, Net, assert_same_training, backward, image
+from gap_models import CHANNELS, Call, Rows
+from models_for_tests import (
+    Detector,
+    Elan,
+    Net,
+    assert_close,
+    assert_same_training,
+    backward,
+    image,
+)
+from torch import nn
 
 import yolov9mem.torch as ym
+from yolov9mem.torch import devices
 from yolov9mem.torch.running import registry
 
 
@@ -42,6 +53,42 @@ def check_several_graphs(device: str, backend: Any) -> None:
     pieces = r"(a piece|\d+ pieces) of stock calls made again"
     detail = rf"keep=min, in 2 stages, {pieces}, CUDA graphs repeated \d+ times"
     assert re.fullmatch(detail, ym.report(ours).rows[0].detail)
+
+
+def attend(x: torch.Tensor) -> torch.Tensor:
+    """Attention of all pixels to all."""
+    q = x.flatten(2).transpose(1, 2).unsqueeze(1)
+    made = nn.functional.scaled_dot_product_attention(q, q, q)
+    return made.squeeze(1).transpose(1, 2).reshape(x.shape)
+
+
+def check_gaps_that_draw(device: str, backend: Any, mixed: bool) -> None:
+    """With a backward outside of autocast, which on a GPU has a thread of its own: they
+    are made again with the numbers of forward, and what others draw is theirs."""
+
+    def each() -> nn.Module:
+        return nn.Sequential(
+            nn.GroupNorm(2, CHANNELS), nn.Dropout(0.3), nn.ELU(), Call(attend)
+        )
+
+    stock = Rows(each).to(device)
+    half = torch.float16 if device == "cuda" else torch.bfloat16
+    (*_, generator) = devices.generators(torch.device(device))
+    trained = []
+    for keep in ("all", "min"):
+        ours = ym.checkpoint(copy.deepcopy(stock), keep, strict=False, backend=backend)
+        torch.manual_seed(5)
+        with torch.autocast(device, half, enabled=mixed):
+            out = ours(image().to(device))
+        torch.rand(3, device=device)
+        state = generator.get_state()
+        (out.float().square().mean() * 64).backward()
+        assert torch.equal(generator.get_state(), state)
+        trained.append([out, *(p.grad for p in ours.parameters())])
+        detail = ym.report(ours).rows[0].detail
+        if not mixed:  # else a GPU's types decide, which are not the CPU's
+            assert ("made again" in detail) == (keep == "min"), detail
+    assert_close(trained[1], trained[0], 1e-2)
 
 
 def check_tensors_on_the_cpu() -> None:

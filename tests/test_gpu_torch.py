@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 import recompute_run
 from backend_training import (
+    check_gaps_that_draw,
     check_one_graph,
     check_several_graphs,
     check_tensors_on_the_cpu,
@@ -54,3 +55,11 @@ def test_cuda_graphs_give_the_bits_of_launches(keep: str, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_that_stock_calls_read_are_recomputed(name: str) -> None:
     recompute_run.check(DEVICE, name)
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "autocast"])
+@pytest.mark.parametrize("name", NAMES)
+def test_gaps_that_draw_are_made_again_with_the_same_numbers(
+    name: str, mixed: bool
+) -> None:
+    check_gaps_that_draw(DEVICE, name, mixed)
