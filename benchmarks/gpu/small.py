@@ -37,6 +37,7 @@ def network() -> nn.Module:
         def __init__(self) -> None:
             super().__init__()
             self.first = blocks.Conv(3, 16, 3, 2)
+            self.prelu, self.gain = nn.PReLU(16), nn.Parameter(torch.ones(()))
             self.elan = blocks.RepNCSPELAN4(16, 24, 16, 8, 1)
             self.down = blocks.ADown(24, 24)
             self.pool = blocks.SPPELAN(24, 16, 8)
@@ -48,7 +49,8 @@ def network() -> nn.Module:
             self.last = nn.Conv2d(12, 3, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            x = nn.functional.gelu(self.scale(self.elan(self.first(x))))
+            x = self.prelu(self.first(x)) * self.gain
+            x = nn.functional.gelu(self.scale(self.elan(x)))
             x = x * self.squeeze(x).sigmoid()  # the gates of attention
             most = nn.functional.adaptive_max_pool2d(x, 1)
             x = x * self.squeeze[1](most).sigmoid()
