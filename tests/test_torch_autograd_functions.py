@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten
 import yolov9mem.torch as ym
 from yolov9mem.torch.recording.fakes import FakeCopy
 from yolov9mem.torch.recording.record import record
+from yolov9mem.torch.running import registry
 
 
 class Swish(Function):
@@ -137,6 +138,20 @@ class Twice(Function):
         return grad * (s * (1 + x * (1 - s)) + 1)
 
 
+class Measured(Function):
+    """Has the sizes among its results, before the one that it keeps."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        made = x.exp()
+        ctx.save_for_backward(made)
+        return x.shape, made
+
+    @staticmethod
+    def backward(ctx: Any, _: Any, grad: Tensor) -> Tensor:
+        return grad * ctx.saved_tensors[0]
+
+
 class Calls(nn.Module):
     def __init__(self, function: Callable[[nn.Module, Tensor], Tensor]) -> None:
         super().__init__()
@@ -154,6 +169,11 @@ def scaled(module: nn.Module, x: Tensor) -> Tensor:
     return y + signs
 
 
+def measured(module: nn.Module, x: Tensor) -> Tensor:
+    shape, y = Measured.apply(x)
+    return y.view(shape)
+
+
 KINDS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "swish": lambda m, x: Swish.apply(x),
     "scaled": scaled,
@@ -164,6 +184,7 @@ KINDS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "with a number": lambda m, x: scaling(3.0).apply(x),
     "one in another": lambda m, x: Twice.apply(x),
     "by a device": lambda m, x: by_device(x),
+    "measured": measured,
 }
 
 
@@ -182,6 +203,14 @@ def test_a_function_is_one_stock_call(name: str, keep: str) -> None:
         made, expected = (trained_with_seed(m, image()) for m in (ours, stock))
         torch.testing.assert_close(made, expected, rtol=2e-3, atol=1e-5)
     assert ym.report(ours).rows[0].calls == 2
+
+
+def test_of_several_results_it_is_known_which_autograd_keeps() -> None:
+    ours = ym.checkpoint(Calls(measured), strict=False)
+    ours(image()).sum().backward()
+    (lowered,) = registry.runner_of(ours).lowered.values()
+    call = lowered.recording.calls[0]
+    assert call.effects.saves == {*call.made} == {("result", 1)}
 
 
 class Deep(nn.Module):

@@ -6,18 +6,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from .cpu_orders import ordered
+from .ir import Effects
 from .isolation import is_seeded, nothing_saved
+from .trees import flatten, tensors_in
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -38,26 +39,6 @@ _OURS = ("aten", "prim", "prims")  # whose operators say what they do
 SHORT_SUM = 32
 
 
-class Effects(NamedTuple):
-    """Of one stock call."""
-
-    draws: bool = False  # from PyTorch's default generators
-    work: int = 0  # of products and convolutions: FLOP times the bytes of a number
-    from_its_own: bool = False  # draws from a generator that it is given
-    lasting: bool = False  # it moves statistics, or may do so
-    exchanges: bool = False  # tensors with other processes
-    inner_bytes: int = 0  # made on the way to its result
-    saved_bytes: int = 0  # of these: autograd keeps them for backward
-    # What else it keeps: ("argument", tensor) and ("result", leaf), as in StockCall.made.
-    saves: frozenset[tuple[str, int]] = frozenset()
-    # Of the tensors that it is given, by place: those that it changes without a sign of it.
-    writes: frozenset[int] = frozenset()
-    strides: tuple[tuple[int, ...], ...] = ()  # of the tensors that it is given
-
-
-NO_EFFECTS = Effects()
-
-
 def is_cheap(work: int, made_bytes: int, sums: int = SHORT_SUM) -> bool:
     """Is the time small that the products take which make so many bytes?"""
     return work <= 2 * sums * made_bytes
@@ -70,10 +51,10 @@ def watched(function: Callable[..., Any], *args: Any) -> tuple[Any, Effects]:
     keep = nothing_saved(lambda x: saved.add(memory_of(x)))
     with _OperatorWatch() as watch, _FusedAttention(watch), keep:
         result = function(*args)
-    given = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
+    given, made = tensors_in(args), flatten(result)[0]
     places = [("argument", i) for i in range(len(given))]
-    places += [("result", i) for i in range(len(tree_leaves(result)))]
-    outer = list(map(_memory, [*given, *tree_leaves(result)]))
+    places += [("result", i) for i in range(len(made))]
+    outer = list(map(_memory, [*given, *made]))
     inner = {_memory(x): bytes_of(x) for x in watch.made}
     for memory in outer:
         inner.pop(memory, None)
@@ -134,8 +115,8 @@ class _OperatorWatch(TorchDispatchMode):
         self.from_its_own |= any(isinstance(x, torch.Generator) for x in given.values())
         # Not all schemas say that running statistics are changed.
         moves = given.get("running_mean") is not None
-        leaves = tree_leaves([given.get(name) for name in _silently_written(func)])
-        written = [memory_of(x) for x in leaves if isinstance(x, Tensor)]
+        changed = [given.get(name) for name in _silently_written(func)]
+        written = list(map(memory_of, tensors_in(changed)))
         self.lasting |= moves or bool(written) or func.namespace not in _OURS
         self.written.update(written)
         self.exchanges |= "c10d" in func.namespace
@@ -144,7 +125,7 @@ class _OperatorWatch(TorchDispatchMode):
         operator = func.overloadpacket.__name__
         result = ordered(operator, args[0] if args else None, result)
         if not self.is_fused:
-            self.made += (x for x in tree_leaves(result) if isinstance(x, Tensor))
+            self.made += tensors_in(result)
         return result
 
 
@@ -216,8 +197,7 @@ def _work(func: Any, args: Any, kwargs: Any, result: Any) -> int:
     if func.overloadpacket not in flop_registry:
         return 0
     flop: int = flop_registry[func.overloadpacket](*args, **kwargs, out_val=result)
-    sizes = (x.element_size() for x in tree_leaves(result) if isinstance(x, Tensor))
-    return flop * max(sizes)
+    return flop * max(x.element_size() for x in tensors_in(result))
 
 
 def _memory(leaf: Any) -> int:

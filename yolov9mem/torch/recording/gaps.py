@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
 
-from .effects import Effects
 from .gradient_paths import reached
-from .ir import Recording, Ref, StockCall
+from .ir import Effects, Recording, Ref, StockCall
 from .refs import memory_of_result, results
 
 WORTH = 1 / 4  # of the bytes that a piece hands out: less saved is not worth its time

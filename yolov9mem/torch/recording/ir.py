@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from ..processes import Sharing
-from .effects import NO_EFFECTS, Effects
 from .names import cuts_gradients
 
 if TYPE_CHECKING:
@@ -111,6 +110,26 @@ def containers_in(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, 
             yield path, tree
         for key, item in items_of(tree).items():
             yield from containers_in(item, (*path, key))
+
+
+class Effects(NamedTuple):
+    """Of one stock call."""
+
+    draws: bool = False  # from PyTorch's default generators
+    work: int = 0  # of products and convolutions: FLOP times the bytes of a number
+    from_its_own: bool = False  # draws from a generator that it is given
+    lasting: bool = False  # it moves statistics, or may do so
+    exchanges: bool = False  # tensors with other processes
+    inner_bytes: int = 0  # made on the way to its result
+    saved_bytes: int = 0  # of these: autograd keeps them for backward
+    # What else it keeps: ("argument", tensor) and ("result", leaf), as in StockCall.made.
+    saves: frozenset[tuple[str, int]] = frozenset()
+    # Of the tensors that it is given, by place: those that it changes without a sign of it.
+    writes: frozenset[int] = frozenset()
+    strides: tuple[tuple[int, ...], ...] = ()  # of the tensors that it is given
+
+
+NO_EFFECTS = Effects()
 
 
 @dataclass

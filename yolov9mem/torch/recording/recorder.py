@@ -39,7 +39,7 @@ from .ir import (
 from .isolation import nothing_saved
 from .names import name_of
 from .parts import divide
-from .trees import flatten, map_leaves
+from .trees import flatten, map_leaves, tensors_in
 
 RESULTS = "return tensors, numbers or texts, in lists, tuples and dicts"
 CHANGES = (
@@ -241,7 +241,7 @@ class Recorder(TorchFunctionMode):
     def stock_call(
         self, func: Callable[..., Any], name: str, args: Any, kwargs: Any
     ) -> Any:
-        leaves = [x for x in flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+        leaves = tensors_in((args, kwargs))
         if name in OF_MEMORY:
             raise CannotLower(name, self.path, "it reads memory, laid out anew")
         if name == "__get__":

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._pytree import tree_flatten
 
-from .effects import Effects, bytes_of, memory_of
+from .effects import bytes_of, memory_of
 from .fakes import own_tensors
-from .ir import CannotLower, Ref, StockCall
+from .ir import CannotLower, Effects, Ref, StockCall
 from .names import is_in_place
+from .trees import tensors_in
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -60,11 +60,6 @@ class Memory:
 def note_memory(call: StockCall, made: list[Tensor]) -> None:
     """Where what the call has made lies."""
     call.memory, call.bytes = tuple(map(memory_of, made)), tuple(map(bytes_of, made))
-
-
-def tensors_in(tree: Any) -> list[Tensor]:
-    """The tensors in containers."""
-    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
 
 
 def note_read(rec: Recorder, tensor: Tensor, ref: Ref) -> None:

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .effects import NO_EFFECTS, Effects
-from .ir import CannotLower, Node, Recording, Ref, StockCall
+from .ir import NO_EFFECTS, CannotLower, Effects, Node, Recording, Ref, StockCall
 from .refs import renumber_calls
 
 

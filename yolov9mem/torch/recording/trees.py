@@ -25,6 +25,11 @@ def flatten(tree: Any) -> tuple[list[Any], Any]:
     return _pytree.tree_flatten(tree, is_leaf=_is_whole)
 
 
+def tensors_in(tree: Any) -> list[torch.Tensor]:
+    """Those among the leaves, in their order."""
+    return [leaf for leaf in flatten(tree)[0] if isinstance(leaf, torch.Tensor)]
+
+
 def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
     """The tree with what ``function`` makes of each leaf."""
     return _pytree.tree_map(function, tree, is_leaf=_is_whole)

@@ -14,11 +14,11 @@ from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
 from torch.nn.modules import module as nn_module
 from torch.utils._device import DeviceContext
-from torch.utils._pytree import tree_leaves
 
 from .. import devices
 from ..recording.arguments import kind_of
 from ..recording.isolation import is_recording
+from ..recording.trees import tensors_in
 from ..versions import packing
 
 PLAIN_TENSORS = (Tensor, nn.Parameter, nn.Buffer) if hasattr(nn, "Buffer") else (
@@ -151,7 +151,7 @@ class Defaults:
             if name not in given or default is inspect.Parameter.empty:
                 continue
             value = given[name]
-            if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
+            if tensors_in(value):
                 continue
             if name not in LOOKS and self._is_choice(name, value):
                 continue
