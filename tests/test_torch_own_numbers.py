@@ -25,6 +25,7 @@ from models_for_tests import (
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
+from yolov9mem.torch.running import registry
 
 C = 12
 Formula = Callable[["Own", Tensor], Tensor]
@@ -285,6 +286,29 @@ def test_other_numbers_stay_stock(formula: Formula) -> None:
     ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
     for size in (32, 9):
         assert_same_training(ours, stock, image(size=size))
+
+
+def test_added_to_what_has_no_gradient() -> None:
+    """The sum has one: of what is made of it autograd keeps as much as of others."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = Brick(3, C, 3), Brick(C, 8, 3)
+            self.shift = nn.Parameter(torch.rand(C, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            mask = torch.full(x.shape, 0.5)
+            return self.last(x * mask * torch.sigmoid(mask + self.shift))
+
+    torch.manual_seed(3)
+    stock = Gated()
+    ours = ym.checkpoint(copy.deepcopy(stock), strict=False)
+    assert_same_training(ours, stock, image(size=32))
+    (lowered,) = registry.runner_of(ours).lowered.values()
+    nodes = [node for part in lowered.recording.parts for node in part.nodes]
+    assert "sigmoid" in [node.attributes[0] for node in nodes if node.attributes]
 
 
 def test_a_weight_that_is_numbers_of_channels_as_well() -> None:

@@ -43,6 +43,15 @@ class NothingToRun(CannotLower):
     """No value is computed, as in nn.Identity: stock, and no error."""
 
 
+# Which attributes of a node are paths of parameters; those of a norm are in its NormCall.
+_PARAMS = {
+    "conv": slice(0, 2),
+    "conv_transpose": slice(0, 1),
+    "affine": slice(2, 4),
+    "prelu": slice(0, 1),
+}
+
+
 class Node(NamedTuple):
     """One call. ``attributes`` are hashable, in the order that lower.py expects."""
 
@@ -58,6 +67,12 @@ class Node(NamedTuple):
     def is_convolution(self) -> bool:
         """Also a transposed one."""
         return self.op in ("conv", "conv_transpose")
+
+    @property
+    def params(self) -> list[str]:
+        """Paths of the parameters that it reads, but for a norm."""
+        own = self.attributes[_PARAMS.get(self.op, slice(0))]
+        return [path for path in own if path is not None]
 
     @property
     def nbytes(self) -> int:
@@ -86,6 +101,11 @@ class NormCall(NamedTuple):
     call: int  # tells calls of one module apart where each has its own momentum
     sharing: Sharing | None  # of the batch's statistics with other processes
     in_products: bool = False  # a product and a sum of vectors, no call of a norm
+
+    @property
+    def running(self) -> list[str]:
+        """Paths of the running mean and variance, if it has them."""
+        return [path for path in (self.mean, self.variance) if path is not None]
 
 
 class Write(NamedTuple):

@@ -78,7 +78,7 @@ def _statistics_read(done: Recording) -> CannotLower | None:
     moving = set(done.bumps)
     for norm in done.norms:
         if norm.batch_statistics:
-            moving.update(path for path in (norm.mean, norm.variance) if path)
+            moving.update(norm.running)
     calls = ((call.name, call.path, _paths_of(call)) for call in done.calls)
     nodes = ((x.op, x.path, x.attributes) for x in done.nodes if x.op != "norm")
     for name, path, read in chain(calls, nodes):

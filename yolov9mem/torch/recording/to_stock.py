@@ -171,8 +171,7 @@ def without_gradient(done: Recording) -> list[int]:
             kind, key = node.attributes[0]
             carries.append(kind != "stock" or done.calls[key[0]].carries)
         else:
-            learns = not can_be_left(node) or _scales_by_a_parameter(node)
-            learns = learns or node.op == "prelu"
+            learns = not can_be_left(node) or bool(node.params)
             carries.append(learns or any(carries[v] for v in node.operands))
     return [
         number
@@ -229,27 +228,24 @@ def stock_call(number: int, node: Node) -> StockCall:
     def call(*given: Any) -> Tensor:
         return CALLS[node.op](*given).to(node.dtype)  # as an addition in place does
 
-    operands = tuple(Ref("value", value) for value in node.operands)
-    settings, refs = node.attributes, operands
-    if node.op in ("affine", "prelu"):
-        first = 2 if node.op == "affine" else 0
-        paths = tuple(path and Ref("path", path) for path in settings[first:])
-        settings = (*settings[:first], *paths)
-        refs += tuple(path for path in paths if path)
-    made = StockCall(
+    own = node.params
+    settings = (Ref("path", x) if x in own else x for x in node.attributes)
+    args = (*(Ref("value", value) for value in node.operands), *settings)
+    return StockCall(
         call,
-        (*operands, *settings),
+        args,
         {},
         name,
         node.path,
-        (name, node.path),
-        None,
+        cause=(name, node.path),
+        autocast=None,
+        nodes_before=number,
+        refs=tuple(arg for arg in args if isinstance(arg, Ref)),
+        made=(("result", 0),),
+        memory=(None,) if node.op == "slice" else (),  # of a view
+        bytes=(node.nbytes,),
+        effects=_effects(node),
     )
-    made.refs, made.made, made.nodes_before = refs, (("result", 0),), number
-    made.bytes, made.effects = (node.nbytes,), _effects(node)
-    if node.op == "slice":
-        made.memory = (None,)  # a view
-    return made
 
 
 def leave_to_stock(

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from .. import devices
 from ..layout import follows_channels_last
-from ..recording.ir import NormCall, Recording, Ref
+from ..recording.ir import NormCall, Recording
+from ..recording.refs import results
 from ..versions import count_up
 from .lower import Program
 
@@ -232,7 +233,6 @@ class _Norm:
 
     def __init__(self, root: nn.Module, call: NormCall) -> None:
         self.call = call
-        self.running = [path for path in (call.mean, call.variance) if path is not None]
         self.updates = call.batch_statistics and call.mean is not None
         owner = find(root, call.path + ".")[0] if call.path else root
         self.module = weakref.ref(owner)
@@ -255,7 +255,7 @@ class _Norms:
     def __init__(self, root: nn.Module, calls: list[NormCall | None]) -> None:
         self.calls = [None if call is None else _Norm(root, call) for call in calls]
         norms = [norm for norm in self.calls if norm is not None]
-        running = [(norm, path) for norm in norms for path in norm.running]
+        running = [(norm, path) for norm in norms for path in norm.call.running]
         self.buffers = _Slots(root, [path for _, path in running])
         self.moves = [norm.updates for norm, _ in running]  # by buffer
         self.addresses = Addresses()
@@ -332,8 +332,7 @@ class Outside:
             by_count.setdefault(count, []).append(path)
         self._bumps = [(_Slots(root, p), count) for count, p in by_count.items()]
         refs = [ref for call in recording.calls for ref in call.refs]
-        refs += [leaf for leaf in recording.out_leaves if isinstance(leaf, Ref)]
-        refs += [write.ref for write in recording.writes]
+        refs += results(recording)
         paths = list(dict.fromkeys(ref.key for ref in refs if ref.kind == "path"))
         self._read = _Slots(root, paths)
         self._slots = dict(zip(paths, self._read.slots))

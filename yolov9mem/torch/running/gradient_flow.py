@@ -28,20 +28,12 @@ def _flows(
             flowing.append(next(grads))
             yield flowing[-1]
             continue
-        own: tuple[str | None, ...] = ()
-        if node.op == "conv":
-            own = node.attributes[:2]
-        elif node.op == "conv_transpose":
-            own = node.attributes[:1]
-        elif node.op == "affine":
-            own = node.attributes[2:]
-        elif node.op == "prelu":
-            own = node.attributes
-        elif node.op == "norm":
+        own: list[str | None] = [*node.params]
+        if node.op == "norm":
             call = program.part.norms[node.attributes[0]]
-            own = (call.gamma, call.beta)
+            own = [call.gamma, call.beta]
         flowing.append(
-            any(flowing[v] for v in node.operands) or bool(wanted & set(own))
+            any(flowing[v] for v in node.operands) or not wanted.isdisjoint(own)
         )
         yield flowing[-1]
 

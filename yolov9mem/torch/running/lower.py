@@ -68,9 +68,8 @@ class Program:
     def reads(self) -> list[str]:
         """Paths of all tensors that the graph reads; a detector has others, such as the
         strides of its levels, which stay on the CPU."""
-        norms = [norm for norm in self.norms if norm is not None]
-        running = [path for n in norms for path in (n.mean, n.variance) if path]
-        return [*self.params, *running]
+        norms = (norm for norm in self.norms if norm is not None)
+        return [*self.params, *(path for norm in norms for path in norm.running)]
 
     def _param(self, path: str | None, shape: tuple[int, ...] | None = None) -> int:
         if path is None:
