@@ -121,6 +121,7 @@ NAMES = {  # as a user knows them, where a node has another
 }
 
 
+KEEP_RESULTS = ("relu", "sigmoid")  # for their backward, in place or not
 PASSING_ON = ("add", "affine", "concat", "slice")  # their backward needs no operand
 
 
@@ -197,13 +198,12 @@ def _last_of_convolutions(nodes: list[Node]) -> list[int]:
     ]
 
 
-def _effects(node: Node) -> Effects:
-    """What eager PyTorch keeps for its backward; indices are int64."""
+def effects_of_replay(node: Node) -> Effects:
+    """What autograd keeps of the stock call that does the same; indices are int64."""
     of_first = frozenset([("argument", 0)])
     if node.op == "activation":
         name, slope, *_ = node.attributes
-        keeps_result = name in ("relu", "sigmoid")
-        keeps_result = keeps_result or (name == "leaky_relu" and slope > 0)
+        keeps_result = name in KEEP_RESULTS or (name == "leaky_relu" and slope > 0)
         return Effects(saves=frozenset([("result", 0)]) if keeps_result else of_first)
     if node.op == "multiply":
         return Effects(saves=of_first | {("argument", 1)})
@@ -244,7 +244,7 @@ def stock_call(number: int, node: Node) -> StockCall:
         made=(("result", 0),),
         memory=(None,) if node.op == "slice" else (),  # of a view
         bytes=(node.nbytes,),
-        effects=_effects(node),
+        effects=effects_of_replay(node),
     )
 
 

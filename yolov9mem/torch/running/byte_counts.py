@@ -13,6 +13,7 @@ from yolov9mem.plan_table import readable_bytes
 
 from ..recording.gaps import held_by_others
 from ..recording.ir import Node, Recording, Ref
+from ..recording.to_stock import KEEP_RESULTS, effects_of_replay
 from .gradient_flow import flows
 from .lower import Program
 from .planned import TorchPlan
@@ -90,10 +91,6 @@ def _input_bytes(plan: TorchPlan, seen: set[Ref]) -> int:
     return sum(node.nbytes for _, node in new)
 
 
-def _bytes(node: Node, dtype: torch.dtype) -> int:
-    return node._replace(dtype=dtype).nbytes
-
-
 def _bytes_of(
     program: Program, values: set[Ref], kept: dict[object, int] | None = None
 ) -> int:
@@ -122,7 +119,7 @@ def _kept_by_stock(program: Program, plan: TorchPlan) -> dict[object, int]:
     Counted by storage, under its number where it is a value: a convolution keeps its input
     (a channel slice keeps its whole parent), batch norm its input and 2 C floats (nothing,
     where it is written as a product with a fixed vector), an activation its input (in
-    place: a copy of it), max pooling its input and int64 indices, a product its factors.
+    place: a copy of it), a product its factors, and others what their replays keep.
     Parameters are not counted.
     """
     nodes = program.part.nodes
@@ -131,8 +128,9 @@ def _kept_by_stock(program: Program, plan: TorchPlan) -> dict[object, int]:
     kept: dict[object, int] = {}
 
     def keep(value: int, dtype: torch.dtype | None = None) -> None:
-        if dtype not in (None, nodes[value].dtype):
-            kept[value, dtype] = _bytes(nodes[value], dtype)  # autocast's copy
+        if dtype is not None and dtype is not nodes[value].dtype:
+            copy = nodes[value]._replace(dtype=dtype)  # autocast's
+            kept[value, dtype] = copy.nbytes
             return
         value = _whole(nodes, value)
         kept[value] = nodes[value].nbytes
@@ -140,12 +138,12 @@ def _kept_by_stock(program: Program, plan: TorchPlan) -> dict[object, int]:
     for number, node in enumerate(nodes):
         if not flowing[number]:
             continue
-        if node.is_convolution and node.attributes[0] in wanted:
-            keep(node.operands[0], node.dtype)
-        elif node.op == "prelu" or (
-            node.op == "affine" and node.attributes[2] in wanted
-        ):
-            keep(node.operands[0])
+        if node.is_convolution:
+            if node.attributes[0] in wanted:
+                keep(node.operands[0], node.dtype)
+        elif node.op == "affine":
+            if node.attributes[2] in wanted:
+                keep(node.operands[0])
         elif node.op == "norm":
             norm = program.part.norms[node.attributes[0]]
             if not norm.in_products or norm.gamma in wanted:
@@ -154,19 +152,18 @@ def _kept_by_stock(program: Program, plan: TorchPlan) -> dict[object, int]:
                 kept["statistics", number] = 2 * 4 * node.shape[1]
         elif node.op == "activation":
             keep(number if _keeps_result(node) else node.operands[0])
-        elif node.op in ("max_pool", "avg_pool"):
-            keep(node.operands[0])
-            if node.op == "max_pool":
-                kept["indices", number] = _bytes(node, torch.int64)
-        elif node.op == "maximum":
-            kept["indices", number] = _bytes(node, torch.int64)
         elif node.op == "multiply":
             for value, other in (node.operands, node.operands[::-1]):
                 if flowing[other]:
                     keep(value)
+        else:
+            does = effects_of_replay(node)
+            kept["indices", number] = does.saved_bytes
+            if does.saves:
+                keep(node.operands[0])
     return kept
 
 
 def _keeps_result(node: Node) -> bool:
     in_place = node.in_place and node.attributes[0] in ("leaky_relu", "hardtanh")
-    return in_place or node.attributes[0] in ("relu", "sigmoid")
+    return in_place or node.attributes[0] in KEEP_RESULTS
