@@ -250,13 +250,6 @@ def test_a_residual_is_held_once() -> None:
         assert peaks[0] < 0.8 * peaks[1]
 
 
-counted.register_fake(lambda x: torch.empty_like(x))
-counted.register_autograd(
-    lambda ctx, grad: grad * ctx.saved_tensors[0].cos(),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
-)
-
-
 @pytest.mark.parametrize("keep", ["conv", "min"])
 def test_effects_happen_once(keep: str) -> None:
     """What may do more than its result says is not made again: operators of others, and a
