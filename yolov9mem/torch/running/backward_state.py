@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,23 +22,26 @@ class BackwardState:
     latest: int  # the segment that ran last; the highest runs first
     mask: list[bool]  # by output: has it a gradient, as far as is known?
     inputs: list[Tensor | None]  # as the core reads them, while it needs them
+    input_addresses: list[Any]  # of all stages
     params: list[Tensor]  # in fp32, as their gradients are
-    grad_outputs: list[Tensor | None]  # while they are read
     param_addresses: list[Any]
-    input_addresses: list[Any]
-    grad_output_addresses: list[Any]
-    grad_params: list[Tensor | None]  # those of segments that have begun
-    grad_addresses: list[Any]  # of these
-    grad_inputs: list[Tensor | None]  # from the first segment that writes them
-    grad_input_addresses: list[Any]
-    sums: bytearray  # by param: its gradient is added to what is there
-    given: list[bool] = field(default_factory=list)  # by output: has one come?
-    is_exact: bool = True  # has each that was awaited come?
+    is_exact: bool = True  # has each gradient that was awaited come?
     plan: BackwardPlan | None = None  # what runs
     reached: BackwardPlan | None = None  # what the gradients that have come reach
 
     def __post_init__(self) -> None:
-        self.given = [False] * len(self.mask)
+        outputs, params = len(self.mask), len(self.params)
+        inputs = len(self.input_addresses)
+        self.given = [False] * outputs  # has a gradient come?
+        self.grad_outputs: list[Tensor | None] = [None] * outputs  # while they are read
+        self.grad_output_addresses: list[Any] = [None] * outputs
+        # From the first segment that writes them.
+        self.grad_inputs: list[Tensor | None] = [None] * inputs
+        self.grad_input_addresses: list[Any] = [None] * inputs
+        # Those of segments that have begun.
+        self.grad_params: list[Tensor | None] = [None] * params
+        self.grad_addresses: list[Any] = [None] * params
+        self.sums = bytearray(params)  # is its gradient added to what is there?
 
     def set_gradient(self, place: int, grad: Tensor) -> None:
         """Of an output, as the core reads it."""

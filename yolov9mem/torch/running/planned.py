@@ -75,7 +75,7 @@ class TorchPlan:
         self._flows: dict[tuple[bool, ...], list[bool]] = {}
         self._backward_plans: dict[tuple[bool, ...], BackwardPlan] = {}
         self._lock = threading.Lock()
-        self.recompute = [  # by output: what it takes, None: it can't be recomputed
+        self.recompute_needs = [  # by output: what it takes, None: it can't be recomputed
             None
             if needs is None
             else RecomputeNeeds(needs[0], *map(_numbers, needs[1:]))

@@ -98,7 +98,7 @@ class _Graphs:
             values = [value for stage in part.stages for value in stage.values]
             if TELLS_OF_HOOKS:
                 refs = (Ref("value", value) for value in values)
-                outputs.update(compress(refs, plan.recompute))
+                outputs.update(compress(refs, plan.recompute_needs))
         sources = [ref for part in recording.parts for ref in part.sources]
         # What is recomputed is handed out once: not to two graphs.
         own -= {ref for ref, count in Counter(sources).items() if count > 1}
@@ -117,7 +117,7 @@ class _Graphs:
     def feeds(self, gap: Gap) -> set[Ref]:
         """Which are recomputed of those that graphs alone hold: all, if they are cheap."""
         feeds = self._own.intersection(gap.feeds)
-        fed = gap.bytes_of(feeds) - gap.bytes_of(set())
+        fed = gap.bytes_of(feeds) - gap.saved_bytes
         is_min = self._keep.rule == "min"
         return feeds if is_min or is_cheap(gap.feed_work, fed) else set()
 

@@ -20,7 +20,7 @@ class RecomputedOutput(Promise):
     def __init__(self, call: Call, place: int, params: list[Tensor], output: Tensor):
         """``params``: of the whole graph. ``output``: as the stage has made it."""
         super().__init__(output)
-        needs = call.plan.recompute[place]
+        needs = call.plan.recompute_needs[place]
         assert needs is not None
         self._call, self._place = call, place
         self._params = {i: params[i] for i in needs.params}

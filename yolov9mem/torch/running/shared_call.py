@@ -117,7 +117,7 @@ class Call:
         """An output once more, before its stage's backward; ``params`` are those that it
         needs, by number."""
         plan, program = self.plan, self.plan.program
-        needs = plan.recompute[place]
+        needs = plan.recompute_needs[place]
         if needs is None or self.saved is None or self.norms is None:
             raise RuntimeError(
                 f"yolov9mem: {self.name}: what forward kept is freed by the first backward "
@@ -179,7 +179,7 @@ class Call:
         """Before the first segment that runs: ``saved`` are the inputs so far, but those
         that the ``rebuilders`` make. Outputs of earlier stages will have gradients, as it
         seems."""
-        plan, program = self.plan, self.plan.program
+        plan = self.plan
         assert self.norms is not None
         assert self.saved is not None
         retained = is_retained()
@@ -193,26 +193,18 @@ class Call:
         count = plan.stage_inputs[stage].stop
         packed = self.inputs.begin_backward(saved, rebuilders, count, retained)
         params, addresses = self.binding.addresses.of(self.params)
-        outputs = len(program.outputs)
         mask = [
             place < plan.stage_outputs[stage].start and flows
             for place, flows in enumerate(self.flows)
         ]
-        self._taken.begin(program.device)
+        self._taken.begin(plan.program.device)
         self._backward = BackwardState(
             segment + 1,
             mask,
             packed,
+            list(self.inputs.addresses),
             params,
-            [None] * outputs,
-            param_addresses=addresses,
-            input_addresses=list(self.inputs.addresses),
-            grad_inputs=[None] * len(program.input_sizes),
-            grad_input_addresses=[None] * len(program.input_sizes),
-            grad_output_addresses=[None] * outputs,
-            grad_params=[None] * len(params),
-            grad_addresses=[None] * len(params),
-            sums=bytearray(len(params)),
+            addresses,
         )
 
     def take_gradients(self, segment: int, grads: tuple[Any, ...]) -> None:
