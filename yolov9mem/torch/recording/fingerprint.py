@@ -25,7 +25,7 @@ from .fakes import HOOK_DICTS
 from .forwards import Forwards
 from .hooks import HOOKS, has_other_hooks
 
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+CONTAINERS_OF_MODULES = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 INTERNAL = {
     *HOOK_DICTS,
     "_parameters",
@@ -62,7 +62,7 @@ class _ModuleState:
         self.named = [
             (kind, _identities(attributes[kind]))
             for kind in ("_modules", "_parameters", "_buffers")
-            if attributes[kind] or isinstance(module, CONTAINERS)
+            if attributes[kind] or isinstance(module, CONTAINERS_OF_MODULES)
         ]
         self.path = path
 

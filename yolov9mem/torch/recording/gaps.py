@@ -185,9 +185,9 @@ class Run:
 
     def most(self, begin: int, end: int) -> int:
         """Bytes made of these places and not yet let go, at most."""
-        kept = (self.saved[i] - self.saved[begin] for i in range(begin, end))
-        at = range(begin, end)
-        return max(k + self.live[i] + self.made[i] for i, k in zip(at, kept))
+        places = range(begin, end)
+        most = max(self.saved[i] + self.live[i] + self.made[i] for i in places)
+        return most - self.saved[begin]
 
     def cost(self, ends: list[int]) -> tuple[int, int]:
         """Bytes held at these cuts, and most that autograd keeps of a piece."""
@@ -220,6 +220,7 @@ def made_of(call: StockCall, number: int) -> Iterator[tuple[Ref, Any, int]]:
 
 
 def fill_in(done: Recording, gap: Gap, held: set[Ref]) -> None:
+    """All but what its calls are and the most that they make. ``held``: by others."""
     calls = [done.calls[number] for number in gap.calls]
     memory: dict[Ref, Any] = {}  # of all that it makes
     size: dict[Any, int] = {}  # by memory

@@ -16,15 +16,12 @@ from torch.nn.modules import module as nn_module
 from torch.utils._device import DeviceContext
 
 from .. import devices
+from ..layout import PLAIN
 from ..recording.arguments import kind_of
 from ..recording.isolation import is_recording
 from ..recording.trees import tensors_in
 from ..versions import packing
 
-PLAIN_TENSORS = (Tensor, nn.Parameter, nn.Buffer) if hasattr(nn, "Buffer") else (
-    Tensor,
-    nn.Parameter,
-)  # fmt: skip
 GLOBAL_HOOKS = (
     "_global_forward_hooks",
     "_global_forward_pre_hooks",
@@ -114,7 +111,7 @@ def unusual_device(tensors: list[Tensor], backend: Any) -> Reason | None:
 
 def unusual_tensor(leaf: Tensor) -> Reason | None:
     """Tensors that a plan cannot read."""
-    if type(leaf) not in PLAIN_TENSORS:
+    if type(leaf) not in PLAIN:
         return Reason(f"an argument is a {type(leaf).__name__}", spares_parts=True)
     if leaf.layout is not torch.strided:
         return Reason(f"an argument is {leaf.layout}")

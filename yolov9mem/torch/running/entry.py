@@ -155,7 +155,7 @@ class Entry:
                 device = graph.program.device
                 make_room(device, plan.saved_bytes, plan.core.peak_bytes)
             graph.last = plan
-            replay.plan(plan, own)
+            replay.begin_graph(plan, own)
             shared = shared_call.Call(plan, binding, own, self.name, self.counts)
             forward = autograd_nodes.Forward(shared)
             for stage in part.stages:

@@ -59,8 +59,8 @@ class Replay:
         """What the stage reads."""
         return [self._source(ref) for ref in stage.sources]
 
-    def plan(self, plan: TorchPlan, params: list[Tensor]) -> None:
-        """Of the next graph."""
+    def begin_graph(self, plan: TorchPlan, params: list[Tensor]) -> None:
+        """The next one runs, with this plan and these parameters."""
         self._plans, self._params = (*self._plans, plan), params
         self._recompute = self._lowered.recompute(self._plans, self._keep)
 
