@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from activation_rule import SHAPE, check_activation
+from graph_oracle import arena
 from kernel_calls import EPS, MOMENTUM, Net
 from kernel_cases import Case, brick_case
 
@@ -77,12 +78,6 @@ def packed(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def argument(x: torch.Tensor) -> tuple:
     name = str(x.dtype).removeprefix("torch.")
     return x.data_ptr(), name, tuple(x.shape), x.stride(), -1
-
-
-def arena(count: int) -> np.ndarray:
-    raw = np.full(count + 64, 0xFF, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + count]
 
 
 def ours(

@@ -118,7 +118,7 @@ def dtype_name(name: str, array: Array) -> str:
 
 
 def check_float32(name: str, array: Any) -> None:
-    """A parameter, a buffer or a gradient of one; x alone may have 16 bits."""
+    """A parameter, a buffer or a gradient: of float32, in the byte order of the machine."""
     check_array(name, array)
     if array.dtype != np.float32:
         raise TypeError(f"{name}: dtype is {array.dtype}, must be float32")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from yolov9mem import _core
-from yolov9mem._checks import check_flag, check_sequence, check_text
+from yolov9mem._checks import check_flag, check_float32, check_sequence, check_text
 
 _GRADIENT = {"keep": 0, "zero": 1, "write": 2}
 
@@ -273,25 +273,21 @@ def _is_dense(x: np.ndarray) -> bool:
 def _address(x: np.ndarray | None, like: np.ndarray, name: str) -> int:
     if x is None:
         return 0
-    if not isinstance(x, np.ndarray):
-        raise TypeError(f"{name}: expected a NumPy array, got {type(x).__name__}")
-    if x.dtype != np.float32 or not x.dtype.isnative:
-        raise TypeError(f"{name}: dtype is {x.dtype}, must be float32")
+    check_float32(name, x)
     if not x.flags.writeable:
         raise ValueError(f"{name}: is read-only, must be writable")
+    address = x.__array_interface__["data"][0]
     if not x.flags.aligned:
-        address = x.__array_interface__["data"][0]
         raise ValueError(f"{name}: address is {address:#x}, must be aligned to 4 bytes")
     if x.shape != like.shape:
         raise ValueError(f"{name}: shape is {x.shape}, must be {like.shape}")
-    if x.flags.c_contiguous and like.flags.c_contiguous:
-        return x.__array_interface__["data"][0] if x.size else 0
-    if x.strides != like.strides or not _is_dense(x):
+    both_packed = x.flags.c_contiguous and like.flags.c_contiguous
+    if not both_packed and (x.strides != like.strides or not _is_dense(x)):
         raise ValueError(
             f"{name}: strides are {x.strides}, must have no gaps and be those of the "
             f"parameter, {like.strides}"
         )
-    return x.__array_interface__["data"][0] if x.size else 0
+    return address if x.size else 0
 
 
 def _firsts(group: SGDGroup, number: int) -> list[bool]:

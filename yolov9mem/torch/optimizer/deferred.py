@@ -85,9 +85,7 @@ class deferred:
                 "deferred: the optimizer is within a deferred already, which is to end "
                 "before another begins"
             )
-        if (
-            self._ema is not None
-        ):  # first: it raises what AccumulatingSGD.attach_ema does
+        if self._ema is not None:  # first: it may raise, as attach_ema does
             self._optimizer.attach_ema(self._ema, self._model, counted_outside=True)
             self._ema.update = _counting_update(self._ema, self._optimizer)
         _install()

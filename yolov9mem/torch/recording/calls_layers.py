@@ -85,9 +85,8 @@ def _conv2d(
     dtype = casts or input.dtype
     fits = weight.shape[1] * groups == c and min(out) > 0 and n > 0
     if not fits or (casts is None and weight.dtype != dtype):
-        func(
-            input, weight, bias, stride, padding, dilation, groups
-        )  # torch's own error
+        # torch's own error, first
+        func(input, weight, bias, stride, padding, dilation, groups)
         if fits:  # a fake does not look at dtypes
             raise TypeError(f"conv2d: input {input.dtype}, weight {weight.dtype}")
         reason = f"its input {tuple(input.shape)} is empty"
@@ -265,11 +264,19 @@ def _relu6(rec: Recorder, func: Any, input: Tensor, inplace: bool = False) -> An
     return _activation(rec, func, input, inplace, "hardtanh", bounds=(0.0, 6.0))
 
 
-def _pool(
+def _made(
     rec: Recorder, op: str, x: int, attributes: tuple[Any, ...], out: Tensor
 ) -> Any:
+    """``out``, which is made of x."""
     made = rec.add_node(op, (x,), attributes, tuple(out.shape), out.dtype)
     return rec.bind(out, made)
+
+
+def _window(kernel_size: Any, stride: Any, padding: Any) -> Any:
+    """Of a pooling: kernel, stride and padding, each of both sides."""
+    kernel = _pair(kernel_size)
+    step = kernel if stride in (None, (), []) else _pair(stride)
+    return kernel, step, _pair(padding)
 
 
 @handles("max_pool2d")
@@ -288,13 +295,11 @@ def _max_pool2d(
     if return_indices or _pair(dilation) != (1, 1):
         reason = "return_indices and dilation are not done"
         raise CannotLower("max_pool2d", rec.path, reason)
-    kernel = _pair(kernel_size)
-    step = kernel if stride in (None, (), []) else _pair(stride)
+    kernel, step, pad = _window(kernel_size, stride, padding)
     out = func(input, kernel, step, padding, dilation, ceil_mode)
-    if kernel == rec.shape(x)[2:] and _pair(padding) == (0, 0):
+    if (kernel, pad) == (rec.shape(x)[2:], (0, 0)):
         return reduced(rec, "maximum", x, "hw", out)  # of all pixels
-    attributes = (kernel, step, _pair(padding), bool(ceil_mode))
-    return _pool(rec, "max_pool", x, attributes, out)
+    return _made(rec, "max_pool", x, (kernel, step, pad, bool(ceil_mode)), out)
 
 
 @handles("avg_pool2d")
@@ -312,19 +317,12 @@ def _avg_pool2d(
     x = operand(rec, input, "avg_pool2d")
     if divisor_override is not None:
         raise CannotLower("avg_pool2d", rec.path, "divisor_override is not done")
-    kernel = _pair(kernel_size)
-    step = kernel if stride in (None, (), []) else _pair(stride)
+    kernel, step, pad = _window(kernel_size, stride, padding)
     out = func(input, kernel, step, padding, ceil_mode, count_include_pad)
-    if kernel == rec.shape(x)[2:] and _pair(padding) == (0, 0):
+    if (kernel, pad) == (rec.shape(x)[2:], (0, 0)):
         return reduced(rec, "mean", x, "hw", out)  # of all pixels
-    attributes = (
-        kernel,
-        step,
-        _pair(padding),
-        bool(ceil_mode),
-        bool(count_include_pad),
-    )
-    return _pool(rec, "avg_pool", x, attributes, out)
+    attributes = (kernel, step, pad, bool(ceil_mode), bool(count_include_pad))
+    return _made(rec, "avg_pool", x, attributes, out)
 
 
 def _scales(factor: Any) -> tuple[float, float] | None:
@@ -384,4 +382,4 @@ def _interpolate(
         reason = f"its scale {scale} keeps a side, which only PyTorch's CPU code copies"
         raise CannotLower("interpolate", rec.path, reason)
     attributes = (scale, tuple(out.shape[2:]), mode, corners)
-    return _pool(rec, "upsample", x, attributes, out)
+    return _made(rec, "upsample", x, attributes, out)

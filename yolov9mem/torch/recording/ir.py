@@ -202,9 +202,8 @@ class Stage:
     sources: list[Ref] = field(default_factory=list)  # what its inputs are
     outputs: list[int] = field(default_factory=list)  # numbers within the part
     values: list[int] = field(default_factory=list)  # those of the outputs in the whole
-    alone: list[bool] = field(
-        default_factory=list
-    )  # by source: does nobody else read it?
+    # By source: does nobody else read it?
+    alone: list[bool] = field(default_factory=list)
     done_with: tuple[Ref, ...] = ()  # what nobody reads after it
 
 

@@ -138,11 +138,8 @@ def _widths(done: Recording) -> list[bool | None]:
         if rounded[number] or (node.op in ROUNDED_BEFORE and number not in exact):
             continue
         exact.update(node.operands)
-        if (
-            node.op != "input"
-            and not node.is_convolution
-            and node.dtype is torch.float32
-        ):
+        computes = node.op != "input" and not node.is_convolution
+        if computes and node.dtype is torch.float32:
             wide[number] = True
     return wide
 
@@ -167,9 +164,8 @@ class _Stages:
         self._is_wide: dict[int, bool] = {}  # by stage
         self.node: list[int] = []  # the stage: 1, 2, ...
         self.call: list[int] = []  # the stage that it follows, 0: none
-        self._norm: dict[
-            str | None, int
-        ] = {}  # stage of the latest call, by running mean
+        # The stage of the latest call of a batch norm, by its running mean.
+        self._norm: dict[str | None, int] = {}
 
     def run(self) -> None:
         for number, node in enumerate(self.done.nodes):

@@ -69,7 +69,7 @@ def held_bytes(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Held
         peak = max(peak, held + plan.core.peak_bytes)
         held += plan.saved_bytes
         weights += plan.core.weight_bytes
-        kept = _kept_by_stock(plan.program, plan)
+        kept = _kept_by_stock(plan)
         stock += sum(kept.values())
         shared += _bytes_of(plan.program, others - recompute.outputs, kept)
         beside += _bytes_of(plan.program, others - recompute.outputs)
@@ -113,7 +113,7 @@ def _whole(nodes: list[Node], value: int) -> int:
     return value
 
 
-def _kept_by_stock(program: Program, plan: TorchPlan) -> dict[object, int]:
+def _kept_by_stock(plan: TorchPlan) -> dict[object, int]:
     """What eager autograd keeps for this graph from forward to backward, in bytes.
 
     Counted by storage, under its number where it is a value: a convolution keeps its input
@@ -122,6 +122,7 @@ def _kept_by_stock(program: Program, plan: TorchPlan) -> dict[object, int]:
     place: a copy of it), a product its factors, and others what their replays keep.
     Parameters are not counted.
     """
+    program = plan.program
     nodes = program.part.nodes
     wanted = {p for p, grad in zip(program.params, plan.param_grads) if grad}
     flowing = flows(program, plan.input_grads, plan.param_grads)

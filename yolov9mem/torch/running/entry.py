@@ -63,7 +63,6 @@ class Entry:
         self.lowered: OrderedDict[Any, Lowered | CannotLower] = OrderedDict()
         self.counts: Counter[str] = Counter()  # for the report
         self.reasons: Counter[str] = Counter()  # why the stock forward ran
-        self.failure: CannotLower | None = None  # the latest
         self.latest: Lowered | None = None
         self._drawn: set[Any] = set()  # signatures of what draws in the order of memory
         self._latest_on: dict[Any, Lowered] = {}  # by device: DataParallel has some
@@ -265,8 +264,6 @@ class Entry:
     def _remember(self, key: Any, made: Lowered | CannotLower) -> None:
         with self._lock:
             self.lowered[key] = made
-            if isinstance(made, CannotLower):
-                self.failure = made
             while len(self.lowered) > MOST_PROGRAMS:
                 self.lowered.popitem(last=False)
 

@@ -37,7 +37,7 @@ class Recompute(NamedTuple):
     def most_bytes(self) -> int:
         """Of one gap, while its backward runs."""
         gaps = self.gaps.values()
-        return max((_bytes(gap, self.outputs) for gap in gaps), default=0)
+        return max((_alive_bytes(gap, self.outputs) for gap in gaps), default=0)
 
     def left_bytes(self, recording: Recording) -> int:
         """That autograd keeps for the calls of gaps which are not recomputed."""
@@ -146,7 +146,7 @@ class _Graphs:
         return is_cheap(work, gap.bytes_of(feeds), sums)
 
 
-def _bytes(gap: Gap, free: set[Ref]) -> int:
+def _alive_bytes(gap: Gap, free: set[Ref]) -> int:
     """What is alive while it is recomputed."""
     read = sum(size for ref, size in gap.read_bytes.items() if ref in free)
     return gap.most_bytes + read
