@@ -21,6 +21,7 @@ from models_for_tests import (
     TELLS_OF_RETAINING,
     Brick,
     assert_close,
+    assert_same_gradients,
     assert_same_training,
     grads,
     image,
@@ -251,8 +252,7 @@ def test_a_graph_that_is_retained(name: str) -> None:
         loss.backward(retain_graph=True)
         loss.backward()
     if name != "dropout":  # which draws others
-        found = grads(ours)
-        assert_close([*found.values()], [grads(stock)[n] for n in found], 1e-3)
+        assert_same_gradients(ours, stock)
 
 
 class Apart(nn.Module):
@@ -294,8 +294,7 @@ def test_the_callers_hooks_get_the_rest() -> None:
         with save_on_cpu():
             made = module(x)
         made.square().mean().backward()
-    of_stock = grads(stock)
-    assert_close([*grads(ours).values()], [of_stock[n] for n in grads(ours)], 1e-3)
+    assert_same_gradients(ours, stock)
 
 
 @pytest.mark.parametrize("name", ["grow", "shrink"])
@@ -360,8 +359,7 @@ def test_hooks_that_give_another_layout_back() -> None:
             made = module(x)
         made.square().mean().backward()
     assert gaps_of(ours)
-    of_stock = grads(stock)
-    assert_close([*grads(ours).values()], [of_stock[n] for n in grads(ours)], 1e-3)
+    assert_same_gradients(ours, stock)
 
 
 class DeadEnd(nn.Module):

@@ -25,6 +25,7 @@ from models_for_tests import (
 from torch import Tensor, nn
 
 import yolov9mem.torch as ym
+from yolov9.memory import held_by_autograd
 
 
 def test_held_bytes_equal_the_plan_and_stocks_equal_autograds() -> None:
@@ -40,18 +41,9 @@ def test_held_bytes_equal_the_plan_and_stocks_equal_autograds() -> None:
 
 def kept_by_autograd(module: nn.Module, x: Tensor) -> int:
     """Bytes, by storage, without those of the module's own tensors."""
-    kept: dict[int, int] = {}
-    own = {t.untyped_storage().data_ptr() for t in module.state_dict().values()}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with held_by_autograd(module) as held:
         module(x)
-    return sum(kept.values())
+    return held.total
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from models_for_tests import (
     TELLS_OF_HOOKS,
     TELLS_OF_RETAINING,
     assert_close,
+    assert_same_gradients,
     assert_same_training,
     grads,
     image,
@@ -206,8 +207,7 @@ def test_a_second_backward_of_what_the_first_did_not_reach() -> None:
             made = module(image(size=SIZE))
             for i in order:
                 made[i].square().mean().backward()
-    of_ours, of_stock = grads(ours), grads(stock)
-    assert_close(list(of_ours.values()), [of_stock[n] for n in of_ours], 1e-3)
+    assert_same_gradients(ours, stock)
 
 
 @TELLS_OF_HOOKS
@@ -225,8 +225,7 @@ def test_the_callers_hooks_get_what_is_saved_beside_it() -> None:
     assert seen.count(WIDTH * SIZE) == len(ours.rest)  # the scale, for each gap
     made.square().mean().backward()
     stock(x).square().mean().backward()
-    of_stock = grads(stock)
-    assert_close([*grads(ours).values()], [of_stock[n] for n in grads(ours)], 1e-3)
+    assert_same_gradients(ours, stock)
 
 
 @TELLS_OF_HOOKS
