@@ -109,17 +109,15 @@ def plan(model: nn.Module, batch: int, size: int, keep: str, backend: Any) -> An
     from yolov9mem.torch.recording.fakes import FakeCopy
     from yolov9mem.torch.recording.record import record
     from yolov9mem.torch.running.lower import lower
-    from yolov9mem.torch.running.planned import TorchPlan
+    from yolov9mem.torch.running.planned import TorchPlan, Wanted
 
     image = torch.empty(batch, 3, size, size)
     leaves, spec = tree_flatten(((image,), {}))
     with torch.autocast("cpu", torch.float16):
         (program,) = lower(record(FakeCopy(model), leaves, spec, True), model)
     program.dtype = torch.float16  # as for a model on a GPU
-    wanted = (True,) * len(program.params)
-    learning, planar = (False,), (torch.float32,)
-    keep_rule = parse_keep(keep)
-    given = program, keep_rule, learning, wanted, planar
+    wanted = Wanted((False,), (True,) * len(program.params), (torch.float32,))
+    given = program, parse_keep(keep), wanted
     return TorchPlan(*given, segments=None, backend=backend, cuda_graphs=True)
 
 

@@ -32,7 +32,7 @@ from .forward_calls import Replay
 from .invocation import Invocation
 from .lower import lower
 from .lowered import Graph, Lowered, drop_oldest
-from .planned import TorchPlan
+from .planned import TorchPlan, Wanted
 from .replica import ReplicaEntry
 
 MOST_PROGRAMS = 64  # input signatures remembered for one module
@@ -143,13 +143,13 @@ class Entry:
         self.latest = self._latest_on[place] = lowered.running()
         arguments = call.args, call.kwargs
         learns = tuple(tuple([p.requires_grad for p in own]) for own in params)
-        learning = lowered.learning_inputs(call.leaves, outside, learns), learns
+        inputs_learn = lowered.learning_inputs(call.leaves, outside, learns)
         replay = Replay(lowered, outside, arguments, call.leaves, self.keep)
-        for graph, binding, own, *wanted in zip(
-            lowered.graphs, bindings, params, *learning
-        ):
+        each = zip(lowered.graphs, bindings, params, inputs_learn, learns)
+        for graph, binding, own, of_inputs, of_params in each:
             part = graph.program.part
-            plan = self._plan(graph, *wanted, graph.planar(call.leaves))
+            planar = graph.planar(call.leaves)
+            plan = self._plan(graph, Wanted(of_inputs, of_params, planar))
             if resized or plan is not graph.last:
                 device = graph.program.device
                 make_room(device, plan.saved_bytes, plan.core.peak_bytes)
@@ -353,8 +353,8 @@ class Entry:
             raise CannotLower("forward", "", held.comparison)
 
     def _held(self, made: Lowered, leaves: list[Any]) -> Held:
-        graphs = zip(made.graphs, made.learning_at_most(leaves))
-        plans = [self._plan(graph, *learning) for graph, learning in graphs]
+        graphs = zip(made.graphs, made.wanted_at_most(leaves))
+        plans = [self._plan(graph, wanted) for graph, wanted in graphs]
         return held_bytes(made.recording, self.keep, plans)
 
     def _fake_copy(self, call: Invocation) -> FakeCopy:
@@ -364,10 +364,10 @@ class Entry:
             known = self._fakes = FakeCopy(call.origin, call.forward)
         return known
 
-    def _plan(self, graph: Graph, *wanted: tuple[Any, ...]) -> TorchPlan:
-        """``wanted``: what TorchPlan is told of inputs and params."""
+    def _plan(self, graph: Graph, wanted: Wanted) -> TorchPlan:
+        """Made anew where it is not known. Raises BackendError within a capture then."""
         with self._lock:
-            key = (*wanted, self.keep)
+            key = wanted, self.keep
             plan = graph.plans.get(key)
             if plan is None:
                 if devices.is_capturing(graph.program.device):
@@ -386,7 +386,7 @@ class Entry:
                 plan = TorchPlan(
                     graph.program,
                     self.keep,
-                    *wanted,
+                    wanted,
                     segments=self.segments,
                     backend=self.backend,
                     cuda_graphs=self.cuda_graphs and len(others) < MOST_WITH_GRAPHS,

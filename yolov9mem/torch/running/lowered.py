@@ -17,7 +17,7 @@ from ..recording.ir import Recording, Ref
 from .binding import Binding, Outside, Stale, planar_dtype
 from .gradient_flow import learning_inputs
 from .lower import Program
-from .planned import TorchPlan
+from .planned import TorchPlan, Wanted
 from .recompute_choice import Recompute, choose_recompute
 from .stock_calls import DRAWS
 
@@ -114,17 +114,16 @@ class Lowered:
             drop_oldest(self._learning)
         return known
 
-    def learning_at_most(self, leaves: list[Any]) -> Iterator[tuple[Any, ...]]:
-        """By graph, the inputs and the params that want gradients when all learn that may;
-        and the planar inputs."""
+    def wanted_at_most(self, leaves: list[Any]) -> Iterator[Wanted]:
+        """By graph, when all learn that may."""
 
         def learns(ref: Ref) -> bool:
             return ref.kind != "input" or bool(leaves[ref.key].requires_grad)
 
         params = tuple(graph.binding.may_learn() for graph in self.graphs)
         inputs = self._follow(params, learns)
-        for graph, *learning in zip(self.graphs, inputs, params):
-            yield (*learning, graph.planar(leaves))
+        for graph, of_inputs, of_params in zip(self.graphs, inputs, params):
+            yield Wanted(of_inputs, of_params, graph.planar(leaves))
 
     def _follow(
         self, params: tuple[tuple[bool, ...], ...], learns: Callable[[Ref], bool]

@@ -35,6 +35,15 @@ def core_backend(backend: str, device: torch.device) -> str:
     return f"cuda:{devices.index(device)}{plain}"
 
 
+class Wanted(NamedTuple):
+    """What a plan is for, beside a graph and a keep rule."""
+
+    inputs: tuple[bool, ...]  # whose gradients are wanted
+    params: tuple[bool, ...]
+    # By input: the dtype of one that comes as (N, C, H, W), None of a packed one.
+    planar: tuple[torch.dtype | None, ...]
+
+
 class RecomputeNeeds(NamedTuple):
     """What the core takes to recompute an output."""
 
@@ -50,18 +59,14 @@ class TorchPlan:
         self,
         program: Program,
         keep: Keep,
-        inputs: tuple[bool, ...],
-        params: tuple[bool, ...],
-        planar: tuple[torch.dtype | None, ...],
+        wanted: Wanted,
         *,
         segments: int | None,
         backend: str,
         cuda_graphs: bool = False,
     ) -> None:
-        """``inputs`` and ``params`` say whose gradients are wanted; ``planar``: by input,
-        the dtype of one that comes as (N, C, H, W), None of a packed one."""
-        self.program, self.input_grads, self.param_grads = program, inputs, params
-        self.planar = planar
+        self.program = program
+        self.input_grads, self.param_grads, self.planar = wanted
         self.backend = core_backend(backend, program.device)
         self.use_settings()
         if segments is None:
