@@ -198,10 +198,10 @@ class Launch:
     def _check_applied(self) -> None:
         for name in ("accumulate", "mosaic", "mixup"):
             if getattr(self.settings, name) is not None and name not in self.applied:
-                rule = {
-                    "accumulate": "no assignment to `accumulate` in its train()",
-                }.get(name, f"no data set with a `hyp` that has `{name}`")
-                raise UsageError(f"--{name}: {self.target} has {rule}")
+                missing = f"data set with a `hyp` that has `{name}`"
+                if name == "accumulate":
+                    missing = "assignment to `accumulate` in its train()"
+                raise UsageError(f"--{name}: {self.target} has no {missing}")
 
     # Data sets
 

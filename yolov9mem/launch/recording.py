@@ -39,7 +39,7 @@ def recording() -> Iterator[None]:
         _state.on = before
 
 
-def is_recording() -> bool:
+def _is_on() -> bool:
     """Is this thread within `recording`?"""
     return getattr(_state, "on", False)
 
@@ -92,7 +92,7 @@ def _original(name: str) -> Any:
 
 def _full(stock: Any, shape: Any, fill_value: Any, *args: Any, **kwargs: Any) -> Any:
     dtype = args[0] if args else kwargs.get("dtype")
-    if is_recording() and isinstance(shape, (tuple, list)) and len(shape) == 3:
+    if _is_on() and isinstance(shape, (tuple, list)) and len(shape) == 3:
         is_grey = np.ndim(fill_value) == 0 and fill_value == GREY
         if shape[2] == 3 and is_grey and dtype is not None and dtype == np.uint8:
             return _made(Picture(int(shape[0]), int(shape[1])))
@@ -111,7 +111,7 @@ def _warp(kind: str) -> Callable[..., Any]:
             and kw.get("flags", cv2.INTER_LINEAR) == cv2.INTER_LINEAR
             and kw.get("borderMode", cv2.BORDER_CONSTANT) == cv2.BORDER_CONSTANT
             and tuple(border)[:3] == (GREY,) * 3
-            and (isinstance(src, Picture) or (is_recording() and is_image(src)))
+            and (isinstance(src, Picture) or (_is_on() and is_image(src)))
         )
         if not usual:
             return stock(plain(src), M, dsize, *args, **kw)

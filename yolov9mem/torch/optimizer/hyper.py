@@ -8,7 +8,8 @@ from typing import Any
 
 from yolov9mem.sgd import is_finite
 
-NAMES = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+RATES = ("lr", "momentum", "dampening", "weight_decay")
+NAMES = (*RATES, "nesterov", "maximize")
 
 
 def check_finite(settings: dict[str, Any]) -> None:
@@ -18,7 +19,7 @@ def check_finite(settings: dict[str, Any]) -> None:
         TypeError: one is no number.
         ValueError: one is not finite.
     """
-    for name in ("lr", "momentum", "dampening", "weight_decay"):
+    for name in RATES:
         if name in settings and not is_finite(name, settings[name]):
             raise ValueError(f"{name}: is {settings[name]}, must be finite")
 

@@ -63,6 +63,7 @@ def held_bytes(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Held
     held = recompute.read_bytes(others) + left
     stock = recompute.saved_bytes + left
     weights = peak = shared = beside = 0
+    freed, given = others & recompute.outputs, others - recompute.outputs
     seen = set(recompute.feeds)  # and what is held from there
     for plan in plans:  # all before it are held while one runs
         held += _input_bytes(plan, seen)
@@ -71,10 +72,9 @@ def held_bytes(recording: Recording, keep: Keep, plans: list[TorchPlan]) -> Held
         weights += plan.core.weight_bytes
         kept = _kept_by_stock(plan)
         stock += sum(kept.values())
-        shared += _bytes_of(plan.program, others - recompute.outputs, kept)
-        beside += _bytes_of(plan.program, others - recompute.outputs)
-        freed = _bytes_of(plan.program, others & recompute.outputs)
-        stock += freed - _bytes_of(plan.program, others & recompute.outputs, kept)
+        shared += _bytes_of(plan.program, given, kept)
+        beside += _bytes_of(plan.program, given)
+        stock += _bytes_of(plan.program, freed) - _bytes_of(plan.program, freed, kept)
     peak += recompute.most_bytes
     again = len(recompute.gaps), recompute.saved_bytes
     return Held(held, weights, peak, stock, shared, beside, *again)
