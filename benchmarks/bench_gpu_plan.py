@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves
 
-from benchmarks.models import _tests, detection_loss, detection_model
+from benchmarks.models import detection_loss, detection_model, make_importable
 
 TITLE = (
     "Planned, not measured: GPU memory of a training step, yolov9-s, 640 px, AMP fp16 "
@@ -97,7 +97,7 @@ def loss_bytes(model: nn.Module, size: int) -> float:
 
 def cuda_table() -> Any:
     """The CUDA backend's table, emulated."""
-    _tests()
+    make_importable("tests")
     import cuda_emulation
 
     return cuda_emulation.capsule("ym_cuda_backend")

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks import timing
 from benchmarks.bench_mosaic import make_data
 from benchmarks.memory import resident_bytes_of
-from benchmarks.models import _examples
+from benchmarks.models import make_importable
 from benchmarks.official import Chain
 from yolov9mem.augment import HYP_SCRATCH_HIGH, Mosaic
 from yolov9mem.torch.dataset import MosaicDataset, seed_worker
@@ -102,7 +102,7 @@ def made_files(folder: Path) -> tuple[list[str], list[np.ndarray]]:
 
 
 def _given_files(description: str) -> tuple[list[str], list[np.ndarray]]:
-    _examples()
+    make_importable("examples")
     from yolov9.labels import list_images, read_data_yaml, read_records
 
     data = read_data_yaml(description)

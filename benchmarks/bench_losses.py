@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from benchmarks.exactness import pooled_error
 from benchmarks.gpu.names import EAGER, LAST
 from benchmarks.gpu.ways import plan_bytes
-from benchmarks.models import _examples, detection_loss, detection_model
+from benchmarks.models import detection_loss, detection_model, make_importable
 from benchmarks.record import ROOT
 
 TITLE = "Losses and gradients of yolov9-t beside stock PyTorch, fp32, augmentation on"
@@ -64,7 +64,7 @@ class Batches:
     """
 
     def __init__(self, size: int, batch: int) -> None:
-        _examples()
+        make_importable("examples")
         import yaml
 
         from yolov9 import swap

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks import memory
-from benchmarks.models import _tests, detection_model
+from benchmarks.models import detection_model, make_importable
 
 TITLE = (
     "Error of outputs, gradients and batch norm state against float64, 96 px, batch 2"
@@ -39,7 +39,7 @@ def measure(name: str, dtype: str, seeds: int) -> dict[str, Any]:
     """The rows of one detector in a dtype such as "float32", computed with one thread."""
     import yolov9mem
 
-    _tests()
+    make_importable("tests")
     import rule
 
     torch.set_num_threads(1)

@@ -12,16 +12,9 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def _examples() -> None:
-    _importable("examples")
-
-
-def _tests() -> None:
-    """By their files' names: an installed package named tests would hide the folder."""
-    _importable("tests")
-
-
-def _importable(folder: str) -> None:
+def make_importable(folder: str) -> None:
+    """What "examples" or "tests" hold, by the files' names: an installed package named
+    tests would hide the folder."""
     path = str(ROOT / folder)
     if path not in sys.path:
         sys.path.insert(0, path)
@@ -29,7 +22,7 @@ def _importable(folder: str) -> None:
 
 def detection_model(name: str, classes: int = 80) -> nn.Module:
     """A detector such as "yolov9-c" in training mode, freshly initialised."""
-    _examples()
+    make_importable("examples")
     from yolov9.model import DetectionModel
 
     return DetectionModel(name, classes).train()
@@ -37,7 +30,7 @@ def detection_model(name: str, classes: int = 80) -> nn.Module:
 
 def moving_average(model: nn.Module) -> Any:
     """The example's, in the official trainer's two calls a tensor."""
-    _examples()
+    make_importable("examples")
     from yolov9.ema import ModelEMA
 
     return ModelEMA(model)
@@ -45,7 +38,7 @@ def moving_average(model: nn.Module) -> Any:
 
 def detection_loss(model: nn.Module) -> Any:
     """loss(output, targets) -> (scalar, parts) with the example's hyper-parameters."""
-    _examples()
+    make_importable("examples")
     import yaml
 
     from yolov9.options import HYP_FOLDER

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.exactness import ROUNDINGS, holds
-from benchmarks.models import _tests, detection_model
+from benchmarks.models import detection_model, make_importable
 
 KEEPS = ("conv", "min")
 SIZE, BATCH = 128, 2
@@ -42,7 +42,7 @@ def seeds(model: str, dtype: torch.dtype, quick: bool) -> int:
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    _tests()
+    make_importable("tests")
     import gpu_rule
 
     device, name = request["device"], request["model"]

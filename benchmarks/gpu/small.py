@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu.names import REPEATED
-from benchmarks.models import _examples, moving_average
+from benchmarks.models import make_importable, moving_average
 
 TRAINED = (
     (torch.float32, "conv"),
@@ -30,7 +30,7 @@ TRAINED = (
 
 def network() -> nn.Module:
     """Every kind of call that a plan knows, on odd numbers of channels and pixels."""
-    _examples()
+    make_importable("examples")
     from yolov9 import blocks
 
     class Net(nn.Module):

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from benchmarks.gpu import names, ways
 from benchmarks.gpu.clock import Clock, forget_blocks, forget_peaks, memory, spread
-from benchmarks.models import _examples, detection_loss, detection_model
+from benchmarks.models import detection_loss, detection_model, make_importable
 
 CLASSES = 80
 # Rates that move the weights without letting them run away on random pictures.
@@ -77,7 +77,7 @@ class Training:
         request: dict[str, Any],
         make_loss: Callable[[nn.Module], Any] = detection_loss,
     ) -> None:
-        _examples()
+        make_importable("examples")
         from yolov9.environment import seed_everything
 
         self.request, self.device = request, torch.device(request["device"])
