@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ *
+ * The table of the CPU's kernels: what is fast in vectors and threads is cpu's own.
+ */
 #include "cpu/cpu.h"
 #include "ref/ref.h"
 

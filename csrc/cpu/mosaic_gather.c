@@ -1,4 +1,8 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ *
+ * One pixel of a span, from the tiles: each in plain C, and what the vector forms leave
+ * out; and which pixels of a row are pasted.
+ */
 #include "cpu/mosaic.h"
 #include "math/warp.h"
 

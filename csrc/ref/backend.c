@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ *
+ * The table of the reference: every kernel in plain loops.
+ */
 #include "ref/ref.h"
 
 const ym_backend *ym_ref_backend(void)

@@ -63,6 +63,7 @@ class Trial:
 
     @property
     def fits(self) -> bool:
+        """Did its peak stay within the limit?"""
         return self.peak_bytes is not None and self.peak_bytes <= self.limit_bytes
 
     def __str__(self) -> str:

@@ -110,6 +110,7 @@ class CudnnSettings(NamedTuple):
 
 
 def cudnn_settings() -> CudnnSettings:
+    """Those of torch.backends.cudnn, as they are now."""
     cudnn = torch.backends.cudnn
     try:
         tf32 = bool(cudnn.allow_tf32)

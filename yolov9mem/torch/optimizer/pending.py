@@ -53,6 +53,7 @@ class Pending:
 
     @property
     def factor(self) -> float:
+        """Of the gradients: 1 without an unscale_."""
         return 1.0 if self.inverse is None else self.inverse
 
     @property

@@ -131,6 +131,7 @@ class AccumulatingSGD(DeferringOptimizer, torch.optim.SGD):
             self.attach_ema(ema, model)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch.optim.SGD's. Raises NotImplementedError as the constructor does."""
         if isinstance(param_group, dict):  # else torch says so
             refuse_other_steps(param_group)
         super().add_param_group(param_group)

@@ -31,6 +31,8 @@ HANDLERS: dict[str, Callable[..., Any]] = {}
 
 
 def handles(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates the handler of the functions of these names."""
+
     def register(handler: Callable[..., Any]) -> Callable[..., Any]:
         for name in names:
             HANDLERS[name] = handler
@@ -39,12 +41,13 @@ def handles(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return register
 
 
-def answer(
-    handler: Callable[..., Any], rec: Recorder, func: Any, args: Any, kwargs: Any
-) -> Any:
-    """The handler's; None where the call has other arguments than it knows, as
-    torch.batch_norm has beside F.batch_norm."""
-    named = {OF_NUMPY.get(name, name): value for name, value in kwargs.items()}
+def answer(rec: Recorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """The handler's; None where there is none, or where the call has other arguments than
+    it knows, as torch.batch_norm has beside F.batch_norm."""
+    handler = HANDLERS.get(name)
+    if handler is None:
+        return None
+    named = {OF_NUMPY.get(key, key): value for key, value in kwargs.items()}
     try:
         return handler(rec, func, *args, **named)
     except TypeError as error:
@@ -61,6 +64,7 @@ def why_stock(name: str) -> str:
 
 
 def operand(rec: Recorder, tensor: Any, name: str) -> int:
+    """The value that a layer reads. Raises CannotLower, with its ``name``: it is none."""
     value: int | None = rec.import_value(tensor)
     if value is None:
         raise CannotLower(name, rec.path, rec.why_not(tensor))

@@ -131,6 +131,7 @@ def _bits(generator: Any) -> Any:
 
 
 def is_simple(value: Any, depth: int = DEPTH) -> bool:
+    """Is it, with all that is in it, compared by ==?"""
     if isinstance(value, (list, tuple, dict)) and depth > 0:
         items = [*value, *value.values()] if isinstance(value, dict) else value
         return all(is_simple(item, depth - 1) for item in items)
@@ -145,6 +146,7 @@ class Freezer:
         self._seen: set[int] = set()
 
     def freeze(self, value: Any, depth: int = DEPTH) -> Any:
+        """What equals the value (`is_frozen`) as long as it has the same content."""
         if is_simple(value, depth):
             is_container = isinstance(value, (list, tuple, dict))
             return copy.deepcopy(value) if is_container else value

@@ -33,6 +33,7 @@ class Patch:
         self.ours: Callable[..., Any] | None = None
 
     def put(self, ours: Callable[..., Any]) -> None:
+        """The class has this function from now on."""
         self.ours = ours
         setattr(ours, _MARK, self)
         for cell in _cells_of_itself(self.beneath):
@@ -40,6 +41,7 @@ class Patch:
         setattr(self.cls, self.name, ours)
 
     def take_away(self) -> None:
+        """The class has what is beneath again."""
         for cell in _cells_of_itself(self.beneath, self.ours):
             cell.cell_contents = self.beneath
         if self.beneath is MISSING:

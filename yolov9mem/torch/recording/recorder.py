@@ -60,8 +60,7 @@ class Recorder(TorchFunctionMode):
         self.ref: dict[int, Ref] = {}  # by id of a fake
         # Results of torch.stack: the values, and the first one's tensor.
         self.stacks: dict[int, tuple[tuple[int, ...], Tensor]] = {}
-        self.memory = sharing.Memory()
-        self.copies = Copies()
+        self.memory, self.copies = sharing.Memory(), Copies()
         self.derived = Derived(self)
         self.modules: list[tuple[str, nn.Module]] = [("", fakes.module)]
         self.norm_calls: dict[str, int] = {}
@@ -226,13 +225,11 @@ class Recorder(TorchFunctionMode):
         if packing() is not self._pack:
             reason = "forward has saved_tensors_hooks of its own, as of checkpointing"
             raise CannotLower(name, self.path, reason)
-        handler = calls.HANDLERS.get(name)
         made = None
-        if handler is not None:
-            try:
-                made = calls.answer(handler, self, func, args, kwargs)
-            except CannotLower as failure:
-                self._refuse(failure)
+        try:
+            made = calls.answer(self, func, name, args, kwargs)
+        except CannotLower as failure:
+            self._refuse(failure)
         if made is None:
             made = self.stock_call(func, name, args, kwargs)
         sharing.check_reads(self, (args, kwargs), made)
@@ -241,6 +238,7 @@ class Recorder(TorchFunctionMode):
     def stock_call(
         self, func: Callable[..., Any], name: str, args: Any, kwargs: Any
     ) -> Any:
+        """Makes a call on fakes, and writes it down if it makes or changes tensors."""
         leaves = tensors_in((args, kwargs))
         if name in OF_MEMORY:
             raise CannotLower(name, self.path, "it reads memory, laid out anew")
@@ -286,6 +284,7 @@ class Recorder(TorchFunctionMode):
         kwargs: Any,
         made: dict[tuple[str, int], Tensor],
     ) -> StockCall:
+        """Writes down a call that has ``made`` these, by place: see StockCall.made."""
         refs: list[Ref] = []
         carries = False
 

@@ -37,6 +37,7 @@ class Invocation:
         self.spec: Any = None
 
     def flatten(self) -> None:
+        """Has leaves and spec from now on."""
         self.leaves, self.spec = trees.flatten((self.args, self.kwargs))
 
     def tensors(self) -> list[Tensor]:
