@@ -92,7 +92,8 @@ def host_times(
 
 def costly(work: Callable[[], object]) -> list[list[Any]]:
     """[function, calls, milliseconds of its own] on the host, the longest first. The
-    profiler's time is in them, and other threads, as that of a backward, are not."""
+    profiler's time is in them; other threads, as that of a backward, from Python 3.12 on.
+    """
     with cProfile.Profile() as profile:
         work()
     stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]
