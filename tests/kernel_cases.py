@@ -137,6 +137,13 @@ CASES = [
     conv_case(1, 3, 90, 300, 20, 3, 1, 1),
     conv_case(8, 1, 1, 40, 40, 3, 1, 1),
     conv_case(1, 7, 7, 6, 5, 3, 4, 1),
+    # Taps far apart, some of which meet padding alone: csrc/cpu/tiling.c.
+    conv_case(1, 12, 13, 260, 40, 3, 1, 12, 12),
+    conv_case(2, 17, 20, 200, 33, (3, 2), 1, (9, 4), (9, 7)),
+    conv_case(1, 21, 19, 130, 70, 3, (2, 3), 10, (10, 9)),
+    conv_case(1, 14, 15, 96, 96, 3, 1, 24, 24, 96),
+    conv_case(1, 5, 6, 512, 12, 3, 1, 20, 7, 2),
+    conv_case(1, 1, 40, 300, 20, 3, 1, 6, 6),
     *(conv_case(*numbers) for numbers in SMALL_GROUPS),
     *(  # strides beyond the image, or a side of it
         conv_case(*numbers)

@@ -79,6 +79,7 @@ def test_result_does_not_depend_on_the_threads() -> None:
     chosen.append(bilinear_case((2, 16, 40, 40), (90, 70)))
     chosen.append(conv_case(2, 40, 39, 40, 80, 3, 2, 1, 1, 40))
     chosen.append(conv_case(1, 90, 85, 37, 37, 5, 1, 2, 1, 37))
+    chosen.append(conv_case(1, 21, 19, 130, 70, 3, 1, 10, 10))
     try:
         for case in chosen:
             graph, arrays = draw(case, torch.float32)

@@ -3,33 +3,24 @@
  * A tile of output pixels is one task. Its input pixels are copied once into a panel of
  * words with the zeros of the padding (a few hundred KB, so that it stays in the
  * second-level cache); the register tiles then read the panel in place for every tap,
- * so nothing is gathered tap by tap. Where the kernel is 1 x 1 without padding and the
- * products can read the image as it is, even the panel is left out.
+ * so nothing is gathered tap by tap. Taps of a dilated kernel, with so many pixels
+ * between them that a panel would hold more of those than of their own, are: each has a
+ * copy of its pixels, and what lies in the padding alone is left out. Where the kernel
+ * is 1 x 1 without padding and the products can read the image as it is, even the panel
+ * is left out.
  */
+#include "cpu/tiling.h"
 #include "cpu/winograd.h"
 
 #include <string.h>
 
-enum {
-    PANEL_FLOATS = 48 * 1024,      /* wanted; more only if one row tile needs it */
-    LANE_PANEL_FLOATS = 32 * 1024, /* by lane there is less to do with each */
-    ENOUGH_TASKS = 16,
-    MAX_TILE = 16 * 32, /* tile_rows * 2 * lanes of the largest kernel set */
-};
-
-/* The sizes of tiles and panel. All are at least 1. */
-typedef struct tiling {
-    int32_t tiles_h, tiles_w;   /* per image */
-    int32_t span_h, span_w;     /* panel pixels for the largest tile */
-    int32_t gather_h, gather_w; /* pixels of `in` from one panel pixel to the next */
-    bool direct;
-} tiling;
+enum { MAX_TILE = 16 * 32 }; /* tile_rows * 2 * lanes of the largest kernel set */
 
 typedef struct run {
     const cpu_correlation *c;
     const cpu_kernels *kernels;
     void (*product)(const cpu_product *product);
-    tiling tiles;
+    cpu_tiling tiles;
     float *panels;
     int64_t panel_floats;
 } run;
@@ -40,97 +31,19 @@ typedef struct tile {
     int32_t first_block, end_block; /* of the group's output channels */
     int32_t words;                  /* of a panel pixel */
     cpu_lane_block lanes;           /* if by lane */
-    const char *base; /* of input channel 0 for output (t0, u0) and the first tap */
-    int64_t row_step, column_step; /* from output to output, in words */
+    int32_t first_tap;              /* that is not left out */
+    const char *base;               /* of its input channel 0 for output (t0, u0) */
+    int64_t row_step, column_step;  /* from output to output, in words */
     cpu_product product; /* loops and steps, the same for all register tiles */
 } tile;
-
-/* How many panels of the same pixels: one a group, or by lane one a block. */
-static int32_t panel_count(const cpu_correlation *c)
-{
-    return c->lane_outputs > 0 ? cpu_block_count(c->out_count) : c->groups;
-}
-
-/* Words of a pixel in the widest of them. */
-static int32_t panel_words(const cpu_correlation *c)
-{
-    const int64_t columns =
-        cpu_min(cpu_block_columns(), cpu_padded_count(c->out_count));
-    return c->lane_outputs > 0 ? c->in_count * (int32_t)columns : cpu_word_count(c);
-}
-
-/* Panel pixels for `count` outputs; a single tap needs only the pixels it reads. */
-static int32_t span(const cpu_axis *axis, int32_t count)
-{
-    if (axis->tap_count == 1) {
-        return count;
-    }
-    return (count - 1) * axis->in_step + (axis->tap_count - 1) * axis->tap_step + 1;
-}
-
-static int32_t largest_part(int32_t count, int32_t parts)
-{
-    return (count + parts - 1) / parts;
-}
-
-static bool inside(const cpu_axis *axis, int32_t size)
-{
-    return axis->tap_count == 1 && axis->tap_first >= 0 &&
-           axis->tap_first + (axis->out_count - 1) * axis->in_step < size;
-}
-
-/* Into how many tiles a side is cut: until a tile's span is at most `most`, and, as
- * long as tiles have more than `least` outputs, until there are `wanted` of them. */
-static int32_t split(const cpu_axis *axis, int64_t most, int32_t least, int32_t wanted)
-{
-    int32_t parts = 1;
-    while (parts < axis->out_count) {
-        int32_t part = largest_part(axis->out_count, parts);
-        if (span(axis, part) <= most && (parts >= wanted || part <= least)) {
-            break;
-        }
-        parts++;
-    }
-    return parts;
-}
-
-/* Floats, or pairs none of which is cut in two. */
-static bool readable(const cpu_correlation *c)
-{
-    return c->pairs ? c->in_count % 2 == 0 && c->in.pitch % 2 == 0
-                    : c->in.dtype == YM_F32;
-}
-
-static tiling tiling_of(const cpu_correlation *c)
-{
-    const int32_t rows = cpu_kernels_best()->tile_rows;
-    const int32_t taps = c->h.tap_count * c->w.tap_count;
-    tiling t = {.tiles_h = 1, .tiles_w = 1};
-    t.direct = c->lane_outputs == 0 && readable(c) && inside(&c->h, c->in.h) &&
-               inside(&c->w, c->in.w);
-    t.gather_h = c->h.tap_count == 1 ? c->h.in_step : 1;
-    t.gather_w = c->w.tap_count == 1 ? c->w.in_step : 1;
-    if (taps == 0) {
-        return t;
-    }
-    const int64_t most = (c->lane_outputs > 0 ? LANE_PANEL_FLOATS : PANEL_FLOATS) /
-                         panel_words(c);
-    const int32_t images = c->in.n * panel_count(c);
-    const int32_t fewest = c->h.out_count == 1 ? ENOUGH_TASKS : 1;
-    t.tiles_w = split(&c->w, most / span(&c->h, 1), 2 * rows, fewest / images);
-    t.span_w = span(&c->w, largest_part(c->w.out_count, t.tiles_w));
-    t.tiles_h = split(&c->h, most / t.span_w, 4, ENOUGH_TASKS / (images * t.tiles_w));
-    t.span_h = span(&c->h, largest_part(c->h.out_count, t.tiles_h));
-    return t;
-}
 
 int64_t cpu_correlate_panel_floats(const cpu_correlation *c)
 {
     if (c->winograd) {
         return cpu_winograd_panel_floats(c);
     }
-    const tiling t = tiling_of(c);
-    const int64_t panel = (int64_t)t.span_h * t.span_w * panel_words(c);
+    const cpu_tiling t = cpu_tiling_of(c);
+    const int64_t panel = (int64_t)t.span_h * t.span_w * cpu_panel_words(c);
     return t.direct ? 0 : cpu_round_up(panel, 16);
 }
 
@@ -139,8 +52,8 @@ int32_t cpu_correlate_tasks(const cpu_correlation *c)
     if (c->winograd) {
         return cpu_winograd_tasks(c);
     }
-    const tiling t = tiling_of(c);
-    return c->in.n * panel_count(c) * t.tiles_h * t.tiles_w;
+    const cpu_tiling t = cpu_tiling_of(c);
+    return c->in.n * cpu_panel_count(c) * t.tiles_h * t.tiles_w;
 }
 
 /* `pixels` pixels from element `index` of the image on, `step` apart, as words. */
@@ -156,43 +69,74 @@ static void gather_pixels(const cpu_correlation *c, int64_t index, int32_t pixel
     }
 }
 
-/* One panel row: zeros, the pixels inside the image, zeros. */
-static void gather_row(const run *r, const tile *at, int32_t in_h, int32_t width,
+/* A piece of a panel row: zeros, the pixels inside the image, zeros. */
+static void gather_row(const run *r, const tile *at, const cpu_image_row *row,
                        float *to)
 {
     const cpu_correlation *c = r->c;
-    const int32_t first = c->w.in_step * at->u0 + c->w.tap_first;
-    const cpu_image_row row = {at->n, in_h, first, width, r->tiles.gather_w};
     if (c->lane_outputs > 0) {
-        cpu_load_lane_row(&c->in, &at->lanes, &row, to);
+        cpu_load_lane_row(&c->in, &at->lanes, row, to);
         return;
     }
-    const cpu_inside inside = cpu_inside_of(&c->in, &row);
-    to = cpu_zeros_around(&row, &inside, at->words, to);
+    const cpu_inside inside = cpu_inside_of(&c->in, row);
+    to = cpu_zeros_around(row, &inside, at->words, to);
     gather_pixels(c, inside.pixel * c->in.pitch + at->group * c->in_count, inside.count,
-                  row.step, to);
+                  row->step, to);
+}
+
+/* Rows of the panel: of the outputs' rows, or of those of each tap by itself. */
+static void gather_panel(const run *r, const tile *at, const cpu_taps taps[2],
+                         float *panel)
+{
+    const cpu_correlation *c = r->c;
+    const cpu_tiling *t = &r->tiles;
+    const int32_t rows = at->t1 - at->t0, pixels = at->u1 - at->u0;
+    const int64_t width = cpu_span(&c->w, t->apart_w, pixels);
+    const int32_t first = t->apart_h ? taps[0].first * rows : 0;
+    const int32_t end = t->apart_h ? taps[0].end * rows : cpu_span(&c->h, false, rows);
+    for (int32_t i = first; i < end; i++) {
+        const int32_t h = t->apart_h ? c->h.in_step * (at->t0 + i % rows) +
+                                           i / rows * c->h.tap_step
+                                     : c->h.in_step * at->t0 + i;
+        cpu_image_row row = {at->n, h + c->h.tap_first,
+                             c->w.in_step * at->u0 + c->w.tap_first, (int32_t)width, 1};
+        float *to = panel + i * width * at->words;
+        if (!t->apart_w) {
+            gather_row(r, at, &row, to);
+            continue;
+        }
+        row.first += taps[1].first * c->w.tap_step;
+        row.count = pixels;
+        row.step = c->w.in_step;
+        for (int32_t b = taps[1].first; b < taps[1].end; b++) {
+            gather_row(r, at, &row, to + (int64_t)b * pixels * at->words);
+            row.first += c->w.tap_step;
+        }
+    }
 }
 
 static void use_panel(const run *r, tile *at)
 {
     const cpu_correlation *c = r->c;
-    const tiling *t = &r->tiles;
-    const int32_t height = span(&c->h, at->t1 - at->t0);
-    const int32_t width = span(&c->w, at->u1 - at->u0);
-    const int32_t words = at->words, per_input = words / cpu_word_count(c);
-    const int64_t row = (int64_t)width * words;
+    const cpu_tiling *t = &r->tiles;
+    const int32_t rows = at->t1 - at->t0, pixels = at->u1 - at->u0;
+    const int64_t words = at->words, per_input = words / cpu_word_count(c);
+    const int64_t row = cpu_span(&c->w, t->apart_w, pixels) * words;
+    const cpu_taps taps[2] = {cpu_taps_of(&c->h, t->apart_h, at->t0, at->t1, c->in.h),
+                              cpu_taps_of(&c->w, t->apart_w, at->u0, at->u1, c->in.w)};
     float *panel = r->panels + ym_pool_slot() * r->panel_floats;
-    for (int32_t i = 0; i < height; i++) {
-        int32_t in_h = c->h.in_step * at->t0 + c->h.tap_first + i * t->gather_h;
-        gather_row(r, at, in_h, width, panel + i * row);
-    }
-    at->base = (const char *)panel;
-    at->row_step = c->h.in_step / t->gather_h * row;
-    at->column_step = (int64_t)c->w.in_step / t->gather_w * words;
-    at->product.loop[0] = (cpu_loop){c->h.tap_count, c->h.tap_step * row, 0};
-    at->product.loop[1] = (cpu_loop){c->w.tap_count, (int64_t)c->w.tap_step * words, 0};
+    gather_panel(r, at, taps, panel);
+    const int64_t h_step = (t->apart_h ? rows : c->h.tap_step) * row;
+    const int64_t w_step = (t->apart_w ? pixels : c->w.tap_step) * words;
+    at->base = (const char *)(panel + taps[0].first * h_step + taps[1].first * w_step);
+    at->first_tap = taps[0].first * c->w.tap_count + taps[1].first;
+    at->row_step = t->apart_h ? row : c->h.in_step * row;
+    at->column_step = t->apart_w ? words : c->w.in_step * words;
+    at->product.loop[0] = (cpu_loop){taps[0].end - taps[0].first, h_step, 0};
+    at->product.loop[1] = (cpu_loop){taps[1].end - taps[1].first, w_step, 0};
     at->product.loop[2] = (cpu_loop){cpu_word_count(c), per_input, 0};
-    if (c->w.tap_step == 1) { /* taps of a row are neighbours: one long loop */
+    if (!t->apart_w &&
+        c->w.tap_step == 1) { /* taps of a row are neighbours: one loop */
         at->product.loop[1].count = 1;
         at->product.loop[2].count *= c->w.tap_count;
     }
@@ -281,8 +225,8 @@ static void use_lanes(const cpu_correlation *c, int32_t block, tile *at)
 static void tile_of(const run *r, int32_t index, tile *at)
 {
     const cpu_correlation *c = r->c;
-    const tiling *t = &r->tiles;
-    const int32_t tiles = t->tiles_h * t->tiles_w, panels = panel_count(c);
+    const cpu_tiling *t = &r->tiles;
+    const int32_t tiles = t->tiles_h * t->tiles_w, panels = cpu_panel_count(c);
     const bool lanes = c->lane_outputs > 0;
     const int32_t panel = lanes ? index % panels : index / tiles % panels;
     const int32_t part = lanes ? index / panels % tiles : index % tiles;
@@ -299,6 +243,7 @@ static void tile_of(const run *r, int32_t index, tile *at)
     if (lanes) {
         use_lanes(c, panel, at);
     }
+    at->first_tap = 0;
     at->product = (cpu_product){.chain = 0};
 }
 
@@ -306,7 +251,7 @@ static void correlate_task(void *argument, int32_t index)
 {
     const run *r = argument;
     const cpu_correlation *c = r->c;
-    const tiling *t = &r->tiles;
+    const cpu_tiling *t = &r->tiles;
     tile at;
     tile_of(r, index, &at);
     if (t->direct) {
@@ -315,18 +260,19 @@ static void correlate_task(void *argument, int32_t index)
         use_panel(r, &at);
     }
     at.product.a_row = at.column_step;
-    const int64_t per_tap = at.product.loop[2].count;
+    const int64_t words = cpu_word_count(c);
     for (int32_t block = at.first_block; block < at.end_block; block++) {
         const int64_t width =
             cpu_padded_count(cpu_columns_of_block(c->out_count, block));
-        at.product.b = cpu_packed_block(c, at.group, block);
+        at.product.b = cpu_packed_block(c, at.group, block) +
+                       at.first_tap * words * width;
         at.product.bias = c->bias == NULL
                               ? NULL
                               : c->bias + at.group * cpu_padded_count(c->out_count) +
                                     block * cpu_block_columns();
         at.product.loop[2].b_step = width;
-        at.product.loop[1].b_step = width * per_tap;
-        at.product.loop[0].b_step = width * per_tap * at.product.loop[1].count;
+        at.product.loop[1].b_step = width * words;
+        at.product.loop[0].b_step = width * words * c->w.tap_count;
         for (int32_t row = at.t0; row < at.t1; row++) {
             correlate_row(r, &at, row, block);
         }
@@ -355,7 +301,7 @@ void cpu_correlate(const cpu_correlation *correlation, float *panels,
         cpu_winograd(&c, panels, panel_floats, threads);
         return;
     }
-    if (tiling_of(&c).direct) {
+    if (cpu_tiling_of(&c).direct) {
         join_rows(&c);
     }
     const cpu_kernels *kernels = cpu_kernels_best();
@@ -364,7 +310,7 @@ void cpu_correlate(const cpu_correlation *correlation, float *panels,
              c.lane_outputs > 0 ? kernels->product_lanes
              : c.pairs          ? kernels->product_pairs
                                 : kernels->product,
-             tiling_of(&c),
+             cpu_tiling_of(&c),
              panels,
              panel_floats};
     ym_pool_run_on(threads, correlate_task, &r, cpu_correlate_tasks(&c));
