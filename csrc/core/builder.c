@@ -139,7 +139,9 @@ void ym_finish_step(ym_builder *b)
         step->weight = b->weight_block[b->program->item[step->item].u.conv.weight];
         extend_life(b, step->weight);
     }
-    size_t bytes = ym_step_scratch_bytes(b, step);
+    /* Out of memory, views share a block: the shapes of a step need not fit together,
+     * and the plan comes to nothing. */
+    size_t bytes = b->out_of_memory ? 0 : ym_step_scratch_bytes(b, step);
     if (bytes > 0) {
         int32_t scratch = ym_add_scratch(b, bytes);
         step->scratch = scratch;
