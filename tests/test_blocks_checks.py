@@ -245,6 +245,19 @@ def test_sizes_may_be_numpy_s_integers() -> None:
     assert most == block.plan((1, 5, 5), keep=10**6).peak_bytes
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_small_integers_of_numpy_do_not_wrap() -> None:
+    far = yolov9mem.conv(8, 8, np.uint8(3), d=np.uint8(200))
+    assert far.plan((1, 600, 600)).output_shape == (1, 600, 600, 8)
+    for make, sizes in (
+        (yolov9mem.sppelan, (8, 8, 100)),
+        (yolov9mem.elan1, (8, 8, 120, 80)),
+        (yolov9mem.rep_ncsp_elan4, (8, 8, 64, 64)),
+    ):
+        block = make(*np.array(sizes, np.int8))
+        assert block.param_shapes == make(*sizes).param_shapes
+
+
 def test_wrong_gradients() -> None:
     block, params, x = small()
     y = block.forward(x, params)

@@ -54,7 +54,8 @@ class _Recipe:
         return Block(kind, self.graph, self.channels, self.params, self.norms)
 
 
-def _check(kind: str, **sizes: int) -> None:
+def _check(kind: str, **sizes: int) -> list[int]:
+    """The sizes as Python's integers: what is worked out from NumPy's would wrap."""
     for name, value in sizes.items():
         if not is_whole(value) or value < 1:
             raise ValueError(
@@ -62,6 +63,7 @@ def _check(kind: str, **sizes: int) -> None:
             )
         if value > INT_MAX:
             raise ValueError(f"{kind}: {name}: is {value}, must be at most {INT_MAX}")
+    return [int(value) for value in sizes.values()]
 
 
 def _check_even(kind: str, **sizes: int) -> None:
@@ -153,7 +155,7 @@ def conv(
 
     p: padding, None for "same" at stride 1; g: groups; d: dilation.
     """
-    _check("conv", c1=c1, c2=c2, k=k, s=s, g=g, d=d)
+    c1, c2, k, s, g, d = _check("conv", c1=c1, c2=c2, k=k, s=s, g=g, d=d)
     if p is not None:
         p = check_whole("conv: p", p, 0, INT_MAX)
     r = _Recipe(eps, momentum)
@@ -162,7 +164,7 @@ def conv(
 
 def aconv(c1: int, c2: int, *, eps: float = 1e-5, momentum: float = 0.1) -> Block:
     """AConv: 2x2 mean at stride 1, then a 3x3 Conv at stride 2."""
-    _check("aconv", c1=c1, c2=c2)
+    c1, c2 = _check("aconv", c1=c1, c2=c2)
     r = _Recipe(eps, momentum)
     x = r.graph.avg_pool(r.input(c1), (2, 2), (1, 1), name="mean")
     return r.finish("AConv", _conv(r, x, "cv1.", c1, c2, 3, 2, 1))
@@ -170,7 +172,7 @@ def aconv(c1: int, c2: int, *, eps: float = 1e-5, momentum: float = 0.1) -> Bloc
 
 def adown(c1: int, c2: int, *, eps: float = 1e-5, momentum: float = 0.1) -> Block:
     """ADown: half of the channels by a 3x3 Conv at stride 2, half by pool and Conv."""
-    _check("adown", c1=c1, c2=c2)
+    c1, c2 = _check("adown", c1=c1, c2=c2)
     _check_even("adown", c1=c1, c2=c2)
     r = _Recipe(eps, momentum)
     x = r.graph.avg_pool(r.input(c1), (2, 2), (1, 1), name="mean")
@@ -185,7 +187,7 @@ def elan1(
     c1: int, c2: int, c3: int, c4: int, *, eps: float = 1e-5, momentum: float = 0.1
 ) -> Block:
     """ELAN1: c1 -> c3 by 1x1, two 3x3 Convs of c4 from its second half, all to c2."""
-    _check("elan1", c1=c1, c2=c2, c3=c3, c4=c4)
+    c1, c2, c3, c4 = _check("elan1", c1=c1, c2=c2, c3=c3, c4=c4)
     _check_even("elan1", c3=c3)
     r = _Recipe(eps, momentum)
     parts = _halves(r, _conv(r, r.input(c1), "cv1.", c1, c3), "chunk", c3)
@@ -206,7 +208,8 @@ def rep_ncsp_elan4(
     momentum: float = 0.1,
 ) -> Block:
     """RepNCSPELAN4: ELAN whose two branches are RepNCSP (c5 deep) and a 3x3 Conv."""
-    _check("rep_ncsp_elan4", c1=c1, c2=c2, c3=c3, c4=c4, c5=c5)
+    sizes = _check("rep_ncsp_elan4", c1=c1, c2=c2, c3=c3, c4=c4, c5=c5)
+    c1, c2, c3, c4, c5 = sizes
     _check_even("rep_ncsp_elan4", c3=c3, c4=c4)
     r = _Recipe(eps, momentum)
     parts = _halves(r, _conv(r, r.input(c1), "cv1.", c1, c3), "chunk", c3)
@@ -221,7 +224,7 @@ def sppelan(
     c1: int, c2: int, c3: int, *, eps: float = 1e-5, momentum: float = 0.1
 ) -> Block:
     """SPPELAN: a 1x1 Conv to c3 and three 5x5 max pools in a row, all to c2."""
-    _check("sppelan", c1=c1, c2=c2, c3=c3)
+    c1, c2, c3 = _check("sppelan", c1=c1, c2=c2, c3=c3)
     r = _Recipe(eps, momentum)
     parts = [_conv(r, r.input(c1), "cv1.", c1, c3)]
     for i in (2, 3, 4):
