@@ -50,6 +50,18 @@ def test_a_gain_is_not_so_large_that_it_overflows(name, value):
         make_mosaic(hyp={name: value})
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("name", ["degrees", "scale", "translate"])
+def test_a_gain_of_few_bits_does_not_wrap(name):
+    samples = []
+    for gain in (3, np.uint8(3), np.int8(3)):
+        random.seed(0)
+        np.random.seed(0)
+        samples.append(make_mosaic(hyp={name: gain}).sample(0)[0])
+    for found in samples[1:]:
+        np.testing.assert_array_equal(found, samples[0])
+
+
 @pytest.mark.parametrize("name", HYP_SCRATCH_HIGH)
 @pytest.mark.parametrize("close", [False, True], ids=["mosaic", "letterbox"])
 def test_the_largest_gains_give_samples(close, name):

@@ -47,7 +47,8 @@ def _check_hyp(hyp: Any) -> dict[str, float]:
             )
     if not 0 <= full["copy_paste"] <= 1:
         raise ValueError(f"hyp: copy_paste: is {full['copy_paste']}, must be 0 to 1")
-    return full
+    # A draw between -3 and 3 of uint8 would wrap.
+    return full | {name: float(full[name]) for name in HYP_SCRATCH_HIGH}
 
 
 class Mosaic:
