@@ -8,8 +8,10 @@ import pytest
 from mosaic_tiles import SIZE, make_labels, make_tiles
 
 from yolov9mem.augment import Mosaic
-from yolov9mem.mosaic import mosaic
-from yolov9mem.warp import HYP_SCRATCH_HIGH
+from yolov9mem.mosaic import mosaic, mosaic_scene
+from yolov9mem.warp import HYP_SCRATCH_HIGH, Warp, hsv_tables
+
+BEYOND = 10**400  # all floats
 
 
 def make_mosaic(**changes):
@@ -48,6 +50,44 @@ def test_an_array_without_dimensions_is_no_sequence(name):
 def test_a_gain_is_not_so_large_that_it_overflows(name, value):
     with pytest.raises(ValueError, match=f"hyp: {name}: is .* at most 1e.09 from 0"):
         make_mosaic(hyp={name: value})
+
+
+@pytest.mark.parametrize("scale", [BEYOND, 1e300, np.inf, np.nan, -2e12])
+def test_a_zoom_that_would_overflow_or_drop_all_labels(scale):
+    warp = Warp(np.eye(3), scale)
+    with pytest.raises(ValueError, match="warp: scale"):
+        mosaic(make_tiles(), make_labels(4), image_size=SIZE, warp=warp)
+
+
+def test_a_part_beyond_all_floats():
+    partner = mosaic_scene(make_tiles(), image_size=SIZE)
+    with pytest.raises(ValueError, match="ratio is 1000.* must be 0 to 1"):
+        mosaic(make_tiles(), image_size=SIZE, partner=partner, ratio=BEYOND)
+    alone, _ = mosaic(make_tiles(), image_size=SIZE, ratio=BEYOND)
+    np.testing.assert_array_equal(alone, mosaic(make_tiles(), image_size=SIZE)[0])
+
+
+@pytest.mark.parametrize("gain", [1e308, -1e308, BEYOND])
+@pytest.mark.parametrize("place", range(3))
+def test_factors_of_colours_that_would_overflow(place, gain):
+    factors = [1, 1, 1]
+    factors[place] = gain
+    with pytest.raises(ValueError, match="gains: "):
+        hsv_tables(factors)
+
+
+@pytest.mark.parametrize("value", [1e300, BEYOND])
+def test_labels_and_polygons_beyond_float32(value):
+    if value < BEYOND:
+        with pytest.raises(ValueError, match="labels of tile 0: row 0 has inf"):
+            mosaic(make_tiles(), [[[value, 0.5, 0.5, 0.1, 0.1]]] * 4, image_size=SIZE)
+    with pytest.raises(ValueError, match="segments of tile 0: polygon 0"):
+        mosaic(
+            make_tiles(),
+            [[[0, 0.5, 0.5, 0.1, 0.1]]] * 4,
+            [[[[value, 0.5]]]] * 4,
+            image_size=SIZE,
+        )
 
 
 @pytest.mark.filterwarnings("ignore:overflow")

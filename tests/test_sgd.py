@@ -2,6 +2,7 @@
 """The optimizer step on NumPy arrays, against the formulas in float64."""
 
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from sgd_twins import OPTIONS
 
 from yolov9mem.sgd import SGDGroup, clip_coefficient, inverse_scale, sgd_step
 
+BEYOND = 10**400  # all floats
 SIZES = [1, 2, 7, 15, 16, 17, 33, 1023, 1025, 65535, 65536, 65537, 140001]
 
 
@@ -194,7 +196,6 @@ MISALIGNED = np.zeros(17, np.uint8)[1:].view(np.float32)
         (bad(params=[np.ones(8, np.float32)[::-2]]), ValueError, "strides"),
         (bad(params=[F], grads=[F]), ValueError, "overlaps"),
         (bad(lr="a"), TypeError, "group 0: lr: expected a number, got str: 'a'"),
-        (bad(lr=10**400), ValueError, "group 0: lr: is too large, must fit in a float"),
         (bad(dampening=math.inf), ValueError, "group 0: dampening is inf"),
         (
             bad(nesterov="False"),
@@ -238,6 +239,16 @@ def test_overlap_of_parts():
         sgd_step(both)
 
 
+@pytest.mark.parametrize("name", ["lr", "momentum", "weight_decay", "dampening"])
+def test_a_rate_beyond_all_floats(name):
+    with pytest.raises(ValueError, match=f"group 0: {name} is 1000.* must be finite"):
+        sgd_step(bad(**{name: BEYOND}))
+
+
+def test_a_norm_beyond_all_floats_clips_nothing():
+    assert sgd_step(bad(), max_norm=BEYOND) == sgd_step(bad(), max_norm=math.inf)
+
+
 @pytest.mark.parametrize("name", ["max_norm", "loss_scale", "ema_decay"])
 def test_settings_of_other_types(name):
     with pytest.raises(TypeError, match=f"{name}: expected a number, got str: '1'"):
@@ -257,7 +268,11 @@ def test_words_of_other_types(name, value):
         (dict(max_norm=-1.0), "max_norm: is -1"),
         (dict(max_norm=math.nan), "max_norm: is nan"),
         (dict(loss_scale=0.0), "loss_scale: is 0"),
+        (dict(max_norm=Decimal("nan")), "max_norm: is NaN"),
+        (dict(max_norm=-BEYOND), "max_norm: is -1000"),
+        (dict(loss_scale=BEYOND), "loss_scale: is 1000.* must be finite"),
         (dict(ema_decay=1.5), "ema_decay is 1.5"),
+        (dict(ema_decay=BEYOND), "ema_decay is 1000"),
         (dict(gradient="clear"), "gradient: is 'clear'"),
         (dict(backend="gpu"), "backend is 'gpu'"),
     ],

@@ -31,7 +31,8 @@ def check_labels(labels: np.ndarray, name: str = "labels") -> np.ndarray:
         return np.zeros((0, 5), np.float32)
     if array.ndim != 2 or array.shape[1] != 5:
         raise ValueError(f"{name}: shape is {array.shape}, must be (n, 5)")
-    array = array.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # an infinity is refused below
+        array = array.astype(np.float32, copy=False)
     if not np.isfinite(array).all():
         row, column = np.argwhere(~np.isfinite(array))[0]
         raise ValueError(f"{name}: row {row} has {array[row, column]}, must be finite")
@@ -56,8 +57,9 @@ def check_segments(
     checked = []
     for i, given in enumerate(segments):
         try:
-            polygon = np.asarray(given, dtype=np.float32)
-        except (TypeError, ValueError) as error:
+            with np.errstate(over="ignore"):  # an infinity is refused below
+                polygon = np.asarray(given, dtype=np.float32)
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"{name}: polygon {i} is no array (points, 2): {error}"
             ) from error

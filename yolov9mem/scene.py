@@ -163,11 +163,12 @@ def render(
     if hsv is not None:
         check_bytes("hsv", hsv)
     check_real("ratio", ratio)
+    if partner is not None and not 0 <= ratio <= 1:
+        raise ValueError(f"mosaic: the mixup ratio is {ratio}, must be 0 to 1")
     check_flag("flip_vertical", flip_vertical)
     check_flag("flip_horizontal", flip_horizontal)
     check_text("backend", backend)
     scenes = tuple(s.packed() for s in (scene, partner) if s is not None)
-    _core.mosaic_render(
-        out, scenes, ratio, hsv, flip_vertical, flip_horizontal, backend
-    )
+    part = 1.0 if partner is None else float(ratio)
+    _core.mosaic_render(out, scenes, part, hsv, flip_vertical, flip_horizontal, backend)
     return out

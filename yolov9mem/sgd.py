@@ -85,12 +85,11 @@ def is_finite(name: str, value: Any) -> bool:
 
     Raises:
         TypeError: it is no number.
-        ValueError: it is too large for a float.
     """
     try:
         return math.isfinite(value)
-    except OverflowError:
-        raise ValueError(f"{name}: is too large, must fit in a float") from None
+    except OverflowError:  # a whole number beyond all floats
+        return False
     except (TypeError, ValueError, RuntimeError):  # the last two: several numbers
         kind = type(value).__name__
         raise TypeError(f"{name}: expected a number, got {kind}: {value!r}") from None
@@ -138,7 +137,8 @@ def sgd_step(
     check_text("gradient", gradient)
     if gradient not in _GRADIENT:
         raise ValueError(f"gradient: is {gradient!r}, must be one of {list(_GRADIENT)}")
-    _check_settings(max_norm, loss_scale, ema_decay)
+    max_norm = checked_max_norm(max_norm)
+    _check_settings(loss_scale, ema_decay)
     table = array("q")
     hyper = array("d")
     for number, group in enumerate(members):
@@ -197,22 +197,23 @@ def checked_max_norm(max_norm: float | None) -> float | None:
     """
     if max_norm is None:
         return None
-    is_finite("max_norm", max_norm)
-    if not max_norm >= 0:
+    is_finite("max_norm", max_norm)  # raises for what is no number
+    try:
+        limit = float(max_norm)
+    except OverflowError:
+        limit = math.inf if max_norm > 0 else -math.inf
+    if not limit >= 0:
         raise ValueError(f"max_norm: is {max_norm}, must be at least 0")
-    return float(max_norm)
+    return limit
 
 
-def _check_settings(
-    max_norm: float | None, loss_scale: float | None, ema_decay: float | None
-) -> None:
-    checked_max_norm(max_norm)
+def _check_settings(loss_scale: float | None, ema_decay: float | None) -> None:
     if loss_scale is not None and not (
         is_finite("loss_scale", loss_scale) and loss_scale > 0
     ):
         raise ValueError(f"loss_scale: is {loss_scale}, must be finite and above 0")
-    if ema_decay is not None:
-        is_finite("ema_decay", ema_decay)
+    if ema_decay is not None and not is_finite("ema_decay", ema_decay):
+        raise ValueError(f"ema_decay is {ema_decay}, must be in [0, 1]")
 
 
 def _check_group(group: SGDGroup, number: int) -> None:

@@ -54,6 +54,10 @@ def opencv_major() -> int:
     return 5 if int(cv2.__version__.partition(".")[0]) >= 5 else 4
 
 
+_LARGEST_SCALE = 1e12  # the area of a scaled box stays within float32
+_LARGEST_GAIN = 1e300  # 255 times it is finite
+
+
 @dataclass(frozen=True)
 class Warp:
     """How a canvas becomes an image.
@@ -79,6 +83,11 @@ class Warp:
                 f"warp: matrix has dtype {self.matrix.dtype}, must be numbers"
             )
         check_real("warp: scale", self.scale)
+        if not abs(self.scale) <= _LARGEST_SCALE:
+            raise ValueError(
+                f"warp: scale is {self.scale}, must be finite and at most "
+                f"{_LARGEST_SCALE:g} from 0"
+            )
 
     def kind(self) -> int:
         """As `_core.mosaic_render` takes it."""
@@ -130,14 +139,17 @@ def hsv_tables(gains: np.ndarray) -> np.ndarray:
     """(3, 256) uint8: new hue, saturation and value for factors `gains` (3,).
 
     NumPy's own float64 arithmetic, then truncated. Source: augment_hsv. Raises
-    ValueError for other shapes and for what is no finite number.
+    ValueError for other shapes and for what is no number up to 1e300 from 0.
     """
     try:
         factors = np.asarray(gains, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"gains: must be 3 numbers: {error}") from error
-    if factors.shape != (3,) or not np.isfinite(factors).all():
-        raise ValueError(f"gains: are {gains!r}, must be 3 finite numbers")
+    if factors.shape != (3,) or not (abs(factors) <= _LARGEST_GAIN).all():
+        raise ValueError(
+            f"gains: are {gains!r}, must be 3 finite numbers, at most "
+            f"{_LARGEST_GAIN:g} from 0"
+        )
     tables = np.arange(256) * factors[:, None]
     tables[0] %= 180
     np.clip(tables[1:], 0, 255, out=tables[1:])
