@@ -12,6 +12,9 @@ cuDNN is opened when it is first needed and is no part of the build: no header o
 used. Nothing here asks for a GPU, so a build host needs none.
 """
 
+# Read by an older Python too: pip then says which one is needed.
+from __future__ import annotations
+
 import importlib.util
 import os
 import re

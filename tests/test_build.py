@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -125,6 +126,36 @@ def test_the_stub_names_what_the_core_has() -> None:
     for kind in (_core.Graph, _core.Plan):
         public = {n for n in dir(kind) if not n.startswith("_")}
         assert names[kind.__name__] == public
+
+
+@pytest.mark.parametrize("name", ["setup.py", "build_cuda.py"])
+def test_older_pythons_read_the_build_and_are_refused_by_pip(name: str) -> None:
+    """pip runs both before it reads requires-python from what they make."""
+    tree = ast.parse((ROOT / name).read_text(), feature_version=(3, 9))
+    postponed = any(
+        isinstance(node, ast.ImportFrom) and node.module == "__future__"
+        for node in tree.body
+    )
+    unions = [node for node in ast.walk(tree) if isinstance(node, ast.BinOp)]
+    unions = [node for node in unions if isinstance(node.op, ast.BitOr)]
+    assert postponed or not unions
+
+
+def test_the_source_distribution_has_what_its_makefile_reads(tmp_path: Path) -> None:
+    for path in ("csrc", "tests", "examples", "benchmarks", "yolov9mem", ".ci"):
+        shutil.copytree(
+            ROOT / path, tmp_path / path, ignore=shutil.ignore_patterns("*.so")
+        )
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, tmp_path)
+    command = [sys.executable, "setup.py", "-q", "sdist", "--formats=tar"]
+    env = os.environ | {"YOLOV9MEM_CUDA": "0"}
+    subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
+    (made,) = (tmp_path / "dist").iterdir()
+    with tarfile.open(made) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {".clang-format", ".ci/run", "Makefile", "build_cuda.py"} <= names
 
 
 def test_threads() -> None:
