@@ -245,6 +245,21 @@ def test_sizes_may_be_numpy_s_integers() -> None:
     assert most == block.plan((1, 5, 5), keep=10**6).peak_bytes
 
 
+@pytest.mark.parametrize("value", ["False", 0, None])
+def test_flags_are_true_or_false(value) -> None:
+    block = yolov9mem.conv(2, 2)
+    x, params = np.ones((1, 2, 2, 2), np.float32), block.initial_params()
+    for name, call in (
+        ("act", lambda: yolov9mem.conv(2, 2, act=value)),
+        ("input_grad", lambda: block.plan((1, 2, 2), input_grad=value)),
+        ("input_grad", lambda: block.forward(x, params, input_grad=value)),
+        ("training", lambda: block.forward(x, params, training=value)),
+    ):
+        with pytest.raises(TypeError, match=f"{name}: is {value!r}, must be True or F"):
+            call()
+    assert params["bn.num_batches_tracked"] == 0
+
+
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_small_integers_of_numpy_do_not_wrap() -> None:
     far = yolov9mem.conv(8, 8, np.uint8(3), d=np.uint8(200))

@@ -197,16 +197,8 @@ MISALIGNED = np.zeros(17, np.uint8)[1:].view(np.float32)
         (bad(params=[F], grads=[F]), ValueError, "overlaps"),
         (bad(lr="a"), TypeError, "group 0: lr: expected a number, got str: 'a'"),
         (bad(dampening=math.inf), ValueError, "group 0: dampening is inf"),
-        (
-            bad(nesterov="False"),
-            TypeError,
-            "group 0: nesterov: is 'False', must be True",
-        ),
-        (
-            bad(maximize=None),
-            TypeError,
-            "group 0: maximize: is None, must be True or F",
-        ),
+        (bad(nesterov="False"), TypeError, "group 0: nesterov: is 'False', must be T"),
+        (bad(maximize=0), TypeError, "group 0: maximize: is 0, must be True or False"),
         (bad(first_step=1), TypeError, "group 0: first_step: expected a bool"),
         (bad(params=[np.broadcast_to(F[:1], 4)]), ValueError, "read-only"),
         (bad(grads=[MISALIGNED]), ValueError, r"grads\[0\]: address is 0x.* aligned"),

@@ -21,6 +21,7 @@ from yolov9mem._checks import (
     check_apart,
     check_array,
     check_counter,
+    check_flag,
     check_float32,
     check_mapping,
     check_names,
@@ -159,6 +160,7 @@ class Block:
             raise ValueError(f"frozen: {min(unknown)!r} is no parameter of {self.kind}")
         rule = parse_keep(keep)
         size = check_size("input_size", input_size)
+        check_flag("input_grad", input_grad)
         check_text("dtype", dtype)
         check_text("backend", backend)
         if backend not in ("cpu", "ref"):
@@ -168,7 +170,6 @@ class Block:
             )
         key = (size, dtype, rule, bool(input_grad), fixed, backend)
         if key not in self._plans:
-            trained = [name not in fixed for name in self.param_shapes]
             core = _core.Plan(
                 self._graph,
                 [size],
@@ -177,7 +178,7 @@ class Block:
                 budget=rule.budget,
                 backend=backend,
                 input_grads=[input_grad],
-                param_grads=trained,
+                param_grads=[name not in fixed for name in self.param_shapes],
             )
             self._plans[key] = BlockPlan(core, set(self.param_shapes) - fixed)
         return self._plans[key]
@@ -239,15 +240,15 @@ class Block:
             )
         dtype = dtype_name("x", x)
         check_value("x", x, (*x.shape[:3], self._channels), dtype)
-        n, h, w, _ = x.shape
         plan = self.plan(
-            (n, h, w),
+            x.shape[:3],
             dtype,
             keep,
             input_grad=input_grad,
             frozen=frozen,
             backend=backend,
         )
+        check_flag("training", training)
         self._check_params(params)
         if out is not None:
             check_value("out", out, plan.output_shape, dtype)
@@ -334,8 +335,7 @@ class Block:
         self, out: Mapping[str, Array] | None, run: _Run, dy: Array
     ) -> dict[str, Array]:
         """What the caller wants written, checked."""
-        if out is not None:
-            check_mapping("out", out)
+        check_mapping("out", {} if out is None else out)
         given = {name: a for name, a in (out or {}).items() if a is not None}
         inputs = {"x"} if run.input_grad else set()
         unknown = set(given) - run.plan.trained - inputs

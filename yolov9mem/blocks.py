@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 
 from yolov9mem import _core
-from yolov9mem._checks import INT_MAX, check_real, check_whole, is_whole
+from yolov9mem._checks import INT_MAX, check_flag, check_real, check_whole, is_whole
 from yolov9mem.block import Block, Norm
 
 _FLOAT_MAX = 3.4028234663852886e38  # eps is a float32 in the core
@@ -158,6 +158,7 @@ def conv(
     c1, c2, k, s, g, d = _check("conv", c1=c1, c2=c2, k=k, s=s, g=g, d=d)
     if p is not None:
         p = check_whole("conv: p", p, 0, INT_MAX)
+    check_flag("conv: act", act)
     r = _Recipe(eps, momentum)
     return r.finish("Conv", _conv(r, r.input(c1), "", c1, c2, k, s, p, g, d, act))
 
