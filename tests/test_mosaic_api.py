@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The user's side of the mosaic: arguments, errors, memory, the PyTorch helper."""
 
+import copy
 import gc
 import random
 import sys
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -197,6 +199,28 @@ def test_nothing_leaks():
     gc.collect()
     assert sys.getrefcount(tile) == references
     assert sys.getallocatedblocks() - before < 50
+
+
+def test_a_copy_may_have_other_images():
+    augment = make_mosaic()
+    other, third = copy.copy(augment), make_mosaic()
+    other.images = third.images = [255 - image for image in augment.images]
+    samples = []
+    for data in (other, third):
+        random.seed(3)
+        np.random.seed(3)
+        samples.append(data.sample(1)[0])
+    np.testing.assert_array_equal(*samples)
+
+
+def test_images_go_with_the_object():
+    gc.collect()
+    gc.disable()
+    try:
+        gone = weakref.ref(make_mosaic())
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_torch_data_set():

@@ -5,6 +5,7 @@ import operator
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,10 @@ def _check_hyp(hyp: Any) -> dict[str, float]:
         raise ValueError(f"hyp: copy_paste: is {full['copy_paste']}, must be 0 to 1")
     # A draw between -3 and 3 of uint8 would wrap.
     return full | {name: float(full[name]) for name in HYP_SCRATCH_HIGH}
+
+
+def _load_nothing(index: int) -> np.ndarray:
+    raise NotImplementedError
 
 
 class Mosaic:
@@ -111,8 +116,10 @@ class Mosaic:
         self.mosaic = True
         self.nine = nine
         half = image_size // 2
+        # Without what loads a tile: that would be bound to this object for ever, also in
+        # a copy with other images, and the images would outlive it until a collection.
         self._source = Source(
-            self.load,
+            _load_nothing,
             checked,
             polygons,
             range(len(checked)),
@@ -162,7 +169,7 @@ class Mosaic:
             raise TypeError(f"index: is {index!r}, must be a whole number") from None
         if not 0 <= index < len(self):
             raise IndexError(f"image {index}, must be 0 to {len(self) - 1}")
-        source = self._source
+        source = replace(self._source, load=self.load)
         if self.mosaic and random.random() < source.hyp["mosaic"]:
             picture = draw_mosaic_picture(source, index, nine=self.nine)
         else:
