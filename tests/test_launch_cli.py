@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,18 @@ def test_help_is_ours_before_the_script_and_its_own_after() -> None:
 def test_nonsense(words: str, message: str) -> None:
     with pytest.raises(UsageError, match="^" + message.replace(".", r"\.")):
         parse(words.split())
+
+
+def test_without_pytorch_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "train.py").write_text("print('ran')\n")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "yolov9mem.launch.launch", raising=False)
+    assert launch.main([str(tmp_path / "train.py")]) == 2
+    shown = capsys.readouterr()
+    assert "error: needs PyTorch (pip install torch)" in shown.err
+    assert not shown.out
 
 
 def test_errors_are_shown_with_the_program(

@@ -52,8 +52,13 @@ def _main(words: list[str]) -> int:
 
 def _run(command: Command, program: object) -> int:
     from . import codebases, script
-    from .launch import Launch
 
+    try:
+        from .launch import Launch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UsageError("needs PyTorch (pip install torch), not installed") from None
     assert isinstance(program, script.Program)
     settings = command.settings
     applied = []
