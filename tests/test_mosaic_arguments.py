@@ -67,6 +67,12 @@ def test_a_part_beyond_all_floats():
     np.testing.assert_array_equal(alone, mosaic(make_tiles(), image_size=SIZE)[0])
 
 
+def test_a_zoom_of_few_bits():
+    makes = mosaic(make_tiles(), image_size=SIZE, warp=Warp(np.eye(3), np.float16(1)))
+    plain = mosaic(make_tiles(), image_size=SIZE, warp=Warp(np.eye(3)))
+    np.testing.assert_array_equal(makes[0], plain[0])
+
+
 @pytest.mark.parametrize("gain", [1e308, -1e308, BEYOND])
 @pytest.mark.parametrize("place", range(3))
 def test_factors_of_colours_that_would_overflow(place, gain):
@@ -90,11 +96,10 @@ def test_labels_and_polygons_beyond_float32(value):
         )
 
 
-@pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("name", ["degrees", "scale", "translate"])
 def test_a_gain_of_few_bits_does_not_wrap(name):
     samples = []
-    for gain in (3, np.uint8(3), np.int8(3)):
+    for gain in (3, np.uint8(3), np.int8(3), np.float16(3)):
         random.seed(0)
         np.random.seed(0)
         samples.append(make_mosaic(hyp={name: gain}).sample(0)[0])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Checks of what a user gives: each raises TypeError or ValueError naming it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -34,6 +35,15 @@ def check_real(name: str, value: Any) -> None:
     """A number; its range is the caller's."""
     if not isinstance(value, Real):
         raise TypeError(f"{name}: is {value!r}, must be a number")
+
+
+def as_float(value: Any) -> float:
+    """A number, to be compared with others: NumPy would bring these to its few bits. One
+    beyond all floats is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def check_flag(name: str, value: Any) -> None:

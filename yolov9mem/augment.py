@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from yolov9mem._checks import (
+    as_float,
     check_flag,
     check_real,
     check_sequence,
@@ -38,18 +39,19 @@ def _check_hyp(hyp: Any) -> dict[str, float]:
     """With what is missing; entries that augmentation does not read are not looked at."""
     if hyp is not None and not isinstance(hyp, Mapping):
         raise TypeError(f"hyp: is a {type(hyp).__name__}, must map names to numbers")
-    full = {**HYP_SCRATCH_HIGH, **(hyp or {})}
+    given = {**HYP_SCRATCH_HIGH, **(hyp or {})}
+    gains = {}
     for name in HYP_SCRATCH_HIGH:
-        check_real(f"hyp: {name}", full[name])
-        if not abs(full[name]) <= _LARGEST:
+        check_real(f"hyp: {name}", given[name])
+        gains[name] = as_float(given[name])  # a draw between -3 and 3 of uint8 wraps
+        if not abs(gains[name]) <= _LARGEST:
             raise ValueError(
-                f"hyp: {name}: is {full[name]}, must be finite and at most "
+                f"hyp: {name}: is {given[name]}, must be finite and at most "
                 f"{_LARGEST:g} from 0"
             )
-    if not 0 <= full["copy_paste"] <= 1:
-        raise ValueError(f"hyp: copy_paste: is {full['copy_paste']}, must be 0 to 1")
-    # A draw between -3 and 3 of uint8 would wrap.
-    return full | {name: float(full[name]) for name in HYP_SCRATCH_HIGH}
+    if not 0 <= gains["copy_paste"] <= 1:
+        raise ValueError(f"hyp: copy_paste: is {given['copy_paste']}, must be 0 to 1")
+    return given | gains
 
 
 def _load_nothing(index: int) -> np.ndarray:

@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 
 from yolov9mem import _core
-from yolov9mem._checks import check_flag, check_float32, check_sequence, check_text
+from yolov9mem._checks import (
+    as_float,
+    check_flag,
+    check_float32,
+    check_sequence,
+    check_text,
+)
 
 _GRADIENT = {"keep": 0, "zero": 1, "write": 2}
 
@@ -198,10 +204,7 @@ def checked_max_norm(max_norm: float | None) -> float | None:
     if max_norm is None:
         return None
     is_finite("max_norm", max_norm)  # raises for what is no number
-    try:
-        limit = float(max_norm)
-    except OverflowError:
-        limit = math.inf if max_norm > 0 else -math.inf
+    limit = as_float(max_norm)
     if not limit >= 0:
         raise ValueError(f"max_norm: is {max_norm}, must be at least 0")
     return limit

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yolov9mem._checks import check_array, check_real
+from yolov9mem._checks import as_float, check_array, check_real
 
 HYP_SCRATCH_HIGH: Mapping[str, float] = {
     "hsv_h": 0.015,
@@ -83,7 +83,7 @@ class Warp:
                 f"warp: matrix has dtype {self.matrix.dtype}, must be numbers"
             )
         check_real("warp: scale", self.scale)
-        if not abs(self.scale) <= _LARGEST_SCALE:
+        if not abs(as_float(self.scale)) <= _LARGEST_SCALE:
             raise ValueError(
                 f"warp: scale is {self.scale}, must be finite and at most "
                 f"{_LARGEST_SCALE:g} from 0"
