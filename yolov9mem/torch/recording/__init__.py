@@ -22,6 +22,7 @@ trees               arguments and results, taken apart and put together
 refs                finding and replacing the refs of a recording
 copies, sharing     which tensors are copies of others, or the same memory
 fakes               the copy of the module that is recorded, without memory
+refusals            errors that fakes alone raise, and a forward may catch
 forwards            the forward that a class has beneath ours
 closures            functions that hold parts, or another's forward
 leaked_fakes        fakes that a forward leaves behind in a cache outside

@@ -32,9 +32,11 @@ def autograd_functions_recorded() -> Iterator[None]:
     def apply(cls: type[Function], *args: Any, **kwargs: Any) -> Any:
         if not (is_recording() and torch._C._is_torch_function_mode_enabled()):
             return stock.__get__(None, cls)(*args, **kwargs)
-        _check(cls, args, kwargs)
+        failure = _failure(cls, args, kwargs)
 
         def call(*given: Any, **named: Any) -> Any:
+            if failure is not None:
+                raise failure.fresh()
             return cls.apply(*given, **named)
 
         call.__name__ = f"{cls.__name__} (an autograd.Function)"  # no name of a handler
@@ -57,8 +59,8 @@ def _is_known(thing: Any, seen: set[int]) -> bool:
     return all(isinstance(x, kinds) and _is_known(x, seen) for x in held_by(thing))
 
 
-def _check(cls: type[Function], args: Any, kwargs: Any) -> None:
-    """Raises CannotLower where a replay would see parts of the copy that is recorded."""
+def _failure(cls: type[Function], args: Any, kwargs: Any) -> CannotLower | None:
+    """Why a replay would see parts of the copy that is recorded, if so."""
     reason = None
     for leaf in flatten((args, kwargs))[0]:
         if not isinstance(leaf, (Tensor, *PRINTED)):
@@ -67,5 +69,4 @@ def _check(cls: type[Function], args: Any, kwargs: Any) -> None:
     bodies = [body for part in own for body in vars(part).values()]
     if not all(_is_known(getattr(body, "__func__", body), set()) for body in bodies):
         reason = "it is defined within a function and reads what that has"
-    if reason is not None:
-        raise CannotLower(f"{cls.__name__}.apply", "", reason)
+    return None if reason is None else CannotLower(f"{cls.__name__}.apply", "", reason)

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from .cpu_orders import ordered
-from .ir import Effects
+from .ir import CannotLower, Effects
 from .isolation import is_seeded, nothing_saved
 from .trees import flatten, tensors_in
 
@@ -31,6 +31,8 @@ SIDE_EFFECTS = {
 OF_MEMORY = {
     "apply_", "as_strided", "as_strided_", "as_strided_scatter", "map_", "map2_",
 }  # fmt: skip
+# What a forward may ask of a tensor: in a recording nothing has a history yet.
+OF_AUTOGRAD = {"requires_grad", "grad_fn", "is_leaf", "retains_grad"}
 # What an operator writes, and its schema in PyTorch 2.4 does not say.
 UNMARKED = {("aten::rrelu_with_noise", "noise")}
 _OURS = ("aten", "prim", "prims")  # whose operators say what they do
@@ -81,6 +83,21 @@ def learn(rec: Recorder, tensors: list[Tensor]) -> None:
         if made and not (tensor.requires_grad or tensor._is_view()):
             with nothing_saved():
                 tensor.mul_(torch.ones((), device=tensor.device, requires_grad=True))
+
+
+def check_call(rec: Recorder, func: Any, name: str, given: list[Tensor]) -> None:
+    """Raises CannotLower for what no replay does: before the call, which on fakes may fail
+    where it would not, and a forward may catch that."""
+    if name in OF_MEMORY:
+        raise CannotLower(name, rec.path, "it reads memory, laid out anew")
+    if name in SIDE_EFFECTS:
+        raise CannotLower(name, rec.path, "it has an effect beyond its result")
+    attribute = getattr(getattr(func, "__self__", None), "__name__", "")
+    if name == "__get__" and attribute in OF_AUTOGRAD:
+        ref = rec.ref.get(id(given[0]))
+        carries = ref is not None and rec.carries(ref, given[0])
+        if carries or given[0] in rec.derived:
+            raise CannotLower(attribute, rec.path, "it is not known before the forward")
 
 
 def why_not_replayed(does: Effects) -> str:

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -41,18 +40,6 @@ HOOK_DICTS = (
     "_load_state_dict_post_hooks",
 )
 NAMED_DICTS = ("_parameters", "_buffers")
-VALUE_ERRORS: tuple[type[BaseException], ...] = (
-    tuple(  # of who asks a fake for its values
-        getattr(fake_tensor, name)
-        for name in (
-            "DataDependentOutputException",
-            "DynamicOutputShapeException",
-            "UnsupportedFakeTensorException",
-            "UnsupportedOperatorException",
-        )
-        if hasattr(fake_tensor, name)
-    )
-)
 
 
 def _place(device: torch.device, index: int = 0) -> torch.device:
@@ -155,9 +142,8 @@ class FakeCopy:
                 if module.momentum is None:  # would ask for the value of a fake
                     module.momentum = 0.5
                     self.cumulative.add(id(module))
-            if isinstance(
-                module, nn.RNNBase
-            ):  # asks for addresses, and changes no number
+            if isinstance(module, nn.RNNBase):
+                # It asks for addresses, and changes no number.
                 vars(module)["flatten_parameters"] = _nothing
             if vars(module).get("forward", forward_of(type(module))) is SYNCED:
                 # The same call of F.batch_norm; who shares is known by the module.

@@ -9,14 +9,13 @@ from typing import Any
 from .. import devices
 from .autograd_functions import autograd_functions_recorded
 from .closures import changed
-from .fakes import VALUE_ERRORS, FakeCopy
+from .fakes import FakeCopy
 from .global_values import GlobalValues
 from .ir import CannotLower, Recording, StockCall
 from .isolation import is_seeded, random_states, undisturbed
 from .leaked_fakes import Watch
 from .recorder import Recorder
-
-NO_ADDRESS = "Cannot access data pointer"  # how PyTorch's error begins
+from .refusals import refusal
 
 
 def record(fakes: FakeCopy, leaves: list[Any], spec: Any, strict: bool) -> Recording:
@@ -46,19 +45,13 @@ def _record(
     before = random_states()
     try:
         made = recorder.run(leaves, spec)
-    except CannotLower as failure:
-        return failure.fresh()
-    except VALUE_ERRORS as error:
-        call = type(error).__name__
-        reason = "forward depends on the values of tensors, not only on sizes"
-        return CannotLower(call, recorder.path, reason)
-    except RuntimeError as error:
-        if NO_ADDRESS not in str(error):
+    except Exception as error:
+        failure = recorder.refused or refusal(error, recorder.path)
+        if failure is None:
             raise
-        reason = (
-            "forward calls a kernel by the addresses of tensors, which fakes have not"
-        )
-        return CannotLower("data_ptr", recorder.path, reason)
+        return failure
+    if recorder.refused is not None:
+        return recorder.refused
     if (read := _statistics_read(made)) is not None:
         return read
     if changed(recorder.fakes.known):

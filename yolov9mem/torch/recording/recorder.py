@@ -22,7 +22,7 @@ from . import calls, calls_draws, calls_layers, sharing  # noqa: F401 (handlers)
 from .arguments import PRINTED
 from .copies import Copies
 from .derived import Derived
-from .effects import OF_MEMORY, SIDE_EFFECTS, learn, watched, why_not_replayed
+from .effects import check_call, learn, watched, why_not_replayed
 from .fakes import FakeCopy
 from .fingerprint import Fingerprint
 from .ir import (
@@ -39,14 +39,13 @@ from .ir import (
 from .isolation import nothing_saved
 from .names import name_of
 from .parts import divide
+from .refusals import refusal
 from .trees import flatten, map_leaves, tensors_in
 
 RESULTS = "return tensors, numbers or texts, in lists, tuples and dicts"
 CHANGES = (
     "forward changes the module itself; if its first alone does, make that one before"
 )
-# What a forward may ask of a tensor: in a recording nothing has a history yet.
-OF_AUTOGRAD = {"requires_grad", "grad_fn", "is_leaf", "retains_grad"}
 
 
 class Recorder(TorchFunctionMode):
@@ -65,6 +64,7 @@ class Recorder(TorchFunctionMode):
         self.modules: list[tuple[str, nn.Module]] = [("", fakes.module)]
         self.norm_calls: dict[str, int] = {}
         self.alive = alive  # keeps the ids valid
+        self.refused: CannotLower | None = None  # the first, though forward went on
         self._handed_out: list[Tensor] = []  # what the caller has afterwards
         self._norm_index: dict[NormCall, int] = {}
 
@@ -220,8 +220,16 @@ class Recorder(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
         name = name_of(func)
+        try:
+            return self._answer(func, name, args, kwargs or {})
+        except Exception as error:  # which the forward may catch
+            self.refused = self.refused or refusal(error, self.path, name)
+            raise
+
+    def _answer(
+        self, func: Callable[..., Any], name: str, args: Any, kwargs: Any
+    ) -> Any:
         if packing() is not self._pack:
             reason = "forward has saved_tensors_hooks of its own, as of checkpointing"
             raise CannotLower(name, self.path, reason)
@@ -240,10 +248,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Makes a call on fakes, and writes it down if it makes or changes tensors."""
         leaves = tensors_in((args, kwargs))
-        if name in OF_MEMORY:
-            raise CannotLower(name, self.path, "it reads memory, laid out anew")
-        if name == "__get__":
-            self._check_question(func, leaves)
+        check_call(self, func, name, leaves)
         learn(self, leaves)
         before = [x._version for x in leaves]
         result, does = watched(sharing.called, self, func, name, args, kwargs)
@@ -261,20 +266,10 @@ class Recorder(TorchFunctionMode):
             if tensor._version != version or place in does.writes:
                 others += sharing.check_change(self, tensor, name)
                 made["argument", place] = tensor
-        if name in SIDE_EFFECTS:
-            raise CannotLower(name, self.path, "it has an effect beyond its result")
         if made:
             call = self.write_call(func, name, args, kwargs, made)
             sharing.note_changes(self, call, list(made.values()), others, does)
         return result
-
-    def _check_question(self, getter: Any, asked: list[Tensor]) -> None:
-        """Raises CannotLower where forward asks a tensor for its history."""
-        name = getattr(getattr(getter, "__self__", None), "__name__", "")
-        ref = self.ref.get(id(asked[0])) if name in OF_AUTOGRAD else None
-        carries = ref is not None and self.carries(ref, asked[0])
-        if carries or (name in OF_AUTOGRAD and asked[0] in self.derived):
-            raise CannotLower(name, self.path, "it is not known before the forward")
 
     def write_call(
         self,
