@@ -142,6 +142,19 @@ def test_pixels_between_far_taps_are_not_packed(which: str) -> None:
     assert workspace(24) < 1.25 * workspace(2)
 
 
+@pytest.mark.parametrize("dilation", [3, 6])
+def test_rows_that_a_task_does_not_meet_are_not_packed(dilation: int) -> None:
+    """Of so many channels that a visit of the weight gradient has a row or two."""
+
+    def workspace(dilation: int) -> int:
+        t = Tracer(0)
+        x = t.input(4, 1024, 28, 28)
+        t.output(t.conv(x, 64, 3, padding=dilation, dilation=dilation))
+        return plan(t, backend="cpu").backward_workspace_bytes
+
+    assert workspace(dilation) < 1.02 * workspace(20)
+
+
 def test_segments_split_the_parameters() -> None:
     t, _ = tower()
     p = plan(t, segments=4)

@@ -11,8 +11,8 @@
  * panels in the order in which the register tiles read them: of x the channels of one
  * tile side by side, of dy a block of 2 * lanes channels. (Read in place, pixels that
  * lie a power of two apart evict one another from the cache.) A tap leaves out the
- * pixels that fall in the padding. Where a dilated kernel's rows meet rows of x that
- * lie apart, each has a task, which packs no row between.
+ * pixels that fall in the padding. Where the rows of a dilated kernel meet rows of x
+ * that lie apart, each has a task of its own, which packs none of those between.
  *
  * Products of bf16 sum over two images at once: a word is the same element of both, so
  * that no tap, stride or row end ever cuts a pair.
@@ -65,40 +65,42 @@ typedef struct share {
     int32_t first_row, end_row; /* of the kernel */
 } share;
 
-/* Rows of dy wanted for each visit. */
-static int64_t wanted_rows(const ym_tensor *dy)
-{
-    return cpu_max(1, cpu_min(VISIT_PIXELS / dy->w, dy->h));
-}
-
-/* Do the rows of the kernel lie so far apart that a visit's meet other rows of x? */
-static bool rows_apart(const ym_conv *conv, const ym_tensor *dy)
-{
-    return conv->dilation_h > wanted_rows(dy) * conv->stride_h;
-}
-
-/* Rows of x that `count` rows of dy meet. */
-static int64_t reach(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy,
+/* Rows of x that `count` rows of dy meet by `taps` rows of the kernel. */
+static int64_t reach(const ym_conv *conv, const ym_tensor *x, int32_t taps,
                      int64_t count)
 {
-    const int32_t taps = rows_apart(conv, dy) ? 1 : conv->r; /* of a task */
     const int64_t rows = (count - 1) * conv->stride_h + 1 +
                          (taps - 1) * (int64_t)conv->dilation_h;
     return cpu_min(rows, x->h);
+}
+
+/* Rows of dy for each visit of a task that has `taps` rows of the kernel. */
+static int64_t visit_rows(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy,
+                          int32_t taps)
+{
+    const int64_t row = (int64_t)x->w * (conv->c / conv->groups);
+    int64_t rows = cpu_max(1, cpu_min(VISIT_PIXELS / dy->w, dy->h));
+    while (rows > 1 && reach(conv, x, taps, rows) * row > VISIT_FLOATS) {
+        rows--;
+    }
+    return rows;
+}
+
+/* Do the rows of the kernel lie so far apart that a visit's meet other rows of x? */
+static bool rows_apart(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy)
+{
+    return conv->dilation_h > visit_rows(conv, x, dy, conv->r) * conv->stride_h;
 }
 
 static void choose_panels(layout *l, const ym_conv *conv, const ym_tensor *x,
                           const ym_tensor *dy)
 {
     const int64_t row = (int64_t)x->w * l->c_count;
-    int64_t rows = wanted_rows(dy);
-    while (rows > 1 && reach(conv, x, dy, rows) * row > VISIT_FLOATS) {
-        rows--;
-    }
-    l->visit_rows = (int32_t)rows;
-    l->x_panel = cpu_round_up(reach(conv, x, dy, rows) * row, 16);
+    const int32_t taps = conv->r / l->row_shares;
+    l->visit_rows = (int32_t)visit_rows(conv, x, dy, taps);
+    l->x_panel = cpu_round_up(reach(conv, x, taps, l->visit_rows) * row, 16);
     l->x_row = x->dtype == YM_F32 || l->images > 1 ? 0 : cpu_round_up(row, 16);
-    l->dy_panel = rows * dy->w * cpu_block_columns();
+    l->dy_panel = (int64_t)l->visit_rows * dy->w * cpu_block_columns();
 }
 
 /* Rows of dy over all images or pairs of them. */
@@ -122,7 +124,7 @@ static layout layout_of(const ym_conv *conv, const ym_tensor *x, const ym_tensor
     const int32_t tasks = conv->groups * l.splits;
     l.shares = (int32_t)cpu_min(l.blocks, (ENOUGH_TASKS + tasks - 1) / tasks);
     const bool few = tasks * l.shares < ENOUGH_TASKS;
-    l.row_shares = few || rows_apart(conv, dy) ? conv->r : 1;
+    l.row_shares = few || rows_apart(conv, x, dy) ? conv->r : 1;
     choose_panels(&l, conv, x, dy);
     return l;
 }

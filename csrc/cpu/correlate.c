@@ -3,9 +3,9 @@
  * A tile of output pixels is one task. Its input pixels are copied once into a panel of
  * words with the zeros of the padding (a few hundred KB, so that it stays in the
  * second-level cache); the register tiles then read the panel in place for every tap,
- * so nothing is gathered tap by tap. Taps of a dilated kernel, with so many pixels
- * between them that a panel would hold more of those than of their own, are: each has a
- * copy of its pixels, and what lies in the padding alone is left out. Where the kernel
+ * so nothing is gathered tap by tap. Only where the taps of a dilated kernel lie so far
+ * apart that the pixels between them would take more room than one copy for each tap
+ * are there such copies, but for taps that lie in the padding alone. Where the kernel
  * is 1 x 1 without padding and the products can read the image as it is, even the panel
  * is left out.
  */
@@ -135,8 +135,8 @@ static void use_panel(const run *r, tile *at)
     at->product.loop[0] = (cpu_loop){taps[0].end - taps[0].first, h_step, 0};
     at->product.loop[1] = (cpu_loop){taps[1].end - taps[1].first, w_step, 0};
     at->product.loop[2] = (cpu_loop){cpu_word_count(c), per_input, 0};
-    if (!t->apart_w &&
-        c->w.tap_step == 1) { /* taps of a row are neighbours: one loop */
+    /* Where the taps of a row are neighbours, they and their words are one loop. */
+    if (!t->apart_w && c->w.tap_step == 1) {
         at->product.loop[1].count = 1;
         at->product.loop[2].count *= c->w.tap_count;
     }

@@ -7,7 +7,7 @@
 
 #include "cpu/correlate.h"
 
-/* The sizes of tiles and panel. All are at least 1. */
+/* The sizes of tiles and panel, at least 1: spans are 0 where there are no taps. */
 typedef struct cpu_tiling {
     int32_t tiles_h, tiles_w; /* per image */
     int32_t span_h, span_w;   /* panel pixels for the largest tile */
