@@ -43,7 +43,7 @@ def test_a_launched_run_trains_as_the_stock_one(trained: Runner) -> None:
     assert ours["means"] == pytest.approx(stock["means"], rel=1e-4)
     assert ours["updates"] == stock["updates"] == 3
     assert ours.start["model"] == "swapped: Net; keep=conv"
-    assert "Average with them" in ours.start["optimizer"]
+    assert "Average in a third" in ours.start["optimizer"]
     assert ours.start["image batch"].startswith("4x3x64x64: uint8 49.2 kB, float32 197")
     now = (torch.optim.SGD, DataLoader.__init__, nn.Module.__call__, torch.save)
     assert now == STOCK

@@ -62,7 +62,7 @@ class Session:
         assert optimizer is not None
         self.measure.begin(next(model.parameters()).device)
         self._swap_forward(model, patches, watcher)
-        self._swap_step(model, optimizer)
+        self._swap_step(model, optimizer, patches)
         if isinstance(images, Tensor) and images.ndim == 4:
             self.saw(images)
             kind = str(images.dtype).removeprefix("torch.")
@@ -128,7 +128,7 @@ class Session:
         """It is done."""
         self.measure.evaluated()
 
-    def _swap_step(self, model: nn.Module, optimizer: Any) -> None:
+    def _swap_step(self, model: nn.Module, optimizer: Any, patches: Patches) -> None:
         name = type(optimizer).__name__
         if isinstance(optimizer, AccumulatingSGD) and not is_swapped(optimizer):
             self.lines.append(("optimizer", f"the script's own {name}"))
@@ -140,20 +140,33 @@ class Session:
                 text = f"{type(ema).__name__}: its update is part of our step of SGD"
                 self.lines.append(("average, stock", text))
             return
-        ema = averages.find(model)
-        reason = averages.why_not(ema) if ema is not None else averages.why_none()
-        waiting = deferred(optimizer, ema if reason is None else None, model)
+        waiting = deferred(optimizer)
         waiting.start()
         # Lives as long as the optimizer.
         optimizer.yolov9mem_deferred = waiting
         self.swapped.append("optimizer")
         text = "swapped: unscale, clip and SGD in two passes"
+        ema = averages.find(model)
+        reason = self._swap_average(ema, model, patches)
         if reason is None:
             self.swapped.append("moving average")
-            text += f", {type(ema).__name__} with them"
+            text += f", {type(ema).__name__} in a third"
         else:
             self.lines.append(("average, stock", reason))
         self.lines.append(("optimizer", text))
+
+    @staticmethod
+    def _swap_average(ema: Any, model: nn.Module, patches: Patches) -> str | None:
+        """Why its update is stock; None: it is ours."""
+        if ema is None:
+            return averages.why_none()
+        reason = averages.why_not(ema)
+        if reason is None:
+            try:
+                averages.swap(ema, model, patches)
+            except (TypeError, ValueError) as error:
+                reason = f"{type(ema).__name__}: {error}"
+        return reason
 
     # Reporting
 
