@@ -305,7 +305,8 @@ def test_a_failure_leaves_nothing_installed():
     assert torch.nn.utils.clip_grad_norm_ is stock and ours.zero_grads
     waiting = deferred(ours)
     waiting.start()
-    mine[0].weight.grad = grad = torch.ones(9, 3, 3, 3)
+    mine[0].weight.grad = torch.ones(9, 3, 3, 3)
+    grad = mine[0].weight.grad.detach()
     torch.nn.utils.clip_grad_norm_([mine[0].weight], 1.0)
     grad.add_(1.0)
     with pytest.raises(RuntimeError, match="was written or replaced"):

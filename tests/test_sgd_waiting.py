@@ -135,7 +135,7 @@ def test_what_is_written_unseen_is_refused_by_name(touch, scaled):
     text = rf"param_groups\[0\], parameter 1 of shape \(3,\): .* after {call}, which"
     with deferred(ours):
         scaler.scale((first + p).sum()).backward()
-        grad = p.grad
+        grad = p.grad.detach()
         scaler.unscale_(ours)
         if not scaled:
             norm = torch.nn.utils.clip_grad_norm_([first, p], 0.1)
@@ -156,6 +156,49 @@ def test_what_is_written_unseen_is_refused_by_name(touch, scaled):
             assert p.tolist() == [0.0] * 3
             with pytest.raises(RuntimeError, match=text):
                 norm.item()  # a norm that nobody knows any more
+
+
+def print_taken(grads, told):
+    told += [grad.clone() for grad in grads]
+
+
+def halve_taken(grads, told):
+    torch._foreach_mul_(grads, 0.5)
+
+
+def add_by_data_of_taken(grads, told):
+    for grad in grads:
+        grad.data.add_(0.25)
+
+
+@pytest.mark.parametrize("taken", [slice(0, 2), slice(1, 2)])
+@pytest.mark.parametrize("where", ["after unscale_", "after clip"])
+@pytest.mark.parametrize("touch", [print_taken, halve_taken, add_by_data_of_taken])
+def test_gradients_that_a_script_has_taken_before_are_not_let_wait(touch, where, taken):
+    outcomes = []
+    for kind in (torch.optim.SGD, AccumulatingSGD):
+        torch.manual_seed(0)
+        params = [nn.Parameter(torch.randn(4)) for _ in range(2)]
+        optimizer = kind(params, lr=1.0, momentum=0.9)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        waits = deferred(optimizer) if kind is AccumulatingSGD else torch.no_grad()
+        told = []
+        with waits, torch.enable_grad():
+            for _ in range(2):
+                scaler.scale(sum(p.square().sum() for p in params)).backward()
+                grads = [p.grad for p in params][taken]
+                scaler.unscale_(optimizer)
+                if where == "after unscale_":
+                    touch(grads, told)
+                norm = torch.nn.utils.clip_grad_norm_(params, 0.1)
+                if where == "after clip":
+                    touch(grads, told)
+                scaler.step(optimizer)
+                scaler.update()
+                told.append(norm.clone())
+                optimizer.zero_grad()
+        outcomes.append([*(p.detach() for p in params), *told])
+    torch.testing.assert_close(*outcomes, rtol=2e-6, atol=1e-7)
 
 
 def test_a_refused_step_leaves_waiting_what_waits():

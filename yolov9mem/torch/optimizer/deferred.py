@@ -12,10 +12,10 @@ Within `deferred(optimizer)` the usual lines
 
 touch memory twice instead of six times. Whatever cannot wait (another norm type, other
 parameters, clip_grad_value_, a script that reads or sets the `grad` of a parameter) first
-gets the gradients as they should be. Gradients that are written unseen while something
-waits, by a backward or through a tensor that the script has taken before, are refused by
-the step with a RuntimeError; only what is written to such a tensor's `.data` cannot be
-seen.
+gets the gradients as they should be. Nothing waits while a script has a `grad` in hand that
+it took before. Gradients that are written unseen while something waits, by a backward or
+through a view that the script has made before, are refused by the step with a
+RuntimeError; only what is read there, or written to its `.data`, cannot be seen.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _unscale(scaler: Any, optimizer: Any) -> None:
         and not optimizer.has_pre_hooks()
     ):
         stage = scaler._per_optimizer_states[id(optimizer)]["stage"]
-        if stage.value == OptState.READY.value:
+        if stage.value == OptState.READY.value and not optimizer.has_lent():
             optimizer.defer_unscale(scaler)
             return
     original(scaler, optimizer)  # also where it raises
@@ -200,7 +200,7 @@ def _clip_grad_norm(
         parameters = list(parameters)
     if float(norm_type) == 2.0 and not error_if_nonfinite and float(max_norm) >= 0:
         optimizer = _owner_of(parameters)
-        if optimizer is not None:
+        if optimizer is not None and not optimizer.has_lent():
             return optimizer.defer_clip(max_norm)
     _finish(parameters)
     original: Callable[..., Tensor] = _originals[clip_grad, "clip_grad_norm_"]

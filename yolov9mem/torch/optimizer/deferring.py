@@ -14,7 +14,7 @@ from yolov9mem.sgd import inverse_scale
 
 from .averages import AveragePairs
 from .gpu_step import Scaling
-from .gradients import wait_for, wait_no_longer
+from .gradients import are_held, wait_for, wait_no_longer
 from .lazy_scalar import LazyScalar
 from .names import name_of
 from .pending import Pending
@@ -207,6 +207,10 @@ class DeferringOptimizer(torch.optim.Optimizer):
     def has_pre_hooks(self) -> bool:
         """Would something look at the gradients before `step` does?"""
         return bool(self._optimizer_step_pre_hooks or _global_optimizer_pre_hooks)
+
+    def has_lent(self) -> bool:
+        """Has somebody taken a gradient, in which he would not find what is to wait?"""
+        return self._pending is None and are_held(self._params())
 
     def averages(self, model: nn.Module) -> bool:
         """Is this the live module of the attached average?"""

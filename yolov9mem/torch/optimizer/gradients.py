@@ -9,8 +9,10 @@ noticed by their versions (see pending.py).
 
 from __future__ import annotations
 
+import functools
+import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -20,6 +22,27 @@ _STOCK: Any = vars(torch._C.TensorBase)["grad"]
 _waiting: dict[int, weakref.ref[Any]] = {}
 
 grad_of: Callable[[Tensor], Tensor | None] = _STOCK.__get__
+
+
+def are_held(params: Iterable[Tensor]) -> bool:
+    """Has somebody else the gradient of one of these in hand, and could read it unseen?"""
+    return any(count > _unheld() for count in _references(params))
+
+
+def _references(params: Iterable[Tensor]) -> list[int]:
+    """How many there are to each gradient, among them those of who counts."""
+    grads = list(map(grad_of, params))
+    counts = list(map(sys.getrefcount, grads))
+    return [n for n, g in zip(counts, grads, strict=True) if g is not None]
+
+
+@functools.cache
+def _unheld() -> int:
+    """As many as there are to a gradient that nobody holds: PyTorch's own is one from some
+    version on."""
+    p = nn.Parameter(torch.zeros(1, device="cpu"))
+    p.grad = torch.zeros(1, device="cpu")
+    return _references([p])[0]
 
 
 def install() -> None:
