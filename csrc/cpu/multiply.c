@@ -8,7 +8,10 @@
 
 #include <string.h>
 
-enum { TASKS = 16 }; /* that a sum over all pixels is made of at least, if it can be */
+enum {
+    TASKS = 16, /* that a sum over all pixels is made of at least, if it can be */
+    SUMS = 8,   /* of doubles at a time */
+};
 
 typedef struct run {
     const ym_tensor *a, *b; /* b NULL: ones */
@@ -146,15 +149,41 @@ static void sum_rows(const run *r, range images, range rows, chunk at, double *t
     }
 }
 
+/* Several sums at a time: one after the other each would wait for the one before. */
+static double sum_of(const double *x, int32_t count)
+{
+    double part[SUMS] = {0}, sum = 0;
+    int32_t i = 0;
+    for (; i + SUMS <= count; i += SUMS) {
+        for (int32_t j = 0; j < SUMS; j++) {
+            part[j] += x[i + j];
+        }
+    }
+    for (; i < count; i++) {
+        sum += x[i];
+    }
+    for (int32_t j = 0; j < SUMS; j++) {
+        sum += part[j];
+    }
+    return sum;
+}
+
 /* Sums up the pixels, the channels or both of a chunk. */
 static void fold(const double *total, const chunk *at, bool each_pixel,
                  bool each_channel, double *out)
 {
-    const int32_t channels = each_channel ? at->count : 1;
-    for (int32_t p = 0; p < at->pixels; p++) {
-        double *to = out + (each_pixel ? p * channels : 0);
+    if (!each_pixel && !each_channel) {
+        *out += sum_of(total, at->pixels * at->count);
+        return;
+    }
+    for (int32_t p = 0; p < at->pixels; p++, total += at->count) {
+        if (!each_channel) {
+            out[p] += sum_of(total, at->count);
+            continue;
+        }
+        double *to = out + (each_pixel ? p * at->count : 0);
         for (int32_t i = 0; i < at->count; i++) {
-            to[each_channel ? i : 0] += total[p * at->count + i];
+            to[i] += total[i];
         }
     }
 }

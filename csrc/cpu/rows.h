@@ -10,6 +10,8 @@
 
 #include "cpu/cpu.h"
 
+#include <string.h>
+
 enum {
     CPU_ROW = 512,       /* floats of a row at most */
     CPU_FLUSH_ROWS = 8,  /* rows summed in float before double */
@@ -103,11 +105,14 @@ static inline void cpu_row_done(ym_tensor *y, const cpu_patch *patch, int64_t p,
     }
 }
 
-/* Repeats the first `count` floats for each pixel of the row. */
+/* Repeats the first `count` floats for each pixel of the row: what there is already is
+ * copied behind itself, which a loop over floats could not do by vectors. */
 static inline void cpu_repeat(int32_t pixels, int32_t count, float *row)
 {
-    for (int32_t i = count; i < pixels * count; i++) {
-        row[i] = row[i - count];
+    const int32_t floats = pixels * count;
+    for (int32_t done = count; done < floats; done *= 2) {
+        const int64_t more = cpu_min(done, floats - done);
+        memcpy(row + done, row, (size_t)more * sizeof *row);
     }
 }
 
