@@ -206,6 +206,19 @@ CASES = [
     pool_case((1, 6, 11, 13), "avg", 3, 2, 1, ceil=True, pad=False),
     pool_case((1, 6, 11, 13), "avg", 3, 2, 1, ceil=True),
     pool_case((1, 16, 9, 9), "avg", 2, 1, 0),
+    *(  # large windows and few channels: csrc/cpu/pool_rows.c
+        pool_case(shape, kind, k, s, p, ceil)
+        for shape, k, s, p, ceil in [
+            ((1, 70, 19, 21), 5, 1, 2, False),
+            ((2, 530, 6, 5), 4, 3, 1, True),
+            ((1, 3, 21, 190), 3, 1, 1, False),
+            ((2, 7, 18, 90), 4, 2, 0, True),
+            ((1, 33, 24, 17), 13, 1, 6, False),
+            ((2, 2, 20, 300), 2, 5, 1, False),
+            ((1, 40, 12, 12), 12, 12, 0, False),
+        ]
+        for kind in ("max", "avg")
+    ),
     *(  # windows larger than the image
         pool_case(shape, kind, k, s, p, ceil=True, pad=pad)
         for shape, k, s, p in [

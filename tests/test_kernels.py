@@ -80,6 +80,7 @@ def test_result_does_not_depend_on_the_threads() -> None:
     chosen.append(conv_case(2, 40, 39, 40, 80, 3, 2, 1, 1, 40))
     chosen.append(conv_case(1, 90, 85, 37, 37, 5, 1, 2, 1, 37))
     chosen.append(conv_case(1, 21, 19, 130, 70, 3, 1, 10, 10))
+    chosen += [pool_case((2, 40, 31, 30), kind, 5, 1, 2) for kind in ("max", "avg")]
     try:
         for case in chosen:
             graph, arrays = draw(case, torch.float32)
@@ -105,9 +106,13 @@ def check_that_the_first_and_nan_win(case: Case, backend: str) -> None:
         assert torch.equal(a.nan_to_num(77.0), b.nan_to_num(77.0))
 
 
+@pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("backend", ["ref", "cpu"])
-def test_max_pool_takes_the_first_maximum_and_nan_wins(backend: str) -> None:
-    check_that_the_first_and_nan_win(pool_case((2, 19, 9, 8), "max", 5, 1, 2), backend)
+def test_max_pool_takes_the_first_maximum_and_nan_wins(
+    backend: str, kernel: int
+) -> None:
+    case = pool_case((2, 19, 9, 8), "max", kernel, 1, kernel // 2)
+    check_that_the_first_and_nan_win(case, backend)
 
 
 @pytest.mark.parametrize("axes", ["hw", "h", "w", "c"])

@@ -126,6 +126,9 @@ typedef struct cpu_kernels {
     /* Where x > most or x is NaN: most = x, codes = code. */
     void (*arg_maximum)(int32_t n, const float *x, int32_t code, float *most,
                         int32_t *codes);
+    /* The same where each x has its own code. */
+    void (*join_maximum)(int32_t n, const float *x, const int32_t *code, float *most,
+                         int32_t *codes);
 
     void (*add_to_double)(int32_t n, const float *v, double *sum); /* sum += v */
     /* squares += (v - mean)^2 */

@@ -212,6 +212,7 @@ static void product_pairs(const cpu_product *p)
         .divide = row_divide,               \
         .maximum = row_maximum,             \
         .arg_maximum = row_arg_maximum,     \
+        .join_maximum = row_join_maximum,   \
         .winograd_in = winograd_in,         \
         .winograd_out = winograd_out,       \
         .add_to_double = row_add_to_double, \

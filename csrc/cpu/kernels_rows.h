@@ -204,6 +204,17 @@ static void row_arg_maximum(int32_t n, const float *restrict x, int32_t code,
     }
 }
 
+static void row_join_maximum(int32_t n, const float *restrict x,
+                             const int32_t *restrict code, float *restrict most,
+                             int32_t *restrict codes)
+{
+    for (int32_t i = 0; i < n; i++) {
+        int32_t take = (x[i] > most[i]) | (x[i] != x[i]);
+        most[i] = take ? x[i] : most[i];
+        codes[i] = take ? code[i] : codes[i];
+    }
+}
+
 static void row_add_to_double(int32_t n, const float *restrict v, double *restrict sum)
 {
     for (int32_t i = 0; i < n; i++) {

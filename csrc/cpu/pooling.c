@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * Max and average pooling (rules: ref/pooling.c), vectors along the channels. Backward
- * works on tiles of the input, each owned by one task: the windows that touch the tile
- * are visited in order and what falls into it is summed in float, so no two tasks write
- * the same element and the result is rounded once.
+ * Max and average pooling (rules: ref/pooling.c), vectors along the channels; by rows
+ * where pool_rows.h says so. Backward works on tiles of the input, each owned by one
+ * task: the windows that touch the tile are visited in order and what falls into it is
+ * summed in float, so no two tasks write the same element and the result is rounded
+ * once.
  */
-#include "cpu/rows.h"
+#include "cpu/pool_rows.h"
 
 #include <math.h>
 #include <string.h>
@@ -23,33 +24,16 @@ typedef struct run {
     bool average, accumulate;
 } run;
 
-typedef struct range {
-    int32_t first, end, padded;
-} range;
-
-static range window(int32_t o, int32_t kernel, int32_t stride, int32_t pad,
-                    int32_t size)
+static cpu_window rows_of(const run *r, int32_t oh, int32_t size)
 {
-    const int32_t first = o * stride - pad, end = first + kernel;
-    return (range){(int32_t)cpu_max(first, 0), (int32_t)cpu_min(end, size),
-                   (int32_t)cpu_min(end, size + pad) - first};
+    return cpu_window_of(oh, r->pool->kernel_h, r->pool->stride_h, r->pool->pad_h,
+                         size);
 }
 
-static range rows_of(const run *r, int32_t oh, int32_t size)
+static cpu_window columns_of(const run *r, int32_t ow, int32_t size)
 {
-    return window(oh, r->pool->kernel_h, r->pool->stride_h, r->pool->pad_h, size);
-}
-
-static range columns_of(const run *r, int32_t ow, int32_t size)
-{
-    return window(ow, r->pool->kernel_w, r->pool->stride_w, r->pool->pad_w, size);
-}
-
-static float divisor(const run *r, range h, range w)
-{
-    return r->pool->count_include_pad
-               ? (float)h.padded * (float)w.padded
-               : (float)(h.end - h.first) * (float)(w.end - w.first);
+    return cpu_window_of(ow, r->pool->kernel_w, r->pool->stride_w, r->pool->pad_w,
+                         size);
 }
 
 /* One pixel of a patch's channels. */
@@ -61,7 +45,7 @@ static const float *pixel_at(const ym_tensor *x, const cpu_patch *patch, int32_t
 
 static void pool_pixel(const run *r, const cpu_patch *patch, const int32_t at[3])
 {
-    const range h = rows_of(r, at[1], r->x->h), w = columns_of(r, at[2], r->x->w);
+    const cpu_window h = rows_of(r, at[1], r->x->h), w = columns_of(r, at[2], r->x->w);
     float result[CPU_ROW], buffer[CPU_ROW];
     for (int32_t i = 0; i < patch->count; i++) {
         result[i] = r->average ? 0.0f : -INFINITY;
@@ -74,7 +58,7 @@ static void pool_pixel(const run *r, const cpu_patch *patch, const int32_t at[3]
         }
     }
     if (r->average) {
-        r->kernels->divide(patch->count, divisor(r, h, w), result);
+        r->kernels->divide(patch->count, cpu_window_divisor(r->pool, h, w), result);
     }
     cpu_store(result, patch->count, 1, patch->count, r->y,
               (((int64_t)at[0] * r->y->h + at[1]) * r->y->w + at[2]) * r->y->pitch +
@@ -105,6 +89,9 @@ static void forward_task(void *argument, int32_t index)
 static ym_status forward(const ym_pool *pool, bool average, const ym_tensor *x,
                          ym_tensor *y)
 {
+    if (cpu_pools_by_rows(pool, x)) {
+        return cpu_pool_rows_forward(pool, average, x, y);
+    }
     run r = {.pool = pool, .kernels = cpu_kernels_best(), .x = x, .y = y};
     r.average = average;
     ym_pool_run(forward_task, &r, y->n * y->h * cpu_channel_parts(y->c));
@@ -137,7 +124,8 @@ static float *tile_pixel(tile *t, int32_t h, int32_t w)
 }
 
 /* Finds the maxima again and adds dy to those that lie in the tile. */
-static void max_window(const run *r, tile *t, range h, range w, const float *dy)
+static void max_window(const run *r, tile *t, cpu_window h, cpu_window w,
+                       const float *dy)
 {
     const int32_t count = t->patch.count;
     float most[TILE_CHANNELS], buffer[TILE_CHANNELS];
@@ -163,11 +151,12 @@ static void max_window(const run *r, tile *t, range h, range w, const float *dy)
     }
 }
 
-static void average_window(const run *r, tile *t, range h, range w, const float *dy)
+static void average_window(const run *r, tile *t, cpu_window h, cpu_window w,
+                           const float *dy)
 {
     float share[TILE_CHANNELS];
     memcpy(share, dy, (size_t)t->patch.count * sizeof *share);
-    r->kernels->divide(t->patch.count, divisor(r, h, w), share);
+    r->kernels->divide(t->patch.count, cpu_window_divisor(r->pool, h, w), share);
     for (int32_t i = (int32_t)cpu_max(h.first, t->h0); i < cpu_min(h.end, t->h1); i++) {
         for (int32_t j = (int32_t)cpu_max(w.first, t->w0); j < cpu_min(w.end, t->w1);
              j++) {
@@ -193,32 +182,20 @@ static void store_tile(const run *r, tile *t)
     }
 }
 
-/* The first window that can hold pixel i. */
-static int32_t first_window(int32_t i, int32_t kernel, int32_t stride, int32_t pad)
-{
-    const int32_t past = i + pad - kernel;
-    return past < 0 ? 0 : past / stride + 1;
-}
-
-static int32_t end_window(int32_t last, int32_t stride, int32_t pad, int32_t count)
-{
-    return (int32_t)cpu_min(count, (last + pad) / stride + 1);
-}
-
 static void backward_tile(const run *r, tile *t)
 {
     const ym_pool *p = r->pool;
     const ym_tensor *dy = r->dy;
     float buffer[TILE_CHANNELS];
-    const int32_t end_h = end_window(t->h1 - 1, p->stride_h, p->pad_h, dy->h);
-    const int32_t end_w = end_window(t->w1 - 1, p->stride_w, p->pad_w, dy->w);
-    const int32_t first_w = first_window(t->w0, p->kernel_w, p->stride_w, p->pad_w);
+    const int32_t end_h = cpu_end_window(t->h1 - 1, p->stride_h, p->pad_h, dy->h);
+    const int32_t end_w = cpu_end_window(t->w1 - 1, p->stride_w, p->pad_w, dy->w);
+    const int32_t first_w = cpu_first_window(t->w0, p->kernel_w, p->stride_w, p->pad_w);
     memset(t->sum, 0, sizeof t->sum);
-    for (int32_t oh = first_window(t->h0, p->kernel_h, p->stride_h, p->pad_h);
+    for (int32_t oh = cpu_first_window(t->h0, p->kernel_h, p->stride_h, p->pad_h);
          oh < end_h; oh++) {
-        const range h = rows_of(r, oh, r->y->h);
+        const cpu_window h = rows_of(r, oh, r->y->h);
         for (int32_t ow = first_w; ow < end_w; ow++) {
-            const range w = columns_of(r, ow, r->y->w);
+            const cpu_window w = columns_of(r, ow, r->y->w);
             const float *d = pixel_at(dy, &t->patch, t->n, oh, ow, buffer);
             (r->average ? average_window : max_window)(r, t, h, w, d);
         }
@@ -254,6 +231,10 @@ static void backward_task(void *argument, int32_t index)
 static ym_status backward(run *r)
 {
     const ym_tensor *dx = r->y;
+    if (cpu_pools_by_rows(r->pool, dx)) {
+        return cpu_pool_rows_backward(r->pool, r->x != NULL ? r->x : dx, r->dy, r->y,
+                                      r->average, r->accumulate);
+    }
     r->kernels = cpu_kernels_best();
     ym_pool_run(backward_task, r,
                 dx->n * tiles(dx->h) * tiles(dx->w) * tile_channel_parts(dx->c));
