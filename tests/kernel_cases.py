@@ -144,6 +144,13 @@ CASES = [
     conv_case(1, 14, 15, 96, 96, 3, 1, 24, 24, 96),
     conv_case(1, 5, 6, 512, 12, 3, 1, 20, 7, 2),
     conv_case(1, 1, 40, 300, 20, 3, 1, 6, 6),
+    # Kernels larger than a side, and sides of one pixel: csrc/cpu/conv.c.
+    conv_case(1, 3, 2, 18, 16, 9, 1, 4),
+    conv_case(2, 1, 30, 16, 32, (9, 3), 1, (4, 1)),
+    conv_case(2, 41, 1, 20, 33, (5, 3), (2, 1), (2, 1)),
+    conv_case(1, 37, 1, 24, 24, (3, 5), 1, 4, 2, 24),
+    conv_case(2, 90, 1, 32, 48, 3, 1, 1),
+    conv_case(3, 1, 1, 64, 40, 3, 1, 1),
     *(conv_case(*numbers) for numbers in SMALL_GROUPS),
     *(  # strides beyond the image, or a side of it
         conv_case(*numbers)
@@ -167,6 +174,7 @@ CASES = [
             (2, 9, 8, 16, 24, 3, 1, 1),
             (1, 4, 3, 6, 6, 3, 4, 0, 3, 1, 6),
             (1, 1, 1, 64, 32, 7, 1, 3),
+            (2, 23, 1, 32, 20, (5, 3), (2, 1), (2, 1), (1, 0)),
             *TRANSPOSED_SMALL_GROUPS,
         ]
     ),

@@ -51,9 +51,42 @@ static cpu_axis backward_axis(int32_t size, int32_t taps, int32_t stride, int32_
     return axis;
 }
 
+/* Leaves out the taps that meet padding alone, of kernels larger than the image. */
+static void trim(cpu_axis *axis, int32_t size)
+{
+    const int32_t reach = (axis->out_count - 1) * axis->in_step;
+    while (axis->tap_count > 0 && reach + axis->tap_first < 0) {
+        axis->tap_first += axis->tap_step;
+        axis->weight_first += axis->weight_step;
+        axis->tap_count--;
+    }
+    while (axis->tap_count > 0 &&
+           axis->tap_first + (axis->tap_count - 1) * axis->tap_step >= size) {
+        axis->tap_count--;
+    }
+}
+
+/* An image of one column is as one of one row, whose pixels fill register tiles. */
+static void turn_column(cpu_correlation *c)
+{
+    if (c->in.w != 1 || c->out.w != 1 || c->w.tap_count != 1) {
+        return;
+    }
+    const cpu_axis w = c->w;
+    c->w = c->h;
+    c->h = w;
+    c->in.w = c->in.h;
+    c->out.w = c->out.h;
+    c->in.h = c->out.h = 1;
+    c->turned = true;
+}
+
 /* By lane all output channels are as one group's: see by_lane.h. */
 static void choose_way(cpu_correlation *c)
 {
+    trim(&c->h, c->in.h);
+    trim(&c->w, c->in.w);
+    turn_column(c);
     if (cpu_fits_lanes(c->groups, c->in_count, c->out_count)) {
         c->lane_outputs = c->out_count;
         c->out_count *= c->groups;
@@ -98,6 +131,18 @@ static cpu_correlation backward_correlation(const ym_conv *conv, const ym_tensor
     };
     choose_way(&c);
     return c;
+}
+
+/* Inputs and outputs of a group are `in_step` and `out_step` apart. */
+static void view_weights(cpu_correlation *c, const ym_weight *w, int64_t group_step,
+                         int64_t in_step, int64_t out_step)
+{
+    c->view = (cpu_weight_view){w->data,
+                                group_step,
+                                in_step,
+                                out_step,
+                                c->turned ? w->stride_s : w->stride_r,
+                                c->turned ? w->stride_r : w->stride_s};
 }
 
 static int64_t phase_count(const ym_conv *conv, const ym_tensor *dx)
@@ -167,9 +212,7 @@ ym_status cpu_conv_forward(ym_context *context, const ym_conv *conv, const ym_te
         pad_bias(&c, bias, padded);
         c.bias = padded;
     }
-    c.view = (cpu_weight_view){w->data,     conv->k / conv->groups * w->stride_k,
-                               w->stride_c, w->stride_k,
-                               w->stride_r, w->stride_s};
+    view_weights(&c, w, conv->k / conv->groups * w->stride_k, w->stride_c, w->stride_k);
     cpu_pack(&c);
     cpu_correlate(&c, panels, scratch.panel, threads);
     return YM_OK;
@@ -187,9 +230,7 @@ ym_status cpu_conv_backward_data(ym_context *context, const ym_conv *conv,
         YM_TRY(cpu_scratch_threads(context, scratch, "data gradient", &threads));
         c.weights = context->scratch;
         c.accumulate = accumulate;
-        c.view = (cpu_weight_view){w->data,     c.in_count * w->stride_k,
-                                   w->stride_k, w->stride_c,
-                                   w->stride_r, w->stride_s};
+        view_weights(&c, w, c.in_count * w->stride_k, w->stride_k, w->stride_c);
         cpu_pack(&c);
         cpu_correlate(&c, c.weights + scratch.shared, scratch.panel, threads);
     }

@@ -35,6 +35,7 @@ typedef struct cpu_correlation {
     ym_tensor in, out;
     int32_t groups, in_count, out_count; /* channels of one group */
     bool pairs;                          /* products of bf16 (cpu_pairs of in) */
+    bool turned;                         /* h is the width, and w the height */
     bool winograd;                       /* what cpu_winograd_fits says */
     /* By lane (by_lane.h), if not 0: of each group; there is one "group" of in_count
      * inputs a lane and all output channels. */
