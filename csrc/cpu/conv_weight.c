@@ -14,6 +14,9 @@
  * pixels that fall in the padding. Where the rows of a dilated kernel meet rows of x
  * that lie apart, each has a task of its own, which packs none of those between.
  *
+ * With few channels, those of the first layer, a tile has several taps of a kernel's
+ * row instead, and x the zeros of its padding.
+ *
  * Products of bf16 sum over two images at once: a word is the same element of both, so
  * that no tap, stride or row end ever cuts a pair.
  *
@@ -43,6 +46,7 @@ typedef struct layout {
     int32_t shares;                   /* of the blocks of a group */
     int32_t row_shares;               /* of the kernel's rows: 1 or all */
     int32_t visit_rows;               /* of dy */
+    bool joined;                      /* the taps of a row: cpu_joins_taps */
     int64_t partial;                  /* floats of dw, padded, all groups */
     int64_t x_panel, dy_panel, x_row; /* floats per thread */
 } layout;
@@ -74,11 +78,18 @@ static int64_t reach(const ym_conv *conv, const ym_tensor *x, int32_t taps,
     return cpu_min(rows, x->h);
 }
 
+/* Of a row of x in the panel. */
+static int64_t row_floats(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy)
+{
+    const int64_t width = cpu_joins_taps(conv) ? cpu_joined_width(conv, dy) : x->w;
+    return width * (conv->c / conv->groups);
+}
+
 /* Rows of dy for each visit of a task that has `taps` rows of the kernel. */
 static int64_t visit_rows(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy,
                           int32_t taps)
 {
-    const int64_t row = (int64_t)x->w * (conv->c / conv->groups);
+    const int64_t row = row_floats(conv, x, dy);
     int64_t rows = cpu_max(1, cpu_min(VISIT_PIXELS / dy->w, dy->h));
     while (rows > 1 && reach(conv, x, taps, rows) * row > VISIT_FLOATS) {
         rows--;
@@ -95,11 +106,12 @@ static bool rows_apart(const ym_conv *conv, const ym_tensor *x, const ym_tensor 
 static void choose_panels(layout *l, const ym_conv *conv, const ym_tensor *x,
                           const ym_tensor *dy)
 {
-    const int64_t row = (int64_t)x->w * l->c_count;
+    const int64_t row = row_floats(conv, x, dy);
     const int32_t taps = conv->r / l->row_shares;
     l->visit_rows = (int32_t)visit_rows(conv, x, dy, taps);
     l->x_panel = cpu_round_up(reach(conv, x, taps, l->visit_rows) * row, 16);
-    l->x_row = x->dtype == YM_F32 || l->images > 1 ? 0 : cpu_round_up(row, 16);
+    const bool buffer = x->dtype != YM_F32 && l->images == 1 && !l->joined;
+    l->x_row = buffer ? cpu_round_up(row, 16) : 0;
     l->dy_panel = (int64_t)l->visit_rows * dy->w * cpu_block_columns();
 }
 
@@ -113,6 +125,7 @@ static layout layout_of(const ym_conv *conv, const ym_tensor *x, const ym_tensor
 {
     layout l = {.c_count = conv->c / conv->groups, .k_count = conv->k / conv->groups};
     l.images = cpu_panel_images(x, dy);
+    l.joined = cpu_joins_taps(conv);
     const int64_t rows = image_rows(&l, dy);
     l.blocks = cpu_block_count(l.k_count);
     l.partial = conv->groups * cpu_padded_count(l.k_count) * l.c_count * conv->r *
@@ -168,6 +181,26 @@ static float *partial_of(const run *r, int32_t split, int32_t group, int32_t blo
                    (int64_t)block * cpu_block_columns());
 }
 
+/* The same of joined taps: the sums of a kernel's row are one matrix. */
+static void add_joined(const run *r, const share *own, const cpu_visit *v, float *sums,
+                       cpu_product *product)
+{
+    const int32_t count = r->conv->s * r->size.c_count, parts = cpu_part_count(count);
+    for (int32_t row = own->first_row; row < own->end_row; row++) {
+        if (!cpu_meet_row(r->conv, r->x, r->dy, v, row, product)) {
+            continue;
+        }
+        const float *x = product->a;
+        for (int32_t part = 0; part < parts; part++) {
+            const int32_t first = cpu_part_first(count, part);
+            product->rows = cpu_part_size(count, part);
+            product->a = x + first;
+            product->c = sums + ((int64_t)row * count + first) * product->c_row;
+            r->product(product);
+        }
+    }
+}
+
 /* Adds a visit to the sums of one block of columns: dy's panel is made for it, and a
  * part of x's panel serves all taps while it is in the cache. */
 static void add_block(const run *r, const share *own, int32_t block, const cpu_visit *v)
@@ -187,6 +220,10 @@ static void add_block(const run *r, const share *own, int32_t block, const cpu_v
     const cpu_rows dy = {r->dy,   v->n,    v->first,     v->end,
                          channel, columns, l->images > 1};
     cpu_pack_columns(&dy, v->dy);
+    if (l->joined) {
+        add_joined(r, own, v, sums, &product);
+        return;
+    }
     for (int32_t part = 0, c = 0; part < parts; part++, c += product.rows) {
         product.rows = cpu_part_size(l->c_count, part);
         for (int32_t i = own->first_row * r->conv->s; i < own->end_row * r->conv->s;
@@ -223,7 +260,11 @@ static void add_rows(const run *r, const share *own, int32_t n, int32_t first,
     }
     const cpu_rows x = {
         r->x, v.n, v.low, v.high, own->group * l->c_count, l->c_count, l->images > 1};
-    cpu_pack_parts(&x, v.dy + l->dy_panel, v.x);
+    if (l->joined) {
+        cpu_pack_padded(&x, conv->pad_w, (int32_t)cpu_joined_width(conv, r->dy), v.x);
+    } else {
+        cpu_pack_parts(&x, v.dy + l->dy_panel, v.x);
+    }
     for (int32_t block = own->first_block; block < own->end_block; block++) {
         add_block(r, own, block, &v);
     }

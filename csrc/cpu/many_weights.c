@@ -42,7 +42,7 @@ typedef struct run {
 bool cpu_many_weights(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy)
 {
     const int64_t taps = (int64_t)conv->r * conv->s;
-    return ym_pixels(x) <= conv->k / conv->groups * taps &&
+    return !cpu_joins_taps(conv) && ym_pixels(x) <= conv->k / conv->groups * taps &&
            ym_pixels(dy) <= MOST_PIXELS;
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cpu/weight_panels.h"
+#include "cpu/padded_row.h"
 
 #include <string.h>
 
@@ -73,6 +74,22 @@ void cpu_pack_part(const cpu_rows *r, int32_t part, float *panel)
     }
 }
 
+void cpu_pack_padded(const cpu_rows *r, int32_t left, int32_t width, float *panel)
+{
+    cpu_image_row row = {
+        .n = r->n, .h = r->first, .first = -left, .count = width, .step = 1};
+    for (; row.h < r->end; row.h++, panel += (int64_t)width * r->count) {
+        const cpu_inside inside = cpu_inside_of(r->of, &row);
+        const int64_t index = inside.pixel * r->of->pitch + r->channel;
+        float *to = cpu_zeros_around(&row, &inside, r->count, panel);
+        if (r->pairs) {
+            pair_images(r, index, inside.count, r->count, to, r->count);
+        } else {
+            cpu_load(r->of, index, inside.count, r->count, 1, to, r->count);
+        }
+    }
+}
+
 void cpu_pack_columns(const cpu_rows *r, float *panel)
 {
     const int64_t pixels = (int64_t)(r->end - r->first) * r->of->w;
@@ -119,6 +136,24 @@ bool cpu_meet(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy,
     product->a = v->x + c * (v->high - v->low) * width +
                  (x_row * width + x_column) * rows;
     product->b = v->dy + ((int64_t)(first_h - v->first) * dy->w + first_w) * b_step;
+    return true;
+}
+
+bool cpu_meet_row(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy,
+                  const cpu_visit *v, int32_t row, cpu_product *product)
+{
+    const int32_t h = row * conv->dilation_h - conv->pad_h;
+    int32_t first = v->first, end = v->end;
+    valid_range(h, conv->stride_h, x->h, &first, &end);
+    if (first == end) {
+        return false;
+    }
+    const int64_t b_step = product->c_row, count = conv->c / conv->groups;
+    const int64_t width = cpu_joined_width(conv, dy) * count;
+    product->loop[1] = (cpu_loop){end - first, conv->stride_h * width, dy->w * b_step};
+    product->loop[2] = (cpu_loop){dy->w, conv->stride_w * count, b_step};
+    product->a = v->x + (first * (int64_t)conv->stride_h + h - v->low) * width;
+    product->b = v->dy + (int64_t)(first - v->first) * dy->w * b_step;
     return true;
 }
 

@@ -49,6 +49,9 @@ void cpu_pack_parts(const cpu_rows *rows, float *buffer, float *panel);
 /* One part of all rows of an image, (row, column, channel of the part). */
 void cpu_pack_part(const cpu_rows *rows, int32_t part, float *panel);
 
+/* (row, column, channel) of `width` columns from -left on, with zeros outside. */
+void cpu_pack_padded(const cpu_rows *rows, int32_t left, int32_t width, float *panel);
+
 /* (row, column, channel), with zeros up to the end of the last vector. */
 void cpu_pack_columns(const cpu_rows *rows, float *panel);
 
@@ -65,6 +68,25 @@ typedef struct cpu_visit {
 bool cpu_meet(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy,
               const cpu_visit *visit, const int32_t tap[2], int64_t c,
               cpu_product *product);
+
+/* Whether the taps of a kernel's row are joined: with so few channels a register tile
+ * has room for several taps, whose pixels lie side by side in a row with the zeros of
+ * its padding (cpu_pack_padded). */
+static inline bool cpu_joins_taps(const ym_conv *conv)
+{
+    return conv->s > 1 && conv->dilation_w == 1 &&
+           2 * (conv->c / conv->groups) <= cpu_kernels_best()->tile_rows;
+}
+
+/* Columns of such a row of x. */
+static inline int64_t cpu_joined_width(const ym_conv *conv, const ym_tensor *dy)
+{
+    return (dy->w - 1) * (int64_t)conv->stride_w + conv->s;
+}
+
+/* cpu_meet of a joined row of the kernel, from its first tap and channel on. */
+bool cpu_meet_row(const ym_conv *conv, const ym_tensor *x, const ym_tensor *dy,
+                  const cpu_visit *visit, int32_t row, cpu_product *product);
 
 /* Gradients of weights: input channels [c, c + count), columns output channels from k
  * on, all taps. */
