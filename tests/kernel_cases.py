@@ -151,6 +151,12 @@ CASES = [
     conv_case(1, 37, 1, 24, 24, (3, 5), 1, 4, 2, 24),
     conv_case(2, 90, 1, 32, 48, 3, 1, 1),
     conv_case(3, 1, 1, 64, 40, 3, 1, 1),
+    # Few channels, whose taps are joined: csrc/cpu/conv_weight.c.
+    conv_case(2, 33, 34, 3, 40, 8, 8),
+    conv_case(1, 41, 37, 3, 20, 16, 16, 3),
+    conv_case(3, 45, 38, 3, 33, 3, 2, 1),
+    conv_case(1, 20, 21, 5, 9, (7, 4), (2, 3), (3, 2), (2, 1)),
+    conv_case(2, 14, 15, 21, 28, 3, 1, 1, 1, 7),
     *(conv_case(*numbers) for numbers in SMALL_GROUPS),
     *(  # strides beyond the image, or a side of it
         conv_case(*numbers)

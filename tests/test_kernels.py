@@ -81,6 +81,7 @@ def test_result_does_not_depend_on_the_threads() -> None:
     chosen.append(conv_case(1, 90, 85, 37, 37, 5, 1, 2, 1, 37))
     chosen.append(conv_case(1, 21, 19, 130, 70, 3, 1, 10, 10))
     chosen.append(conv_case(2, 90, 1, 32, 48, 3, 1, 1))
+    chosen.append(conv_case(3, 90, 85, 3, 40, 3, 2, 1))
     chosen += [pool_case((2, 40, 31, 30), kind, 5, 1, 2) for kind in ("max", "avg")]
     try:
         for case in chosen:

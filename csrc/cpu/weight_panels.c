@@ -171,11 +171,43 @@ static void store_columns(const ym_weight *dw, int32_t columns, int32_t count,
     }
 }
 
+/* With few channels, a column's neighbouring taps at a time: tap by tap, what lies a
+ * large kernel apart would evict one another from the cache. */
+static void store_taps(const ym_conv *conv, const ym_weight *dw,
+                       const cpu_weight_patch *p, int32_t first, const float *sums,
+                       bool accumulate)
+{
+    const int64_t width = cpu_padded_count(p->columns);
+    const int32_t taps = (int32_t)cpu_min(TOGETHER, conv->r * conv->s - first);
+    int64_t offset[TOGETHER];
+    for (int32_t i = 0; i < taps; i++) {
+        offset[i] = (first + i) / conv->s * dw->stride_r +
+                    (first + i) % conv->s * dw->stride_s;
+    }
+    for (int32_t j = 0; j < p->columns; j++) {
+        for (int32_t c = 0; c < p->count; c++) {
+            float *to = dw->data + (p->k + j) * dw->stride_k +
+                        (p->c + c) * dw->stride_c;
+            for (int32_t i = 0; i < taps; i++) {
+                const float sum =
+                    sums[((int64_t)(first + i) * p->count + c) * width + j];
+                to[offset[i]] = accumulate ? to[offset[i]] + sum : sum;
+            }
+        }
+    }
+}
+
 /* Some input channels of all taps at a time, as taps are neighbours. */
 void cpu_store_weights(const ym_conv *conv, const ym_weight *dw,
                        const cpu_weight_patch *p, const float *sums, bool accumulate)
 {
     const int64_t width = cpu_padded_count(p->columns);
+    if (p->count < TOGETHER / 2) {
+        for (int32_t first = 0; first < conv->r * conv->s; first += TOGETHER) {
+            store_taps(conv, dw, p, first, sums, accumulate);
+        }
+        return;
+    }
     for (int32_t c = 0; c < p->count; c += TOGETHER) {
         const int32_t count = (int32_t)cpu_min(TOGETHER, p->count - c);
         float *to = dw->data + p->k * dw->stride_k + (p->c + c) * dw->stride_c;
