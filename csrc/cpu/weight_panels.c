@@ -16,6 +16,10 @@ static void pair_images(const cpu_rows *r, int64_t index, int64_t pixels, int32_
                         float *to, int64_t to_pitch)
 {
     const ym_tensor *x = r->of;
+    if (x->pitch == count && to_pitch == count && count * pixels <= INT32_MAX) {
+        count *= (int32_t)pixels; /* one long row */
+        pixels = 1;
+    }
     const uint16_t *first = (const uint16_t *)x->data + index;
     const int64_t image = (int64_t)x->h * x->w * x->pitch;
     cpu_kernels_best()->pair_images(pixels, count, first,
