@@ -40,24 +40,9 @@ static void find_columns(const cpu_correlation *c, int32_t first, int32_t column
     }
 }
 
-/* Weights of `count` input channels, an even number or up to the last, from `from` on,
- * which is of the first output channel of all. A column at a time: its weights are
- * neighbours in memory, those of a row may lie so far apart that they evict one another
- * from the cache. */
-static void pack_pairs(const cpu_correlation *c, int32_t columns, const float *from,
-                       int32_t count, uint32_t *to, int64_t width)
-{
-    const int64_t in_step = c->view.in_step;
-    for (int32_t j = 0; j < columns; j++) {
-        const float *at = from + j * c->view.out_step;
-        for (int32_t i = 0; i < count; i += 2) {
-            const float *first = at + i * in_step;
-            const uint32_t second = i + 1 < count ? ym_f32_to_bf16(first[in_step]) : 0;
-            to[i / 2 * width + j] = ym_f32_to_bf16(*first) | second << 16;
-        }
-    }
-}
-
+/* Weights of `count` input channels from `from` on, which is of the first output
+ * channel of all. A column at a time: its weights are neighbours in memory, those of a
+ * row may lie so far apart that they evict one another from the cache. */
 static void pack_floats(const cpu_correlation *c, const int64_t *offset,
                         int32_t columns, const float *from, int32_t count, float *to,
                         int64_t width)
@@ -78,13 +63,31 @@ static void pack_floats(const cpu_correlation *c, const int64_t *offset,
     }
 }
 
+/* The same of `count` input channels, an even number or up to the last, as pairs: first
+ * as floats, so that a row of them is rounded by vectors. */
+static void pack_pairs(const cpu_correlation *c, const int64_t *offset, int32_t columns,
+                       const float *from, int32_t count, uint32_t *to, int64_t width)
+{
+    float rows[TOGETHER][CPU_LANE_COLUMNS];
+    pack_floats(c, offset, columns, from, count, rows[0], CPU_LANE_COLUMNS);
+    if (count % 2 != 0) {
+        memset(rows[count], 0, sizeof rows[count]);
+    }
+    for (int32_t i = 0; i < count; i += 2, to += width) {
+        for (int32_t j = 0; j < columns; j++) {
+            to[j] = ym_f32_to_bf16(rows[i][j]) |
+                    (uint32_t)ym_f32_to_bf16(rows[i + 1][j]) << 16;
+        }
+    }
+}
+
 /* A tap's words of some input channels. */
 static void pack_tap(const cpu_correlation *c, const int64_t *offset, int32_t columns,
                      const float *from, int32_t count, float *to, int64_t width)
 {
     const int32_t words = c->pairs ? (count + 1) / 2 : count;
     if (c->pairs) {
-        pack_pairs(c, columns, from + offset[0], count, (uint32_t *)(void *)to, width);
+        pack_pairs(c, offset, columns, from, count, (uint32_t *)(void *)to, width);
     } else {
         pack_floats(c, offset, columns, from, count, to, width);
     }
