@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from allocations import held_by
 from torch import Tensor, nn
 
 JIT = pytest.mark.filterwarnings("ignore:.*torch.jit")
@@ -240,6 +241,18 @@ def held_in_core(module: nn.Module, size: int) -> int:
     ours = ym.checkpoint(module)
     ours(image(size=size)).sum().backward()
     return ym.report(ours).rows[0].held_bytes
+
+
+def stocks_bytes(stock: nn.Module, x: Tensor) -> tuple[int, int]:
+    """Bytes that stock PyTorch holds for a module with its input: as the report of a
+    checkpointed copy says, and as counted."""
+    import yolov9mem.torch as ym
+
+    ours = ym.checkpoint(copy.deepcopy(stock))
+    for module in (stock, ours):
+        module(x).sum().backward()
+    held = held_by(lambda: stock(x)) + x.nbytes - stock(x).nbytes
+    return ym.report(ours).rows[0].stock_bytes, held
 
 
 def assert_swapped_whole(stock: nn.Module, keep: str) -> None:

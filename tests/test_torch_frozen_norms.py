@@ -9,7 +9,6 @@ from collections.abc import Callable
 import pytest
 import rule
 import torch
-from allocations import held_by
 from models_for_tests import (
     Brick,
     assert_close,
@@ -18,6 +17,7 @@ from models_for_tests import (
     held_in_core,
     image,
     ran_in_core,
+    stocks_bytes,
 )
 from torch import Tensor, nn
 
@@ -169,13 +169,9 @@ def test_it_is_held_as_one_of_pytorchs_own(formula: Formula) -> None:
 @pytest.mark.parametrize("learns", [False, True])
 def test_stocks_bytes_are_those_of_the_product(learns: bool) -> None:
     """Which keeps its other factor only where the scale learns."""
-    stock, x = net(of_images, learns), image(size=32)
-    ours = ym.checkpoint(copy.deepcopy(stock))
-    for module in (stock, ours):
-        module(x).sum().backward()
-    held = held_by(lambda: stock(x)) + x.nbytes - stock(x).nbytes
+    said, held = stocks_bytes(net(of_images, learns), image(size=32))
     small = 2**11
-    assert abs(ym.report(ours).rows[0].stock_bytes - held) < small
+    assert abs(said - held) < small
 
 
 def test_where_all_norms_are_written_so_conv_gains_nothing() -> None:

@@ -11,7 +11,6 @@ import cuda_emulation as ce
 import pytest
 import rule
 import torch
-from allocations import held_by
 from models_for_tests import (
     Brick,
     assert_close,
@@ -21,6 +20,7 @@ from models_for_tests import (
     held_in_core,
     image,
     ran_in_core,
+    stocks_bytes,
 )
 from torch import Tensor, nn
 
@@ -129,13 +129,9 @@ def test_nothing_is_held_for_it_but_a_convolutions_result(name: str) -> None:
 @pytest.mark.parametrize("name", ["each", "each, expanded"])
 def test_stocks_bytes_are_those_of_the_product_too(name: str) -> None:
     """Whose other factor autograd keeps."""
-    stock, x = case(name), image(size=32)
-    ours = ym.checkpoint(copy.deepcopy(stock))
-    for module in (stock, ours):
-        module(x).sum().backward()
-    held = held_by(lambda: stock(x)) + x.nbytes - stock(x).nbytes
+    said, held = stocks_bytes(case(name), image(size=32))
     small = 2**10
-    assert abs(ym.report(ours).rows[0].stock_bytes - held) < small
+    assert abs(said - held) < small
 
 
 def test_other_readers_of_an_expanded_parameter() -> None:

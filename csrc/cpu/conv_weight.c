@@ -46,7 +46,6 @@ typedef struct layout {
     int32_t shares;                   /* of the blocks of a group */
     int32_t row_shares;               /* of the kernel's rows: 1 or all */
     int32_t visit_rows;               /* of dy */
-    bool joined;                      /* the taps of a row: cpu_joins_taps */
     int64_t partial;                  /* floats of dw, padded, all groups */
     int64_t x_panel, dy_panel, x_row; /* floats per thread */
 } layout;
@@ -110,7 +109,7 @@ static void choose_panels(layout *l, const ym_conv *conv, const ym_tensor *x,
     const int32_t taps = conv->r / l->row_shares;
     l->visit_rows = (int32_t)visit_rows(conv, x, dy, taps);
     l->x_panel = cpu_round_up(reach(conv, x, taps, l->visit_rows) * row, 16);
-    const bool buffer = x->dtype != YM_F32 && l->images == 1 && !l->joined;
+    const bool buffer = x->dtype != YM_F32 && l->images == 1 && !cpu_joins_taps(conv);
     l->x_row = buffer ? cpu_round_up(row, 16) : 0;
     l->dy_panel = (int64_t)l->visit_rows * dy->w * cpu_block_columns();
 }
@@ -125,7 +124,6 @@ static layout layout_of(const ym_conv *conv, const ym_tensor *x, const ym_tensor
 {
     layout l = {.c_count = conv->c / conv->groups, .k_count = conv->k / conv->groups};
     l.images = cpu_panel_images(x, dy);
-    l.joined = cpu_joins_taps(conv);
     const int64_t rows = image_rows(&l, dy);
     l.blocks = cpu_block_count(l.k_count);
     l.partial = conv->groups * cpu_padded_count(l.k_count) * l.c_count * conv->r *
@@ -220,7 +218,7 @@ static void add_block(const run *r, const share *own, int32_t block, const cpu_v
     const cpu_rows dy = {r->dy,   v->n,    v->first,     v->end,
                          channel, columns, l->images > 1};
     cpu_pack_columns(&dy, v->dy);
-    if (l->joined) {
+    if (cpu_joins_taps(r->conv)) {
         add_joined(r, own, v, sums, &product);
         return;
     }
@@ -260,7 +258,7 @@ static void add_rows(const run *r, const share *own, int32_t n, int32_t first,
     }
     const cpu_rows x = {
         r->x, v.n, v.low, v.high, own->group * l->c_count, l->c_count, l->images > 1};
-    if (l->joined) {
+    if (cpu_joins_taps(conv)) {
         cpu_pack_padded(&x, conv->pad_w, (int32_t)cpu_joined_width(conv, r->dy), v.x);
     } else {
         cpu_pack_parts(&x, v.dy + l->dy_panel, v.x);
