@@ -216,6 +216,8 @@ def test_the_last_of_all_under_autocast(strict: bool) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert ours(image()).dtype == stock(image()).dtype
         assert_same_training(ours, stock, image(), tolerance=0.08)
+    # The running statistics are of 16 bits, rounded as the machine's kernels do.
+    ours.load_state_dict(stock.state_dict())
     assert_same_training(ours, stock, image())
 
 
