@@ -154,19 +154,21 @@ def test_wrong_arguments_are_torchs_own_errors(message: str) -> None:
 @pytest.mark.parametrize("act", [nn.ReLU(), nn.LeakyReLU(0.1), nn.SiLU()])
 @pytest.mark.parametrize("keep", ["all", "conv", "min"])
 def test_a_bias_holds_nothing(act: nn.Module, keep: str) -> None:
-    def held(bias: bool) -> int:
+    def row_of(bias: bool, keep: str) -> Any:
         layers = [nn.ConvTranspose2d(8, 8, 2, 2, bias=bias) for _ in range(2)]
         stock = nn.Sequential(layers[0], act, layers[1], act, nn.Conv2d(8, 2, 1))
         ours = ym.checkpoint(copy.deepcopy(stock), keep=keep)
         assert_same_training(ours, stock, torch.randn(2, 8, 16, 16))
         (row,) = ym.report(ours).rows
-        # "min" has the lowest peak; what it holds of that depends on the workspaces, and
-        # these on the machine's vectors.
-        stocks = row.stock_bytes
-        if keep == "min":
-            assert row.peak_bytes <= 2 * stocks
-        else:
-            assert row.held_bytes <= stocks + 1024
+        return row
+
+    def held(bias: bool) -> int:
+        row = row_of(bias, keep)
+        if row.held_bytes > row.stock_bytes + 1024:
+            # For a lower peak alone: which plan has that, depends on the workspaces, and
+            # these on the machine's vectors.
+            assert keep == "min"
+            assert row.peak_bytes < row_of(bias, "conv").peak_bytes
         return row.held_bytes
 
     assert held(True) <= held(False) + 1024
