@@ -332,10 +332,18 @@ def bad_calls():
     row = torch.tensor([[0, 1, 0.5, 0.5, 0.2, 0.2]])
     turned = [levels[0].reshape(2, 67, 24, 6), *levels[1:]]
     less = [z[:1] for z in levels]
-    for label in (-1, 3, float("nan")):
-        wrong = row.clone()
-        wrong[0, 1] = label
-        yield levels, wrong, rf"a class is {label:g}, must be in \[0, 3\)"
+    for column, value, message in (
+        (0, 0.5, "an image's number is 0.5, must be whole"),
+        (0, float("nan"), "an image's number is nan, must be whole"),
+        (1, -1, r"a class is -1, must be in \[0, 3\)"),
+        (1, 3, r"a class is 3, must be in \[0, 3\)"),
+        (1, float("nan"), r"a class is nan, must be in \[0, 3\)"),
+        (2, float("nan"), "a box coordinate is nan, must be finite"),
+        (5, float("inf"), "a box coordinate is inf, must be finite"),
+    ):
+        wrong = torch.cat((row, row))
+        wrong[1, column] = value
+        yield levels, wrong, "targets: " + message
     yield levels, row[:, :5], r"targets: is \(1, 5\), must be \(n, 6\)"
     yield levels[:2], row, r"output\[0\]: has 2 levels, the head 3"
     yield (
@@ -352,6 +360,13 @@ def bad_calls():
 @pytest.mark.parametrize("levels, targets, message", list(bad_calls()))
 def test_bad_input_is_named(levels, targets, message) -> None:
     with pytest.raises(ValueError, match=message):
+        DetectionLoss(head(3), HYP)(levels, targets)
+
+
+@pytest.mark.parametrize("targets", [None, [[0, 1, 0.5, 0.5, 0.2, 0.2]]])
+def test_targets_that_are_no_tensor(targets) -> None:
+    levels = [torch.tensor(z).float() for z in make_case(1)[0]]
+    with pytest.raises(TypeError, match="targets: is a .*, must be a tensor"):
         DetectionLoss(head(3), HYP)(levels, targets)
 
 

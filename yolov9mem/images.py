@@ -17,8 +17,9 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 
     Decoded by OpenCV or else by Pillow, whichever is installed; ImportError names both
     if neither is. WebP files are turned by Pillow, not by OpenCV 4. Of 16 bits a sample
-    the upper 8 are kept. Raises FileNotFoundError, or ValueError for a file that
-    is no image or has 32 bits a sample.
+    the upper 8 are kept. Of a truncated JPEG OpenCV gives what is there, as the official
+    data set has it, and Pillow nothing. Raises FileNotFoundError, or ValueError for a
+    file that is no image or has 32 bits a sample.
     """
     name = os.fspath(path)
     if not os.path.isfile(name):

@@ -111,9 +111,11 @@ class DetectionLoss:
             targets: (n, 6): number of the image, class, box as centre and size in [0, 1].
 
         Raises:
+            TypeError: targets is no tensor.
             ValueError: a level or the targets have another shape, or targets on the CPU a
-                class that the head does not have. (Where they are on a GPU, that is an
-                error of the device: the host does not wait for their values.)
+                class that the head does not have, an image's number that is not whole or a
+                box that is not finite. (On a GPU the host does not wait for their values:
+                such a class is an error of the device there, the others are not told.)
         """
         nested = isinstance(output[0], (list, tuple))
         branches: list[list[Tensor]]
@@ -144,15 +146,27 @@ class DetectionLoss:
                 )
             for k, level in enumerate(levels):
                 self._check_level(f"output[{b}][{k}]", level, levels[0], branches[0][k])
+        self._check_targets(targets)
+
+    def _check_targets(self, targets: Tensor) -> None:
+        if not isinstance(targets, Tensor):
+            found = type(targets).__name__
+            raise TypeError(f"targets: is a {found}, must be a tensor (n, 6)")
         if targets.ndim != 2 or targets.shape[1] != 6:
             raise ValueError(f"targets: is {tuple(targets.shape)}, must be (n, 6)")
-        if targets.device.type == "cpu":
-            labels = targets[:, 1]
-            wrong = labels[~((labels >= 0) & (labels < self.nc))]
+        if targets.device.type != "cpu":
+            return
+        image, label, boxes = targets[:, 0], targets[:, 1], targets[:, 2:]
+        rules = (
+            ("an image's number", image, image == image.floor(), "whole"),
+            ("a class", label, (label >= 0) & (label < self.nc), f"in [0, {self.nc})"),
+            ("a box coordinate", boxes, boxes.isfinite(), "finite"),
+        )
+        for name, values, holds, rule in rules:
+            wrong = values[~holds]
             if len(wrong):
-                raise ValueError(
-                    f"targets: a class is {wrong[0].item():g}, must be in [0, {self.nc})"
-                )
+                value = f"{wrong[0].item():g}"
+                raise ValueError(f"targets: {name} is {value}, must be {rule}")
 
     def _check_level(
         self, name: str, level: Tensor, first: Tensor, same: Tensor
