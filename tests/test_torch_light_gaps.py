@@ -194,7 +194,7 @@ def test_training_is_stocks(name: str) -> None:
 def test_under_autocast(name: str) -> None:
     ours, stock = pair(LAYERS[name])
     exact = copy.deepcopy(stock).double()
-    x = image(size=6 * SIZE)
+    x = image(size=3 * SIZE)
     for module in (ours, stock):
         with torch.autocast("cpu", torch.bfloat16):
             made = module(x)
