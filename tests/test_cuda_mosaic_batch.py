@@ -77,6 +77,16 @@ def test_a_wrong_place_is_refused() -> None:
         batch.to("meta").render()
 
 
+@pytest.mark.parametrize("place", [torch.float32, torch.zeros(1), True, 0.5, None])
+def test_a_batch_is_moved_to_a_device_alone(place) -> None:
+    """Tensor.to takes a dtype too, and would make other bytes of the pixels."""
+    batch, _ = samples(MosaicBatchDataset(make_mosaic({})))
+    with pytest.raises(TypeError, match="device: is .*, must be a torch.device or its"):
+        batch.to(place)
+    with pytest.raises(ValueError, match="device: is 'gpu 0': "):
+        batch.to("gpu 0")
+
+
 @pytest.mark.parametrize("kind", [MosaicDataset, MosaicBatchDataset])
 def test_a_batch_of_no_samples_is_refused(kind) -> None:
     with pytest.raises(ValueError, match="samples: there are none, must be at least"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -16,6 +17,12 @@ def check_module(name: str, value: Any) -> None:
         )
 
 
+def check_callable(name: str, value: Any) -> None:
+    """Raises TypeError for what is no function or the like."""
+    if not callable(value):
+        raise TypeError(f"{name}: is {value!r}, must be a function")
+
+
 def check_attributes(name: str, value: Any, attributes: tuple[str, ...]) -> None:
     """Raises TypeError for what lacks one of them."""
     for attribute in attributes:
@@ -23,3 +30,14 @@ def check_attributes(name: str, value: Any, attributes: tuple[str, ...]) -> None
             raise TypeError(
                 f"{name}: {type(value).__name__} has no attribute '{attribute}'"
             )
+
+
+def check_device(name: str, value: Any) -> torch.device:
+    """The device. Raises TypeError for what names none by its type, such as a dtype, and
+    ValueError for a text or a number that is none here."""
+    if isinstance(value, bool) or not isinstance(value, (torch.device, str, int)):
+        raise TypeError(f"{name}: is {value!r}, must be a torch.device or its name")
+    try:
+        return torch.device(value)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{name}: is {value!r}: {error}") from error

@@ -21,6 +21,7 @@ from yolov9mem.draws import Recipe
 from yolov9mem.scene import Scene, Tile
 
 from . import devices
+from .checks import check_device
 
 _MARGIN = 2  # pixels: the second tap and what rounding may move
 _ALIGNMENT = 16
@@ -147,8 +148,13 @@ class MosaicBatch:
         return MosaicBatch(self.pixels.pin_memory(), self._jobs, self.size)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> MosaicBatch:
-        """The same on a device: one copy of all tiles."""
-        moved = self.pixels.to(device, non_blocking=non_blocking)
+        """The same on a device: one copy of all tiles.
+
+        Raises TypeError or ValueError for what is no device.
+        """
+        # Tensor.to would take a dtype as well, and make other bytes of the pixels.
+        place = check_device("device", device)
+        moved = self.pixels.to(place, non_blocking=non_blocking)
         return MosaicBatch(moved, self._jobs, self.size)
 
     def render(self, out: Tensor | None = None) -> Tensor:
