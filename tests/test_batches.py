@@ -296,9 +296,15 @@ def test_arguments() -> None:
         ({"share": "a"}, "share: is 'a', must be a number"),
         ({"memory": [1]}, r"memory: is \[1\], must be a number"),
         ({"devices": "cuda:0"}, "devices: is 'cuda:0', must be a sequence of devices"),
+        ({"devices": ""}, "devices: is '', must be a sequence of devices"),
+        ({"devices": 0}, "devices: is 0, must be a sequence of devices"),
+        ({"devices": [0.5]}, "devices: is 0.5, must be a torch.device or its name"),
+        ({"meter": 5}, "meter: is 5, must be a function"),
     ):
         with pytest.raises(TypeError, match=words):
             line.largest(**options)
+    with pytest.raises(TypeError, match="prepare: is None, must be a function"):
+        ym.largest_batch(None, meter=line)  # type: ignore[arg-type]
 
 
 def test_memory_may_be_a_size() -> None:

@@ -24,6 +24,7 @@ from yolov9mem._keep import MOST_BYTES, parse_size
 from yolov9mem.plan_table import readable_bytes
 
 from . import devices as places
+from .checks import check_callable, check_device
 from .running.arenas import drop_workspace
 
 # Of what a GPU has for this process. The peak of the chosen batch is measured, and of all
@@ -133,13 +134,16 @@ def largest_batch(
         MemoryError: not even ``multiple`` images fit; says what there is.
         TypeError, ValueError: an argument that breaks its rule, or no GPU and no meter.
     """
+    check_callable("prepare", prepare)
+    if meter is not None:
+        check_callable("meter", meter)
     check_whole("multiple", multiple, 1, INT_MAX)
     check_whole("most", most, multiple, INT_MAX)
     check_real("share", share)
     if not 0 < share <= 1:
         raise ValueError(f"share: is {share}, must be above 0 and at most 1")
     limit = None if memory is None else _bytes_of(memory)
-    gpus = _gpus_among(devices or (), others=meter is not None)
+    gpus = _gpus_among(() if devices is None else devices, others=meter is not None)
     if meter is None:
         if not torch.cuda.is_available():
             raise ValueError("devices: this PyTorch sees no GPU, and there is no meter")
@@ -165,12 +169,9 @@ def _gpus_among(
     devices: Sequence[torch.device | str], others: bool
 ) -> list[torch.device]:
     """GPUs; others: devices that are none are passed over, not refused."""
-    if isinstance(devices, (str, torch.device)):
+    if isinstance(devices, (str, torch.device)) or not hasattr(devices, "__iter__"):
         raise TypeError(f"devices: is {devices!r}, must be a sequence of devices")
-    try:
-        found = [torch.device(device) for device in devices]
-    except RuntimeError as error:  # a text that names none
-        raise ValueError(f"devices: {error}") from error
+    found = [check_device("devices", device) for device in devices]
     for device in found:
         if device.type != "cuda" and not others:
             raise ValueError(
