@@ -2,8 +2,6 @@
 """yolov9mem.torch.loss against two oracles that share nothing with it: loops in float64,
 and one image at a time in torch, which float32 may be twice as far from as they are."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import per_image_loss
 import pytest
@@ -368,14 +366,6 @@ def test_targets_that_are_no_tensor(targets) -> None:
     levels = [torch.tensor(z).float() for z in make_case(1)[0]]
     with pytest.raises(TypeError, match="targets: is a .*, must be a tensor"):
         DetectionLoss(head(3), HYP)(levels, targets)
-
-
-def test_heads_that_have_no_such_loss() -> None:
-    for change in ({"nc": 0}, {"reg_max": 1}):
-        with pytest.raises(ValueError, match=f"{next(iter(change))} is"):
-            DetectionLoss(SimpleNamespace(**{**vars(head(3)), **change}), HYP)
-    with pytest.raises(ValueError, match="topk: is 0"):
-        DetectionLoss(head(3), HYP, topk=0)
 
 
 def test_focal_weight_lowers_easy_cells() -> None:

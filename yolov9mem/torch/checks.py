@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from yolov9mem.sgd import is_finite
+
 
 def check_module(name: str, value: Any) -> None:
     """Raises TypeError for what is no torch.nn.Module."""
@@ -41,3 +43,15 @@ def check_device(name: str, value: Any) -> torch.device:
         return torch.device(value)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{name}: is {value!r}: {error}") from error
+
+
+def checked_count(name: str, count: Any) -> int:
+    """A whole number of at least 1.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is another number.
+    """
+    if not is_finite(name, count) or int(count) != count or count < 1:
+        raise ValueError(f"{name}: is {count}, must be a whole number of at least 1")
+    return int(count)

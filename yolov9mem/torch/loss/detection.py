@@ -17,6 +17,7 @@ while forward still runs; but for the objects' counts, if the targets are there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import check_attributes
+from yolov9mem.sgd import is_finite
+
+from ..checks import check_attributes, checked_count
 from .assigner import Assignment, Objects, TaskAlignedAssigner, pack_objects
 from .boxes import (
     boxes_to_distances,
@@ -55,6 +58,35 @@ def first_cells(positive: Tensor, most: int) -> tuple[Tensor, Tensor]:
     return found.where(is_real, place), is_real
 
 
+def _finite(name: str, value: Any, least: float = -math.inf) -> float:
+    if not (is_finite(name, value) and value >= least):
+        rule = "finite" if least < 0 else f"finite and at least {least}"
+        raise ValueError(f"{name}: is {value}, must be {rule}")
+    return float(value)
+
+
+def _strides(stride: Any) -> list[float]:
+    """Of each level."""
+    rule = "must be a number of pixels for each level"
+    try:
+        found = torch.as_tensor(stride).tolist()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"head: stride: is {stride!r}, {rule}") from error
+    if not (isinstance(found, list) and found and isinstance(found[0], int | float)):
+        raise ValueError(f"head: stride: is {stride!r}, {rule}")
+    if not all(0 < pixels < math.inf for pixels in found):
+        raise ValueError(f"head: stride: is {found}, must be finite and above 0")
+    return found
+
+
+def _check_tensor(name: str, value: Any) -> None:
+    """Of numbers in memory, one after the other or with gaps."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: is a {type(value).__name__}, must be a tensor")
+    if value.layout is not torch.strided:
+        raise ValueError(f"{name}: is {value.layout}, must be dense")
+
+
 class DetectionLoss:
     """Loss of the training output of a YOLOv9 or GELAN detector, or of its eval levels.
 
@@ -67,8 +99,8 @@ class DetectionLoss:
         topk, alpha, beta: of the task-aligned assigner.
 
     Raises:
-        TypeError: head lacks an attribute.
-        ValueError: hyp lacks a gain, or a number is too small.
+        TypeError: head lacks an attribute, hyp is no mapping, or a value is no number.
+        ValueError: hyp lacks a gain, or a number is not finite, too small, or not whole.
 
     The same sums as in the official ComputeLoss of `utils.loss_tal` (one branch),
     `utils.loss_tal_dual` (two) and `utils.loss_tal_triple` (three), in float32 where those
@@ -85,22 +117,30 @@ class DetectionLoss:
         beta: float = 6.0,
     ) -> None:
         check_attributes("head", head, ("nc", "reg_max", "stride"))
+        if not isinstance(hyp, Mapping):
+            raise TypeError(
+                f"hyp: is a {type(hyp).__name__}, must map names to numbers"
+            )
         for name in GAINS:
             if name not in hyp:
                 raise ValueError(f"hyp: has no {name!r}, the gain of that part")
-        self.nc, self.reg_max = int(head.nc), int(head.reg_max)
-        if self.nc < 1 or self.reg_max < 2:
+        self.nc = checked_count("head: nc", head.nc)
+        self.reg_max = checked_count("head: reg_max", head.reg_max)
+        if self.reg_max < 2:
             raise ValueError(
-                f"head: nc is {self.nc}, must be at least 1, and reg_max is "
-                f"{self.reg_max}, must be at least 2: two bins share a distance"
+                f"head: reg_max: is {self.reg_max}, must be at least 2: two bins share a "
+                "distance"
             )
-        if topk < 1:
-            raise ValueError(f"topk: is {topk}, must be at least 1")
-        self.stride: list[float] = torch.as_tensor(head.stride).tolist()
-        self.gains = [hyp[name] for name in GAINS]
-        self.positive_weight = float(hyp.get("cls_pw", 1.0))
-        self.gamma = float(hyp.get("fl_gamma", 0.0))
-        self.assigner = TaskAlignedAssigner(topk, alpha, beta)
+        self.stride = _strides(head.stride)
+        gains = {"cls_pw": 1.0, "fl_gamma": 0.0, **hyp}
+        self.gains = [_finite(f"hyp: {name}", gains[name]) for name in GAINS]
+        self.positive_weight = _finite("hyp: cls_pw", gains["cls_pw"])
+        self.gamma = _finite("hyp: fl_gamma", gains["fl_gamma"])
+        self.assigner = TaskAlignedAssigner(
+            checked_count("topk", topk),
+            _finite("alpha", alpha, least=0),
+            _finite("beta", beta, least=0),
+        )
 
     def __call__(self, output: Sequence[Any], targets: Tensor) -> tuple[Tensor, Tensor]:
         """(loss times batch size, detached (box, cls, dfl) with their gains).
@@ -111,13 +151,17 @@ class DetectionLoss:
             targets: (n, 6): number of the image, class, box as centre and size in [0, 1].
 
         Raises:
-            TypeError: targets is no tensor.
-            ValueError: a level or the targets have another shape, or targets on the CPU a
-                class that the head does not have, an image's number that is not whole or a
-                box that is not finite. (On a GPU the host does not wait for their values:
-                such a class is an error of the device there, the others are not told.)
+            TypeError: output is no list or tuple, or a level or targets are no tensor.
+            ValueError: a level or the targets have another shape or dtype, a level lies
+                elsewhere than the first, or targets on the CPU have a class that the head
+                does not have, an image's number that is not whole or a box that is not
+                finite. (On a GPU the host does not wait for their values: such a class is
+                an error of the device there, the others are not told.)
         """
-        nested = isinstance(output[0], (list, tuple))
+        if not isinstance(output, (list, tuple)):
+            found = type(output).__name__
+            raise TypeError(f"output: is a {found}, must be a list or tuple of levels")
+        nested = len(output) > 0 and isinstance(output[0], (list, tuple))
         branches: list[list[Tensor]]
         branches = [list(b) for b in (output if nested else [output])]
         self._check(branches, targets)
@@ -145,13 +189,14 @@ class DetectionLoss:
                     f"output[{b}]: has {len(levels)} levels, the head {len(self.stride)}"
                 )
             for k, level in enumerate(levels):
+                _check_tensor(f"output[{b}][{k}]", level)
                 self._check_level(f"output[{b}][{k}]", level, levels[0], branches[0][k])
         self._check_targets(targets)
 
     def _check_targets(self, targets: Tensor) -> None:
-        if not isinstance(targets, Tensor):
-            found = type(targets).__name__
-            raise TypeError(f"targets: is a {found}, must be a tensor (n, 6)")
+        _check_tensor("targets", targets)
+        if targets.is_complex() or targets.dtype is torch.bool:
+            raise ValueError(f"targets: is {targets.dtype}, must be real numbers")
         if targets.ndim != 2 or targets.shape[1] != 6:
             raise ValueError(f"targets: is {tuple(targets.shape)}, must be (n, 6)")
         if targets.device.type != "cpu":
@@ -183,6 +228,11 @@ class DetectionLoss:
         if len(level) != len(first) or level.shape != same.shape:
             raise ValueError(
                 f"{name}: is {shape}, beside {tuple(first.shape)} and {tuple(same.shape)} "
+                "of the other levels and branches"
+            )
+        if level.device != same.device or level.device != first.device:
+            raise ValueError(
+                f"{name}: is on {level.device}, beside {first.device} and {same.device} "
                 "of the other levels and branches"
             )
 

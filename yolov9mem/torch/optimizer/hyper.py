@@ -31,18 +31,6 @@ def refuse_other_steps(settings: dict[str, Any]) -> None:
             raise NotImplementedError(f"AccumulatingSGD: {name}=True is not supported")
 
 
-def checked_count(name: str, count: Any) -> int:
-    """A whole number of at least 1.
-
-    Raises:
-        TypeError: it is no number.
-        ValueError: it is another number.
-    """
-    if not is_finite(name, count) or int(count) != count or count < 1:
-        raise ValueError(f"{name}: is {count}, must be a whole number of at least 1")
-    return int(count)
-
-
 def hyper_of(groups: list[dict[str, Any]]) -> array[float]:
     """The groups' numbers as C takes them.
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from yolov9mem._checks import check_flag
 from yolov9mem.sgd import checked_max_norm, inverse_scale
 
-from ..checks import check_attributes
+from ..checks import check_attributes, checked_count
 from . import amp
 from .amp import Scaled
 from .averages import AveragePairs, find_model
 from .deferring import DeferringOptimizer
 from .gpu_step import Scaling
-from .hyper import check_finite, checked_count, refuse_other_steps
+from .hyper import check_finite, refuse_other_steps
 from .pending import Pending
 from .step_table import WRITE, ZERO, StepTable
 from .table_cache import TableCache
