@@ -7,7 +7,11 @@ import io
 import math
 import pickle
 import resource
+from decimal import Decimal
+from fractions import Fraction
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from sgd_twins import OFFICIAL, assert_same, backward, official_groups, twins
@@ -227,3 +231,35 @@ def test_thousand_steps_leak_nothing():
 def test_an_average_is_told_what_its_settings_break(settings, error, text):
     with pytest.raises(error, match=text):
         ModelEMA(nn.Linear(2, 2), **settings)
+
+
+def test_an_average_of_what_is_no_module():
+    net = nn.Linear(2, 2)
+    ema = ModelEMA(net)
+    optimizer = AccumulatingSGD(net.parameters(), lr=0.1)
+    calls = ema.update, ema.update_attr, partial(optimizer.attach_ema, ema)
+    for call in calls:
+        with pytest.raises(TypeError, match="model: is a dict, must be a torch.nn.Mod"):
+            call({})
+    assert ema.updates == 0 and optimizer.ema is None
+
+
+def test_attributes_are_copied_by_name():
+    """One name alone would be read as its letters."""
+    net = nn.Linear(2, 2)
+    ema = ModelEMA(net)
+    net.names = ["cell"]
+    for name in ("include", "exclude"):
+        with pytest.raises(TypeError, match=f"{name}: is the str 'names', must be a c"):
+            ema.update_attr(net, **{name: "names"})
+    ema.update_attr(net, exclude=["names"])
+    assert not hasattr(ema.ema, "names")
+    ema.update_attr(net, include=["names"])
+    assert ema.ema.names == ["cell"]
+
+
+def test_a_decay_of_other_numbers():
+    """Small integers would wrap, and decimals are none that a float goes with."""
+    plain = ModelEMA(nn.Linear(2, 2), 0.5, 20).decay(3)
+    ema = ModelEMA(nn.Linear(2, 2), Decimal("0.5"), Fraction(20))
+    assert ema.decay(np.uint8(3)) == plain == 0.5 * (1 - math.exp(-3 / 20))

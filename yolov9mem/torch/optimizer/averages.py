@@ -69,12 +69,13 @@ class AveragePairs:
         model: the live module; wrappers are taken off both.
 
     Raises:
-        TypeError: the average is no module.
+        TypeError: the average or the model is no module.
         ValueError: an entry of the average is missing in the model.
     """
 
     def __init__(self, average: nn.Module, model: nn.Module) -> None:
         check_module("ema: ema", average)
+        check_module("model", model)
         self.average = unwrap(average)
         self.model = unwrap(model)
         self._read()

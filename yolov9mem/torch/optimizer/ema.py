@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yolov9mem._checks import check_whole
+from yolov9mem._checks import as_float, check_names, check_whole
 from yolov9mem.sgd import is_finite
 
 from ..checks import check_module
@@ -57,16 +57,20 @@ class ModelEMA:
         self.ema = copy.deepcopy(unwrap(model)).eval()
         self.ema.requires_grad_(False)
         self.updates = updates
-        self._final_decay = decay
-        self._tau = tau
+        self._final_decay, self._tau = as_float(decay), as_float(tau)
 
     def decay(self, updates: int) -> float:
         """The decay of update number `updates` (1 is the first)."""
-        return self._final_decay * (1 - math.exp(-updates / self._tau))
+        return self._final_decay * (1 - math.exp(-(updates / self._tau)))
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Counts one update and moves the average towards the model."""
+        """Counts one update and moves the average towards the model.
+
+        Raises:
+            TypeError: model is no module.
+            ValueError: it has not the average's tensors.
+        """
         decay = self.decay(self.updates + 1)
         pairs = AveragePairs(self.ema, model)
         StepTable([], {}, pairs).move_averages(decay)
@@ -83,8 +87,15 @@ class ModelEMA:
         Args:
             include: names to copy; empty: all that do not start with an underscore.
             exclude: names never copied.
+
+        Raises:
+            TypeError: model is no module, include or exclude is no collection of names.
         """
-        wanted, unwanted = set(include), set(exclude)
+        check_module("model", model)
+        wanted, unwanted = (
+            check_names("include", include),
+            check_names("exclude", exclude),
+        )
         for name, value in vars(unwrap(model)).items():
             if (
                 name.startswith("_")
