@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from yolov9mem import launch
@@ -91,6 +92,22 @@ def test_values_given_in_python_are_checked_too(wrong: dict[str, float]) -> None
     (name,) = wrong
     with pytest.raises(UsageError, match=f"--{name}: is"):
         Settings(**wrong)
+
+
+@pytest.mark.parametrize("name", ["amp", "strict", "stock_loss"])
+@pytest.mark.parametrize("value", ["False", 0, None])
+def test_flags_given_in_python_are_true_or_false(name: str, value: object) -> None:
+    """Any text would be true."""
+    with pytest.raises(TypeError, match=f"{name}: is {value!r}, must be True or False"):
+        Settings(**{name: value})
+
+
+def test_numbers_given_in_python_are_what_words_are_read_as() -> None:
+    given = Settings(accumulate="4", mosaic="0.5", mixup=np.float32(1))
+    assert (given.accumulate, given.mosaic, given.mixup) == (4, 0.5, 1.0)
+    assert type(given.mixup) is float
+    with pytest.raises(TypeError, match="ckpt: is 6, must be a str"):
+        Settings(keep=6)
 
 
 def test_modules_and_words_after_them() -> None:

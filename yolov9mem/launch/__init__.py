@@ -112,6 +112,9 @@ def patch(
     One line before `YOLO("yolov9s.yaml").train(...)`. The arguments are the flags of
     `python -m yolov9mem --help`; `accumulate` needs ultralytics or Lightning here.
 
+    Raises TypeError for a ckpt that is no text or a flag that is not True or False,
+    UsageError, a ValueError, for a value that breaks its rule.
+
     Returns an object with stop(), which puts everything back. Another call does so too
     and begins anew. In a script that `python -m yolov9mem` runs the flags given there
     hold, and this does nothing.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from yolov9mem._checks import check_flag, check_text
 from yolov9mem._keep import parse_keep
 
 PROG = "python -m yolov9mem"
@@ -60,12 +61,15 @@ class Settings:
     stock_loss: bool = False
 
     def __post_init__(self) -> None:
+        """Values given in Python, by patch(), are those that words would be read as."""
+        check_text("ckpt", self.keep)
         _keep("--ckpt", self.keep)
-        if self.accumulate is not None:
-            _count("--accumulate", str(self.accumulate))
-        for name in ("mosaic", "mixup"):
-            if getattr(self, name) is not None:
-                _probability(f"--{name}", str(getattr(self, name)))
+        for name in ("amp", "strict", "stock_loss"):
+            check_flag(name, getattr(self, name))
+        for name in ("accumulate", "mosaic", "mixup"):
+            given, read = getattr(self, name), FLAGS[f"--{name}"].read
+            if given is not None and read is not None:
+                object.__setattr__(self, name, read(f"--{name}", str(given)))
 
     def flags(self) -> list[str]:
         """The flags that bring these settings about."""
