@@ -200,6 +200,12 @@ MISALIGNED = np.zeros(17, np.uint8)[1:].view(np.float32)
         (bad(nesterov="False"), TypeError, "group 0: nesterov: is 'False', must be T"),
         (bad(maximize=0), TypeError, "group 0: maximize: is 0, must be True or False"),
         (bad(first_step=1), TypeError, "group 0: first_step: expected a bool"),
+        (bad(first_step=["False"]), TypeError, r"group 0: first_step\[0\]: is 'False'"),
+        (
+            bad(first_step=[math.nan]),
+            TypeError,
+            r"group 0: first_step\[0\]: is nan, must",
+        ),
         (bad(params=[np.broadcast_to(F[:1], 4)]), ValueError, "read-only"),
         (bad(grads=[MISALIGNED]), ValueError, r"grads\[0\]: address is 0x.* aligned"),
         (bad(params=None), TypeError, "group 0: params: is a NoneType, must be a seq"),

@@ -308,6 +308,8 @@ def _firsts(group: SGDGroup, number: int) -> list[bool]:
         ) from None
     if len(firsts) != count:
         raise ValueError(f"group {number}: {len(firsts)} first_step for {count} params")
+    for i, value in enumerate(firsts):
+        check_flag(f"group {number}: first_step[{i}]", value)
     return firsts
 
 
