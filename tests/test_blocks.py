@@ -249,3 +249,20 @@ def test_no_torch_is_loaded(tmp_path: Path) -> None:
         "b.backward(r); assert not {'torch', 'cv2', 'PIL'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_a_seed_is_a_whole_number() -> None:
+    """Of None other weights would be drawn each time."""
+    block = yolov9mem.conv(2, 2)
+    for seed in (None, 0.5, True, [1]):
+        with pytest.raises(TypeError, match="seed: is .*, must be a whole number"):
+            block.initial_params(seed)
+    with pytest.raises(ValueError, match="seed: is -1, must be 0 to"):
+        block.initial_params(-1)
+
+
+def test_an_epsilon_of_few_bits() -> None:
+    """Compared in its own type, the largest float32 would overflow, with a warning."""
+    assert yolov9mem.conv(2, 2, eps=np.float16(0.5)).norms[0].eps == 0.5
+    with pytest.raises(ValueError, match="eps: is inf, must be finite"):
+        yolov9mem.conv(2, 2, eps=np.float16(np.inf))

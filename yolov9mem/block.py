@@ -28,6 +28,7 @@ from yolov9mem._checks import (
     check_size,
     check_text,
     check_value,
+    check_whole,
     check_writable,
     dtype_name,
 )
@@ -184,11 +185,10 @@ class Block:
         return self._plans[key]
 
     def initial_params(self, seed: int = 0) -> dict[str, Array]:
-        """All tensors by state_dict name: weights as PyTorch draws them, norms at rest.
-
-        A convolution's weight is uniform in +-1 / sqrt(fan in).
-        """
-        random = np.random.default_rng(seed)
+        """All tensors by state_dict name: norms at rest, weights as PyTorch draws them, in
+        +-1 / sqrt(fan in). Raises TypeError or ValueError for a seed that is no whole
+        number from 0 to 2**64 - 1."""
+        random = np.random.default_rng(check_whole("seed", seed, 0, 2**64 - 1))
         params: dict[str, Array] = {}
         for name, shape in self.param_shapes.items():
             if len(shape) == 4:

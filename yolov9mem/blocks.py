@@ -9,7 +9,14 @@ import math
 from dataclasses import dataclass, field
 
 from yolov9mem import _core
-from yolov9mem._checks import INT_MAX, check_flag, check_real, check_whole, is_whole
+from yolov9mem._checks import (
+    INT_MAX,
+    as_float,
+    check_flag,
+    check_real,
+    check_whole,
+    is_whole,
+)
 from yolov9mem.block import Block, Norm
 
 _FLOAT_MAX = 3.4028234663852886e38  # eps is a float32 in the core
@@ -29,7 +36,7 @@ class _Recipe:
     def __post_init__(self) -> None:
         check_real("eps", self.eps)
         check_real("momentum", self.momentum)
-        if not 0 <= self.eps <= _FLOAT_MAX:
+        if not 0 <= as_float(self.eps) <= _FLOAT_MAX:
             raise ValueError(
                 f"eps: is {self.eps}, must be finite in float32 and at least 0"
             )
