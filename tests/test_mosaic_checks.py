@@ -127,7 +127,16 @@ BAD = {
     ),
     "image_size 0": ({"image_size": 0}, ValueError, "image_size: is 0"),
     "huge image": ({"image_size": 20000}, ValueError, "must be 1 to 16383"),
-    "NaN matrix": ({"warp": Warp(NAN_MATRIX)}, ValueError, "must be finite"),
+    "NaN matrix": (
+        {"warp": Warp(NAN_MATRIX)},
+        ValueError,
+        "warp: matrix has nan, must",
+    ),
+    "warp perspective": (
+        {"warp": Warp(np.eye(3), perspective="False")},
+        TypeError,
+        "warp: perspective: is 'False', must be True or False",
+    ),
     "short matrix": (
         {"warp": Warp(np.eye(2, 3))},
         ValueError,
@@ -179,6 +188,16 @@ BAD = {
         {"labels": make_labels(), "segments": [[np.zeros((3, 3))]] * 4},
         ValueError,
         "polygon 0 has shape",
+    ),
+    "polygon of text": (
+        {"labels": make_labels(), "segments": [[TRIANGLE.astype(str)]] * 4},
+        ValueError,
+        "segments of tile 0: polygon 0 .*: its dtype is <U32, must be numbers",
+    ),
+    "polygon complex": (
+        {"labels": make_labels(), "segments": [[TRIANGLE * 1j]] * 4},
+        ValueError,
+        "segments of tile 0: polygon 0 .*: its dtype is complex64, must be numbers",
     ),
     "polygon NaN": (
         {"labels": make_labels(), "segments": [[TRIANGLE * np.nan]] * 4},
@@ -322,4 +341,8 @@ def test_an_index_is_a_whole_number(index):
     augment = Mosaic(make_tiles(), make_labels(), image_size=SIZE)
     with pytest.raises(TypeError, match="index: is .*, must be a whole number"):
         augment.sample(index)
+    with pytest.raises(TypeError, match="index: is .*, must be a whole number"):
+        augment.load(index)
+    with pytest.raises(IndexError, match="image -1, must be 0 to 3"):
+        augment.load(-1)
     assert augment.sample(np.int64(1))[0].shape == (3, SIZE, SIZE)

@@ -146,6 +146,7 @@ class Mosaic:
 
     def load(self, index: int) -> np.ndarray:
         """A tile, (h, w, 3) uint8 BGR, its long side image_size."""
+        index = self._whole(index)
         image = self.images(index) if callable(self.images) else self.images[index]
         name = f"image {index}"
         if isinstance(image, str | os.PathLike):
@@ -165,12 +166,7 @@ class Mosaic:
 
     def recipe(self, index: int) -> Recipe:
         """The same sample, drawn but not rendered."""
-        try:
-            index = operator.index(index)  # a sampler may give NumPy's or a tensor's
-        except TypeError:
-            raise TypeError(f"index: is {index!r}, must be a whole number") from None
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index}, must be 0 to {len(self) - 1}")
+        index = self._whole(index)
         source = replace(self._source, load=self.load)
         if self.mosaic and random.random() < source.hyp["mosaic"]:
             picture = draw_mosaic_picture(source, index, nine=self.nine)
@@ -180,3 +176,13 @@ class Mosaic:
                 self.load(index), source.labels[index], size, source.hyp
             )
         return finish_recipe(picture, source.hyp)
+
+    def _whole(self, index: Any) -> int:
+        """The number of an image. Raises IndexError, which ends a loop, beyond the last."""
+        try:
+            number = operator.index(index)  # a sampler may give NumPy's or a tensor's
+        except TypeError:
+            raise TypeError(f"index: is {index!r}, must be a whole number") from None
+        if not 0 <= number < len(self):
+            raise IndexError(f"image {number}, must be 0 to {len(self) - 1}")
+        return number

@@ -57,8 +57,11 @@ def check_segments(
     checked = []
     for i, given in enumerate(segments):
         try:
+            array = np.asarray(given)
+            if array.dtype.kind not in "fiu":  # text, times, the real part of a complex
+                raise TypeError(f"its dtype is {array.dtype}, must be numbers")
             with np.errstate(over="ignore"):  # an infinity is refused below
-                polygon = np.asarray(given, dtype=np.float32)
+                polygon = array.astype(np.float32, copy=False)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"{name}: polygon {i} is no array (points, 2): {error}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yolov9mem._checks import as_float, check_array, check_real
+from yolov9mem._checks import as_float, check_array, check_flag, check_real
 
 HYP_SCRATCH_HIGH: Mapping[str, float] = {
     "hsv_h": 0.015,
@@ -72,7 +72,7 @@ class Warp:
     perspective: bool = False
 
     def check(self) -> None:
-        """Raises TypeError or ValueError naming what is no number or no (3, 3)."""
+        """Raises TypeError or ValueError naming what breaks a rule."""
         check_array("warp: matrix", self.matrix)
         if self.matrix.shape != (3, 3):
             raise ValueError(
@@ -82,6 +82,10 @@ class Warp:
             raise TypeError(
                 f"warp: matrix has dtype {self.matrix.dtype}, must be numbers"
             )
+        if not np.isfinite(self.matrix).all():
+            worst = self.matrix[~np.isfinite(self.matrix)][0]
+            raise ValueError(f"warp: matrix has {worst}, must be finite")
+        check_flag("warp: perspective", self.perspective)
         check_real("warp: scale", self.scale)
         if not abs(as_float(self.scale)) <= _LARGEST_SCALE:
             raise ValueError(
