@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -65,9 +67,34 @@ def measure_gpu(options: argparse.Namespace) -> int:
     return 0 if stages.all_well(session) else 1
 
 
+def record_folder(text: str) -> Path:
+    """Made at once: what was measured would be lost where it can't be written."""
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder: {error}") from None
+    if not os.access(path, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} can't be written")
+    return path
+
+
+def positive_minutes(text: str) -> float:
+    """Above 0; NaN would never be over."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"is {text!r}, must be finite and above 0")
+    return value
+
+
 def add_gpu(commands: Any) -> None:
     gpu = commands.add_parser("gpu", help="measure on this machine's GPU")
-    gpu.add_argument("--out", type=Path, required=True, help="the record's folder")
+    gpu.add_argument(
+        "--out", type=record_folder, required=True, help="the record's folder"
+    )
     gpu.add_argument(
         "--stage",
         action="append",
@@ -76,7 +103,7 @@ def add_gpu(commands: Any) -> None:
     )
     gpu.add_argument(
         "--minutes",
-        type=float,
+        type=positive_minutes,
         metavar="M",
         help="of the whole call: what has no time is measured by the next one (9; 7.5 for "
         "one stage)",
@@ -101,7 +128,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     cpu = commands.add_parser("cpu", help="measure on this machine's CPU")
-    cpu.add_argument("--out", type=Path, default=record.RESULTS, help="record's folder")
+    where = {"default": record.RESULTS, "help": "record's folder"}
+    cpu.add_argument("--out", type=record_folder, **where)
     cpu.add_argument("--only", nargs="+", choices=available(), default=available())
     cpu.add_argument(
         "--quick", action="store_true", help="small cases, for a smoke run"

@@ -14,6 +14,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import __main__ as command_line
 from benchmarks import memory, record, render, timing
 
 ROOT = record.ROOT
@@ -129,3 +130,36 @@ def test_a_picture_has_the_cases_of_earlier_records_too() -> None:
         ("batch 128", 2),
     ]
     assert [row["of"][0] for row in found][:2] == ["batch 16", "batch 16"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            ["cpu", "--only", "plan", "--out", "{}/file"],
+            "--out: '.*/file' is no folder",
+        ),
+        (["gpu", "--out", "{}/file/in"], "--out: '.*/file/in' is no folder"),
+        (
+            ["gpu", "--out", "{}", "--minutes", "nan"],
+            "--minutes: is 'nan', must be fin",
+        ),
+        (["gpu", "--out", "{}", "--minutes", "-1"], "--minutes: is '-1', must be fin"),
+        (
+            ["gpu", "--out", "{}", "--minutes", "nine"],
+            "--minutes: is 'nine', must be fi",
+        ),
+    ],
+)
+def test_arguments_are_refused_before_anything_is_measured(
+    words, message, tmp_path, monkeypatch, capsys
+):
+    """A record that can't be written would be lost after all was measured."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(
+        "sys.argv", ["benchmarks", *(word.format(tmp_path) for word in words)]
+    )
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main()
+    assert stopped.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
