@@ -224,6 +224,7 @@ def test_held_bytes_of_a_known_graph() -> None:
         (["--weights", "none.pt"], "'none.pt' does not exist"),
         (["--resume", "none.pt"], "'none.pt' does not exist"),
         (["--cfg", ""], "--cfg or --weights"),
+        (["--project", ".", "--name", "x" * 300], "--name: [Errno 36] File name too"),
     ],
 )
 def test_bad_options_are_messages(

@@ -281,7 +281,10 @@ def run_folder(opt: argparse.Namespace) -> Path:
     """project/name, or name2, name3, ... where it exists."""
     folder = Path(opt.project) / opt.name
     number = 2
-    while folder.exists() and not opt.exist_ok:
-        folder = Path(opt.project) / f"{opt.name}{number}"
-        number += 1
+    try:
+        while folder.exists() and not opt.exist_ok:
+            folder = Path(opt.project) / f"{opt.name}{number}"
+            number += 1
+    except OSError as error:  # a name that is too long, a folder that is closed
+        raise OptionError(f"--project, --name: {error}") from None
     return folder
