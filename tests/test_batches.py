@@ -238,7 +238,7 @@ def test_nothing_fits() -> None:
         return lambda batch: model(torch.rand(batch, 16, 16, 16))
 
     with pytest.raises(MemoryError, match=r"keep: a budget of 1000 bytes is too small"):
-        ym.largest_batch(small_budget, meter=lambda work: (work() and 1, ROOM))
+        ym.largest_batch(small_budget, meter=lambda work: (work() or 1, ROOM))
 
 
 @pytest.mark.parametrize(
@@ -298,13 +298,51 @@ def test_arguments() -> None:
         ({"devices": "cuda:0"}, "devices: is 'cuda:0', must be a sequence of devices"),
         ({"devices": ""}, "devices: is '', must be a sequence of devices"),
         ({"devices": 0}, "devices: is 0, must be a sequence of devices"),
+        ({"devices": [None]}, "devices: is None, must be a torch.device or its name"),
         ({"devices": [0.5]}, "devices: is 0.5, must be a torch.device or its name"),
         ({"meter": 5}, "meter: is 5, must be a function"),
     ):
         with pytest.raises(TypeError, match=words):
             line.largest(**options)
-    with pytest.raises(TypeError, match="prepare: is None, must be a function"):
-        ym.largest_batch(None, meter=line)  # type: ignore[arg-type]
+
+
+def test_functions_that_are_none() -> None:
+    line = Line(lambda n: n)
+    for prepare, words in (
+        (None, "prepare: is None, must be a function"),
+        (lambda: None, r"prepare: returned None, must return step\(batch\)"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            ym.largest_batch(prepare, meter=line.meter)
+    for told, error, words in (
+        (None, TypeError, r"meter: told None, must tell \(peak, room\) in bytes"),
+        ((1, 2, 3), TypeError, r"meter: told \(1, 2, 3\)"),
+        ((None, 9), TypeError, "meter: peak: is None, must be a number"),
+        ((float("nan"), 9), ValueError, "meter: peak: is nan, must be bytes, from 0"),
+        ((1, float("inf")), ValueError, "meter: room: is inf"),
+    ):
+        with pytest.raises(error, match=words):
+            line.largest(meter=lambda work, told=told: told)
+
+
+@pytest.mark.parametrize("kind", [int, float, np.float64, np.int64, np.int32])
+def test_steps_are_of_ints_whatever_numbers_are_given(kind: type) -> None:
+    """Also in 32 bits, where products of the search's lines would overflow."""
+    line = Line(lambda n: 50_000_000 + 7_000_000 * n)
+    sizes: list[object] = []
+
+    def prepare() -> Callable[[int], None]:
+        step = line.prepare()
+        return lambda batch: (sizes.append(batch), step(batch))
+
+    def meter(work: Callable[[], object]) -> tuple:
+        peak, room = line.meter(work)
+        return kind(peak), kind(room)
+
+    most, multiple = (np.int64(1000), np.int32(1)) if kind is np.int64 else (1000, 1)
+    found = ym.largest_batch(prepare, meter=meter, most=most, multiple=multiple)
+    assert {type(size) for size in [*sizes, found.batch]} == {int}
+    assert [t.batch for t in found.trials] == [1, 2, 8, 32, 121, 122]
 
 
 def test_memory_may_be_a_size() -> None:
@@ -325,6 +363,8 @@ def test_devices_may_be_named() -> None:
 def test_without_a_gpu_there_must_be_a_meter() -> None:
     with pytest.raises(ValueError, match="sees no GPU, and there is no meter"):
         ym.largest_batch(lambda: lambda batch: None)
+    with pytest.raises(ValueError, match="has cuda:1, and this PyTorch sees no GPU"):
+        Line(lambda n: n).largest(devices=["cuda:1"])
 
 
 def test_two_gpus_the_fuller_one_decides(monkeypatch: pytest.MonkeyPatch) -> None:

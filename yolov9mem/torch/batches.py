@@ -11,8 +11,9 @@ returned: what is returned has fitted, and bends and steps on the way cost trial
 from __future__ import annotations
 
 import gc
+import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -87,8 +88,9 @@ class LargestBatch:
     def __str__(self) -> str:
         found = self.chosen
         peak, room = found.peak_bytes or 0, found.room_bytes
+        part = peak / max(room, 1)
         return (
-            f"a batch of {found.batch} takes {readable_bytes(peak)}, {peak / room:.0%} of "
+            f"a batch of {found.batch} takes {readable_bytes(peak)}, {part:.0%} of "
             f"the {readable_bytes(room)} that this process can have (limit "
             f"{readable_bytes(found.limit_bytes)}); measured "
             + ", ".join(map(str, self.trials))
@@ -137,13 +139,16 @@ def largest_batch(
     check_callable("prepare", prepare)
     if meter is not None:
         check_callable("meter", meter)
-    check_whole("multiple", multiple, 1, INT_MAX)
-    check_whole("most", most, multiple, INT_MAX)
+    # As ints: NumPy's would go on into all batches that are worked out from them.
+    multiple = check_whole("multiple", multiple, 1, INT_MAX)
+    most = check_whole("most", most, multiple, INT_MAX)
     check_real("share", share)
     if not 0 < share <= 1:
         raise ValueError(f"share: is {share}, must be above 0 and at most 1")
     limit = None if memory is None else _bytes_of(memory)
     gpus = _gpus_among(() if devices is None else devices, others=meter is not None)
+    if gpus and meter is not None and not torch.cuda.is_available():
+        raise ValueError(f"devices: has {gpus[0]}, and this PyTorch sees no GPU")
     if meter is None:
         if not torch.cuda.is_available():
             raise ValueError("devices: this PyTorch sees no GPU, and there is no meter")
@@ -169,7 +174,7 @@ def _gpus_among(
     devices: Sequence[torch.device | str], others: bool
 ) -> list[torch.device]:
     """GPUs; others: devices that are none are passed over, not refused."""
-    if isinstance(devices, (str, torch.device)) or not hasattr(devices, "__iter__"):
+    if isinstance(devices, (str, torch.device)) or not isinstance(devices, Iterable):
         raise TypeError(f"devices: is {devices!r}, must be a sequence of devices")
     found = [check_device("devices", device) for device in devices]
     for device in found:
@@ -190,6 +195,19 @@ def _bytes_of(memory: int | str) -> int:
             f"memory: is {memory!r}, must be above 0 bytes, or a size such as '6GB'"
         )
     return int(min(size, MOST_BYTES))
+
+
+def _measured(told: object) -> tuple[int, int]:
+    """What a meter has told, as ints: floats would make floats of the batches that are
+    worked out from them, and 32 bits of NumPy's overflow."""
+    if not isinstance(told, Sequence) or len(told) != 2:
+        raise TypeError(f"meter: told {told!r}, must tell (peak, room) in bytes")
+    peak, room = told
+    for name, count in (("peak", peak), ("room", room)):
+        check_real(f"meter: {name}", count)
+        if not 0 <= count < math.inf:
+            raise ValueError(f"meter: {name}: is {count}, must be bytes, from 0")
+    return math.ceil(peak), int(room)
 
 
 class CudaMeter:
@@ -235,7 +253,7 @@ class _Measuring:
     def trial(self, batch: int) -> Trial:
         peak: int | None = None
         try:
-            peak, room = self.meter(lambda: self._twice(batch))
+            peak, room = _measured(self.meter(lambda: self._twice(batch)))
         except Exception as error:
             if not _is_too_much(error):
                 raise
@@ -243,7 +261,7 @@ class _Measuring:
         # Outside of the handler the error is gone, and with it the tensors of its frames.
         if peak is None:
             self.forget()
-            _, room = self.meter(lambda: None)
+            _, room = _measured(self.meter(lambda: None))
         limit = int(room * self.share)
         if self.memory is not None:
             limit = min(limit, self.memory)
@@ -259,7 +277,10 @@ class _Measuring:
 
     def _twice(self, batch: int) -> None:
         if self.step is None:
-            self.step = self.prepare()
+            step: object = self.prepare()
+            if not callable(step):
+                raise TypeError(f"prepare: returned {step!r}, must return step(batch)")
+            self.step = step
         self.step(batch)
         self.step(batch)
 
