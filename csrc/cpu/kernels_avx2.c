@@ -13,7 +13,6 @@
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC optimize("O3")
 #pragma GCC target("avx2,fma")
 #endif
 

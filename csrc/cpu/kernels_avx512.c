@@ -15,7 +15,6 @@
     apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC optimize("O3")
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #endif
 

@@ -16,7 +16,6 @@
     apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC optimize("O3")
 #pragma GCC target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #endif
 

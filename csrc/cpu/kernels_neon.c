@@ -11,7 +11,6 @@
 #include <arm_neon.h>
 
 #ifndef __clang__
-#pragma GCC optimize("O3")
 #endif
 
 #define MULTIPLY_ADD(a, b, c) __builtin_fmaf(a, b, c)

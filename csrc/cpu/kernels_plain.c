@@ -8,7 +8,6 @@
 #include <string.h>
 
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("O3")
 #endif
 
 typedef float vector __attribute__((vector_size(16)));
