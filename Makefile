@@ -90,8 +90,9 @@ sanitize: build
 # Every architecture of build_cuda.py: needs nvcc and minutes, no GPU. The tests are those
 # of the extension itself: what it says of its build, and without a driver.
 cuda: build
-	YOLOV9MEM_CUDA=1 $(BIN)/python setup.py --quiet build \
+	YOLOV9MEM_CUDA=only $(BIN)/python setup.py --quiet build \
 	    --build-base build/cuda/tmp --build-lib build/cuda/lib
+	cp yolov9mem/_core.*.so build/cuda/lib/yolov9mem/
 	PYTHONPATH=$(CURDIR)/build/cuda/lib $(BIN)/pytest tests/test_cuda_module.py
 
 # cuDNN alone: what it depends on is only needed to run, not to plan.

@@ -2,7 +2,8 @@
 """The second extension, yolov9mem._cuda: finds nvcc and compiles csrc/cuda with it.
 
 Switches, by environment:
-    YOLOV9MEM_CUDA=auto|0|1      auto (default): built where nvcc is found; 1: must be
+    YOLOV9MEM_CUDA=auto|0|1|only auto (default): built where nvcc is found; 1: must be;
+                                 only: must be, and _core is not, which is built already
     YOLOV9MEM_CUDA_ARCHS="90 120"  compute capabilities instead of all; the last one
                                  also as PTX, for GPUs to come
     CUDA_HOME, CUDA_PATH         the toolkit, else the nvidia/cu13 wheel, else the nvcc
@@ -28,11 +29,17 @@ import numpy
 from setuptools import Extension
 
 ROOT = Path(__file__).resolve().parent
+ALONE = "only"
 ARCHS = ("75", "80", "86", "89", "90", "100", "120")
 C_SOURCES = (
     *("core/status.c", "ops/mosaic.c", "ops/sgd.c"),
     *("python/arguments.c", "python/mosaic_arguments.c", "python/sgd_rows.c"),
 )
+
+
+def is_alone() -> bool:
+    """Whether nothing else is to be built."""
+    return os.environ.get("YOLOV9MEM_CUDA") == ALONE
 
 
 @dataclass(frozen=True)
@@ -87,12 +94,12 @@ def find_toolkit() -> Toolkit | None:
     """The toolkit to build with, or None: without CUDA.
 
     Raises:
-        RuntimeError: YOLOV9MEM_CUDA=1 and there is none, or another value than
-            auto, 0, 1.
+        RuntimeError: YOLOV9MEM_CUDA=1 or only and there is none, or another value than
+            auto, 0, 1, only.
     """
     wanted = os.environ.get("YOLOV9MEM_CUDA", "auto") or "auto"
-    if wanted not in ("auto", "0", "1"):
-        raise RuntimeError(f"YOLOV9MEM_CUDA is {wanted!r}, must be auto, 0 or 1")
+    if wanted not in ("auto", "0", "1", ALONE):
+        raise RuntimeError(f"YOLOV9MEM_CUDA is {wanted!r}, must be auto, 0, 1 or only")
     if wanted == "0":
         return None
     tried = _candidates()
@@ -103,8 +110,8 @@ def find_toolkit() -> Toolkit | None:
     text = (
         f"no CUDA toolkit 12 or newer with nvcc and libcudart_static.a (tried {tried})"
     )
-    if wanted == "1":
-        raise RuntimeError(f"YOLOV9MEM_CUDA=1, but {text}")
+    if wanted in ("1", ALONE):
+        raise RuntimeError(f"YOLOV9MEM_CUDA={wanted}, but {text}")
     print(f"yolov9mem: {text}: building for the CPU only")
     return None
 

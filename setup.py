@@ -114,6 +114,9 @@ core = Extension(
 cuda = build_cuda.extension(compile_flags(), link_flags())
 
 setup(
-    ext_modules=[core, *([cuda] if cuda else [])],
+    ext_modules=[
+        *([] if build_cuda.is_alone() else [core]),
+        *([cuda] if cuda else []),
+    ],
     cmdclass={"build_ext": BuildInParallel},
 )

@@ -256,6 +256,12 @@ def test_other_flags_are_built(build) -> None:
     assert build(YOLOV9MEM_DEBUG="1") == []
 
 
+def test_the_cuda_part_alone(build) -> None:
+    made = build(YOLOV9MEM_CUDA="only")
+    assert {"_cuda", *KERNELS} <= set(made)
+    assert "_core" not in made and "plan.o" not in made
+
+
 def test_a_build_without_cuda_leaves_none_of_the_last(build, tmp_path) -> None:
     build()
     library = tmp_path / f"l/yolov9mem/_cuda{SUFFIX}"

@@ -146,7 +146,7 @@ def test_the_build_can_be_told_to_leave_cuda_out(build_cuda, monkeypatch) -> Non
     monkeypatch.setenv("YOLOV9MEM_CUDA", "0")
     assert build_cuda.extension([], []) is None
     monkeypatch.setenv("YOLOV9MEM_CUDA", "yes")
-    with pytest.raises(RuntimeError, match="'yes', must be auto, 0 or 1"):
+    with pytest.raises(RuntimeError, match="'yes', must be auto, 0, 1 or only"):
         build_cuda.find_toolkit()
 
 
@@ -155,9 +155,10 @@ def test_a_build_without_nvcc(build_cuda, monkeypatch, capsys) -> None:
     monkeypatch.setenv("YOLOV9MEM_CUDA", "auto")
     assert build_cuda.find_toolkit() is None
     assert "building for the CPU only" in capsys.readouterr().out
-    monkeypatch.setenv("YOLOV9MEM_CUDA", "1")
-    with pytest.raises(RuntimeError, match="YOLOV9MEM_CUDA=1, but no CUDA toolkit"):
-        build_cuda.find_toolkit()
+    for wanted in ("1", "only"):
+        monkeypatch.setenv("YOLOV9MEM_CUDA", wanted)
+        with pytest.raises(RuntimeError, match=f"CUDA={wanted}, but no CUDA toolkit"):
+            build_cuda.find_toolkit()
 
 
 def test_architectures(build_cuda, monkeypatch) -> None:
