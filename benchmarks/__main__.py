@@ -128,8 +128,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     cpu = commands.add_parser("cpu", help="measure on this machine's CPU")
-    where = {"default": record.RESULTS, "help": "record's folder"}
-    cpu.add_argument("--out", type=record_folder, **where)
+    cpu.add_argument(
+        "--out", type=record_folder, default=record.RESULTS, help="record's folder"
+    )
     cpu.add_argument("--only", nargs="+", choices=available(), default=available())
     cpu.add_argument(
         "--quick", action="store_true", help="small cases, for a smoke run"

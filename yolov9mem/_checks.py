@@ -62,11 +62,11 @@ def check_sequence(name: str, value: Any) -> None:
         raise TypeError(f"{name}: is a {kind}, must be a sequence")
 
 
-def check_mapping(name: str, value: Any) -> None:
-    """A dict of arrays or the like; the arrays are not looked at."""
+def check_mapping(name: str, value: Any, values: str = "NumPy arrays") -> None:
+    """A dict of such values or the like; they are not looked at."""
     if not isinstance(value, Mapping):
         raise TypeError(
-            f"{name}: is a {type(value).__name__}, must map names to NumPy arrays"
+            f"{name}: is a {type(value).__name__}, must map names to {values}"
         )
 
 

@@ -185,9 +185,9 @@ class Block:
         return self._plans[key]
 
     def initial_params(self, seed: int = 0) -> dict[str, Array]:
-        """All tensors by state_dict name: norms at rest, weights as PyTorch draws them, in
-        +-1 / sqrt(fan in). Raises TypeError or ValueError for a seed that is no whole
-        number from 0 to 2**64 - 1."""
+        """All tensors by state_dict name: norms at rest, weights as PyTorch draws them,
+        uniform in +-1 / sqrt(fan in). Raises TypeError or ValueError for a seed that is
+        no whole number from 0 to 2**64 - 1."""
         random = np.random.default_rng(check_whole("seed", seed, 0, 2**64 - 1))
         params: dict[str, Array] = {}
         for name, shape in self.param_shapes.items():

@@ -10,9 +10,6 @@
 #ifdef YM_CPU_ARM64
 #include <arm_neon.h>
 
-#ifndef __clang__
-#endif
-
 #define MULTIPLY_ADD(a, b, c) __builtin_fmaf(a, b, c)
 #define TILE_ROWS 12
 #define LANES 4

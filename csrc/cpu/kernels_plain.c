@@ -7,9 +7,6 @@
 
 #include <string.h>
 
-#if defined(__GNUC__) && !defined(__clang__)
-#endif
-
 typedef float vector __attribute__((vector_size(16)));
 
 static inline vector load_vector(const float *from)

@@ -147,11 +147,12 @@ def largest_batch(
         raise ValueError(f"share: is {share}, must be above 0 and at most 1")
     limit = None if memory is None else _bytes_of(memory)
     gpus = _gpus_among(() if devices is None else devices, others=meter is not None)
-    if gpus and meter is not None and not torch.cuda.is_available():
-        raise ValueError(f"devices: has {gpus[0]}, and this PyTorch sees no GPU")
-    if meter is None:
-        if not torch.cuda.is_available():
+    if not torch.cuda.is_available():
+        if meter is None:
             raise ValueError("devices: this PyTorch sees no GPU, and there is no meter")
+        if gpus:
+            raise ValueError(f"devices: has {gpus[0]}, and this PyTorch sees no GPU")
+    if meter is None:
         gpus = gpus or [torch.device("cuda")]
         meter = CudaMeter(gpus)
     measuring = _Measuring(prepare, meter, limit, share)

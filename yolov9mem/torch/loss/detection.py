@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from yolov9mem._checks import check_mapping
 from yolov9mem.sgd import is_finite
 
 from ..checks import check_attributes, checked_count
@@ -117,10 +118,7 @@ class DetectionLoss:
         beta: float = 6.0,
     ) -> None:
         check_attributes("head", head, ("nc", "reg_max", "stride"))
-        if not isinstance(hyp, Mapping):
-            raise TypeError(
-                f"hyp: is a {type(hyp).__name__}, must map names to numbers"
-            )
+        check_mapping("hyp", hyp, "numbers")
         for name in GAINS:
             if name not in hyp:
                 raise ValueError(f"hyp: has no {name!r}, the gain of that part")

@@ -92,10 +92,8 @@ class ModelEMA:
             TypeError: model is no module, include or exclude is no collection of names.
         """
         check_module("model", model)
-        wanted, unwanted = (
-            check_names("include", include),
-            check_names("exclude", exclude),
-        )
+        wanted = check_names("include", include)
+        unwanted = check_names("exclude", exclude)
         for name, value in vars(unwrap(model)).items():
             if (
                 name.startswith("_")
