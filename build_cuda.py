@@ -4,8 +4,8 @@
 Switches, by environment:
     YOLOV9MEM_CUDA=auto|0|1|only auto (default): built where nvcc is found; 1: must be;
                                  only: must be, and _core is not, which is built already
-    YOLOV9MEM_CUDA_ARCHS="90 120"  compute capabilities instead of all; the last one
-                                 also as PTX, for GPUs to come
+    YOLOV9MEM_CUDA_ARCHS="90 120"  compute capabilities instead of all; the PTX of the
+                                 last one is kept too, for GPUs to come
     CUDA_HOME, CUDA_PATH         the toolkit, else the nvidia/cu13 wheel, else the nvcc
                                  on PATH, else /usr/local/cuda
 
@@ -31,6 +31,9 @@ from setuptools import Extension
 ROOT = Path(__file__).resolve().parent
 ALONE = "only"
 ARCHS = ("75", "80", "86", "89", "90", "100", "120")
+# Of the kernels nvcc 13 makes the same PTX from one of these to the next, but for the line
+# that names it: it is made once for each, which is half of the time.
+VIRTUAL_ARCHS = ("75", "80", "100")
 C_SOURCES = (
     *("core/status.c", "ops/mosaic.c", "ops/sgd.c"),
     *("python/arguments.c", "python/mosaic_arguments.c", "python/sgd_rows.c"),
@@ -131,14 +134,24 @@ def architectures(version: tuple[int, int]) -> list[str]:
     return [a for a in ARCHS if int(a) < 100 or version >= (12, 8)]
 
 
+def virtual_architecture(arch: str) -> str:
+    """Whose PTX the machine code of `arch` is made of; its own for 90a and the like."""
+    older = [v for v in VIRTUAL_ARCHS if arch.isdigit() and int(v) <= int(arch)]
+    return older[-1] if older else arch
+
+
 def nvcc_flags(toolkit: Toolkit) -> list[str]:
     """No fused multiply-add unless a kernel says fmaf: the bits are the CPU's."""
     host = "-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unused-parameter"
     flags = ["-O3", "-std=c++17", "--fmad=false", "-Xcompiler", host]
     archs = architectures(toolkit.version)
+    made_of: dict[str, list[str]] = {}
     for arch in archs:
-        flags += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
-    flags += ["-gencode", f"arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
+        made_of.setdefault(virtual_architecture(arch), []).append(f"sm_{arch}")
+    last = virtual_architecture(archs[-1])
+    made_of[last].append(f"compute_{last}")
+    for virtual, codes in made_of.items():
+        flags += ["-gencode", f"arch=compute_{virtual},code=[{','.join(codes)}]"]
     small = ["--compress-mode=size"] if toolkit.version >= (12, 8) else []
     return flags + small + ([] if small else ["-Xfatbin", "-compress-all"])
 

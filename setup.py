@@ -40,7 +40,7 @@ def compile_flags() -> list[str]:
     flags += ["-Werror"] if switch("WERROR") else []
     if switch("SANITIZE"):
         flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-        flags += ["-fno-omit-frame-pointer", "-g1", "-O1", "-UNDEBUG"]
+        flags += ["-fno-omit-frame-pointer", "-g1", "-Og", "-UNDEBUG"]
     elif switch("DEBUG"):
         flags += ["-O1", "-g", "-UNDEBUG", "-DYM_DEBUG"]
     else:

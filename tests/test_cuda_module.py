@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -171,3 +172,34 @@ def test_architectures(build_cuda, monkeypatch) -> None:
     monkeypatch.setenv("YOLOV9MEM_CUDA_ARCHS", "native")
     with pytest.raises(RuntimeError, match="no compute capabilities"):
         build_cuda.architectures((13, 0))
+
+
+def test_machine_code_is_made_of_few_ptx(build_cuda, monkeypatch) -> None:
+    def codes(archs: str) -> list[str]:
+        monkeypatch.setenv("YOLOV9MEM_CUDA_ARCHS", archs)
+        toolkit = build_cuda.Toolkit("nvcc", (13, 0), Path(), Path())
+        flags = build_cuda.nvcc_flags(toolkit)
+        return [flags[i + 1] for i, f in enumerate(flags) if f == "-gencode"]
+
+    assert codes(" ".join(build_cuda.ARCHS)) == [
+        "arch=compute_75,code=[sm_75]",
+        "arch=compute_80,code=[sm_80,sm_86,sm_89,sm_90]",
+        "arch=compute_100,code=[sm_100,sm_120,compute_100]",
+    ]
+    assert codes("90") == ["arch=compute_80,code=[sm_90,compute_80]"]
+    assert codes("90 90a 70") == [
+        "arch=compute_80,code=[sm_90]",
+        "arch=compute_90a,code=[sm_90a]",
+        "arch=compute_70,code=[sm_70,compute_70]",
+    ]
+
+
+def test_kernels_ask_for_no_architecture_between_those(build_cuda) -> None:
+    """What a kernel has for one GPU alone would be left out of its code."""
+    asked = set()
+    for path in (ROOT / "csrc").glob("*/*.cu*"):
+        for line in path.read_text().splitlines():
+            if line.lstrip().startswith("#") and "__CUDA_ARCH__" in line:
+                asked.update(re.findall(r"__CUDA_ARCH__ *[<>=!]+ *(\w+)", line))
+    assert asked <= {f"{arch}0" for arch in build_cuda.VIRTUAL_ARCHS}
+    assert asked
