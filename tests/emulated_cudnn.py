@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
 import cuda_emulation as ce
 import pytest
 
-TESTS = Path(__file__).resolve().parent
+# Forks of a process that has imported what takes seconds, and done nothing else.
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["torch._dynamo", "yolov9mem.torch"])
 PREPARED = """
     import torch
     from emulated_gpu import autocast, emulated_gpu
@@ -45,14 +49,23 @@ def fake_cudnn() -> Path:
 
 def run(script: str, **environment: str) -> list[str]:
     """Lines that the script prints in a process of its own: a process has one cuDNN."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        variables = {"YOLOV9MEM_CUDNN": "", **environment}
+        process = FORKED.Process(
+            target=_execute, args=(_whole(script), variables, out, err)
+        )
+        process.start()
+        process.join(timeout=200)
+        process.kill()  # nothing, where it has ended
+        assert process.exitcode == 0, err.read_text()[-2000:]
+        return out.read_text().splitlines()
+
+
+def run_anew(script: str, **environment: str) -> list[str]:
+    """The same by a new Python, for what is read when a process starts."""
     done = subprocess.run(
-        [
-            sys.executable,
-            "-B",
-            "-c",
-            textwrap.dedent(PREPARED) + textwrap.dedent(script),
-        ],
-        cwd=TESTS,
+        [sys.executable, "-B", "-c", _whole(script)],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(sys.path),
@@ -65,3 +78,16 @@ def run(script: str, **environment: str) -> list[str]:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.splitlines()
+
+
+def _whole(script: str) -> str:
+    return textwrap.dedent(PREPARED) + textwrap.dedent(script)
+
+
+def _execute(script: str, variables: dict[str, str], out: Path, err: Path) -> None:
+    os.environ.update(variables)
+    for path, stream in ((out, sys.__stdout__), (err, sys.__stderr__)):
+        with open(path, "w") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+    exec(script, {"__name__": "script"})

@@ -44,7 +44,7 @@ def build(compiler: str, folder: Path) -> str:
     folder.mkdir()
     files = [ROOT / "tests/arm/check.c", *sources(*CALLED)]
     objects = [str(folder / f"{i}.o") for i in range(len(files))]
-    start = [compiler, *FLAGS, "-O2", f"-I{ROOT / 'csrc'}"]
+    start = [compiler, *FLAGS, "-O1", f"-I{ROOT / 'csrc'}"]
     in_parallel(
         [[*start, "-c", str(f), "-o", o] for f, o in zip(files, objects, strict=True)]
     )

@@ -21,6 +21,7 @@ import cuda_emulation as ce
 import pytest
 import torch
 from cuda_emulation import BF16, F16, F32
+from emulated_cudnn import run
 from torch import nn
 
 TESTS = Path(__file__).resolve().parent
@@ -173,40 +174,30 @@ def test_float32_keeps_its_tensor_cores() -> None:
     assert over > CAP, "this GPU's engines fit by now: the rule is not tried"
 
 
-def failing_cudnn(monkeypatch: pytest.MonkeyPatch, path: str) -> str:
-    monkeypatch.setenv("YOLOV9MEM_CUDNN", path)
-    code = (
-        "import cuda_emulation as ce, test_cuda_conv as t\n"
-        "case = t.Case(t.CASES['3x3'], ce.F32)\n"
-        "try:\n    case.run('cuda', 'cudnn_conv', False)\n"
-        "except ce.Failed as e:\n    print(e)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", code],
-        cwd=TESTS,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+def failing_cudnn(path: str) -> str:
+    script = """
+        import cuda_emulation as ce, test_cuda_conv as t
+        case = t.Case(t.CASES["3x3"], ce.F32)
+        attempt(lambda: case.run("cuda", "cudnn_conv", False))
+    """
+    (line,) = run(script, YOLOV9MEM_CUDNN=path)
+    assert line.startswith("Failed ")
+    return line
 
 
-def test_without_cudnn_the_error_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    text = failing_cudnn(monkeypatch, "/nowhere/libcudnn.so.9")
+def test_without_cudnn_the_error_says_what_to_do() -> None:
+    text = failing_cudnn("/nowhere/libcudnn.so.9")
     assert "libcudnn.so.9 cannot be opened (/nowhere/libcudnn.so.9:" in text
     assert "nvidia-cudnn-cu13" in text
     assert "cuda:plain" in text
 
 
-def test_a_library_that_is_not_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = failing_cudnn(monkeypatch, "libm.so.6")
+def test_a_library_that_is_not_cudnn() -> None:
+    text = failing_cudnn("libm.so.6")
     assert "cuDNN has no function cudnnGetVersion" in text
 
 
 @needs_cudnn
-def test_without_a_gpu_cudnn_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = failing_cudnn(monkeypatch, str(CUDNN))
+def test_without_a_gpu_cudnn_says_so() -> None:
+    text = failing_cudnn(str(CUDNN))
     assert "cudnnCreate" in text

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from emulated_cudnn import fake_cudnn, run  # noqa: F401
+from emulated_cudnn import fake_cudnn, run, run_anew  # noqa: F401
 from emulated_gpu import WAITS, autocast, gpu  # noqa: F401
 from models_for_tests import Elan
 
@@ -23,7 +23,7 @@ from yolov9mem.torch.running import shared_call
 
 def test_cudnn_of_major_version_8(fake_cudnn: Path, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "libcudnn.so.8").symlink_to(fake_cudnn)
-    (line,) = run(
+    (line,) = run_anew(
         "attempt(lambda: step(module))",
         LD_LIBRARY_PATH=str(tmp_path),
         YOLOV9MEM_CUDNN=str(tmp_path / "libcudnn.so.9"),

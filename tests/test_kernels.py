@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import os
 import statistics
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
+from instruction_sets import each_lesser_isa, run_again
 from kernel_calls import ACTIVATIONS, HIGH, LOW
 from kernel_cases import (
     CASES,
@@ -240,21 +239,7 @@ def test_child_of_a_fork_has_its_own_threads() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-@pytest.mark.skipif(
-    "YOLOV9MEM_ISA" in os.environ, reason="is itself one of these processes"
-)
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "plain"])
+@each_lesser_isa
 def test_other_instruction_sets(isa: str) -> None:
-    """The same cases in a process that is told to do with less (elsewhere than on x86-64
-    there is only "plain")."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    command += [__file__, "-k", "error_rule or first_maximum or activation_"]
-    environment = {**os.environ, "YOLOV9MEM_ISA": isa}
-    done = subprocess.run(
-        command,
-        env=environment,
-        cwd=os.path.dirname(__file__),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
+    """Elsewhere than on x86-64 there is only "plain"."""
+    run_again(__file__, "error_rule or first_maximum or activation_", isa)

@@ -9,15 +9,13 @@ packed, bit for bit, and of several stages with stock torch in float64.
 from __future__ import annotations
 
 import copy
-import os
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from graph_oracle import Run, Tracer, arena, nhwc
+from instruction_sets import each_lesser_isa, run_again
 from random_graphs import output_gradients, random_case, tower
 from staged_graphs import check as check_stages
 from staged_graphs import draw, staged_case
@@ -93,20 +91,9 @@ def test_packing(shape: tuple[int, ...], given: str, kept: str, backend: str) ->
     assert (work[-64:] == 0xAB).all()
 
 
-@pytest.mark.skipif(
-    "YOLOV9MEM_ISA" in os.environ, reason="is itself one of these processes"
-)
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "plain"])
+@each_lesser_isa
 def test_other_instruction_sets(isa: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, __file__, "-k", "test_packing"],
-        env={**os.environ, "YOLOV9MEM_ISA": isa},
-        cwd=os.path.dirname(__file__),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
+    run_again(__file__, "test_packing", isa)
 
 
 def results(run: Run, grads: list[np.ndarray | None]) -> list[np.ndarray]:
