@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 import random
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -21,6 +21,15 @@ from yolov9mem.torch import batches
 from yolov9mem.torch.running import arenas, shared_call
 
 ROOM = 10**9
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_else_is_collected() -> Iterator[None]:
+    """Each trial's gc.collect() looks at what these tests have made alone."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Line:
