@@ -55,14 +55,13 @@ def _sources() -> list[Path]:
 
 
 def _flags(unit: Path) -> list[str]:
-    flags = ["-g1", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing"]
+    flags = ["-O1", "-g1", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing"]
     flags += ["-Wall", "-DYM_EMULATION", f"-I{CSRC}", f"-I{CSRC}/emulation/include"]
     if unit.parent.name.startswith("python"):
         flags += [f"-I{sysconfig.get_path('include')}", f"-I{np.get_include()}"]
     if os.environ.get("YOLOV9MEM_EMULATION_ASAN") == "1":
+        # The quickest to build and run together.
         flags += ["-Og", "-fsanitize=address", "-fno-omit-frame-pointer"]
-    else:
-        flags += ["-O1"]
     if unit.suffix == ".c":
         return ["gcc", "-std=gnu11", *flags]
     return ["g++", "-std=c++17", "-Wno-unknown-pragmas", *flags, "-x", "c++"]

@@ -15,15 +15,15 @@ FROM_LEAST = ("plain", "neon", "avx2", "avx512", "avx512_bf16")
 HERE = yolov9mem.info()["isa"]
 
 
-def _lesser(isa: str) -> object:
-    """Whether there is anything to run that this process has not run itself."""
+def _case(isa: str) -> object:
+    """Skipped where there is nothing to run that this process does not run itself."""
     has_none = FROM_LEAST.index(isa) >= FROM_LEAST.index(HERE)
     reason = f"{isa} is no less than {HERE}, with which all tests run here"
     return pytest.param(isa, marks=pytest.mark.skipif(has_none, reason=reason))
 
 
 each_lesser_isa = pytest.mark.parametrize(
-    "isa", [_lesser(isa) for isa in ("avx512", "avx2", "plain")]
+    "isa", [_case(isa) for isa in ("avx512", "avx2", "plain")]
 )
 
 

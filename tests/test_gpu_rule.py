@@ -27,6 +27,7 @@ from benchmarks.exactness import ROUNDINGS, holds
 from yolov9.model import DetectionModel
 
 pytestmark = needs_gpu
+# Of three seeds the median may be one where a max pool picks another of two equals.
 SIZE, SEEDS = 64 if REHEARSES else 128, 5
 # A rehearsal tries this file; test_rule.py and test_cuda_*.py try what it measures.
 KEEPS = ("min",) if REHEARSES else ("all", "conv", "min")
@@ -50,7 +51,6 @@ def check(
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_layer_types(layer: str, name: str) -> None:
-    # Of three seeds the median may be one where a max pool picks another of two equals.
     keeps = tuple(k for k in KEEPS if k != "all" or "plain" not in name)
     check(LAYERS[layer], (2, 8, 13, 17), name, keeps=keeps)
 

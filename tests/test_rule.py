@@ -25,9 +25,7 @@ def test_norm_of_few_channels(channels: int) -> None:
 
 
 def test_whole_detector() -> None:
-    rule.check(
-        lambda: DetectionModel("yolov9-t", nc=3), [(2, 3, 64, 96)], seeds=range(3)
-    )
+    rule.check(lambda: DetectionModel("yolov9-t", nc=3), [(2, 3, 64, 96)])
 
 
 @pytest.mark.parametrize(
